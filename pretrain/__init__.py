@@ -1,0 +1,1 @@
+"""CLIP pretraining by CLIPA token reduction on DeepSpeed ZeRO."""

@@ -1,0 +1,48 @@
+"""Small steps that let the pinned packages work together on every kind of machine."""
+
+import importlib.util
+import os
+import sys
+from pathlib import Path
+
+_KEEP_ALIVE: list[object] = []  # a torch Library undoes its definitions when it is collected
+
+
+def make_torchvision_importable() -> str:
+    """Let `import torchvision` (and so timm) work beside a CPU build of torch.
+
+    The package index has torchvision only as a CUDA build: beside a CPU torch its C++ library
+    does not load, and it stops at import because two operator schemas are missing. Where the
+    library loads (a CUDA machine) nothing is changed. Returns what was done: "absent",
+    "already imported", "native" or "declared".
+    """
+    import torch
+
+    if "torchvision" in sys.modules or _KEEP_ALIVE:
+        return "already imported"
+    spec = importlib.util.find_spec("torchvision")  # does not run torchvision
+    if spec is None or spec.origin is None:
+        return "absent"
+    try:
+        for library in Path(spec.origin).parent.glob("_C*.so"):
+            torch.ops.load_library(str(library))
+            return "native"
+    except OSError:
+        pass  # built for CUDA libraries that are not here
+    schemas = torch.library.Library("torchvision", "DEF")
+    for name in ("nms", "qnms"):
+        schemas.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+    _KEEP_ALIVE.append(schemas)
+    return "declared"
+
+
+def put_own_tools_on_path() -> None:
+    """Let DeepSpeed find the `ninja` of this Python's environment, activated or not.
+
+    DeepSpeed compiles a small CPU communication library once; it looks for ninja on PATH, and
+    compiles again whenever it meets another ninja than last time.
+    """
+    own = str(Path(sys.executable).parent)
+    folders = os.environ.get("PATH", "").split(os.pathsep)
+    if folders[:1] != [own]:
+        os.environ["PATH"] = os.pathsep.join([own, *folders])

@@ -1,0 +1,1 @@
+"""Data: from a dataset directory to batches, in an order that is arithmetic."""

@@ -1,0 +1,116 @@
+"""From uint8 pictures to model input, on the device: augmentation and normalisation."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+AUGMENT_DRAWS = 12
+Normalisation = Literal["imagenet", "openai"]
+# ImageNet: all CLIPA v2 and JAX models; OpenAI: clipa_torch v1 (facts of the released configs).
+_MEAN_STD = {
+    "imagenet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
+    "openai": ((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)),
+}
+_LUMA = (0.299, 0.587, 0.114)
+
+
+@dataclass(frozen=True, kw_only=True)
+class AugmentOptions:
+    """Augmentation of training pictures, drawn per sample; all off by default, as in CLIPA B/16."""
+
+    scale_min: float = 1.0
+    """Smallest random zoom of the picture's content; below 1 shrinks it."""
+    scale_max: float = 1.0
+    """Largest random zoom."""
+    rotate_rad: float = 0.0
+    """Largest random rotation either way, in radians."""
+    shift: float = 0.0
+    """Largest random shift either way, as a share of the picture's side."""
+    flip: float = 0.0
+    """Probability of a left-right flip (CLIPA: never; captions may name a side)."""
+    brightness: float = 0.0
+    """Brightness factor is uniform in 1 ± this."""
+    contrast: float = 0.0
+    """Contrast factor is uniform in 1 ± this."""
+    saturation: float = 0.0
+    """Saturation factor is uniform in 1 ± this."""
+    channel: float = 0.0
+    """Each colour channel's factor is uniform in 1 ± this."""
+    grey: float = 0.0
+    """Probability that a picture loses its colours (CLIPA L/16 and v2: 0.2)."""
+
+    @property
+    def moves(self) -> bool:
+        return bool(
+            self.rotate_rad
+            or self.shift
+            or self.flip
+            or self.scale_min != 1.0
+            or self.scale_max != 1.0
+        )
+
+    @property
+    def recolours(self) -> bool:
+        return bool(
+            self.brightness or self.contrast or self.saturation or self.channel or self.grey
+        )
+
+
+def prepare(
+    images: Tensor,
+    draws: Tensor | None,
+    options: AugmentOptions,
+    normalisation: Normalisation,
+    dtype: torch.dtype,
+) -> Tensor:
+    """Model input (B, 3, H, W) of `dtype` from uint8 images (B, H, W, 3) on the same device.
+
+    draws (B, AUGMENT_DRAWS) uniform in [0, 1) fp32, or None to leave the pictures as they are.
+    """
+    pixels = images.permute(0, 3, 1, 2).float() / 255
+    if draws is not None and options.moves:
+        pixels = _move(pixels, draws, options)
+    if draws is not None and options.recolours:
+        pixels = _recolour(pixels, draws, options)
+    mean, std = (torch.tensor(v, device=pixels.device) for v in _MEAN_STD[normalisation])
+    return ((pixels - mean[:, None, None]) / std[:, None, None]).to(dtype)
+
+
+def _spread(draw: Tensor, width: float) -> Tensor:
+    """Uniform in ±width."""
+    return (2 * draw - 1) * width
+
+
+def _move(pixels: Tensor, draws: Tensor, options: AugmentOptions) -> Tensor:
+    """Rotation, zoom, shift and flip as one affine map; what comes in from outside is the edge."""
+    zoom = options.scale_min + draws[:, 0] * (options.scale_max - options.scale_min)
+    angle = _spread(draws[:, 1], options.rotate_rad)
+    mirror = 1 - 2 * (draws[:, 4] < options.flip).float()
+    cos, sin = angle.cos() / zoom, angle.sin() / zoom
+    x, y = 2 * _spread(draws[:, 2], options.shift), 2 * _spread(draws[:, 3], options.shift)
+    matrix = torch.stack(
+        [torch.stack([cos * mirror, -sin, x], 1), torch.stack([sin * mirror, cos, y], 1)], 1
+    )
+    grid = F.affine_grid(matrix, list(pixels.shape), align_corners=False)
+    return F.grid_sample(
+        pixels, grid, mode="bilinear", padding_mode="border", align_corners=False
+    )
+
+
+def _recolour(pixels: Tensor, draws: Tensor, options: AugmentOptions) -> Tensor:
+    def factor(column: int, width: float) -> Tensor:
+        return 1 + _spread(draws[:, column], width)[:, None, None, None]
+
+    luma = torch.tensor(_LUMA, device=pixels.device)[:, None, None]
+    pixels = pixels * factor(5, options.brightness)
+    mean = (pixels * luma).sum(1, keepdim=True).mean((2, 3), keepdim=True)
+    pixels = mean + (pixels - mean) * factor(6, options.contrast)
+    channels = 1 + (2 * draws[:, 8:11] - 1) * options.channel
+    pixels = pixels * channels[:, :, None, None]
+    grey = (pixels * luma).sum(1, keepdim=True)
+    keep = (draws[:, 11] >= options.grey).float()[:, None, None, None]
+    pixels = grey + (pixels - grey) * factor(7, options.saturation) * keep
+    return pixels.clamp(0, 1)

@@ -1,0 +1,78 @@
+"""Pictures: JPEG bytes to a uint8 crop of the wanted size."""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import simplejpeg
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor
+
+_MAX_PIXELS = 64_000_000  # a header can claim 60000x60000: checked before anything is allocated
+CROP_DRAWS = 4
+
+
+@dataclass(frozen=True, kw_only=True)
+class CropOptions:
+    """Random resized crop of training pictures."""
+
+    area_min: float = 0.4
+    """Smallest share of the picture's area that a crop covers (CLIPA: 0.4)."""
+    area_max: float = 1.0
+    """Largest share of the picture's area that a crop covers."""
+    aspect_max: float = 4 / 3
+    """Widest aspect ratio of a crop; the narrowest is its inverse (CLIPA torch: 4/3)."""
+
+    def __post_init__(self) -> None:
+        if not 0 < self.area_min <= self.area_max <= 1 or self.aspect_max < 1:
+            raise ValueError(
+                f"crop area {self.area_min}..{self.area_max}, aspect_max {self.aspect_max}: needs "
+                "0 < area_min <= area_max <= 1 and aspect_max >= 1"
+            )
+
+
+def decode(jpeg: bytes) -> NDArray[np.uint8]:
+    """(H, W, 3) RGB; ValueError on anything but a whole, sane JPEG."""
+    height, width, _, _ = simplejpeg.decode_jpeg_header(jpeg, strict=True)
+    if height * width > _MAX_PIXELS:
+        raise ValueError(f"{width}x{height} pixels is over the {_MAX_PIXELS} cap")
+    return simplejpeg.decode_jpeg(jpeg, colorspace="RGB", strict=True)
+
+
+def crop_box(
+    height: int, width: int, options: CropOptions, draws: NDArray[np.float64]
+) -> tuple[int, int, int, int]:
+    """(top, left, height, width) of a random crop; draws (4,) uniform in [0, 1).
+
+    Area uniform in [area_min, area_max], log aspect uniform in ±log(aspect_max), as torchvision's
+    RandomResizedCrop; a crop that does not fit is trimmed to the picture instead of redrawn, so
+    that the number of draws is fixed.
+    """
+    area = height * width * (options.area_min + draws[0] * (options.area_max - options.area_min))
+    aspect = math.exp((2 * draws[1] - 1) * math.log(options.aspect_max))
+    crop_width = min(max(round(math.sqrt(area * aspect)), 1), width)
+    crop_height = min(max(round(math.sqrt(area / aspect)), 1), height)
+    top = int(draws[2] * (height - crop_height + 1))
+    left = int(draws[3] * (width - crop_width + 1))
+    return top, left, crop_height, crop_width
+
+
+def centre_box(height: int, width: int) -> tuple[int, int, int, int]:
+    """The largest square in the middle: evaluation's crop."""
+    side = min(height, width)
+    return (height - side) // 2, (width - side) // 2, side, side
+
+
+def resize(
+    picture: NDArray[np.uint8], box: tuple[int, int, int, int], image_px: int
+) -> NDArray[np.uint8]:
+    """(image_px, image_px, 3): the box, resized bicubic and antialiased, in uint8."""
+    top, left, height, width = box
+    crop = picture[top : top + height, left : left + width]
+    if crop.shape[:2] == (image_px, image_px):
+        return crop
+    pixels: Tensor = torch.from_numpy(crop).permute(2, 0, 1)[None]  # channels-last view
+    resized = F.interpolate(pixels, size=(image_px, image_px), mode="bicubic", antialias=True)
+    return resized[0].permute(1, 2, 0).numpy()

@@ -1,0 +1,61 @@
+"""The loader: this rank's batches from a position on, built ahead in background threads."""
+
+from collections import deque
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+
+from pretrain.data.collate import Batch, Collator
+from pretrain.data.order import SampleOrder
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoaderOptions:
+    """How batches are built ahead of the training step."""
+
+    workers: int = 2
+    """Background threads that build batches; 0 builds each batch in the training thread."""
+    prefetch_batches: int = 2
+    """Batches built ahead per worker."""
+
+
+def batches(
+    *,
+    collator: Collator,
+    order: SampleOrder,
+    start: int,
+    end: int,
+    global_batch_samples: int,
+    rank: int,
+    world_size: int,
+    options: LoaderOptions,
+) -> Iterator[Batch]:
+    """This rank's slice of each global batch for positions start…end of the stream, in order.
+
+    Position p of global batch k is start + k * global_batch_samples + p; a rank takes the
+    contiguous slice of its number. Equal for any number of workers.
+    """
+    local = global_batch_samples // world_size
+    starts = range(start + rank * local, end, global_batch_samples)
+
+    def build(first: int) -> Batch:
+        positions = np.arange(first, first + local, dtype=np.int64)
+        return collator(positions, order.rows(positions))
+
+    if options.workers == 0:
+        yield from map(build, starts)
+        return
+    ahead = options.workers * options.prefetch_batches
+    pool = ThreadPoolExecutor(options.workers, thread_name_prefix="loader")
+    pending: deque[Future[Batch]] = deque()
+    try:
+        for first in starts:
+            pending.append(pool.submit(build, first))
+            if len(pending) >= ahead:
+                yield pending.popleft().result()
+        while pending:
+            yield pending.popleft().result()
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)

@@ -1,0 +1,107 @@
+"""CLIP: two towers and two projections into one space; resizing of its weights.
+
+Letters used in shapes everywhere: B local batch, G global batch, N image tokens, K kept image
+tokens, T text tokens, D tower width, E embedding width.
+"""
+
+from dataclasses import dataclass, field
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from pretrain.models.image_tower import ImageTower, ImageTowerOptions
+from pretrain.models.positions import resize_image_positions, resize_text_positions
+from pretrain.models.text_tower import TextTower, TextTowerOptions
+
+IMAGE_POSITIONS = "image.positions"
+_TEXT_POSITIONS_SUFFIX = "position_embedding.weight"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelOptions:
+    """Two towers and the width of the space they share."""
+
+    image: ImageTowerOptions = field(default_factory=ImageTowerOptions)
+    """The image tower."""
+    text: TextTowerOptions = field(default_factory=TextTowerOptions)
+    """The text tower."""
+    embed_dim: int = 512
+    """Width of the shared embedding."""
+
+
+class CLIP(nn.Module):
+    """Image and text to unit vectors in one space. The temperature belongs to the loss."""
+
+    def __init__(
+        self,
+        options: ModelOptions,
+        *,
+        vocab_size: int,
+        image_px: int,
+        text_tokens: int,
+        explicit_attention: bool,
+    ) -> None:
+        """explicit_attention: matmul-softmax, 8x faster than fused attention in bf16 on a CPU."""
+        super().__init__()
+        self.options = options
+        self.vocab_size = vocab_size
+        self.image = ImageTower(
+            options.image, image_px=image_px, explicit_attention=explicit_attention
+        )
+        self.text = TextTower(
+            options.text,
+            vocab_size=vocab_size,
+            text_tokens=text_tokens,
+            explicit_attention=explicit_attention,
+        )
+        self.image_projection = nn.Linear(options.image.width, options.embed_dim, bias=False)
+        self.text_projection = nn.Linear(options.text.width, options.embed_dim, bias=False)
+        nn.init.normal_(self.image_projection.weight, std=options.image.width**-0.5)
+        nn.init.normal_(self.text_projection.weight, std=options.text.width**-0.5)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.image_projection.weight.dtype
+
+    def encode_image(self, images: Tensor, keep_index: Tensor | None = None) -> Tensor:
+        """images (B, 3, H, W) normalised, keep_index (B, K) or None → (B, E) fp32, unit norm."""
+        return F.normalize(self.image_projection(self.image(images, keep_index)).float(), dim=-1)
+
+    def encode_text(self, text_ids: Tensor) -> Tensor:
+        """text_ids (B, T) → (B, E) fp32, unit norm."""
+        return F.normalize(self.text_projection(self.text(text_ids)).float(), dim=-1)
+
+    def forward(
+        self, images: Tensor, text_ids: Tensor, keep_index: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """(image features, text features), each (B, E) fp32, unit norm."""
+        return self.encode_image(images, keep_index), self.encode_text(text_ids)
+
+
+def resized_weights(weights: dict[str, Tensor], model: CLIP) -> dict[str, Tensor]:
+    """Weights of a CLIP of the same shape, fitted to `model`'s picture size and context length.
+
+    Learned image positions are resized bicubic (antialiased); text positions stretched or
+    continued as model.text.positions_resize says; a continued table takes what it lacks from
+    `model`. Fixed sin-cos positions are not weights.
+    """
+    target = model.state_dict()
+    if set(weights) != set(target):
+        missing, extra = sorted(set(target) - set(weights)), sorted(set(weights) - set(target))
+        raise ValueError(
+            f"weights do not fit the model: missing {missing[:5]}, unknown {extra[:5]}; the "
+            "recipe's model section differs from the one that trained them"
+        )
+    fitted = dict(weights)
+    for name, tensor in weights.items():
+        if name == IMAGE_POSITIONS:
+            fitted[name] = resize_image_positions(tensor, model.image.grid)
+        elif name.endswith(_TEXT_POSITIONS_SUFFIX):
+            if model.options.text.positions_resize == "interpolate":
+                fitted[name] = resize_text_positions(tensor, model.text.text_tokens)
+            else:
+                fitted[name] = torch.cat([tensor, target[name][len(tensor) :].to(tensor)])[
+                    : model.text.text_tokens
+                ]
+    return fitted

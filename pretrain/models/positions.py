@@ -1,0 +1,52 @@
+"""Position embeddings: fixed 2-D sin-cos, and resizing of learned tables."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+# Both as in clipa_torch (after MAE, arXiv 2111.06377): integer grid coordinates, T = 10000,
+# frequency exponents k / (D/4), order [sin x, cos x, sin y, cos y].
+_TEMPERATURE = 10_000.0
+
+
+def sincos_2d(width: int, grid: int) -> Tensor:
+    """Fixed position table (grid * grid, width) fp32, row by row, on integer coordinates.
+
+    A larger picture gets the table of its own grid (the coordinates go on), it is not resized.
+    ValueError unless width is divisible by 4.
+    """
+    if width % 4:
+        raise ValueError(
+            f"model.image.width={width} is not divisible by 4: sin-cos positions need that; "
+            "choose another width or model.image.positions=learned"
+        )
+    frequencies = _TEMPERATURE ** -(torch.arange(width // 4, dtype=torch.float64) / (width // 4))
+    rows, columns = torch.meshgrid(
+        torch.arange(grid, dtype=torch.float64),
+        torch.arange(grid, dtype=torch.float64),
+        indexing="ij",
+    )
+    x = columns.reshape(-1, 1) * frequencies
+    y = rows.reshape(-1, 1) * frequencies
+    return torch.cat([x.sin(), x.cos(), y.sin(), y.cos()], dim=1).float()
+
+
+def resize_image_positions(table: Tensor, grid: int) -> Tensor:
+    """Learned table (N, D) of a square grid → (grid * grid, D), bicubic and antialiased, fp32."""
+    old = round(table.shape[0] ** 0.5)
+    if old == grid:
+        return table
+    square = table.float().reshape(1, old, old, -1).permute(0, 3, 1, 2)
+    resized = F.interpolate(
+        square, size=(grid, grid), mode="bicubic", antialias=True, align_corners=False
+    )
+    return resized.permute(0, 2, 3, 1).reshape(grid * grid, -1)
+
+
+def resize_text_positions(table: Tensor, tokens: int) -> Tensor:
+    """Learned table (T, D) → (tokens, D), linear, fp32."""
+    if table.shape[0] == tokens:
+        return table
+    return F.interpolate(
+        table.float().T[None], size=tokens, mode="linear", align_corners=False
+    )[0].T

@@ -1,0 +1,130 @@
+"""The text tower: transformers' encoder, bidirectional (CLIPA) or causal (CLIP)."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from transformers import CLIPTextConfig, CLIPTextModel, SiglipTextConfig, SiglipTextModel
+
+from pretrain.models.image_tower import Gelu
+from pretrain.tokens.tokenizer import BOS_ID, EOS_ID, PAD_ID
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextTowerOptions:
+    """Shape and choices of the text tower."""
+
+    width: int = 512
+    """Width of the tower."""
+    depth: int = 12
+    """Number of blocks."""
+    heads: int = 8
+    """Attention heads per block."""
+    mlp_ratio: float = 4.0
+    """Hidden width of the MLP over the tower's width."""
+    causal: bool = False
+    """Attention to the left only (CLIP, clipa_torch v1) or to all tokens (CLIPA JAX and v2)."""
+    padding_mask: bool = False
+    """Hide padding from attention; CLIPA's towers attend to it."""
+    pool: Literal["last", "eos", "mean"] = "last"
+    """Pooled place: the last position (CLIPA), the eos token (CLIP), or the mean of the tokens."""
+    specials: Literal["bos", "eos", "bos_eos"] = "bos"
+    """Special tokens around a caption: CLIPA JAX has a leading one only, CLIP both."""
+    positions_resize: Literal["interpolate", "extend"] = "interpolate"
+    """A longer context stretches the position table (clipa_torch), or continues it."""
+    gelu: Gelu = "tanh"
+    """tanh (JAX, all released v2 weights) or exact (clipa_torch)."""
+    norm_eps: float = 1e-5
+    """Epsilon of the LayerNorms."""
+
+    def __post_init__(self) -> None:
+        if self.pool == "eos" and self.specials == "bos":
+            raise ValueError(
+                "model.text.pool=eos but specials=bos adds no eos: set specials to eos or bos_eos"
+            )
+        if self.width % self.heads:
+            raise ValueError(
+                f"model.text.width={self.width} is not divisible by heads={self.heads}: "
+                "change one of them"
+            )
+
+
+class TextTower(nn.Module):
+    """Token ids to one pooled vector each; built for one context length."""
+
+    def __init__(
+        self,
+        options: TextTowerOptions,
+        *,
+        vocab_size: int,
+        text_tokens: int,
+        explicit_attention: bool,
+    ) -> None:
+        super().__init__()
+        self.options = options
+        self.text_tokens = text_tokens
+        common = dict(
+            vocab_size=vocab_size,
+            hidden_size=options.width,
+            intermediate_size=int(options.width * options.mlp_ratio),
+            num_hidden_layers=options.depth,
+            num_attention_heads=options.heads,
+            max_position_embeddings=text_tokens,
+            layer_norm_eps=options.norm_eps,
+            hidden_act="gelu" if options.gelu == "exact" else "gelu_pytorch_tanh",
+            attention_dropout=0.0,
+            pad_token_id=PAD_ID,
+            bos_token_id=BOS_ID,
+            eos_token_id=EOS_ID,
+        )
+        attention = "eager" if explicit_attention else "sdpa"
+        if options.causal:
+            self.encoder = CLIPTextModel._from_config(
+                CLIPTextConfig(**common), attn_implementation=attention
+            )
+        else:
+            self.encoder = SiglipTextModel._from_config(
+                SiglipTextConfig(**common), attn_implementation=attention
+            )
+            self.encoder.head = nn.Identity()  # the projection belongs to CLIP, for both towers
+        self._initialise()
+
+    @torch.no_grad()
+    def _initialise(self) -> None:
+        """CLIP's initialisation: arXiv 2103.00020's code, kept by clipa_torch and open_clip."""
+        width, depth = self.options.width, self.options.depth
+        std = {
+            "token_embedding": 0.02,
+            "position_embedding": 0.01,
+            "q_proj": width**-0.5,
+            "k_proj": width**-0.5,
+            "v_proj": width**-0.5,
+            "out_proj": width**-0.5 * (2 * depth) ** -0.5,
+            "fc1": (2 * width) ** -0.5,
+            "fc2": width**-0.5 * (2 * depth) ** -0.5,
+        }
+        for name, module in self.encoder.named_modules():
+            leaf = name.rsplit(".", 1)[-1]
+            if leaf in std:
+                nn.init.normal_(module.weight, std=std[leaf])
+                if getattr(module, "bias", None) is not None:
+                    nn.init.zeros_(module.bias)
+
+    def checkpoint_blocks(self) -> None:
+        """Recompute every block in the backward pass instead of keeping its activations."""
+        self.encoder.gradient_checkpointing_enable({"use_reentrant": False})
+
+    def forward(self, text_ids: Tensor) -> Tensor:
+        """text_ids (B, T) int64, padded with PAD_ID → (B, D)."""
+        valid = text_ids != PAD_ID
+        hidden = self.encoder(
+            input_ids=text_ids, attention_mask=valid if self.options.padding_mask else None
+        ).last_hidden_state
+        if self.options.pool == "last":
+            return hidden[:, -1]
+        if self.options.pool == "eos":
+            place = (text_ids == EOS_ID).int().argmax(dim=1)
+            return hidden[torch.arange(len(hidden), device=hidden.device), place]
+        weight = valid.to(hidden.dtype)[:, :, None]
+        return (hidden * weight).sum(1) / weight.sum(1)

@@ -1,0 +1,1 @@
+"""Tokens: the tokenizer, and what each token reduction keeps."""
