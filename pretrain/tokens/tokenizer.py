@@ -15,8 +15,8 @@ class Tokenizer:
     def __init__(self, model_file: Path) -> None:
         if not model_file.is_file():
             raise FileNotFoundError(
-                f"tokenizer file {model_file} not found: train one with `python -m data_prep build` "
-                "or name an existing SentencePiece model"
+                f"tokenizer file {model_file} not found: train one with "
+                "`python -m data_prep build` or name an existing SentencePiece model"
             )
         model = model_file.read_bytes()
         self.file = model_file

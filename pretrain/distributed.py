@@ -1,0 +1,143 @@
+"""Ranks: how this process learns its place, and the collectives that training needs."""
+
+import os
+import socket
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any, Literal
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from pretrain import compat
+
+Precision = Literal["auto", "bf16", "fp32"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Runtime:
+    """This process's place among the ranks, and its device."""
+
+    rank: int
+    local_rank: int
+    world_size: int
+    device: torch.device
+
+    @property
+    def is_main(self) -> bool:
+        return self.rank == 0
+
+
+def start(timeout_s: float = 1800.0) -> Runtime:
+    """Join the process group: gloo on CPU, NCCL on CUDA; one plain process is a group of one.
+
+    Reads the variables that torchrun, the deepspeed launcher and srun + torchrun set.
+    """
+    compat.put_own_tools_on_path()
+    if "RANK" not in os.environ:
+        for name, value in {
+            "RANK": "0",
+            "LOCAL_RANK": "0",
+            "WORLD_SIZE": "1",
+            "LOCAL_WORLD_SIZE": "1",
+            "MASTER_ADDR": "127.0.0.1",
+            "MASTER_PORT": str(_free_port()),
+        }.items():
+            os.environ[name] = value
+    local_rank = int(os.environ.get("LOCAL_RANK", "0"))
+    if torch.cuda.is_available():
+        device = torch.device("cuda", local_rank)
+        torch.cuda.set_device(device)
+    else:
+        device = torch.device("cpu")
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")
+        _share_cores()
+    if not dist.is_initialized():
+        dist.init_process_group(
+            "nccl" if device.type == "cuda" else "gloo", timeout=timedelta(seconds=timeout_s)
+        )
+    return Runtime(
+        rank=dist.get_rank(),
+        local_rank=local_rank,
+        world_size=dist.get_world_size(),
+        device=device,
+    )
+
+
+def _share_cores() -> None:
+    """Give each rank its share of the cores; the deepspeed launcher alone does not."""
+    if "OMP_NUM_THREADS" not in os.environ:
+        ranks_here = int(os.environ.get("LOCAL_WORLD_SIZE", os.environ["WORLD_SIZE"]))
+        torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // ranks_here))
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def stop() -> None:
+    """Leave the process group, so that the process ends without a warning."""
+    if dist.is_initialized():
+        dist.destroy_process_group()
+
+
+def resolve_precision(asked: Precision, device: torch.device) -> Literal["bf16", "fp32"]:
+    """auto is bf16 where the machine computes in it, fp32 elsewhere (where bf16 is emulated)."""
+    if asked != "auto":
+        return asked
+    if device.type == "cuda":
+        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
+    has_bf16 = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    return "bf16" if has_bf16 else "fp32"
+
+
+def barrier() -> None:
+    if dist.get_world_size() > 1:
+        dist.barrier()
+
+
+def mean_over_ranks(values: Tensor) -> Tensor:
+    """Element-wise mean of a small fp32 vector over all ranks."""
+    if dist.get_world_size() == 1:
+        return values
+    total = values.clone()
+    dist.all_reduce(total)
+    return total / dist.get_world_size()
+
+
+def broadcast_object(value: Any) -> Any:
+    """Rank 0's value on every rank."""
+    box = [value]
+    if dist.get_world_size() > 1:
+        dist.broadcast_object_list(box, src=0)
+    return box[0]
+
+
+class _GatherRows(torch.autograd.Function):
+    """all_gather whose backward is a SUM reduce-scatter: the true gradient of the gather."""
+
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor) -> Tensor:
+        gathered = rows.new_empty(rows.shape[0] * dist.get_world_size(), *rows.shape[1:])
+        dist.all_gather_into_tensor(gathered, rows.contiguous())
+        return gathered
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Tensor:
+        grad = grads[0].contiguous()
+        world = dist.get_world_size()
+        own = grad.new_empty(grad.shape[0] // world, *grad.shape[1:])
+        dist.reduce_scatter_tensor(own, grad, op=dist.ReduceOp.SUM)
+        return own
+
+
+def gather_rows(rows: Tensor) -> Tensor:
+    """(B, …) of each rank → (G, …) of all ranks in rank order, with the gradient through it.
+
+    Each rank's gradient becomes the SUM over ranks of what their losses say about its rows; with
+    losses over local rows and DeepSpeed's mean over ranks, that is the global batch's gradient.
+    """
+    return rows if dist.get_world_size() == 1 else _GatherRows.apply(rows)

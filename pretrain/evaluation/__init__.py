@@ -1,0 +1,1 @@
+"""Evaluation: retrieval and zero-shot classification of a plain CLIP, distributed."""

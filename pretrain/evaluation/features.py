@@ -1,0 +1,80 @@
+"""Embeddings of pictures and texts by a plain CLIP, shared out over the ranks by accelerate."""
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import torch
+from accelerate import PartialState
+from accelerate.utils import gather
+from numpy.typing import NDArray
+from torch import Tensor
+
+from pretrain.data.augment import AugmentOptions, Normalisation, prepare
+from pretrain.data.collate import Specials, add_specials, special_count
+from pretrain.data.dataset import Dataset
+from pretrain.data.images import centre_box, decode, resize
+from pretrain.models.clip import CLIP
+
+
+def distributed_rows(
+    count: int, batch: int, embed: Callable[[list[int]], Tensor]
+) -> Tensor:
+    """(count, E): embed(rows) of every row 0…count-1, each computed on one rank. Collective."""
+    state = PartialState()
+    with state.split_between_processes(list(range(count)), apply_padding=True) as mine:
+        parts = [embed(mine[at : at + batch]) for at in range(0, len(mine), batch)]
+    own = torch.cat(parts)
+    if state.num_processes == 1:
+        return own
+    # Accelerate pads the last ranks' rows by repeating; put each row where it belongs.
+    rows = gather(torch.tensor(mine, device=own.device))
+    features = gather(own.contiguous())
+    out = torch.empty(count, own.shape[1], device=own.device)
+    out[rows] = features
+    return out
+
+
+@torch.inference_mode()
+def image_features(
+    model: CLIP, dataset: Dataset, normalisation: Normalisation, batch: int
+) -> Tensor:
+    """(n, E) fp32 unit vectors of all pictures: centre square, resized to the model's size."""
+    device = model.image_projection.weight.device
+    image_px = model.image.image_px
+
+    def embed(rows: list[int]) -> Tensor:
+        pixels = np.empty((len(rows), image_px, image_px, 3), np.uint8)
+        for place, row in enumerate(rows):
+            picture = decode(dataset.read(row).jpeg)
+            pixels[place] = resize(picture, centre_box(*picture.shape[:2]), image_px)
+        images = torch.from_numpy(pixels).to(device)
+        return model.encode_image(
+            prepare(images, None, AugmentOptions(), normalisation, model.dtype)
+        )
+
+    return distributed_rows(len(dataset), batch, embed)
+
+
+@torch.inference_mode()
+def text_features(model: CLIP, texts: Sequence[NDArray[np.integer]], batch: int) -> Tensor:
+    """(m, E) fp32 unit vectors of texts given as content ids, truncated to the model's context."""
+    device = model.image_projection.weight.device
+    specials, tokens = model.options.text.specials, model.text.text_tokens
+
+    def embed(rows: list[int]) -> Tensor:
+        ids = context([texts[row] for row in rows], tokens, specials)
+        return model.encode_text(torch.from_numpy(ids).to(device))
+
+    return distributed_rows(len(texts), batch, embed)
+
+
+def context(
+    texts: Sequence[NDArray[np.integer]], tokens: int, specials: Specials
+) -> NDArray[np.int64]:
+    """(B, tokens) of content ids: truncated, with special ids, padded with 0."""
+    keep = tokens - special_count(specials)
+    ids = np.zeros((len(texts), keep), np.int64)
+    lengths = np.asarray([min(len(text), keep) for text in texts], np.int64)
+    for row, text in enumerate(texts):
+        ids[row, : lengths[row]] = text[:keep]
+    return add_specials(ids, lengths, specials)

@@ -1,0 +1,38 @@
+"""What is evaluated, on which data, and how often."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+
+@dataclass(frozen=True, kw_only=True)
+class ZeroShotOptions:
+    """One zero-shot classification: a metadata column holds the class of each picture."""
+
+    prompts: list[str] = field(default_factory=list)
+    """Prompt templates with one {} for the class name, averaged (a prompt ensemble)."""
+    label_ensemble: Path | None = None
+    """Dataset directory whose first captions of a class are averaged as its classifier, instead
+    of prompts: for classes whose bare names never occur in captions."""
+
+    def __post_init__(self) -> None:
+        if bool(self.prompts) == (self.label_ensemble is not None):
+            raise ValueError(
+                f"zero-shot with prompts={self.prompts} and label_ensemble={self.label_ensemble}: "
+                "give exactly one of them"
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluationOptions:
+    """Evaluation sets and tasks."""
+
+    sets: dict[str, Path] = field(default_factory=dict)
+    """Dataset directories to evaluate on, by the name they get in the results."""
+    zero_shot: dict[str, ZeroShotOptions] = field(default_factory=dict)
+    """Zero-shot tasks, by the metadata column that holds the class."""
+    every_steps: int | None = None
+    """Steps between evaluations during a stage; one is always made at its end."""
+    batch_samples: int = 256
+    """Samples per forward on each rank."""
+    gallery_images: int = 24
+    """Pictures of the first set shown with their nearest captions in the report."""

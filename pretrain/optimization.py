@@ -1,0 +1,96 @@
+"""Optimization: parameter groups by rule, and the learning rate as a pure function."""
+
+import math
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from torch import nn
+
+# Never decayed, whatever their shape: they are tables or single vectors, not maps.
+_UNDECAYED = ("position", "cls_token", "token_embedding")
+# Muon's matrices are those inside transformer blocks (timm: blocks, transformers: layers).
+_BLOCKS = (".blocks.", ".layers.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimizerOptions:
+    """Which optimizer, with CLIPA's values as defaults (clipa_torch scripts)."""
+
+    kind: Literal["adamw", "muon"] = "adamw"
+    """adamw, or DeepSpeed's Muon on the matrices of the blocks with AdamW on all else."""
+    beta1: float = 0.9
+    """AdamW's first decay rate."""
+    beta2: float = 0.95
+    """AdamW's second decay rate."""
+    eps: float = 1e-6
+    """AdamW's epsilon."""
+    weight_decay: float = 0.2
+    """Decoupled weight decay of matrices; norms, biases, tables and CLS are never decayed."""
+    gradient_clip: float | None = None
+    """Clip the global gradient norm to this; CLIPA does not clip."""
+    muon_momentum: float = 0.95
+    """Muon's momentum."""
+    muon_lr_scale: float = 1.0
+    """Muon's learning rate over AdamW's; updates are orthogonal, so it is larger."""
+
+    def __post_init__(self) -> None:
+        if self.kind == "muon" and self.gradient_clip is not None:
+            raise ValueError(
+                f"optimizer.gradient_clip={self.gradient_clip} with optimizer.kind=muon: DeepSpeed "
+                "would clip the orthogonal update, not the gradient; set gradient_clip to null"
+            )
+
+
+def parameter_groups(model: nn.Module, options: OptimizerOptions) -> list[dict[str, Any]]:
+    """Groups for AdamW or DeepSpeed's MuonWithAuxAdam, each with `lr_scale` over the schedule.
+
+    Sets `use_muon` on every parameter when Muon is asked for, as DeepSpeed's ZeRO reads it there.
+    """
+    muon, decayed, plain = [], [], []
+    for name, parameter in model.named_parameters():
+        if not parameter.requires_grad:
+            continue
+        is_matrix = parameter.ndim >= 2 and not any(part in name for part in _UNDECAYED)
+        use_muon = (
+            options.kind == "muon"
+            and is_matrix
+            and parameter.ndim == 2
+            and any(part in name for part in _BLOCKS)
+        )
+        if options.kind == "muon":
+            parameter.use_muon = use_muon  # type: ignore[attr-defined]
+        (muon if use_muon else decayed if is_matrix else plain).append(parameter)
+    adam = dict(lr=0.0, betas=(options.beta1, options.beta2), eps=options.eps, lr_scale=1.0)
+    groups: list[dict[str, Any]] = [
+        dict(params=decayed, weight_decay=options.weight_decay, **adam),
+        dict(params=plain, weight_decay=0.0, **adam),
+    ]
+    if options.kind == "muon":
+        groups = [dict(use_muon=False, **group) for group in groups]
+        groups.append(
+            dict(
+                params=muon,
+                lr=0.0,
+                momentum=options.muon_momentum,
+                weight_decay=options.weight_decay,
+                use_muon=True,
+                lr_scale=options.muon_lr_scale,
+            )
+        )
+    return [group for group in groups if group["params"]]
+
+
+def learning_rate(*, step: int, steps: int, warmup_steps: int, peak: float) -> float:
+    """Learning rate of step (0-based) of a stage: linear warmup, then cosine to 0.
+
+    Source: CLIPA's recipes (clipa_torch `cosine_lr`): warmup reaches the peak at its last step.
+    """
+    if step < warmup_steps:
+        return peak * (step + 1) / warmup_steps
+    progress = (step - warmup_steps) / max(1, steps - warmup_steps)
+    return peak * 0.5 * (1 + math.cos(math.pi * min(progress, 1.0)))
+
+
+def peak_learning_rate(base: float, global_batch_samples: int) -> float:
+    """CLIPA's scaling rule: base learning rate × global batch / 256."""
+    return base * global_batch_samples / 256

@@ -1,0 +1,237 @@
+"""The page's frame: headline figures, stage table, environment, recipe."""
+
+import math
+import statistics
+
+from pretrain.report import figures
+from pretrain.report.markup import Html, element, join, paragraph, table
+from pretrain.report.run_folder import METRICS_FILE, RECIPE_FILE, Record, Run
+from pretrain.report.summary import (
+    DIRECTIONS,
+    StageSummary,
+    final_sets,
+    objects,
+    summarize_stages,
+)
+
+
+def headline(run: Run) -> Html:
+    """Title, one sentence about the run, and a card per figure that matters most."""
+    stages = summarize_stages(run)
+    sets = final_sets(run)
+    retrieval = [_retrieval_card(name, one) for name, one in sets.items()]
+    zero_shot = [_zero_shot_card(name, one) for name, one in sets.items()]
+    cards = [
+        card
+        for card in (*retrieval, _speed_card(stages), *zero_shot, _training_card(run, stages))
+        if card
+    ]
+    columns = f"grid-template-columns: repeat({len(sets) + 1}, minmax(0, 1fr))"
+    grid = {"class": "cards", **({"style": columns} if 1 <= len(sets) <= 3 else {})}
+    parts = [
+        element("h1", None, f"CLIP pretraining run: {run.name}"),
+        paragraph(_lead(run, stages), kind="lead"),
+        element("div", grid, *cards),
+    ]
+    if sets and run.evaluation is None:
+        parts.append(
+            paragraph(
+                "These figures are those of the latest evaluation during training: there is no "
+                "evaluation.json yet.",
+                kind="note",
+            )
+        )
+    parts += [paragraph(note, kind="warning") for note in run.notes]
+    return join(parts)
+
+
+def stage_section(run: Run) -> Html:
+    """One row per stage: its tokens, samples, steps, speed and time."""
+    title = element("h2", None, "Stages")
+    stages = summarize_stages(run)
+    if not stages:
+        return join([title, paragraph(f"No stage is recorded in {METRICS_FILE}.", kind="missing")])
+    head = ["stage", "image px", "image tokens", "text tokens", "tokens / sample", "batch"]
+    head += ["steps", "samples", "images/s", "data wait", "wall time"]
+    return join(
+        [
+            title,
+            table([head], [_stage_row(stage) for stage in stages]),
+            paragraph(
+                "Tokens exclude CLS; an image-token count “16 of 64” keeps 16 of the picture's "
+                "64. images/s is the median of the logged steps; data wait is the share of step "
+                "time spent waiting for the loader; wall time includes evaluations and "
+                "checkpoints, not pauses before a resume.",
+                kind="note",
+            ),
+        ]
+    )
+
+
+def recipe_section(run: Run) -> Html:
+    """The resolved recipe, folded."""
+    title = element("h2", None, "Recipe")
+    if run.recipe is None:
+        return join([title, paragraph(f"There is no {RECIPE_FILE} here.", kind="missing")])
+    fold = element(
+        "details",
+        None,
+        element("summary", None, f"Resolved recipe ({RECIPE_FILE})"),
+        element("pre", None, run.recipe),
+    )
+    return join([title, fold])
+
+
+def environment(run: Run) -> Html:
+    """The footer: where and with what the run was made."""
+    if not run.starts:
+        return element("footer", None, f"No start is recorded in {METRICS_FILE}.")
+    start = run.starts[-1]
+    parts = [f"commit {start.get('commit') or 'unknown'}", *_machine(start)]
+    parts += [f"{name} {version}" for name, version in _members(start, "versions")]
+    parts.append(figures.plural(len(run.starts) - 1, "resume"))
+    replaced = [step["samples_replaced"] for step in run.steps if "samples_replaced" in step]
+    if replaced:
+        parts.append(f"{figures.count(max(replaced))} unreadable samples replaced")
+    return element("footer", None, " · ".join(parts))
+
+
+def _lead(run: Run, stages: list[StageSummary]) -> str:
+    if not run.starts:
+        return f"No start is recorded in {METRICS_FILE}: training has not begun, or left no record."
+    start = run.starts[-1]
+    state = "finished" if run.is_finished else "not finished"
+    parts = [f"{figures.plural(len(stages), 'stage')}, {state}", *_machine(start)]
+    parameters = dict(_members(start, "parameters"))
+    if parameters:
+        total = sum(filter(None, map(figures.number, parameters.values())))
+        towers = " + ".join(f"{name} {millions(value)}" for name, value in parameters.items())
+        parts.append(f"{millions(total)} parameters ({towers})")
+    return " · ".join(parts)
+
+
+def _machine(start: Record) -> list[str]:
+    parts = []
+    if start.get("device") is not None:
+        ranks = figures.plural(int(start.get("world_size") or 1), "rank")
+        parts.append(f"{start['device']}, {ranks}")
+    if start.get("zero_stage") is not None:
+        parts.append(f"ZeRO {start['zero_stage']}")
+    if start.get("precision") is not None:
+        parts.append(str(start["precision"]))
+    return parts
+
+
+def _members(record: Record, field: str) -> list[tuple[str, object]]:
+    value = record.get(field)
+    return list(value.items()) if isinstance(value, dict) else []
+
+
+def millions(value: object) -> str:
+    """A parameter count: 0.84 M, 86.4 M."""
+    parsed = figures.number(value)
+    if parsed is None:
+        return figures.MISSING
+    return f"{figures.decimal(parsed / 1e6, 3 if parsed >= 1e6 else 2)} M"
+
+
+def _card(what: str, pair: list[tuple[str, str]], against: str) -> Html:
+    values = [
+        element("div", {"class": "value"}, value, element("small", None, caption))
+        for value, caption in pair
+    ]
+    return element(
+        "div",
+        {"class": "card"},
+        element("div", {"class": "what"}, what),
+        element("div", {"class": "pair"}, *values),
+        element("div", {"class": "against"}, against),
+    )
+
+
+def _retrieval_card(name: str, one: Record) -> Html:
+    parts = [(one.get(key), label) for key, label in DIRECTIONS if isinstance(one.get(key), dict)]
+    if not parts:
+        return Html("")
+    pair = [(figures.percent(part.get("r@1")), f"{label} R@1") for part, label in parts if part]
+    chances = dict.fromkeys(figures.percent(part.get("chance_r@1")) for part, _ in parts if part)
+    against = f"chance {' / '.join(chances)}"
+    counts = [n for n in (figures.number(part.get("n")) for part, _ in parts if part) if n]
+    rates = [r for r in (figures.number(part.get("r@1")) for part, _ in parts if part) if r]
+    if counts and rates:
+        error = statistics.fmean(math.sqrt(rate * (1 - rate) / counts[0]) for rate in rates)
+        against += f" · n = {figures.count(counts[0])} · s.e. {100 * error:.1f} points"
+    return _card(f"Retrieval, {figures.readable(name)}", pair, against)
+
+
+def _zero_shot_card(name: str, one: Record) -> Html:
+    fields = objects(one.get("zero_shot"))
+    if not fields:
+        return Html("")
+    pair, chances, largest = [], [], []
+    for field, scores in fields.items():
+        classes = figures.number(scores.get("classes"))
+        pair.append(
+            (
+                figures.percent(scores.get("top1")),
+                f"{figures.readable(field)}, {figures.count(classes)} classes",
+            )
+        )
+        chances.append(figures.percent(1 / classes if classes else None))
+        largest.append(figures.percent(scores.get("largest_class")))
+    against = f"chance {' / '.join(chances)} · largest class {' / '.join(largest)}"
+    return _card(f"Zero-shot top-1, {figures.readable(name)}", pair, against)
+
+
+def _speed_card(stages: list[StageSummary]) -> Html:
+    speeds = [stage for stage in stages if stage.images_per_s is not None]
+    if not speeds:
+        return Html("")
+    first, last = speeds[0], speeds[-1]
+    pair = [(figures.count(first.images_per_s), f"images/s, {first.record.get('stage')}")]
+    against = f"{figures.count(first.tokens_per_sample)} tokens per sample"
+    if last is not first:
+        pair.append((figures.count(last.images_per_s), f"images/s, {last.record.get('stage')}"))
+        against = (
+            f"{figures.count(first.tokens_per_sample)} and "
+            f"{figures.count(last.tokens_per_sample)} tokens per sample"
+        )
+        if first.images_per_s and last.images_per_s and last.images_per_s < first.images_per_s:
+            against += f" · {first.images_per_s / last.images_per_s:.1f}× as fast"
+    return _card("Speed", pair, against)
+
+
+def _training_card(run: Run, stages: list[StageSummary]) -> Html:
+    if not stages:
+        return Html("")
+    pair = [(figures.count(run.samples_seen), "samples seen")]
+    seconds = [stage.wall_s for stage in stages if stage.wall_s is not None]
+    if seconds:
+        pair.append((figures.duration(sum(seconds)), "wall time"))
+    steps = sum(stage.steps or 0 for stage in stages)
+    against = f"{figures.count(steps)} steps in {figures.plural(len(stages), 'stage')}"
+    return _card("Training", pair, against)
+
+
+def _stage_row(stage: StageSummary) -> list[object]:
+    record = stage.record
+    kept, full = record.get("image_tokens"), record.get("image_tokens_full")
+    image_tokens = figures.count(kept)
+    if kept is not None and full is not None and kept != full:
+        image_tokens += f" of {figures.count(full)}"
+    steps, planned = figures.count(stage.steps), record.get("steps")
+    if planned is not None and planned != stage.steps:
+        steps += f" of {figures.count(planned)}"
+    return [
+        record.get("stage", figures.MISSING),
+        figures.count(record.get("image_px")),
+        image_tokens,
+        figures.count(record.get("text_tokens")),
+        figures.count(stage.tokens_per_sample),
+        figures.count(record.get("global_batch_samples")),
+        steps,
+        figures.count(stage.samples),
+        figures.count(stage.images_per_s),
+        figures.percent(stage.data_wait_share),
+        figures.duration(stage.wall_s),
+    ]

@@ -1,0 +1,99 @@
+"""The run's log: metrics.jsonl is the truth, TensorBoard mirrors it, the bar is for watching."""
+
+import json
+import subprocess
+import time
+from pathlib import Path
+from typing import Any
+
+from torch.utils.tensorboard import SummaryWriter
+from tqdm import tqdm
+
+METRICS_FILE = "metrics.jsonl"
+
+
+class RunLog:
+    """Writes events of a run; on ranks other than the main one it does nothing."""
+
+    def __init__(
+        self, run_dir: Path, *, is_main: bool, tensorboard: bool, samples: int, samples_seen: int
+    ) -> None:
+        """samples: of the whole job; samples_seen: at the start, for the progress bar."""
+        self.is_main = is_main
+        if not is_main:
+            return
+        self._file = (run_dir / METRICS_FILE).open("a", encoding="utf-8", buffering=1)
+        self._tensorboard = SummaryWriter(str(run_dir / "tensorboard")) if tensorboard else None
+        self._bar = tqdm(
+            total=samples, initial=samples_seen, unit="img", unit_scale=True, smoothing=0.05
+        )
+
+    def event(self, event: str, **values: Any) -> None:
+        """Append one line; numbers of `step` and `evaluation` events go to TensorBoard too."""
+        if not self.is_main:
+            return
+        self._file.write(json.dumps({"event": event, "time": time.time(), **values}) + "\n")
+        if self._tensorboard is not None and "samples_seen" in values:
+            for name, number in _numbers(values).items():
+                self._tensorboard.add_scalar(f"{event}/{name}", number, values["samples_seen"])
+
+    def progress(self, samples_seen: int, **shown: str) -> None:
+        """Move the bar to a position of the job."""
+        if self.is_main:
+            self._bar.set_postfix(shown, refresh=False)
+            self._bar.update(samples_seen - self._bar.n)
+
+    def say(self, message: str) -> None:
+        """A line for people, from the main rank only."""
+        if self.is_main:
+            self._bar.write(message)
+
+    def close(self) -> None:
+        if self.is_main:
+            self._bar.close()
+            self._file.close()
+            if self._tensorboard is not None:
+                self._tensorboard.close()
+
+
+def truncate(run_dir: Path, samples_seen: int) -> None:
+    """Drop the lines past a position: a resumed run writes them again, identically."""
+    path = run_dir / METRICS_FILE
+    if not path.is_file():
+        return
+    kept = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        try:
+            if json.loads(line).get("samples_seen", 0) <= samples_seen:
+                kept.append(line)
+        except json.JSONDecodeError:
+            continue  # the half line of a killed process
+    aside = path.with_suffix(".aside")
+    aside.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
+    aside.replace(path)
+
+
+def code_commit() -> str | None:
+    """The commit of the code that runs, with a + where the tree has changes; None outside git."""
+    try:
+        described = subprocess.run(
+            ["git", "describe", "--always", "--dirty=+", "--abbrev=12", "--exclude=*"],
+            cwd=Path(__file__).parent,
+            capture_output=True,
+            text=True,
+            timeout=10,
+            check=True,
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return described.stdout.strip()
+
+
+def _numbers(values: dict[str, Any], prefix: str = "") -> dict[str, float]:
+    found: dict[str, float] = {}
+    for name, value in values.items():
+        if isinstance(value, dict):
+            found.update(_numbers(value, f"{prefix}{name}/"))
+        elif isinstance(value, int | float) and not isinstance(value, bool):
+            found[prefix + name] = float(value)
+    return found

@@ -1,0 +1,45 @@
+"""A stage's weights in the run folder: what the next stage, evaluation and export start from."""
+
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from pretrain.checkpoint import load_weights, save_weights
+from pretrain.loss import ContrastiveLoss
+from pretrain.models.clip import CLIP, resized_weights
+
+_LOG_SCALE = "log_scale"
+
+
+def stage_file(run_dir: Path, stage: str) -> Path:
+    return run_dir / "stages" / f"{stage}.safetensors"
+
+
+def save_stage_weights(
+    run_dir: Path, stage: str, weights: dict[str, Tensor], loss: ContrastiveLoss
+) -> None:
+    """Whole fp32 weights with the log of the logit scale beside them."""
+    log_scale = loss.log_scale.detach().cpu()
+    save_weights({**weights, _LOG_SCALE: log_scale}, stage_file(run_dir, stage))
+
+
+def read_stage_weights(run_dir: Path, stage: str) -> tuple[dict[str, Tensor], Tensor]:
+    """(weights, log_scale) of a finished stage. FileNotFoundError names what is there instead."""
+    path = stage_file(run_dir, stage)
+    if not path.is_file():
+        finished = sorted(p.stem for p in path.parent.glob("*.safetensors"))
+        raise FileNotFoundError(
+            f"no weights of stage {stage!r} in {run_dir}; finished stages: {finished or 'none'}. "
+            "Train it first, or name another stage"
+        )
+    weights = load_weights(path)
+    return weights, weights.pop(_LOG_SCALE)
+
+
+@torch.no_grad()
+def load_stage_weights(run_dir: Path, stage: str, model: CLIP, loss: ContrastiveLoss) -> None:
+    """Fit a stage's weights into a model of other token lengths, and its temperature."""
+    weights, log_scale = read_stage_weights(run_dir, stage)
+    model.load_state_dict(resized_weights(weights, model))
+    loss.log_scale.copy_(log_scale)
