@@ -32,9 +32,9 @@ def result_section(run: Run) -> Html:
         )
     parts.append(
         paragraph(
-            "In percent. R@k: the share of queries whose right answer is among the k best; zero-shot: "
-            "the number of classes in brackets. The "
-            "tinted row is the finished model at its own token lengths.",
+            "In percent. R@k: the share of queries whose right answer is among the k best; "
+            "zero-shot: the number of classes in brackets. The tinted row is the finished model "
+            "at its own token lengths.",
             kind="note",
         )
     )
