@@ -2,16 +2,13 @@
 
 import hashlib
 import json
-import os
 import shutil
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from safetensors.torch import load_file, save_file
-from torch import Tensor
-
 from pretrain.distributed import Runtime, barrier, broadcast_object
 from pretrain.engine import Engine
+from pretrain.files import sync
 
 STATE_FILE = "state.json"
 POINTER_FILE = "latest"
@@ -51,13 +48,13 @@ def save(engine: Engine, folder: Path, state: RunState, *, keep: int, runtime: R
         record = {"state": asdict(state), "sha256": sums}
         _write_synced(aside / STATE_FILE, json.dumps(record, indent=2))
         for file in aside.rglob("*"):
-            _sync(file)
+            sync(file)
         shutil.rmtree(final, ignore_errors=True)
         aside.rename(final)
-        _sync(folder)
+        sync(folder)
         _write_synced(folder / (POINTER_FILE + _ASIDE), tag)
         (folder / (POINTER_FILE + _ASIDE)).replace(folder / POINTER_FILE)
-        _sync(folder)
+        sync(folder)
         _remove_old(folder, keep)
     barrier()
     return final
@@ -107,20 +104,6 @@ def _damage(path: Path) -> str | None:
     return None
 
 
-def save_weights(weights: dict[str, Tensor], path: Path) -> None:
-    """Write whole fp32 weights as safetensors, aside and then renamed."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_suffix(_ASIDE)
-    save_file({name: tensor.contiguous() for name, tensor in weights.items()}, str(aside))
-    _sync(aside)
-    aside.replace(path)
-    _sync(path.parent)
-
-
-def load_weights(path: Path) -> dict[str, Tensor]:
-    return load_file(str(path))
-
-
 def _remove_old(folder: Path, keep: int) -> None:
     complete = sorted(p for p in folder.glob("step-*") if not p.name.endswith(_ASIDE))
     for path in complete[: -max(keep, 1)]:
@@ -137,12 +120,4 @@ def _sha256(path: Path) -> str:
 
 def _write_synced(path: Path, text: str) -> None:
     path.write_text(text, encoding="utf-8")
-    _sync(path)
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    sync(path)

@@ -46,3 +46,12 @@ def put_own_tools_on_path() -> None:
     folders = os.environ.get("PATH", "").split(os.pathsep)
     if folders[:1] != [own]:
         os.environ["PATH"] = os.pathsep.join([own, *folders])
+
+
+def tell_deepspeed_the_device() -> None:
+    """Name the CPU to DeepSpeed where there is no CUDA device, instead of letting it guess and
+    warn. To be called before deepspeed is imported."""
+    import torch
+
+    if not torch.cuda.is_available():
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")

@@ -51,7 +51,6 @@ def start(timeout_s: float = 1800.0) -> Runtime:
         torch.cuda.set_device(device)
     else:
         device = torch.device("cpu")
-        os.environ.setdefault("DS_ACCELERATOR", "cpu")
         _share_cores()
     if not dist.is_initialized():
         dist.init_process_group(

@@ -1,52 +1,27 @@
 """The engine: DeepSpeed's optimizer step around CLIP and its loss. Sole importer of deepspeed."""
 
-import json
 import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import deepspeed
 import torch
-from deepspeed.runtime.zero.muon.muon_optimizer import MuonWithAuxAdam
-from deepspeed.utils import logger as deepspeed_logger
-from deepspeed.utils import safe_get_full_fp32_param
 from torch import Tensor
 
-from pretrain.distributed import Runtime, mean_over_ranks
-from pretrain.loss import ContrastiveLoss, Temperature
-from pretrain.models.clip import CLIP
-from pretrain.optimization import OptimizerOptions, parameter_groups
+from pretrain import compat
 
-# Numbers that the recipe owns: a DeepSpeed JSON that repeats one is refused.
-_RECIPE_OWNS = {
-    "train_batch_size": "stages.NAME.global_batch_samples",
-    "train_micro_batch_size_per_gpu": "stages.NAME.micro_batch_samples",
-    "gradient_accumulation_steps": "stages.NAME.micro_batch_samples",
-    "optimizer": "optimizer",
-    "scheduler": "stages.NAME.base_learning_rate / warmup_steps",
-    "gradient_clipping": "optimizer.gradient_clip",
-    "bf16": "engine.precision",
-    "fp16": "engine.precision",
-    "torch_autocast": "engine.precision",
-    "data_types": "engine.precision",
-}
+compat.tell_deepspeed_the_device()  # it looks while it is imported
 
+import deepspeed  # noqa: E402
+from deepspeed.runtime.zero.muon.muon_optimizer import MuonWithAuxAdam  # noqa: E402
+from deepspeed.utils import logger as deepspeed_logger  # noqa: E402
+from deepspeed.utils import safe_get_full_fp32_param  # noqa: E402
 
-@dataclass(frozen=True, kw_only=True)
-class EngineOptions:
-    """How training is executed; nothing here changes what is computed but for rounding."""
-
-    ds_config: Path = Path("ds_configs/zero1.json")
-    """DeepSpeed JSON: ZeRO stage, offload, communication."""
-    precision: Literal["auto", "bf16", "fp32"] = "auto"
-    """auto is bf16 where the machine computes in it, else fp32."""
-    checkpoint_image: bool = False
-    """Recompute the image tower's blocks in the backward pass (less memory, ~1.3x compute)."""
-    checkpoint_text: bool = False
-    """Recompute the text tower's blocks in the backward pass."""
-    compile: bool = False
-    """torch.compile the model (slower start, faster steps on CUDA)."""
+from pretrain.distributed import Runtime, mean_over_ranks  # noqa: E402
+from pretrain.ds_config import EngineOptions, read_ds_config  # noqa: E402
+from pretrain.loss import ContrastiveLoss, Temperature  # noqa: E402
+from pretrain.models.clip import CLIP  # noqa: E402
+from pretrain.optimization import OptimizerOptions, parameter_groups  # noqa: E402
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,24 +36,6 @@ class StepResult:
 
 class NonFiniteLossError(RuntimeError):
     """The loss of a step is not finite on some rank; no rank has updated its weights."""
-
-
-def read_ds_config(path: Path) -> dict[str, Any]:
-    """A DeepSpeed JSON, refused where it repeats a number that the recipe owns."""
-    if not path.is_file():
-        raise FileNotFoundError(
-            f"engine.ds_config={path} not found: choose one of ds_configs/*.json"
-        )
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except json.JSONDecodeError as error:
-        raise ValueError(f"engine.ds_config={path} is not JSON: {error}") from error
-    for key, option in _RECIPE_OWNS.items():
-        if key in config:
-            raise ValueError(
-                f"{path} sets {key!r}, which the recipe owns as {option}: remove it from the JSON"
-            )
-    return config
 
 
 class Engine:
@@ -100,6 +57,9 @@ class Engine:
         means two passes with cached features (GradCache, arXiv 2101.06983), which gives the
         large batch's gradient: plain accumulation would lose its negatives."""
         deepspeed_logger.setLevel("WARNING")
+        if runtime.device.type == "cpu" and not options.compile:
+            # DeepSpeed compiles Muon's update for every matrix shape: a minute on a CPU, no gain.
+            torch.compiler.set_stance("force_eager")
         self.runtime = runtime
         self.micro = micro_batch_samples or local_batch_samples
         if local_batch_samples % self.micro:
@@ -195,10 +155,10 @@ class Engine:
         result.loss.backward()
         for chunk in chunks:
             features = forward(chunk)
-            surrogate = sum(
-                (feature * cache.grad[chunk]).sum()
-                for feature, cache in zip(features, cached, strict=True)
-            )
+            gradients = [cache.grad[chunk] for cache in cached if cache.grad is not None]
+            surrogate = torch.stack(
+                [(f * g).sum() for f, g in zip(features, gradients, strict=True)]
+            ).sum()
             self.engine.backward(surrogate)
         return numbers
 
@@ -251,9 +211,7 @@ def _shape(parameter: Tensor) -> tuple[int, ...]:
     return tuple(getattr(parameter, "ds_shape", parameter.shape))
 
 
-def _optimizer(
-    model: CLIP, options: OptimizerOptions, runtime: Runtime
-) -> torch.optim.Optimizer:
+def _optimizer(model: CLIP, options: OptimizerOptions, runtime: Runtime) -> torch.optim.Optimizer:
     groups = parameter_groups(model, options)
     if options.kind == "muon":
         # Given as a client optimizer, so that our decay groups reach it; ZeRO orthogonalises

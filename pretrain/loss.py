@@ -67,9 +67,7 @@ class Temperature:
     one fp32 number, the same in every stage, and the clamped value is the master.
     """
 
-    def __init__(
-        self, loss: ContrastiveLoss, *, betas: tuple[float, float], eps: float
-    ) -> None:
+    def __init__(self, loss: ContrastiveLoss, *, betas: tuple[float, float], eps: float) -> None:
         self.loss = loss
         self.optimizer = torch.optim.AdamW(
             loss.parameters(), lr=0.0, betas=betas, eps=eps, weight_decay=0.0

@@ -60,7 +60,9 @@ def parameter_groups(model: nn.Module, options: OptimizerOptions) -> list[dict[s
         if options.kind == "muon":
             parameter.use_muon = use_muon  # type: ignore[attr-defined]
         (muon if use_muon else decayed if is_matrix else plain).append(parameter)
-    adam = dict(lr=0.0, betas=(options.beta1, options.beta2), eps=options.eps, lr_scale=1.0)
+    adam: dict[str, Any] = dict(
+        lr=0.0, betas=(options.beta1, options.beta2), eps=options.eps, lr_scale=1.0
+    )
     groups: list[dict[str, Any]] = [
         dict(params=decayed, weight_decay=options.weight_decay, **adam),
         dict(params=plain, weight_decay=0.0, **adam),

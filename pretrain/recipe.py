@@ -11,7 +11,7 @@ from pretrain.data.augment import AugmentOptions, Normalisation
 from pretrain.data.collate import FailureOptions, TokenOptions, special_count
 from pretrain.data.images import CropOptions
 from pretrain.data.loader import LoaderOptions
-from pretrain.engine import EngineOptions
+from pretrain.ds_config import EngineOptions
 from pretrain.evaluation.options import EvaluationOptions
 from pretrain.loss import LossOptions
 from pretrain.models.clip import ModelOptions

@@ -1,6 +1,6 @@
 """The training loop: the recipe's stages in order, as one job that any restart continues.
 
-    torchrun --nproc_per_node 8 -m pretrain.train --config pretrain/recipes/demo.yaml
+torchrun --nproc_per_node 8 -m pretrain.train --config pretrain/recipes/demo.yaml
 """
 
 import json
@@ -14,7 +14,7 @@ import torch
 from pretrain import checkpoint, distributed, run_log
 from pretrain.checkpoint import RunState
 from pretrain.data.augment import prepare
-from pretrain.data.collate import Batch, Collator, TokenOptions
+from pretrain.data.collate import Batch, Collator
 from pretrain.data.dataset import Dataset
 from pretrain.data.loader import batches
 from pretrain.data.order import SampleOrder
@@ -39,7 +39,6 @@ class Job:
     dataset: Dataset  # of data.tier
     evaluator: Evaluator
     log: RunLog
-    state_template: RunState
 
     @property
     def checkpoints(self) -> Path:
@@ -99,7 +98,6 @@ def train(recipe: Recipe, resolved: str, runtime: Runtime) -> None:
         dataset=dataset,
         evaluator=evaluator,
         log=log,
-        state_template=fresh,
     )
     tag = None if found is None else found[0]
     for index in range(state.stage, len(recipe.stages)):
@@ -132,7 +130,7 @@ def _check_same_run(recipe: Recipe, asked: RunState, found: RunState) -> None:
 
 def run_stage(job: Job, index: int, state: RunState, tag: str | None) -> RunState:
     """Train stage `index` from where `state` stands to its end; returns the state after it."""
-    recipe, runtime, log = job.recipe, job.runtime, job.log
+    recipe, runtime = job.recipe, job.runtime
     name, stage = list(recipe.stages.items())[index]
     engine = _start_engine(job, index, stage)
     if state.stage_step > 0 and tag is not None:
@@ -288,7 +286,7 @@ def _evaluate(
             device=job.runtime.device,
             weights=weights,
         )
-        record = {
+        record: dict[str, Any] = {
             "tokens": at,
             "image_px": tokens.image_px,
             "image_tokens": image_tokens(job.recipe, job.recipe.stages[at])[1],

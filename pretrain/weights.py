@@ -3,9 +3,10 @@
 from pathlib import Path
 
 import torch
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from pretrain.checkpoint import load_weights, save_weights
+from pretrain.files import sync
 from pretrain.loss import ContrastiveLoss
 from pretrain.models.clip import CLIP, resized_weights
 
@@ -20,8 +21,14 @@ def save_stage_weights(
     run_dir: Path, stage: str, weights: dict[str, Tensor], loss: ContrastiveLoss
 ) -> None:
     """Whole fp32 weights with the log of the logit scale beside them."""
-    log_scale = loss.log_scale.detach().cpu()
-    save_weights({**weights, _LOG_SCALE: log_scale}, stage_file(run_dir, stage))
+    path = stage_file(run_dir, stage)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    whole = {**weights, _LOG_SCALE: loss.log_scale.detach().cpu()}
+    aside = path.with_suffix(".incomplete")
+    save_file({name: tensor.contiguous() for name, tensor in whole.items()}, str(aside))
+    sync(aside)
+    aside.replace(path)
+    sync(path.parent)
 
 
 def read_stage_weights(run_dir: Path, stage: str) -> tuple[dict[str, Tensor], Tensor]:
@@ -33,7 +40,7 @@ def read_stage_weights(run_dir: Path, stage: str) -> tuple[dict[str, Tensor], Te
             f"no weights of stage {stage!r} in {run_dir}; finished stages: {finished or 'none'}. "
             "Train it first, or name another stage"
         )
-    weights = load_weights(path)
+    weights = load_file(str(path))
     return weights, weights.pop(_LOG_SCALE)
 
 

@@ -95,9 +95,7 @@ def _move(pixels: Tensor, draws: Tensor, options: AugmentOptions) -> Tensor:
         [torch.stack([cos * mirror, -sin, x], 1), torch.stack([sin * mirror, cos, y], 1)], 1
     )
     grid = F.affine_grid(matrix, list(pixels.shape), align_corners=False)
-    return F.grid_sample(
-        pixels, grid, mode="bilinear", padding_mode="border", align_corners=False
-    )
+    return F.grid_sample(pixels, grid, mode="bilinear", padding_mode="border", align_corners=False)
 
 
 def _recolour(pixels: Tensor, draws: Tensor, options: AugmentOptions) -> Tensor:

@@ -16,9 +16,7 @@ from pretrain.data.images import centre_box, decode, resize
 from pretrain.models.clip import CLIP
 
 
-def distributed_rows(
-    count: int, batch: int, embed: Callable[[list[int]], Tensor]
-) -> Tensor:
+def distributed_rows(count: int, batch: int, embed: Callable[[list[int]], Tensor]) -> Tensor:
     """(count, E): embed(rows) of every row 0…count-1, each computed on one rank. Collective."""
     state = PartialState()
     with state.split_between_processes(list(range(count)), apply_padding=True) as mine:

@@ -17,9 +17,7 @@ def class_embeddings(text_features: Tensor, class_of_text: Tensor, classes: int)
     return F.normalize(sums.index_add(0, class_of_text, text_features), dim=1)
 
 
-def zero_shot(
-    image_features: Tensor, class_of_image: Tensor, classifier: Tensor
-) -> dict[str, Any]:
+def zero_shot(image_features: Tensor, class_of_image: Tensor, classifier: Tensor) -> dict[str, Any]:
     """Top-1 and top-5 accuracy of image_features (n, E) against a classifier (C, E).
 
     Beside them `classes`, `n`, and `largest_class`: what always naming the commonest class gets.

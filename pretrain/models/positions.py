@@ -47,6 +47,6 @@ def resize_text_positions(table: Tensor, tokens: int) -> Tensor:
     """Learned table (T, D) → (tokens, D), linear, fp32."""
     if table.shape[0] == tokens:
         return table
-    return F.interpolate(
-        table.float().T[None], size=tokens, mode="linear", align_corners=False
-    )[0].T
+    return F.interpolate(table.float().T[None], size=tokens, mode="linear", align_corners=False)[
+        0
+    ].T

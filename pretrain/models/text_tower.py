@@ -1,7 +1,7 @@
 """The text tower: transformers' encoder, bidirectional (CLIPA) or causal (CLIP)."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -64,7 +64,7 @@ class TextTower(nn.Module):
         super().__init__()
         self.options = options
         self.text_tokens = text_tokens
-        common = dict(
+        common: dict[str, Any] = dict(
             vocab_size=vocab_size,
             hidden_size=options.width,
             intermediate_size=int(options.width * options.mlp_ratio),

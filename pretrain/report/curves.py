@@ -18,7 +18,7 @@ def curve_section(run: Run) -> Html:
         return join([title, paragraph(f"No step is recorded in {METRICS_FILE}.", kind="missing")])
     note = (
         "A solid vertical line is a stage switch"
-        + (", a dotted one a resume" if len(run.starts) > 1 else "")
+        + (", a dotted one a resume" if run.resumes else "")
         + ". Faint lines are the logged steps, bold ones their moving mean within a stage; the "
         "legend gives the last logged value. In-batch accuracy is among the global batch, so it "
         "depends on the batch size and is no measure of quality on unseen data."
@@ -45,7 +45,7 @@ def _marks(run: Run) -> list[Mark]:
         Mark(x=float(stage.get("samples_seen") or 0), label=str(stage.get("stage")))
         for stage in run.stages
     ]
-    resumes = [Mark(x=float(start.get("samples_seen") or 0)) for start in run.starts[1:]]
+    resumes = [Mark(x=float(start.get("samples_seen") or 0)) for start in run.resumes]
     return [*resumes, *stages]
 
 

@@ -61,7 +61,7 @@ def stage_section(run: Run) -> Html:
                 "Tokens exclude CLS; an image-token count “16 of 64” keeps 16 of the picture's "
                 "64. images/s is the median of the logged steps; data wait is the share of step "
                 "time spent waiting for the loader; wall time includes evaluations and "
-                "checkpoints, not pauses before a resume.",
+                "checkpoints, not the time between a checkpoint and the next start of training.",
                 kind="note",
             ),
         ]
@@ -89,10 +89,9 @@ def environment(run: Run) -> Html:
     start = run.starts[-1]
     parts = [f"commit {start.get('commit') or 'unknown'}", *_machine(start)]
     parts += [f"{name} {version}" for name, version in _members(start, "versions")]
-    parts.append(figures.plural(len(run.starts) - 1, "resume"))
-    replaced = [step["samples_replaced"] for step in run.steps if "samples_replaced" in step]
-    if replaced:
-        parts.append(f"{figures.count(max(replaced))} unreadable samples replaced")
+    parts.append(figures.plural(len(run.resumes), "resume"))
+    if run.samples_replaced is not None:
+        parts.append(f"{figures.count(run.samples_replaced)} unreadable samples replaced")
     return element("footer", None, " · ".join(parts))
 
 

@@ -38,6 +38,29 @@ class Run:
         return self.folder.resolve().name
 
     @property
+    def resumes(self) -> list[Record]:
+        """The starts that went on with a stage, rather than began the first or the next one."""
+        resumes: list[Record] = []
+        announced: set[Any] = set()
+        for event, following in zip(self.events, [*self.events[1:], {}], strict=False):
+            if event["event"] == "stage":
+                announced.add(event.get("stage"))
+            elif event["event"] == "start" and announced:
+                begins = following.get("event") == "stage" and following["stage"] not in announced
+                resumes += [] if begins else [event]
+        return resumes
+
+    @property
+    def samples_replaced(self) -> int | None:
+        """Unusable samples in all; the records count them anew from each start of training."""
+        counts = [n for step in self.steps if isinstance(n := step.get("samples_replaced"), int)]
+        added = [
+            now - before if now >= before else now
+            for before, now in zip([0, *counts], counts, strict=False)
+        ]
+        return sum(added) if counts else None
+
+    @property
     def is_finished(self) -> bool:
         """Whether the last start was followed by an end."""
         marks = [event["event"] for event in self.events if event["event"] in ("start", "end")]

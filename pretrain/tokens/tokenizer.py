@@ -21,7 +21,13 @@ class Tokenizer:
         model = model_file.read_bytes()
         self.file = model_file
         self.sha256 = hashlib.sha256(model).hexdigest()
-        self.processor = SentencePieceProcessor(model_proto=model)
+        try:
+            self.processor = SentencePieceProcessor(model_proto=model)
+        except RuntimeError as error:
+            raise ValueError(
+                f"{model_file} is not a SentencePiece model: name another with --tokenizer, or "
+                "train one with `python -m data_prep build`"
+            ) from error
         found = (
             self.processor.pad_id(),
             self.processor.bos_id(),
