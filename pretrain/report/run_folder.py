@@ -46,7 +46,9 @@ class Run:
             if event["event"] == "stage":
                 announced.add(event.get("stage"))
             elif event["event"] == "start" and announced:
-                begins = following.get("event") == "stage" and following["stage"] not in announced
+                begins = (
+                    following.get("event") == "stage" and following.get("stage") not in announced
+                )
                 resumes += [] if begins else [event]
         return resumes
 

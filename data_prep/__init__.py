@@ -1,0 +1,1 @@
+"""Image-text corpora in, dataset directories out. Never imports torch."""

@@ -1,0 +1,116 @@
+"""Command line: `python -m data_prep build --source FILE --out DIR …`."""
+
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import fields
+from typing import Any, TypeVar
+
+import numpy as np
+from jsonargparse import ArgumentParser, Namespace, set_parsing_settings
+
+from data_prep.build import BuildOptions, TaggingOptions, build_dataset
+from data_prep.captions import CaptionOptions
+from data_prep.pictures import PictureOptions
+from data_prep.sources import SourceOptions
+from data_prep.vocabulary import VocabularyOptions
+from data_prep.writer import WriterOptions
+from pretrain.shard_format import Manifest
+
+T = TypeVar("T")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Exit status: 0 done, 2 the request cannot be met (one line says why), 130 interrupted."""
+    set_parsing_settings(docstring_parse_attribute_docstrings=True)
+    parser = ArgumentParser(prog="data_prep", description=__doc__)
+    subcommands = parser.add_subcommands()
+    for name, (description, parts, _) in COMMANDS.items():
+        command = ArgumentParser(description=description)
+        for part in parts:
+            command.add_class_arguments(part)
+        subcommands.add_subcommand(name, command, help=description)
+    chosen = parser.parse_args(spell_options(sys.argv[1:] if argv is None else argv))
+    _, _, run = COMMANDS[chosen.subcommand]
+    try:
+        run(chosen[chosen.subcommand])
+    except (ValueError, OSError) as error:
+        print("error:", " ".join(str(error).split()), file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("error: interrupted; nothing was finished", file=sys.stderr)
+        return 130
+    return 0
+
+
+def spell_options(argv: Sequence[str]) -> list[str]:
+    """Options as the parser spells them: `--shard-bytes` too, `--caption` repeated, bare flags."""
+    spelled: list[str] = []
+    for i, word in enumerate(argv):
+        if not word.startswith("--"):
+            spelled.append(word)
+            continue
+        name, equals, value = word.partition("=")
+        name = "--" + name[2:].replace("-", "_")
+        if name == "--caption":
+            name += "+"
+        spelled.append(name + equals + value)
+        following = argv[i + 1] if i + 1 < len(argv) else "--"
+        if name == "--overwrite" and not equals and following.startswith("--"):
+            spelled.append("true")
+    return spelled
+
+
+def options_of(kind: Callable[..., T], chosen: Namespace) -> T:
+    """The options of one dataclass out of all that the command line gave."""
+    values: dict[str, Any] = {field.name: chosen[field.name] for field in fields(kind)}  # type: ignore[arg-type]
+    return kind(**values)
+
+
+def run_build(chosen: Namespace) -> None:
+    """Build a dataset and say what is in it."""
+    options = BuildOptions(
+        source=options_of(SourceOptions, chosen),
+        captions=options_of(CaptionOptions, chosen),
+        pictures=options_of(PictureOptions, chosen),
+        vocabulary=options_of(VocabularyOptions, chosen),
+        tagging=options_of(TaggingOptions, chosen),
+        writer=options_of(WriterOptions, chosen),
+    )
+    manifest, tokens = build_dataset(options)
+    print(summarise(options, manifest, tokens))
+
+
+def summarise(options: BuildOptions, manifest: Manifest, tokens: np.ndarray) -> str:
+    """A short table of what was written and what was left out."""
+    lines = [("dataset", str(options.writer.out)), ("samples", f"{manifest.samples:,}")]
+    for name, tier in manifest.tiers.items():
+        size = sum(shard.bytes for shard in tier.shards)
+        lines.append((f"tier {name}", f"{len(tier.shards)} shards, {size / 1e6:,.1f} MB"))
+    lines.append(("vocabulary", f"{manifest.tokenizer.vocab_size:,} pieces"))
+    for column, name in enumerate(manifest.captions):
+        counts = tokens[:, column][tokens[:, column] > 0]
+        mean = f"{counts.mean():.1f} tokens on average" if len(counts) else "no tokens"
+        lines.append((f"caption {name}", f"{len(counts):,} samples, {mean}"))
+    lines.append(("rejected", f"{sum(manifest.rejected.values()):,}"))
+    lines += [(f"  {reason}", f"{count:,}") for reason, count in manifest.rejected.items() if count]
+    return "\n".join(f"{label:<24}{value}" for label, value in lines)
+
+
+# name -> (description, option dataclasses, what runs)
+COMMANDS: dict[str, tuple[str, tuple[type, ...], Callable[[Namespace], None]]] = {
+    "build": (
+        "Turn an image-text corpus into a dataset directory.",
+        (
+            SourceOptions,
+            WriterOptions,
+            CaptionOptions,
+            PictureOptions,
+            VocabularyOptions,
+            TaggingOptions,
+        ),
+        run_build,
+    ),
+}
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,126 @@
+"""Captions of a row: templates over its columns, cleaned."""
+
+import html
+import string
+import unicodedata
+from dataclasses import dataclass, field
+from typing import Any
+
+import ftfy
+
+from data_prep.rejection import RejectedError
+
+# A caption may have at most 65,535 tokens (the index counts them in 16 bits). A character can
+# become several tokens (bytes, compatibility decomposition), so stay far below.
+CAPTION_CHARS_CAP = 16_000
+
+
+@dataclass(frozen=True, kw_only=True)
+class CaptionOptions:
+    """How captions are made"""
+
+    caption: list[str] = field(default_factory=list)
+    """NAME=TEMPLATE, repeatable: a named caption from columns, e.g.
+    "group=a drawing of {caption}, in the group {group}". It is absent for a row in which one of
+    its columns is empty. Default: the column `caption` as it is."""
+    caption_max_chars: int = 4096
+    """A row with a longer caption is rejected (caption_too_long)."""
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.caption_max_chars <= CAPTION_CHARS_CAP:
+            raise ValueError(
+                f"caption_max_chars={self.caption_max_chars}: choose 1 to {CAPTION_CHARS_CAP}"
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class CaptionTemplate:
+    """A caption's name, its template and the columns that the template reads."""
+
+    name: str
+    template: str
+    columns: tuple[str, ...]
+
+
+def parse_templates(options: CaptionOptions, columns: list[str]) -> list[CaptionTemplate]:
+    """Caption templates in the order given. ValueError names the caption and the columns."""
+    templates: list[CaptionTemplate] = []
+    for text in options.caption or ["caption={caption}"]:
+        name, equals, template = text.partition("=")
+        if not equals or not name.isidentifier():
+            raise ValueError(f"caption={text!r}: write --caption NAME=TEMPLATE, NAME a plain word")
+        if name in [other.name for other in templates]:
+            raise ValueError(f"caption name {name!r} given twice; rename one --caption")
+        used = template_columns(template)
+        missing = [column for column in used if column not in columns]
+        if missing or not used:
+            raise ValueError(
+                f"caption={text!r} uses columns {list(used)}, the corpus has {columns}; "
+                "change --caption NAME=TEMPLATE"
+            )
+        templates.append(CaptionTemplate(name=name, template=template, columns=used))
+    return templates
+
+
+def template_columns(template: str) -> tuple[str, ...]:
+    """Columns named by a template: plain {name} fields only. ValueError for anything else."""
+    try:
+        parts = list(string.Formatter().parse(template))
+    except ValueError as error:
+        raise ValueError(f"caption template {template!r}: {error}; change --caption") from error
+    names: list[str] = []
+    for _, name, spec, conversion in parts:
+        if name is None:
+            continue
+        # Attribute access, indexing and formats are refused: they can fail on a single row.
+        if not name or spec or conversion or "." in name or "[" in name:
+            raise ValueError(
+                f"caption template {template!r}: write fields as {{column}}, without format, "
+                "index or attribute; change --caption"
+            )
+        if name not in names:
+            names.append(name)
+    return tuple(names)
+
+
+def make_captions(
+    templates: list[CaptionTemplate], row: dict[str, Any], max_chars: int
+) -> dict[str, str]:
+    """Cleaned captions by name, in template order, without the absent ones.
+
+    RejectedError: caption_not_utf8, caption_too_long; caption_empty if none is left.
+    """
+    captions: dict[str, str] = {}
+    for template in templates:
+        values = {column: field_text(row[column]) for column in template.columns}
+        if not all(values.values()):
+            continue
+        text = clean_text(template.template.format_map(values))
+        if len(text) > max_chars:
+            raise RejectedError("caption_too_long")
+        if text:
+            captions[template.name] = text
+    if not captions:
+        raise RejectedError("caption_empty")
+    return captions
+
+
+def field_text(value: Any) -> str:
+    """A column's value as text: lists joined by commas, None as nothing."""
+    if value is None:
+        return ""
+    if isinstance(value, bytes):
+        raise RejectedError("caption_not_utf8")
+    if isinstance(value, list):
+        return ", ".join(text for text in map(field_text, value) if text)
+    return str(value).strip()
+
+
+def clean_text(text: str) -> str:
+    """Text with mojibake and HTML entities mended, NFC, single spaces, no ends of white space.
+
+    Source: CLIP `basic_clean` and `whitespace_clean` (openai/CLIP, simple_tokenizer.py), which
+    unescapes twice because crawled alt texts often are escaped twice; NFC is added here.
+    """
+    mended = html.unescape(html.unescape(ftfy.fix_text(text)))
+    return " ".join(unicodedata.normalize("NFC", mended).split())

@@ -1,0 +1,179 @@
+"""Encoded pictures of any kind to clean baseline JPEGs, one per tier."""
+
+import io
+import warnings
+from dataclasses import dataclass
+
+import numpy as np
+from PIL import Image
+
+from data_prep.rejection import RejectedError
+
+# Only these decoders may run: a corpus must not reach Pillow's less trodden ones (EPS starts a
+# PostScript interpreter).
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")
+PIXELS_CAP = 64_000_000  # 192 MB decoded; a header may claim 60000x60000 in a few bytes
+ORIENTATION_TAG = 0x0112
+# EXIF 2.32, table "Orientation": value -> what brings the picture upright.
+UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+# Up to this shortest side the chroma planes keep full resolution: halved, a 64 px drawing would
+# have 32 px of colour, fewer than a model trained at 64 px sees.
+FULL_CHROMA_PX = 128
+
+
+@dataclass(frozen=True, kw_only=True)
+class PictureOptions:
+    """How pictures are judged and stored"""
+
+    tiers: str = "160:90,full:95"
+    """Image tiers, SHORTEST_PX:JPEG_QUALITY by commas; `full` keeps the size. Nothing is ever
+    enlarged, so leave out a tier that no picture exceeds."""
+    min_image_px: int = 16
+    """A picture with a shorter shortest side is rejected (image_too_small)."""
+    max_aspect: float | None = None
+    """A picture whose longer side exceeds the shorter by this factor is rejected (image_aspect);
+    null: no limit."""
+
+    def __post_init__(self) -> None:
+        if self.min_image_px < 1:
+            raise ValueError(f"min_image_px={self.min_image_px}: choose 1 or more")
+        if self.max_aspect is not None and self.max_aspect < 1:
+            raise ValueError(f"max_aspect={self.max_aspect}: choose 1 or more, or null")
+        parse_tiers(self.tiers)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tier:
+    """One size in which every picture is stored."""
+
+    name: str  # also the folder's name
+    shortest_px: int | None
+    jpeg_quality: int
+
+
+def parse_tiers(text: str) -> list[Tier]:
+    """Tiers of e.g. "160:90,full:95". ValueError shows the part that is not understood."""
+    tiers: list[Tier] = []
+    for part in text.split(","):
+        name, _, quality = part.strip().partition(":")
+        shortest_px = None if name == "full" else (int(name) if name.isdecimal() else 0)
+        if shortest_px == 0 or not quality.isdecimal() or not 1 <= int(quality) <= 100:
+            raise ValueError(
+                f"tiers={text!r}: {part!r} is not understood; write SHORTEST_PX:QUALITY or "
+                "full:QUALITY with quality 1 to 100, e.g. --tiers 160:90,full:95"
+            )
+        if name in [tier.name for tier in tiers]:
+            raise ValueError(f"tiers={text!r}: {name!r} given twice")
+        tiers.append(Tier(name=name, shortest_px=shortest_px, jpeg_quality=int(quality)))
+    return tiers
+
+
+def decode_picture(data: bytes | None, options: PictureOptions) -> Image.Image:
+    """The first frame, upright, 8-bit RGB, on white where transparent, without metadata.
+
+    RejectedError: image_unreadable, image_too_large, image_too_small, image_aspect,
+    image_truncated. Size is judged by the header, before anything is decoded.
+    """
+    if not data:
+        raise RejectedError("image_unreadable")
+    with warnings.catch_warnings():
+        # Pillow warns of big pictures and damaged metadata, both of which are judged here.
+        warnings.simplefilter("ignore")
+        picture = open_header(data)
+        check_size(picture, options)
+        try:
+            picture.load()
+            orientation = read_orientation(picture)
+            rgb = to_rgb(picture)
+        except RejectedError:
+            raise
+        # Damaged files make decoders raise nearly anything, and one must not end the run.
+        except Exception as error:
+            cut = is_truncation(error)
+            raise RejectedError("image_truncated" if cut else "image_unreadable") from error
+    return rgb.transpose(UPRIGHT[orientation]) if orientation in UPRIGHT else rgb
+
+
+def open_header(data: bytes) -> Image.Image:
+    """The picture, its size known, nothing decoded. RejectedError if the header is no good."""
+    try:
+        return Image.open(io.BytesIO(data), formats=FORMATS)
+    except Image.DecompressionBombError as error:
+        raise RejectedError("image_too_large") from error
+    except Exception as error:
+        # WebP says in its first bytes how long it is; Pillow only says that it cannot read it.
+        cut = data[:4] == b"RIFF" and len(data) < 8 + int.from_bytes(data[4:8], "little")
+        raise RejectedError("image_truncated" if cut else "image_unreadable") from error
+
+
+def check_size(picture: Image.Image, options: PictureOptions) -> None:
+    """RejectedError if the picture is too large, too small or too long, by its header."""
+    shortest, longest = min(picture.size), max(picture.size)
+    if shortest * longest > PIXELS_CAP:
+        raise RejectedError("image_too_large")
+    if shortest < options.min_image_px:
+        raise RejectedError("image_too_small")
+    if options.max_aspect is not None and longest > options.max_aspect * shortest:
+        raise RejectedError("image_aspect")
+
+
+def is_truncation(error: Exception) -> bool:
+    """Whether a decoder's error says that the file ends early, rather than being malformed."""
+    text = str(error).lower()
+    return isinstance(error, EOFError) or "truncated" in text or "premature" in text
+
+
+def read_orientation(picture: Image.Image) -> int:
+    """EXIF orientation, 1 (upright) if there is none or the EXIF block is damaged."""
+    try:
+        return picture.getexif().get(ORIENTATION_TAG, 1)
+    except Exception:
+        return 1
+
+
+def to_rgb(picture: Image.Image) -> Image.Image:
+    """8-bit RGB: CMYK converted, transparency on white, 16-bit scaled to 8."""
+    if picture.mode.startswith("I"):
+        return scale_16_bit(picture)
+    if picture.mode == "F":
+        raise RejectedError("image_unreadable")  # no range is defined for floats
+    if picture.has_transparency_data:
+        layer = picture.convert("RGBA")
+        rgb = Image.new("RGB", layer.size, (255, 255, 255))
+        rgb.paste(layer, mask=layer.getchannel("A"))
+        return rgb
+    return picture.convert("RGB")
+
+
+def scale_16_bit(picture: Image.Image) -> Image.Image:
+    """Grey of 16 bits a pixel to RGB of 8; Pillow's own conversion clips at 255 instead."""
+    grey = np.asarray(picture).astype(np.int64)
+    if grey.min() < 0 or grey.max() > 65535:
+        raise RejectedError("image_unreadable")
+    return Image.fromarray(((grey * 255 + 32767) // 65535).astype(np.uint8)).convert("RGB")
+
+
+def encode_tier(picture: Image.Image, tier: Tier) -> bytes:
+    """Baseline RGB JPEG of the tier's shortest side, or of the picture's own if that is less."""
+    shortest = min(picture.size)
+    if tier.shortest_px is not None and shortest > tier.shortest_px:
+        width, height = (max(1, round(side * tier.shortest_px / shortest)) for side in picture.size)
+        # reducing_gap shrinks big pictures by whole pixels first: same look, several times faster.
+        picture = picture.resize((width, height), Image.Resampling.LANCZOS, reducing_gap=3.0)
+    buffer = io.BytesIO()
+    picture.save(
+        buffer,
+        format="JPEG",
+        quality=tier.jpeg_quality,
+        subsampling="4:4:4" if min(picture.size) <= FULL_CHROMA_PX else "4:2:0",
+        comment=b"",  # or Pillow would copy the source's
+    )
+    return buffer.getvalue()

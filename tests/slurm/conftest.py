@@ -1,0 +1,57 @@
+"""A real Slurm of two pretend nodes on this machine, for the length of the test session."""
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from cluster import TESTBED, Cluster
+
+ROOT = Path(__file__).resolve().parents[2]
+PACKAGES = ("munge", "slurmctld", "slurmd", "slurm-client", "iproute2", "util-linux")
+COMMANDS = ("munged", "slurmctld", "slurmd", "sbatch", "ip", "nsenter")
+INSTALL_TIMEOUT_S = 300
+
+
+@pytest.fixture(scope="session")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    """Two idle nodes, and a checkout whose code is this one's and whose logs are its own."""
+    require_slurm()
+    checkout = tmp_path_factory.mktemp("checkout")
+    for room in ("pretrain", "data_prep", "ds_configs"):
+        (checkout / room).symlink_to(ROOT / room)
+    shutil.copytree(ROOT / "slurm", checkout / "slurm", ignore=shutil.ignore_patterns("*.out"))
+    # Not under pytest's own folder: a socket's path is short.
+    with tempfile.TemporaryDirectory(prefix="slurm-") as folder:
+        up = subprocess.run([TESTBED, "up", folder], capture_output=True, text=True)
+        if up.returncode == 3:
+            pytest.skip(up.stderr)
+        assert up.returncode == 0, up.stderr
+        try:
+            yield Cluster(testbed=Path(folder), checkout=checkout)
+        finally:
+            subprocess.run([TESTBED, "down", folder], check=True, stdout=subprocess.DEVNULL)
+
+
+def require_slurm() -> None:
+    """Install what is missing, or skip and say why that cannot be."""
+    if sys.platform != "linux" or os.getuid() != 0:
+        pytest.skip("the Slurm testbed needs root on Linux")
+    if all(shutil.which(command) for command in COMMANDS):
+        return
+    if shutil.which("apt-get") is None:
+        pytest.skip(f"Slurm is not installed, and there is no apt-get: install {PACKAGES}")
+    for arguments in (["update"], ["install", "--yes", "--no-install-recommends", *PACKAGES]):
+        result = subprocess.run(
+            ["apt-get", "-qq", *arguments],
+            env={**os.environ, "DEBIAN_FRONTEND": "noninteractive"},
+            capture_output=True,
+            text=True,
+            timeout=INSTALL_TIMEOUT_S,
+        )
+        if result.returncode:
+            pytest.skip(f"Slurm cannot be installed: {(result.stderr or result.stdout)[-500:]}")
