@@ -18,8 +18,6 @@ RENAMED_REGIONS = {
     "turkey": "turkiye",
     "myanmar": "myanmarburma",
     "cocosislands": "cocoskeelingislands",
-    "caboverde": "capeverde",
-    "czechrepublic": "czechia",
 }
 # "flag-for-flag-france", "flag-for-france" and "flag-france" all mean the same region.
 FLAG_PREFIX = re.compile(r"^flag-(for-)?(flag-)?")

@@ -1,0 +1,62 @@
+# What a user types. Everything lives in .venv and runs/; nothing outside this folder is changed,
+# but for DeepSpeed's compiled helper in ~/.cache/torch_extensions.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+RUN := runs/demo
+DATA := data/demo
+CORPUS := data_prep/demo_corpus/emoji.parquet
+BUILD := $(BIN)/python -m data_prep build --source $(CORPUS) --tiers full:95 --vocab-size 4096 \
+	--byte-fallback false
+export OMP_NUM_THREADS ?= 1
+export DS_ACCELERATOR ?= $(shell command -v nvidia-smi >/dev/null 2>&1 || echo cpu)
+
+.PHONY: help setup demo data test lint soak compare clean
+
+help: ## Show what there is
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
+
+$(VENV)/.ready: requirements.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --requirement requirements.txt
+	@touch $@
+
+$(VENV)/.ready-dev: requirements-dev.txt $(VENV)/.ready
+	$(BIN)/python -m pip install --quiet --requirement requirements-dev.txt
+	@touch $@
+
+setup: $(VENV)/.ready ## Make the environment in .venv
+
+data: $(DATA)/train/manifest.json $(DATA)/held_out_artist/manifest.json \
+	$(DATA)/held_out_concepts/manifest.json ## Build the demo's three datasets
+
+$(DATA)/train/manifest.json: $(CORPUS) $(VENV)/.ready
+	$(BUILD) --out $(DATA)/train --overwrite --where "split = 'train'" \
+		--caption "label={caption}" --caption "keywords={caption}, {keywords}" \
+		--caption "phrase=a drawing of {caption}, in the group {group}" \
+		--caption "group=a drawing in the group {group}"
+
+$(DATA)/held_out_%/manifest.json: $(DATA)/train/manifest.json
+	$(BUILD) --out $(@D) --overwrite --where "split = 'held_out_$*'" \
+		--caption "label={caption}" --tokenizer $(DATA)/train/tokenizer.model
+
+demo: data ## The main job on a laptop: shards, two-stage pretraining, evaluation, export, report
+	$(BIN)/torchrun --standalone --nproc_per_node 2 -m pretrain.train \
+		--config pretrain/recipes/demo.yaml --run_dir $(RUN)
+	$(BIN)/python -m pretrain.export --run $(RUN)
+	$(BIN)/python -m pretrain.report --run $(RUN)
+	@echo "open $(RUN)/report.html in a browser; the figures are in $(RUN)/evaluation.json"
+
+test: $(VENV)/.ready-dev ## Run every test
+	$(BIN)/python -m pytest -m "not soak"
+
+soak: $(VENV)/.ready-dev ## Run the slow tests too
+	$(BIN)/python -m pytest
+
+lint: $(VENV)/.ready-dev ## Format check, lint and type check
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+clean: ## Remove the environment, built data and runs
+	rm -rf $(VENV) data runs .pytest_cache .ruff_cache .mypy_cache

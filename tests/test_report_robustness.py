@@ -1,0 +1,126 @@
+"""The report escapes all text, asks for nothing outside and survives missing or broken parts."""
+
+import html
+import json
+import math
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+from report_run import report, write_comparison, write_run
+
+from pretrain.report import figures
+from pretrain.report.__main__ import ReportOptions, write_report
+
+
+def test_all_text_is_escaped(tmp_path: Path) -> None:
+    """A tag in any text of the run folder appears as text, never as a tag."""
+    evil = "<script>alert('x')</script>\"onload=\""
+    write_run(tmp_path / "run")
+    write_comparison(tmp_path / "c.json")
+
+    def poisoned(value: Any) -> Any:
+        if isinstance(value, str):
+            return value + evil
+        if isinstance(value, list):
+            return [poisoned(item) for item in value]
+        if isinstance(value, dict):
+            fixed = ("event", "jpeg_base64")
+            return {k: v if k in fixed else poisoned(v) for k, v in value.items()}
+        return value
+
+    def poisoned_names(sets: Any) -> Any:
+        return {name + evil: one for name, one in sets.items()}
+
+    for path in (tmp_path / "run" / "gallery.json", tmp_path / "c.json"):
+        path.write_text(json.dumps(poisoned(json.loads(path.read_text()))))
+    path = tmp_path / "run" / "evaluation.json"
+    evaluation = poisoned(json.loads(path.read_text()))
+    evaluation = {name + (evil if name != "stages" else ""): v for name, v in evaluation.items()}
+    evaluation["stages"] = [
+        stage | {"sets": poisoned_names(stage["sets"])} for stage in evaluation["stages"]
+    ]
+    path.write_text(json.dumps(evaluation))
+    path = tmp_path / "run" / "metrics.jsonl"
+    lines = [json.dumps(poisoned(json.loads(line))) for line in path.read_text().splitlines()]
+    path.write_text("\n".join(lines))
+    (tmp_path / "run" / "recipe.yaml").write_text(f"name: {evil}</pre>")
+
+    source, page = report(tmp_path / "run", tmp_path / "c.json")
+    assert "<script" not in source
+    assert html.escape(evil, quote=True) in source
+    assert not [a for _, attributes in page.tags for a in attributes if a.startswith("on")]
+    allowed = "html head meta title style body main h1 h2 h3 p div span b i em small table thead"
+    allowed += " tbody tr th td figure figcaption svg line text circle polyline rect img ol li"
+    allowed += " details summary pre footer"
+    assert {tag for tag, _ in page.tags} <= set(allowed.split())
+
+
+def test_the_page_asks_for_nothing_outside(tmp_path: Path) -> None:
+    write_run(tmp_path / "run")
+    write_comparison(tmp_path / "c.json")
+    source, page = report(tmp_path / "run", tmp_path / "c.json")
+    assert not re.search(r"https?://|url\(|@import", source)
+    links = [a for _, attributes in page.tags for a in attributes if a in ("href", "srcset")]
+    assert not links
+    assert "default-src 'none'" in source
+
+
+@pytest.mark.parametrize(
+    "missing", ["recipe.yaml", "metrics.jsonl", "evaluation.json", "gallery.json"]
+)
+def test_a_missing_file_becomes_a_sentence(tmp_path: Path, missing: str) -> None:
+    write_run(tmp_path / "run")
+    (tmp_path / "run" / missing).unlink()
+    _, page = report(tmp_path / "run")
+    assert missing in page.text
+    assert [1 for _, attributes in page.tags if attributes.get("class") == "missing"]
+
+
+def test_an_empty_folder_has_a_page(tmp_path: Path) -> None:
+    _, page = report(tmp_path)
+    assert "training has not begun" in page.text
+
+
+def test_a_single_stage_run_has_a_page(tmp_path: Path) -> None:
+    evaluation = write_run(tmp_path / "run", stages=("full",))
+    _, page = report(tmp_path / "run")
+    assert [row[0] for row in page.table_with("tokens / sample")[1:]] == ["full"]
+    assert f"{100 * evaluation['held_out_artist']['image_to_text']['r@1']:.1f} %" in page.text
+
+
+def test_a_killed_run_has_a_page(tmp_path: Path) -> None:
+    """Cut off anywhere, the metrics make a page; a cut line is noted."""
+    write_run(tmp_path / "run")
+    path = tmp_path / "run" / "metrics.jsonl"
+    whole = path.read_bytes()
+    for name in ("evaluation.json", "gallery.json"):
+        (tmp_path / "run" / name).unlink()
+    for share in (0.001, 0.01, 0.2, 0.5, 0.9):
+        path.write_bytes(whole[: int(len(whole) * share)])
+        _, page = report(tmp_path / "run")
+        assert "could not be read" in page.text
+        assert "not finished" in page.text or "No start" in page.text
+
+
+def test_figures_that_are_no_numbers_become_dashes(tmp_path: Path) -> None:
+    write_run(tmp_path / "run")
+    path = tmp_path / "run" / "metrics.jsonl"
+    text = re.sub(r'"(loss|grad_norm|data_wait_s)": [\d.e-]+', r'"\1": NaN', path.read_text())
+    path.write_text(re.sub(r'"(images_per_s|learning_rate)": [\d.e-]+', r'"\1": null', text))
+    source, _ = report(tmp_path / "run")
+    assert "nan" not in re.sub(r'base64,[^"]*', "", source).lower()
+    values = (None, "3", True, math.nan, math.inf)
+    for write in (figures.percent, figures.count, figures.decimal, figures.duration):
+        assert [write(value) for value in values] == [figures.MISSING] * len(values)
+
+
+def test_errors_name_what_is_missing(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"nowhere.*--run"):
+        write_report(ReportOptions(run=tmp_path / "nowhere"))
+    with pytest.raises(FileNotFoundError, match=r"none\.json.*--comparison"):
+        write_report(ReportOptions(run=tmp_path, comparison=tmp_path / "none.json"))
+    (tmp_path / "bad.json").write_text("[1]")
+    with pytest.raises(ValueError, match=r"bad\.json.*rows"):
+        write_report(ReportOptions(run=tmp_path, comparison=tmp_path / "bad.json"))
