@@ -97,6 +97,8 @@ class Engine:
             zero_allow_untested_optimizer=True,
             steps_per_print=10**12,
         )
+        if optimizer.kind == "muon" and stage == 3:
+            config["zero_optimization"]["reduce_scatter"] = False  # DeepSpeed refuses both
         if precision == "bf16":
             config["bf16"] = {"enabled": True}
             if stage > 0:  # ZeRO 0 has no fp32 accumulation (NotImplementedError)

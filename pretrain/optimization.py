@@ -46,7 +46,9 @@ def parameter_groups(model: nn.Module, options: OptimizerOptions) -> list[dict[s
 
     Sets `use_muon` on every parameter when Muon is asked for, as DeepSpeed's ZeRO reads it there.
     """
-    muon, decayed, plain = [], [], []
+    muon: list[nn.Parameter] = []
+    decayed: list[nn.Parameter] = []
+    plain: list[nn.Parameter] = []
     for name, parameter in model.named_parameters():
         if not parameter.requires_grad:
             continue

@@ -190,8 +190,8 @@ def parse(arguments: list[str] | None = None) -> tuple[Recipe, str]:
     options = parser()
     parsed = options.parse_args(arguments)
     resolved = options.dump(parsed, skip_none=False)
-    values = options.instantiate(parsed)
     try:
+        values = options.instantiate(parsed)
         fields = {name: getattr(values, name) for name in Recipe.__dataclass_fields__}
         return Recipe(**fields), resolved
     except ValueError as error:

@@ -2,6 +2,7 @@
 
 import json
 import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,12 @@ class RunLog:
         self._file = (run_dir / METRICS_FILE).open("a", encoding="utf-8", buffering=1)
         self._tensorboard = SummaryWriter(str(run_dir / "tensorboard")) if tensorboard else None
         self._bar = tqdm(
-            total=samples, initial=samples_seen, unit="img", unit_scale=True, smoothing=0.05
+            total=samples,
+            initial=samples_seen,
+            unit="img",
+            unit_scale=True,
+            smoothing=0.05,
+            mininterval=0.5 if sys.stderr.isatty() else 30.0,  # a log file is no screen
         )
 
     def event(self, event: str, **values: Any) -> None:
@@ -64,10 +70,13 @@ def truncate(run_dir: Path, samples_seen: int) -> None:
     kept = []
     for line in path.read_text(encoding="utf-8").splitlines():
         try:
-            if json.loads(line).get("samples_seen", 0) <= samples_seen:
-                kept.append(line)
+            event = json.loads(line)
         except json.JSONDecodeError:
             continue  # the half line of a killed process
+        seen = event.get("samples_seen", 0)
+        # A stage that starts here starts again.
+        if seen < samples_seen or (seen == samples_seen and event["event"] != "stage"):
+            kept.append(line)
     aside = path.with_suffix(".aside")
     aside.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
     aside.replace(path)

@@ -48,4 +48,5 @@ def uniforms(
     seed: int, positions: NDArray[np.int64], purpose: Purpose, count: int
 ) -> NDArray[np.float64]:
     """(B, count) uniform draws in [0, 1) for sample positions (B,) of a run with this seed."""
-    return (hashes(seed, positions, purpose, count) >> np.uint64(11)) * 2.0**-53
+    mantissa = hashes(seed, positions, purpose, count) >> np.uint64(11)
+    return mantissa.astype(np.float64) * 2.0**-53

@@ -1,6 +1,6 @@
 """The dataset directory: the contract between data_prep (writer) and pretrain (reader).
 
-    DIR/manifest.json             what is in here (counts, checksums, tokenizer, captions, rejections)
+    DIR/manifest.json             counts, checksums, tokenizer, captions, rejections
     DIR/tokenizer.model           the SentencePiece model that made the token ids
     DIR/<tier>/00000.tar …        ustar shards, WebDataset-compatible; one folder per image tier
     DIR/<tier>/index.npy          one row per sample: where each member lies, its size and crc32

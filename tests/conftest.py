@@ -1,6 +1,8 @@
 """Fixtures shared by the rooms: small dataset directories from the embedded corpus."""
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -26,7 +28,7 @@ def _build(out: Path, where: str, *more: str) -> Path:
     status = data_prep(
         [
             *("build", "--source", str(CORPUS), "--out", str(out), "--tiers", "full:95"),
-            *("--where", f"group = 'food & drink' AND {where}", "--vocab-size", "400"),
+            *("--where", f"\"group\" = 'food & drink' AND {where}", "--vocab-size", "400"),
             *(word for caption in captions for word in ("--caption", caption)),
             *("--byte-fallback", "false", "--shard-samples", "60", *more),
         ]
@@ -47,3 +49,31 @@ def tiny_evaluation_set(tiny_dataset: Path) -> Path:
     """The same dishes drawn by another artist, tokenized by the training set's tokenizer."""
     tokenizer = str(tiny_dataset / "tokenizer.model")
     return _build(tiny_dataset.parent / "held_out", "artist = 'twemoji'", "--tokenizer", tokenizer)
+
+
+def train_command(run_dir: Path, dataset: Path, *more: str, ranks: int = 2) -> list[str]:
+    """torchrun of the tiny recipe on a dataset."""
+    return [
+        *(sys.executable, "-m", "torch.distributed.run", "--standalone"),
+        *("--nproc_per_node", str(ranks), "-m", "pretrain.train"),
+        *("--config", str(ROOT / "pretrain/recipes/tiny.yaml")),
+        *("--run_dir", str(run_dir), "--data.train", str(dataset), *more),
+    ]
+
+
+def evaluation_options(evaluation_set: Path) -> list[str]:
+    return [
+        *("--evaluation.sets", f"{{held_out: {evaluation_set}}}", "--evaluation.every_steps", "2"),
+        *("--evaluation.zero_shot", "{subgroup: {prompts: ['a drawing of {}']}}"),
+    ]
+
+
+@pytest.fixture(scope="session")
+def tiny_run(
+    tiny_dataset: Path, tiny_evaluation_set: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    """Run folder of the tiny recipe, trained on two ranks without a disturbance."""
+    run_dir = tmp_path_factory.mktemp("runs") / "undisturbed"
+    command = train_command(run_dir, tiny_dataset, *evaluation_options(tiny_evaluation_set))
+    subprocess.run(command, cwd=ROOT, check=True)
+    return run_dir

@@ -38,7 +38,7 @@ class SampleOrder:
         out = np.empty_like(flat)
         epochs = flat // self.samples
         for epoch in np.unique(epochs):
-            window_of_chunk, ends = self._epoch(int(epoch))
+            _, ends = self._epoch(int(epoch))
             inside = np.flatnonzero(epochs == epoch)
             offsets = flat[inside] - epoch * self.samples
             windows = np.searchsorted(ends, offsets, side="right")

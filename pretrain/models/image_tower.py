@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
+from timm.layers import Attention
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
@@ -90,9 +91,11 @@ class ImageTower(nn.Module):
             act_layer=activation,
             weight_init="jax",  # Xavier-uniform, as CLIPA's JAX towers
         )
+        assert self.vit.cls_token is not None
         nn.init.zeros_(self.vit.cls_token)  # CLIPA JAX
-        for block in self.vit.blocks:
-            block.attn.fused_attn = not explicit_attention
+        for module in self.vit.modules():
+            if isinstance(module, Attention):
+                module.fused_attn = not explicit_attention
         self._make_positions()
 
     def _make_positions(self) -> None:
@@ -110,6 +113,7 @@ class ImageTower(nn.Module):
         tokens = tokens + self.positions.to(tokens.dtype)
         if keep_index is not None:
             tokens = tokens.gather(1, keep_index[:, :, None].expand(-1, -1, tokens.shape[2]))
+        assert self.vit.cls_token is not None
         cls = self.vit.cls_token.expand(len(tokens), -1, -1)
         tokens = self.vit.norm_pre(torch.cat([cls, tokens], dim=1))
         for block in self.vit.blocks:

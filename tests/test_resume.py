@@ -1,0 +1,87 @@
+"""Nothing is lost: a run killed at any instant goes on exactly as if it had not been."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import ROOT, evaluation_options, train_command
+
+from pretrain.run_log import METRICS_FILE
+from pretrain.weights import read_stage_weights
+
+TIMEOUT_S = 240
+
+
+def kill_after(command: list[str], run_dir: Path, line: str) -> None:
+    """Start a run in its own process group and kill -9 all of it once its log holds `line`."""
+    process = subprocess.Popen(command, cwd=ROOT, start_new_session=True)
+    try:
+        deadline = time.monotonic() + TIMEOUT_S
+        while time.monotonic() < deadline and process.poll() is None:
+            path = run_dir / METRICS_FILE
+            if path.is_file() and line in path.read_text():
+                return
+            time.sleep(0.02)
+        raise AssertionError(f"the run ended or hung before {line!r} was logged")
+    finally:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
+def numbers(run_dir: Path) -> list[tuple]:
+    """Everything of the log but times and rates, in order, without the starts."""
+    kept = ("event", "stage", "step", "samples_seen", "loss", "grad_norm", "logit_scale", "sets")
+    events = [json.loads(line) for line in (run_dir / METRICS_FILE).read_text().splitlines()]
+    return [tuple(e.get(k) for k in kept) for e in events if e["event"] != "start"]
+
+
+@pytest.mark.parametrize("moment", ['"step": 5, ', '"event": "stage", "time"', '"step": 8, '])
+def test_a_killed_run_continues_with_identical_numbers(
+    tiny_run, tiny_dataset, tiny_evaluation_set, tmp_path, moment
+):
+    run_dir = tmp_path / "run"
+    command = train_command(run_dir, tiny_dataset, *evaluation_options(tiny_evaluation_set))
+    if moment.startswith('"event"'):
+        moment = '"stage": "full", "samples_seen": 96, "step": 6'  # between the stages
+    kill_after(command, run_dir, moment)
+    subprocess.run(command, cwd=ROOT, check=True)
+    assert numbers(run_dir) == numbers(tiny_run)
+    for stage in ("reduced", "full"):
+        ours, our_scale = read_stage_weights(run_dir, stage)
+        theirs, their_scale = read_stage_weights(tiny_run, stage)
+        assert torch.equal(our_scale, their_scale)
+        assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+
+
+def test_what_cannot_be_continued_is_refused_with_the_remedy(tiny_run, tiny_dataset, tmp_path):
+    run_dir = tmp_path / "run"
+    shutil.copytree(tiny_run, run_dir)
+    command = train_command(run_dir, tiny_dataset, "--seed", "1", ranks=1)
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert result.returncode != 0
+    assert "another run_dir" in result.stderr
+
+
+def test_a_damaged_checkpoint_is_named_and_the_one_before_it_is_used(tiny_run, tmp_path, capsys):
+    from pretrain.checkpoint import _newest_whole
+
+    folder = tmp_path / "checkpoints"
+    shutil.copytree(tiny_run / "checkpoints", folder)
+    older, newest = sorted(folder.glob("step-*"))
+    (folder / "step-99999999.incomplete").mkdir()  # of a killed save
+    assert _newest_whole(folder)[0] == newest.name
+    victim = max(newest.rglob("*.pt"), key=lambda p: p.stat().st_size)
+    damaged = bytearray(victim.read_bytes())
+    damaged[len(damaged) // 2] ^= 1
+    victim.write_bytes(damaged)
+    assert _newest_whole(folder)[0] == older.name
+    assert newest.name in capsys.readouterr().out
+    (older / "state.json").unlink()
+    with pytest.raises(RuntimeError, match="all 2 checkpoints"):
+        _newest_whole(folder)

@@ -1,0 +1,83 @@
+"""The sample stream is arithmetic: a permutation per epoch, the same for any ranks or workers."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pretrain.data.collate import Collator, TokenOptions
+from pretrain.data.dataset import Dataset
+from pretrain.data.images import CropOptions
+from pretrain.data.loader import LoaderOptions, batches
+from pretrain.data.order import CHUNK_SAMPLES, SampleOrder
+
+
+@pytest.mark.parametrize("samples", [1, 7, CHUNK_SAMPLES, CHUNK_SAMPLES + 1, 150_001])
+def test_every_epoch_is_a_permutation_unlike_the_last(samples):
+    order = SampleOrder(samples=samples, seed=3)
+    rows = order.rows(np.arange(2 * samples)).reshape(2, samples)
+    for epoch in rows:
+        assert (np.sort(epoch) == np.arange(samples)).all()
+    if samples > 100:
+        assert (rows[0] == rows[1]).mean() < 0.05
+
+
+def test_any_piece_of_the_stream_equals_the_whole():
+    order = SampleOrder(samples=3000, seed=0)
+    whole = order.rows(np.arange(9000))
+    for piece in (np.arange(2990, 3010), np.array([8999, 0, 4500]), np.arange(6)):
+        assert (SampleOrder(samples=3000, seed=0).rows(piece) == whole[piece]).all()
+
+
+def collator(dataset: Path) -> Collator:
+    return Collator(
+        dataset=Dataset(dataset, "full"),
+        tokens=TokenOptions(
+            image_px=32,
+            image_reduction="random",
+            image_keep_tokens=5,
+            text_tokens=6,
+            text_reduction="random",
+        ),
+        patch_px=8,
+        specials="bos",
+        crop=CropOptions(),
+        caption_weights={},
+        seed=0,
+    )
+
+
+def stream(dataset: Path, *, world_size: int, workers: int, start: int = 0):
+    """The global batches of positions start…96, put together from every rank's part."""
+    ranks = [
+        list(
+            batches(
+                collator=collator(dataset),
+                order=SampleOrder(samples=len(Dataset(dataset, "full")), seed=0),
+                start=start,
+                end=96,
+                global_batch_samples=16,
+                rank=rank,
+                world_size=world_size,
+                options=LoaderOptions(workers=workers),
+            )
+        )
+        for rank in range(world_size)
+    ]
+    names = ("positions", "rows", "images", "text_ids", "keep_index", "augment")
+    return {
+        name: np.concatenate([part[name] for step in zip(*ranks, strict=True) for part in step])
+        for name in names
+    }
+
+
+def test_batches_do_not_depend_on_ranks_workers_or_interruption(tiny_dataset):
+    whole = stream(tiny_dataset, world_size=1, workers=0)
+    assert (whole["positions"] == np.arange(96)).all()
+    for world_size, workers in ((1, 3), (2, 0), (2, 2), (4, 1), (8, 1)):
+        other = stream(tiny_dataset, world_size=world_size, workers=workers)
+        for name, values in whole.items():
+            assert np.array_equal(values, other[name]), (world_size, workers, name)
+    resumed = stream(tiny_dataset, world_size=2, workers=1, start=48)
+    for name, values in whole.items():
+        assert np.array_equal(values[48:], resumed[name]), name
