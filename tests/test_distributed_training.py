@@ -147,7 +147,7 @@ def train_in_float64():
     log_scale = torch.nn.Parameter(torch.tensor([1 / 0.07], dtype=torch.float64).log())
     groups = [
         dict(params=decayed, weight_decay=0.1),
-        dict(params=plain + [log_scale], weight_decay=0),
+        dict(params=[*plain, log_scale], weight_decay=0),
     ]
     optimizer = torch.optim.AdamW(groups, lr=1e-3, betas=(0.9, 0.95), eps=1e-6)
     losses, norms = [], []

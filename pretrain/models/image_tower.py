@@ -95,7 +95,7 @@ class ImageTower(nn.Module):
         nn.init.zeros_(self.vit.cls_token)  # CLIPA JAX
         for module in self.vit.modules():
             if isinstance(module, Attention):
-                module.fused_attn = not explicit_attention
+                module.fused_attn = not explicit_attention  # type: ignore[misc]
         self._make_positions()
 
     def _make_positions(self) -> None:
