@@ -9,6 +9,7 @@ the absence of stages differ.
 """
 
 import math
+import re
 import sys
 import time
 from dataclasses import dataclass, field
@@ -254,9 +255,10 @@ def run(options: BaselineOptions) -> dict[str, Any]:
 
 def main() -> None:
     set_parsing_settings(docstring_parse_attribute_docstrings=True)
-    given = ["--sets+" if word == "--sets" else word for word in sys.argv[1:]]
-    options = auto_cli(BaselineOptions, args=given, as_positional=False)
+    repeated = re.compile(r"^--sets(?==|$)")
+    given = [repeated.sub("--sets+", word) for word in sys.argv[1:]]
     try:
+        options = auto_cli(BaselineOptions, args=given, as_positional=False)
         row = run(options)
     except (FileNotFoundError, ValueError) as error:
         sys.exit(f"error: {error}")

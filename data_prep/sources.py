@@ -1,8 +1,8 @@
-"""Corpora on disk to records: Parquet files, as Hugging Face `datasets` writes them too.
+"""Corpora on disk to records: Parquet files, and folders that Hugging Face `datasets` saved.
 
-Read by pyarrow's own row batches, not by `datasets` streaming: that starts threads which abort the
-process (exit status 134) when a run ends early, so no error could end it in order. Measured with
-datasets 5.2.0, pyarrow 26.0.1; huggingface/datasets#7467, huggingface/huggingface_hub#4178.
+Parquet is read by pyarrow's own row batches, not by `datasets` streaming: that starts threads
+which abort the process (exit status 134) when a run ends early, so no error could end it in order.
+Measured with datasets 5.2.0, pyarrow 26.0.1; huggingface/datasets#7467, huggingface_hub#4178.
 """
 
 import glob
@@ -23,7 +23,8 @@ class SourceOptions:
     """What is read"""
 
     source: str
-    """Parquet corpus: a file, a folder (all *.parquet below it) or a glob pattern."""
+    """Parquet corpus: a file, a folder (all *.parquet below it) or a glob pattern; or a folder
+    that `Dataset.save_to_disk` of Hugging Face `datasets` wrote."""
     image_column: str = "image"
     """Column of the encoded pictures: binary, or a Hugging Face image struct {bytes, path}."""
     where: str | None = None
@@ -47,8 +48,13 @@ class Corpus:
 
     def __init__(self, options: SourceOptions) -> None:
         self.options = options
-        self.files = find_parquet_files(options.source)
-        self.schema, self.rows = read_footers(self.files)
+        self.saved = open_saved_dataset(Path(options.source))
+        if self.saved is not None:
+            self.files = sorted(Path(options.source).glob("*.arrow"))
+            self.schema, self.rows = self.saved.features.arrow_schema, self.saved.num_rows
+        else:
+            self.files = find_parquet_files(options.source)
+            self.schema, self.rows = read_footers(self.files)
         check_image_column(self.schema, options)
         self.columns = [name for name in self.schema.names if name != options.image_column]
         self.where = None if options.where is None else compile_where(options.where, self)
@@ -63,24 +69,49 @@ class Corpus:
         wanted = set(columns) | set(where_columns) | ({image_column} if with_images else set())
         # A column must be asked for even if none is needed, or the rows could not be counted.
         needed = [name for name in self.schema.names if name in wanted] or self.columns[:1]
+        for table in self.tables(needed):
+            if self.where is not None:
+                table = table.filter(self.matches(table.select(where_columns)))
+            values = [column_values(table.column(name)) for name in columns]
+            images: list[bytes | None] = [None] * table.num_rows
+            if with_images:
+                images = image_bytes(table.column(image_column))
+            for row, image in enumerate(images):
+                fields = {name: values[i][row] for i, name in enumerate(columns)}
+                yield Record(image=image, columns=fields)
+
+    def tables(self, needed: list[str]) -> Iterator[pa.Table]:
+        """All rows, READ_ROWS at a time, with the needed columns."""
+        if self.saved is not None:
+            yield from self.saved.select_columns(needed).with_format("arrow").iter(READ_ROWS)
+            return
         for file in self.files:
             with pq.ParquetFile(file) as parquet:
                 for batch in parquet.iter_batches(batch_size=READ_ROWS, columns=needed):
-                    table = pa.Table.from_batches([batch])
-                    if self.where is not None:
-                        table = table.filter(self.matches(table.select(where_columns)))
-                    values = [column_values(table.column(name)) for name in columns]
-                    images: list[bytes | None] = [None] * table.num_rows
-                    if with_images:
-                        images = image_bytes(table.column(image_column))
-                    for row, image in enumerate(images):
-                        fields = {name: values[i][row] for i, name in enumerate(columns)}
-                        yield Record(image=image, columns=fields)
+                    yield pa.Table.from_batches([batch])
 
     def matches(self, table: pa.Table) -> pa.ChunkedArray:
         """Which rows pass `where`; unknown counts as false, as in SQL."""
         frame = pl.DataFrame(table)
         return frame.select(self.where).to_series().to_arrow()
+
+
+def open_saved_dataset(source: Path) -> Any:
+    """The `datasets.Dataset` saved in a folder; None where the folder holds no such thing.
+
+    ValueError for a folder of several splits: one of them is to be named.
+    """
+    if (source / "dataset_dict.json").is_file():
+        splits = sorted(path.parent.name for path in source.glob("*/state.json"))
+        raise ValueError(
+            f"source={source} holds the splits {splits}: name one of these folders, e.g. "
+            f"--source {source / splits[0] if splits else source}"
+        )
+    if not (source / "state.json").is_file() or not (source / "dataset_info.json").is_file():
+        return None
+    import datasets  # slow to import, and needed for this kind of source only
+
+    return datasets.load_from_disk(str(source))
 
 
 def find_parquet_files(source: str) -> list[Path]:
