@@ -74,8 +74,8 @@ def truncate(run_dir: Path, samples_seen: int) -> None:
         except json.JSONDecodeError:
             continue  # the half line of a killed process
         seen = event.get("samples_seen", 0)
-        # A stage that starts here starts again.
-        if seen < samples_seen or (seen == samples_seen and event["event"] != "stage"):
+        # What starts or ends here will be written again.
+        if seen < samples_seen or (seen == samples_seen and event["event"] not in ("stage", "end")):
             kept.append(line)
     aside = path.with_suffix(".aside")
     aside.write_text("".join(line + "\n" for line in kept), encoding="utf-8")

@@ -2,10 +2,10 @@
 
 import os
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from tiny_runs import evaluation_options, train_command
 
 from data_prep.__main__ import main as data_prep
 from pretrain import compat
@@ -49,23 +49,6 @@ def tiny_evaluation_set(tiny_dataset: Path) -> Path:
     """The same dishes drawn by another artist, tokenized by the training set's tokenizer."""
     tokenizer = str(tiny_dataset / "tokenizer.model")
     return _build(tiny_dataset.parent / "held_out", "artist = 'twemoji'", "--tokenizer", tokenizer)
-
-
-def train_command(run_dir: Path, dataset: Path, *more: str, ranks: int = 2) -> list[str]:
-    """torchrun of the tiny recipe on a dataset."""
-    return [
-        *(sys.executable, "-m", "torch.distributed.run", "--standalone"),
-        *("--nproc_per_node", str(ranks), "-m", "pretrain.train"),
-        *("--config", str(ROOT / "pretrain/recipes/tiny.yaml")),
-        *("--run_dir", str(run_dir), "--data.train", str(dataset), *more),
-    ]
-
-
-def evaluation_options(evaluation_set: Path) -> list[str]:
-    return [
-        *("--evaluation.sets", f"{{held_out: {evaluation_set}}}", "--evaluation.every_steps", "2"),
-        *("--evaluation.zero_shot", "{subgroup: {prompts: ['a drawing of {}']}}"),
-    ]
 
 
 @pytest.fixture(scope="session")

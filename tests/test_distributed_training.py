@@ -165,7 +165,7 @@ def train_in_float64():
         norms.append(float(torch.cat(gradients).norm()))
         optimizer.step()
         losses.append(float(loss.detach()))
-    return losses, norms, float(log_scale.exp()), copy.deepcopy(model.state_dict())
+    return losses, norms, float(log_scale.detach().exp()), copy.deepcopy(model.state_dict())
 
 
 def _is_table(name: str) -> bool:

@@ -1,16 +1,15 @@
 """Nothing is lost: a run killed at any instant goes on exactly as if it had not been."""
 
 import json
-import os
 import shutil
-import signal
 import subprocess
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 import torch
-from conftest import ROOT, evaluation_options, train_command
+from tiny_runs import ROOT, evaluation_options, train_command
 
 from pretrain.run_log import METRICS_FILE
 from pretrain.weights import read_stage_weights
@@ -19,19 +18,23 @@ TIMEOUT_S = 240
 
 
 def kill_after(command: list[str], run_dir: Path, line: str) -> None:
-    """Start a run in its own process group and kill -9 all of it once its log holds `line`."""
-    process = subprocess.Popen(command, cwd=ROOT, start_new_session=True)
+    """Start a run and kill -9 its launcher and every rank once its log holds `line`."""
+    process = subprocess.Popen(command, cwd=ROOT)
     try:
         deadline = time.monotonic() + TIMEOUT_S
+        path = run_dir / METRICS_FILE
         while time.monotonic() < deadline and process.poll() is None:
-            path = run_dir / METRICS_FILE
             if path.is_file() and line in path.read_text():
                 return
             time.sleep(0.02)
         raise AssertionError(f"the run ended or hung before {line!r} was logged")
     finally:
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
+        # torchrun gives each rank a session of its own, so there is no group to kill.
+        family = [*psutil.Process(process.pid).children(recursive=True), process]
+        for member in family:
+            member.kill()
+        for member in family:
+            member.wait()
 
 
 def numbers(run_dir: Path) -> list[tuple]:
@@ -50,6 +53,7 @@ def test_a_killed_run_continues_with_identical_numbers(
     if moment.startswith('"event"'):
         moment = '"stage": "full", "samples_seen": 96, "step": 6'  # between the stages
     kill_after(command, run_dir, moment)
+    assert '"event": "end"' not in (run_dir / METRICS_FILE).read_text(), "killed too late"
     subprocess.run(command, cwd=ROOT, check=True)
     assert numbers(run_dir) == numbers(tiny_run)
     for stage in ("reduced", "full"):

@@ -73,6 +73,8 @@ def resize(
     crop = picture[top : top + height, left : left + width]
     if crop.shape[:2] == (image_px, image_px):
         return crop
-    pixels: Tensor = torch.from_numpy(crop).permute(2, 0, 1)[None]  # channels-last view
+    pixels: Tensor = torch.from_numpy(np.require(crop, requirements="W")).permute(2, 0, 1)[
+        None
+    ]  # channels-last view
     resized = F.interpolate(pixels, size=(image_px, image_px), mode="bicubic", antialias=True)
     return resized[0].permute(1, 2, 0).numpy()
