@@ -47,6 +47,11 @@ demo: data ## The main job on a laptop: shards, two-stage pretraining, evaluatio
 	$(BIN)/python -m pretrain.report --run $(RUN)
 	@echo "open $(RUN)/report.html in a browser; the figures are in $(RUN)/evaluation.json"
 
+compare: data ## Two stages against full tokens for the same time, and a CNN; three seeds, hours
+	$(BIN)/python -m benchmarks.compare --out runs/comparison.json
+	$(BIN)/python -m pretrain.report --run runs/compare/two_stage_0 \
+		--comparison runs/comparison.json
+
 test: $(VENV)/.ready-dev ## Run every test
 	$(BIN)/python -m pytest -m "not soak"
 
