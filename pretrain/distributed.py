@@ -2,6 +2,7 @@
 
 import os
 import socket
+import warnings
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, Literal
@@ -35,6 +36,10 @@ def start(timeout_s: float = 1800.0) -> Runtime:
     Reads the variables that torchrun, the deepspeed launcher and srun + torchrun set.
     """
     compat.put_own_tools_on_path()
+    # torch 2.13 renames collectives that DeepSpeed and older torch know by these names only.
+    warnings.filterwarnings(
+        "ignore", r".*(gather_into|scatter)_tensor. is deprecated", FutureWarning
+    )
     if "RANK" not in os.environ:
         for name, value in {
             "RANK": "0",
