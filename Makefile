@@ -9,7 +9,6 @@ CORPUS := data_prep/demo_corpus/emoji.parquet
 BUILD := $(BIN)/python -m data_prep build --source $(CORPUS) --tiers full:95 --vocab-size 4096 \
 	--byte-fallback false
 export OMP_NUM_THREADS ?= 1
-export DS_ACCELERATOR ?= $(shell command -v nvidia-smi >/dev/null 2>&1 || echo cpu)
 
 .PHONY: help setup demo data test lint soak compare clean
 
