@@ -19,7 +19,7 @@ from jsonargparse import auto_cli, set_parsing_settings
 from benchmarks.comparison_file import put_row
 
 DEMO = "pretrain/recipes/demo.yaml"
-CONTROL = "pretrain/recipes/demo_full_tokens.yaml"
+CONTROL = "benchmarks/demo_full_tokens.yaml"
 SETS = ("held_out_artist", "held_out_concepts")
 _PROBE_STEPS = 10  # of full-token training, to learn what a step takes here
 
