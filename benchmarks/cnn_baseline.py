@@ -3,16 +3,16 @@
     python -m benchmarks.cnn_baseline --data data/demo/train --seconds 270 --seed 0 \\
         --sets held_out_artist=data/demo/held_out_artist --out runs/comparison.json
 
-Plain PyTorch in one process, all pictures in memory, nothing tuned. Augmentation, caption
-weights and evaluation are those of the demo recipe, so that only the model, its optimizer and
-the absence of stages differ.
+Plain PyTorch in one process, fp32, all pictures in memory, nothing tuned. Picture size, batch,
+augmentation, caption weights and zero-shot tasks are those of the recipe's first stage, so that
+only the model, its optimizer and the absence of stages differ.
 """
 
 import math
 import re
 import sys
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -28,8 +28,10 @@ from benchmarks.comparison_file import put_row, read_rows
 from pretrain.data.augment import AUGMENT_DRAWS, AugmentOptions, prepare
 from pretrain.data.dataset import Dataset
 from pretrain.evaluation.evaluator import EvaluationSet
+from pretrain.evaluation.options import ZeroShotOptions
 from pretrain.evaluation.retrieval import retrieval
 from pretrain.evaluation.zero_shot import class_embeddings, zero_shot
+from pretrain.recipe import Recipe, parse
 from pretrain.tokens.tokenizer import PAD_ID
 
 _FORWARD_SAMPLES = 512  # pictures or texts embedded at once in evaluation
@@ -51,48 +53,20 @@ class BaselineOptions:
     """Seed of the weights, the order, the captions drawn and the augmentation."""
     name: str = "CNN + bag of words"
     """Name of the row."""
-    tier: str = "full"
-    """Image tier to read."""
-    image_px: int = 32
-    """Side of the pictures after resizing."""
-    batch_samples: int = 256
-    """Pairs per step."""
+    recipe: Path = Path("pretrain/recipes/demo.yaml")
+    """Recipe whose first stage, caption weights and zero-shot tasks are taken."""
     learning_rate: float = 2e-3
     """AdamW's peak; falls to 0 by a cosine over the time given."""
     weight_decay: float = 0.1
-    """AdamW's weight decay, on matrices and filters."""
+    """AdamW's weight decay, on matrices and filters but the word vectors."""
     threads: int = 2
     """CPU threads."""
-    caption_weights: dict[str, float] = field(
-        default_factory=lambda: {"label": 0.4, "keywords": 0.4, "phrase": 0.1, "group": 0.1}
-    )
-    """Chance of each named caption; captions that a sample lacks are never drawn."""
-    prompts: dict[str, str] = field(default_factory=lambda: {"group": "a drawing in the group {}"})
-    """Zero-shot by a prompt with one {}: template by metadata column."""
-    label_ensembles: list[str] = field(default_factory=lambda: ["subgroup"])
-    """Zero-shot by the mean of the training labels of each class: metadata columns."""
-    augment: AugmentOptions = field(
-        default_factory=lambda: AugmentOptions(
-            scale_min=0.8,
-            scale_max=1.15,
-            rotate_rad=0.2,
-            shift=0.12,
-            flip=0.3,
-            brightness=0.3,
-            channel=0.2,
-            saturation=0.4,
-        )
-    )
-    """Augmentation of training pictures."""
 
     def __post_init__(self) -> None:
         if not evaluation_sets(self.sets):
             raise ValueError("no evaluation set: write --sets NAME=DIR, once per set")
-        if self.seconds <= 0 or self.batch_samples < 2:
-            raise ValueError(
-                f"seconds={self.seconds:g}, batch_samples={self.batch_samples}: give a positive "
-                "time and at least 2 pairs a step"
-            )
+        if self.seconds <= 0:
+            raise ValueError(f"seconds={self.seconds:g}: give a positive time")
 
 
 def evaluation_sets(sets: list[str]) -> dict[str, Path]:
@@ -103,7 +77,9 @@ def evaluation_sets(sets: list[str]) -> dict[str, Path]:
     return {name: Path(path) for name, _, path in pairs}
 
 
-def train(model: Baseline, data: TrainingData, options: BaselineOptions) -> dict[str, float]:
+def train(
+    model: Baseline, data: TrainingData, options: BaselineOptions, recipe: Recipe
+) -> dict[str, float]:
     """Train for the time given; returns what it took."""
     decayed = [p for p in model.parameters() if p.ndim > 1 and p is not model.words.weight]
     others = [p for p in model.parameters() if p.ndim <= 1 or p is model.words.weight]
@@ -119,21 +95,25 @@ def train(model: Baseline, data: TrainingData, options: BaselineOptions) -> dict
         fused=True,
     )
     draw = torch.Generator().manual_seed(options.seed)
-    batches = len(data.images) // options.batch_samples
+    stage = next(iter(recipe.stages.values()))
+    batch = stage.global_batch_samples
+    batches = len(data.images) // batch
     losses: list[float] = []
     model.train()
     begin, cpu_begin = time.perf_counter(), time.process_time()
     while (elapsed := time.perf_counter() - begin) < options.seconds:
         if len(losses) % batches == 0:
             order = torch.randperm(len(data.images), generator=draw)
-        at = len(losses) % batches * options.batch_samples
-        rows = order[at : at + options.batch_samples]
+        at = len(losses) % batches * batch
+        rows = order[at : at + batch]
         rate = options.learning_rate * 0.5 * (1 + math.cos(math.pi * elapsed / options.seconds))
         for group in optimizer.param_groups:
             group["lr"] = rate
         drawn = torch.multinomial(data.caption_chances[rows], 1, generator=draw)[:, 0]
         augment = torch.rand(len(rows), AUGMENT_DRAWS, generator=draw)
-        pixels = prepare(data.images[rows], augment, options.augment, "imagenet", torch.float32)
+        pixels = prepare(
+            data.images[rows], augment, stage.augment, recipe.data.normalisation, torch.float32
+        )
         loss = model(pixels, data.captions[rows, drawn])
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
@@ -147,8 +127,8 @@ def train(model: Baseline, data: TrainingData, options: BaselineOptions) -> dict
     return {
         "seconds": seconds,
         "cpu_s": time.process_time() - cpu_begin,  # far below seconds x threads: a shared machine
-        "samples": len(losses) * options.batch_samples,
-        "images_per_s": len(losses) * options.batch_samples / seconds,
+        "samples": len(losses) * batch,
+        "images_per_s": len(losses) * batch / seconds,
         "steps": len(losses),
         "epochs": len(losses) / batches,
         "last_loss": float(np.mean(losses[-batches:])),
@@ -156,43 +136,34 @@ def train(model: Baseline, data: TrainingData, options: BaselineOptions) -> dict
 
 
 @torch.inference_mode()
-def evaluate(model: Baseline, training: Dataset, options: BaselineOptions) -> dict[str, Any]:
+def evaluate(
+    model: Baseline, sets: dict[str, EvaluationSet], recipe: Recipe, image_px: int
+) -> dict[str, Any]:
     """{set: {image_to_text, text_to_image, zero_shot}}, as the evaluator of a run gives them.
 
     Retrieval is over distinct labels; an equal score of another label counts as ranked before.
     """
     model.eval()
-    sets = {
-        name: open_set(path, training, options)
-        for name, path in evaluation_sets(options.sets).items()
-    }
-    classifiers = {
-        column: classifier(model, training, column, classes_of(sets, column), options)
-        for column in (*options.prompts, *options.label_ensembles)
-    }
+    tasks = {}
+    for column, task in recipe.evaluation.zero_shot.items():
+        classes = sorted({label for one in sets.values() for label in one.classes(column)})
+        tasks[column] = (classes, classifier(model, column, task, classes, recipe))
     results: dict[str, Any] = {}
     for name, one in sets.items():
-        pictures = read_images(one.dataset, options.image_px)
-        images = torch.cat(
-            [
-                model.encode_image(prepare(p, None, AugmentOptions(), "imagenet", torch.float32))
-                for p in pictures.split(_FORWARD_SAMPLES)
-            ]
-        )
-        texts = embed_texts(model, one.caption_ids)
-        results[name] = retrieval(images, texts, one.caption_of_image)
-        shots = {}
-        for column, matrix in classifiers.items():
-            place = {label: i for i, label in enumerate(classes_of(sets, column))}
-            own = torch.tensor([place[label] for label in one.classes(column)])
-            shots[column] = zero_shot(images, own, matrix)
-        results[name]["zero_shot"] = shots
+        images = embed_images(model, read_images(one.dataset, image_px), recipe)
+        results[name] = retrieval(images, embed_texts(model, one.caption_ids), one.caption_of_image)
+        results[name]["zero_shot"] = {
+            column: zero_shot(
+                images, torch.tensor([classes.index(c) for c in one.classes(column)]), matrix
+            )
+            for column, (classes, matrix) in tasks.items()
+        }
     return results
 
 
-def open_set(path: Path, training: Dataset, options: BaselineOptions) -> EvaluationSet:
+def open_set(path: Path, training: Dataset) -> EvaluationSet:
     """An evaluation set; ValueError if its ids are of another tokenizer than the training set's."""
-    one = EvaluationSet.open(path, options.tier)
+    one = EvaluationSet.open(path, training.tier)
     if one.dataset.manifest.tokenizer.sha256 != training.manifest.tokenizer.sha256:
         raise ValueError(
             f"evaluation set {path} was tokenized by another tokenizer than {training.directory}: "
@@ -201,25 +172,34 @@ def open_set(path: Path, training: Dataset, options: BaselineOptions) -> Evaluat
     return one
 
 
-def classes_of(sets: dict[str, EvaluationSet], column: str) -> list[str]:
-    """All classes of a metadata column over the evaluation sets, sorted."""
-    return sorted({label for one in sets.values() for label in one.classes(column)})
-
-
 def classifier(
-    model: Baseline, training: Dataset, column: str, classes: list[str], options: BaselineOptions
+    model: Baseline, column: str, task: ZeroShotOptions, classes: list[str], recipe: Recipe
 ) -> Tensor:
-    """(C, embed_dim) of a column's classes: by its prompt, or by the labels seen in training."""
-    if column in options.prompts:
-        encode = training.tokenizer().encode
-        ids = [np.asarray(encode(options.prompts[column].format(name))) for name in classes]
-        return class_embeddings(embed_texts(model, ids), torch.arange(len(classes)), len(classes))
-    seen = EvaluationSet.open(training.directory, options.tier)
-    place = {name: i for i, name in enumerate(classes)}
-    labels = zip(seen.caption_of_image.tolist(), seen.classes(column), strict=True)
-    pairs = sorted({(caption, place[name]) for caption, name in labels if name in place})
-    features = embed_texts(model, [seen.caption_ids[caption] for caption, _ in pairs])
+    """(C, embed_dim) of a column's classes: by prompts, or by the labels of a dataset."""
+    if task.label_ensemble is None:
+        encode = Dataset(recipe.data.train, recipe.data.tier).tokenizer().encode
+        pairs = [
+            (np.asarray(encode(prompt.format(name))), i)
+            for i, name in enumerate(classes)
+            for prompt in task.prompts
+        ]
+    else:
+        seen = EvaluationSet.open(task.label_ensemble, recipe.data.tier)
+        labels = zip(seen.caption_of_image.tolist(), seen.classes(column), strict=True)
+        known = sorted({(caption, classes.index(c)) for caption, c in labels if c in classes})
+        pairs = [(seen.caption_ids[caption], i) for caption, i in known]
+    features = embed_texts(model, [ids for ids, _ in pairs])
     return class_embeddings(features, torch.tensor([i for _, i in pairs]), len(classes))
+
+
+def embed_images(model: Baseline, images: Tensor, recipe: Recipe) -> Tensor:
+    """(n, embed_dim) of uint8 pictures."""
+    plain = AugmentOptions()
+    parts = [
+        prepare(part, None, plain, recipe.data.normalisation, torch.float32)
+        for part in images.split(_FORWARD_SAMPLES)
+    ]
+    return torch.cat([model.encode_image(part) for part in parts])
 
 
 def embed_texts(model: Baseline, texts: list[NDArray[np.integer]]) -> Tensor:
@@ -234,21 +214,23 @@ def run(options: BaselineOptions) -> dict[str, Any]:
     read_rows(options.out, options.seconds)  # another budget is refused before training
     torch.set_num_threads(options.threads)
     torch.manual_seed(options.seed)
-    dataset = Dataset(options.data, options.tier)
-    for path in evaluation_sets(options.sets).values():
-        open_set(path, dataset, options)
-    if len(dataset) < options.batch_samples:
+    recipe, _ = parse(["--config", str(options.recipe), "--data.train", str(options.data)])
+    stage = next(iter(recipe.stages.values()))
+    image_px = stage.tokens.image_px
+    dataset = Dataset(options.data, recipe.data.tier)
+    if len(dataset) < stage.global_batch_samples:
         raise ValueError(
-            f"batch_samples={options.batch_samples}, {options.data} has {len(dataset)} samples: "
-            "choose a smaller --batch_samples"
+            f"{options.data} has {len(dataset)} samples, a batch of {options.recipe} has "
+            f"{stage.global_batch_samples}: choose a recipe of a smaller global_batch_samples"
         )
-    data = TrainingData.read(dataset, options.image_px, options.caption_weights)
+    sets = {name: open_set(path, dataset) for name, path in evaluation_sets(options.sets).items()}
+    data = TrainingData.read(dataset, image_px, recipe.data.caption_weights)
     model = Baseline(dataset.manifest.tokenizer.vocab_size)
     parameters = sum(p.numel() for p in model.parameters())
     print(f"{parameters:,} parameters, {len(data.images):,} pictures", flush=True)
-    trained = train(model, data, options)
+    trained = train(model, data, options, recipe)
     row = {"name": options.name, "seed": options.seed, "parameters": parameters, **trained}
-    row["sets"] = evaluate(model, dataset, options)
+    row["sets"] = evaluate(model, sets, recipe, image_px)
     put_row(options.out, options.seconds, row)
     return row
 

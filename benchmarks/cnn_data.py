@@ -28,9 +28,10 @@ class TrainingData:
         if unknown := sorted(set(caption_weights) - set(names)):
             raise ValueError(
                 f"caption_weights name {unknown}, {dataset.directory} has captions {names}: "
-                "change --caption_weights"
+                "change data.caption_weights"
             )
-        weights = torch.tensor([caption_weights.get(name, 0.0) for name in names])
+        given = caption_weights or dict.fromkeys(names, 1.0)
+        weights = torch.tensor([given.get(name, 0.0) for name in names])
         counts = torch.from_numpy(dataset.index["tokens"].astype(np.int64))
         captions = torch.full((len(dataset), len(names), int(counts.max())), PAD_ID)
         for row in range(len(dataset)):
@@ -41,7 +42,7 @@ class TrainingData:
         if not bool((chances.sum(dim=1) > 0).all()):
             raise ValueError(
                 f"some samples of {dataset.directory} have none of the captions "
-                f"{caption_weights}: give --caption_weights a caption that all have"
+                f"{caption_weights}: weigh a caption in data.caption_weights that all have"
             )
         images = read_images(dataset, image_px)
         return cls(images=images, captions=captions, caption_chances=chances)

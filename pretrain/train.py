@@ -3,11 +3,9 @@
 torchrun --nproc_per_node 8 -m pretrain.train --config pretrain/recipes/demo.yaml
 """
 
-import json
 import time
-from dataclasses import asdict, dataclass, replace
-from pathlib import Path
-from typing import Any, Literal
+from dataclasses import replace
+from typing import Any
 
 import torch
 
@@ -21,28 +19,15 @@ from pretrain.data.order import SampleOrder
 from pretrain.distributed import Runtime
 from pretrain.engine import Engine, StepResult
 from pretrain.evaluation.evaluator import Evaluator
+from pretrain.job import Job
 from pretrain.loss import ContrastiveLoss
 from pretrain.models.build import build_model
 from pretrain.optimization import learning_rate
-from pretrain.recipe import Recipe, StageOptions, check_ranks, fingerprint, image_tokens, parse
+from pretrain.recipe import Recipe, StageOptions, check_ranks, fingerprint, parse
 from pretrain.run_log import RunLog
+from pretrain.stage_evaluation import evaluate_stage
+from pretrain.stage_log import Meter, log_start, log_step
 from pretrain.weights import load_stage_weights, save_stage_weights
-
-
-@dataclass(frozen=True, kw_only=True)
-class Job:
-    """What every stage of a run shares."""
-
-    recipe: Recipe
-    runtime: Runtime
-    precision: Literal["bf16", "fp32"]
-    dataset: Dataset  # of data.tier
-    evaluator: Evaluator
-    log: RunLog
-
-    @property
-    def checkpoints(self) -> Path:
-        return self.recipe.run_dir / "checkpoints"
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -135,7 +120,7 @@ def run_stage(job: Job, index: int, state: RunState, tag: str | None) -> RunStat
     engine = _start_engine(job, index, stage)
     if state.stage_step > 0 and tag is not None:
         engine.load(job.checkpoints, tag)
-    _log_start(job, name, stage, state, engine)
+    log_start(job, name, stage, state, engine)
 
     first = sum(s.samples for s in list(recipe.stages.values())[:index])
     stream = batches(
@@ -166,9 +151,9 @@ def run_stage(job: Job, index: int, state: RunState, tag: str | None) -> RunStat
         meter.stepped(batch["replaced"])
         is_last = state.stage_step == stage.steps
         if state.stage_step % recipe.log.every_steps == 0 or is_last:
-            _log_step(job, name, state, engine, result, rate, meter.read())
+            log_step(job, name, state, engine, result, rate, meter.read())
         if _due(recipe.evaluation.every_steps, state.stage_step) and not is_last:
-            _evaluate(job, name, state, engine, [name])
+            evaluate_stage(job, name, state, engine, [name])
             meter.restart()
         if _due(recipe.checkpoint.every_steps, state.stage_step) and not is_last:
             _save(job, engine, state)
@@ -258,70 +243,10 @@ def _finish_stage(job: Job, index: int, name: str, state: RunState, engine: Engi
     if job.runtime.is_main:
         save_stage_weights(job.recipe.run_dir, name, weights, engine.loss)
     distributed.barrier()
-    _evaluate(job, name, state, engine, list(job.recipe.stages), final=True)
+    evaluate_stage(job, name, state, engine, list(job.recipe.stages), final=True)
     state = replace(state, stage=index + 1, stage_step=0)
     _save(job, engine, state)
     return state
-
-
-def _evaluate(
-    job: Job,
-    name: str,
-    state: RunState,
-    engine: Engine,
-    token_stages: list[str],
-    final: bool = False,
-) -> None:
-    """Evaluate the current weights at the token lengths of some stages; collective."""
-    if not job.evaluator.sets:
-        return
-    weights = engine.full_weights()
-    records = []
-    for at in token_stages:
-        tokens = job.recipe.stages[at].tokens
-        model = build_model(
-            job.recipe.model,
-            tokens=tokens,
-            vocab_size=job.dataset.manifest.tokenizer.vocab_size,
-            device=job.runtime.device,
-            weights=weights,
-        )
-        record: dict[str, Any] = {
-            "tokens": at,
-            "image_px": tokens.image_px,
-            "image_tokens": image_tokens(job.recipe, job.recipe.stages[at])[1],
-            "text_tokens": tokens.text_tokens,
-            "sets": job.evaluator.evaluate(model),
-        }
-        records.append(record)
-        where = {"stage": name, "samples_seen": state.samples_seen, "step": state.step}
-        job.log.event("evaluation", **where, **record)
-        for set_name, result in record["sets"].items():
-            job.log.say(
-                f"{name} step {state.stage_step}, {set_name} at {tokens.image_px} px / "
-                f"{tokens.text_tokens} text tokens: R@1 image to text "
-                f"{result['image_to_text']['r@1']:.1%}, text to image "
-                f"{result['text_to_image']['r@1']:.1%}"
-            )
-        if final and at == list(job.recipe.stages)[-1]:
-            gallery = job.evaluator.gallery(model, job.recipe.seed)
-            if job.runtime.is_main:
-                (job.recipe.run_dir / "gallery.json").write_text(json.dumps(gallery))
-    if final and job.runtime.is_main:
-        _write_evaluation(job.recipe, name, state, records)
-
-
-def _write_evaluation(
-    recipe: Recipe, name: str, state: RunState, records: list[dict[str, Any]]
-) -> None:
-    """evaluation.json: this stage's figures beside earlier stages'; on top its own lengths'."""
-    path = recipe.run_dir / "evaluation.json"
-    before = list(recipe.stages)[: list(recipe.stages).index(name)]
-    known = json.loads(path.read_text())["stages"] if path.is_file() else []
-    stages = [record for record in known if record["after"] in before]
-    stages += [{"after": name, "samples_seen": state.samples_seen, **r} for r in records]
-    own = next(record for record in records if record["tokens"] == name)
-    path.write_text(json.dumps({**own["sets"], "stages": stages}, indent=2) + "\n")
 
 
 def _save(job: Job, engine: Engine, state: RunState) -> None:
@@ -333,106 +258,6 @@ def _save(job: Job, engine: Engine, state: RunState) -> None:
         runtime=job.runtime,
     )
     job.log.event("checkpoint", step=state.step, samples_seen=state.samples_seen)
-
-
-class Meter:
-    """Times of the steps since the last reading."""
-
-    def __init__(self, global_batch_samples: int) -> None:
-        self.batch = global_batch_samples
-        self.replaced = 0
-        self.restart()
-
-    def restart(self) -> None:
-        """Forget the time since the last reading: it was spent on something else."""
-        self.steps, self.wait, self.begin = 0, 0.0, time.perf_counter()
-
-    def waited(self, seconds: float) -> None:
-        self.wait += seconds
-
-    def stepped(self, replaced: dict[str, int]) -> None:
-        self.steps += 1
-        self.replaced += sum(replaced.values())
-
-    def read(self) -> dict[str, float]:
-        """images_per_s of all ranks, step_s and data_wait_s per step; starts anew."""
-        steps = max(self.steps, 1)
-        seconds = time.perf_counter() - self.begin
-        values = {
-            "images_per_s": self.batch * steps / seconds,
-            "step_s": seconds / steps,
-            "data_wait_s": self.wait / steps,
-            "samples_replaced": self.replaced,
-        }
-        self.restart()
-        return values
-
-
-def _log_start(job: Job, name: str, stage: StageOptions, state: RunState, engine: Engine) -> None:
-    module: Any = engine.engine.module
-    kept, full = image_tokens(job.recipe, stage)
-    if not job.log.is_main:
-        return
-    parameters = {
-        tower: sum(p.numel() for p in getattr(module, tower).parameters())
-        for tower in ("image", "text")
-    }
-    job.log.event(
-        "start",
-        samples_seen=state.samples_seen,
-        commit=run_log.code_commit(),
-        world_size=job.runtime.world_size,
-        device=str(job.runtime.device.type),
-        precision=job.precision,
-        zero_stage=engine.zero_stage,
-        parameters=parameters,
-        versions={"torch": torch.__version__},
-    )
-    if state.stage_step == 0:
-        job.log.event(
-            "stage",
-            stage=name,
-            samples_seen=state.samples_seen,
-            step=state.step,
-            image_tokens=kept,
-            image_tokens_full=full,
-            global_batch_samples=stage.global_batch_samples,
-            steps=stage.steps,
-            **{k: v for k, v in asdict(stage.tokens).items() if k in ("image_px", "text_tokens")},
-        )
-    job.log.say(
-        f"stage {name} from step {state.stage_step} of {stage.steps}: {stage.tokens.image_px} px "
-        f"({kept} image tokens), {stage.tokens.text_tokens} text tokens, batch "
-        f"{stage.global_batch_samples} on {job.runtime.world_size} rank(s), {job.precision}, "
-        f"ZeRO {engine.zero_stage}"
-    )
-
-
-def _log_step(
-    job: Job,
-    name: str,
-    state: RunState,
-    engine: Engine,
-    result: StepResult,
-    rate: float,
-    timing: dict[str, float],
-) -> None:
-    job.log.event(
-        "step",
-        stage=name,
-        step=state.step,
-        samples_seen=state.samples_seen,
-        learning_rate=rate,
-        logit_scale=engine.temperature.scale,
-        **asdict(result),
-        **timing,
-    )
-    job.log.progress(
-        state.samples_seen,
-        loss=f"{result.loss:.3f}",
-        acc=f"{result.image_to_text_accuracy:.0%}",
-        wait=f"{timing['data_wait_s'] / timing['step_s']:.0%}",
-    )
 
 
 def _due(every: int | None, step: int) -> bool:

@@ -21,7 +21,7 @@ LAYERS = [
      "data.loader", "models.build", "weights"],
     ["evaluation.options", "evaluation.retrieval", "evaluation.zero_shot", "evaluation.features",
      "evaluation.evaluator", "engine", "checkpoint"],
-    ["recipe"],
+    ["recipe", "job", "stage_evaluation", "stage_log"],
     ["export", "evaluate", "train"],
 ]  # fmt: skip
 ORDER = {name: place for place, name in enumerate(name for row in LAYERS for name in row)}

@@ -119,6 +119,10 @@ def test_comparison_states_mean_and_range_over_seeds(tmp_path: Path) -> None:
     rows = write_comparison(tmp_path / "c.json")["rows"]
     _, page = report(tmp_path / "run", tmp_path / "c.json")
     table = page.table_with("CNN + bag of words")
+    steps = read_run(tmp_path / "run").steps
+    before = [0, *(step["step"] for step in steps)]
+    seconds = sum(s["step_s"] * (s["step"] - b) for s, b in zip(steps, before, strict=False))
+    assert next(row for row in table if row[0] == "this run")[2] == f"{seconds:.0f}"
     for name in dict.fromkeys(row["name"] for row in rows):
         cells = next(row for row in table if row[0] == name)
         assert cells[1] == "3"
@@ -150,7 +154,7 @@ def test_bars_are_as_long_as_their_rates(tmp_path: Path) -> None:
 
 
 def test_gallery_marks_right_and_wrong(tmp_path: Path) -> None:
-    write_run(tmp_path / "run")
+    evaluation = write_run(tmp_path / "run")
     images = json.loads((tmp_path / "run" / "gallery.json").read_text())["images"]
     source, page = report(tmp_path / "run")
     right = sum(guess["right"] for image in images for guess in image["top5"])
@@ -158,5 +162,10 @@ def test_gallery_marks_right_and_wrong(tmp_path: Path) -> None:
     assert source.count("✗") == 24 * 5 - right
     first = sum(image["top5"][0]["right"] for image in images)
     assert f"Right at first place: {first} of 24" in page.text
+    whole = evaluation["held_out_artist"]["image_to_text"]
+    assert (
+        f"whole set these are {100 * whole['r@1']:.1f} % and {100 * whole['r@5']:.1f} %"
+        in page.text
+    )
     pictures = [attributes["src"] for tag, attributes in page.tags if tag == "img"]
     assert pictures == [f"data:image/jpeg;base64,{image['jpeg_base64']}" for image in images]

@@ -17,7 +17,8 @@ from pretrain.report.__main__ import ReportOptions, write_report
 def test_all_text_is_escaped(tmp_path: Path) -> None:
     """A tag in any text of the run folder appears as text, never as a tag."""
     evil = "<script>alert('x')</script>\"onload=\""
-    write_run(tmp_path / "run")
+    run = tmp_path / "a <b>run"
+    write_run(run)
     write_comparison(tmp_path / "c.json")
 
     def poisoned(value: Any) -> Any:
@@ -33,22 +34,22 @@ def test_all_text_is_escaped(tmp_path: Path) -> None:
     def poisoned_names(sets: Any) -> Any:
         return {name + evil: one for name, one in sets.items()}
 
-    for path in (tmp_path / "run" / "gallery.json", tmp_path / "c.json"):
+    for path in (run / "gallery.json", tmp_path / "c.json"):
         path.write_text(json.dumps(poisoned(json.loads(path.read_text()))))
-    path = tmp_path / "run" / "evaluation.json"
+    path = run / "evaluation.json"
     evaluation = poisoned(json.loads(path.read_text()))
     evaluation = {name + (evil if name != "stages" else ""): v for name, v in evaluation.items()}
     evaluation["stages"] = [
         stage | {"sets": poisoned_names(stage["sets"])} for stage in evaluation["stages"]
     ]
     path.write_text(json.dumps(evaluation))
-    path = tmp_path / "run" / "metrics.jsonl"
+    path = run / "metrics.jsonl"
     lines = [json.dumps(poisoned(json.loads(line))) for line in path.read_text().splitlines()]
     path.write_text("\n".join(lines))
-    (tmp_path / "run" / "recipe.yaml").write_text(f"name: {evil}</pre>")
+    (run / "recipe.yaml").write_text(f"name: {evil}</pre>")
 
-    source, page = report(tmp_path / "run", tmp_path / "c.json")
-    assert "<script" not in source
+    source, page = report(run, tmp_path / "c.json")
+    assert "<script" not in source and "<b>run" not in source
     assert html.escape(evil, quote=True) in source
     assert not [a for _, attributes in page.tags for a in attributes if a.startswith("on")]
     allowed = "html head meta title style body main h1 h2 h3 p div span b i em small table thead"

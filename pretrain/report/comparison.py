@@ -15,7 +15,7 @@ from pretrain.report.summary import (
     objects,
     set_names,
     spread,
-    summarize_stages,
+    training_s,
 )
 
 THIS_RUN = "this run"
@@ -58,7 +58,8 @@ def comparison_section(run: Run, comparison: Record | None) -> Html:
     note = "R@1 in percent, mean over seeds, with least and greatest where there are several. "
     if budget is not None:
         note += f"Every row was given {figures.duration(budget)} of training. "
-    note += f"“{THIS_RUN}” is this folder's own result, one seed, with its own wall time."
+    note += f"“{THIS_RUN}” is this folder's own result: one seed, with its own time. "
+    note += "Seconds are those of training steps, without evaluation."
     bars = [_bar_chart(name, groups) for name in names]
     return join(
         [
@@ -74,8 +75,10 @@ def _own_row(run: Run) -> dict[str, list[Record]]:
     sets = final_sets(run)
     if not sets:
         return {}
-    seconds = [stage.wall_s for stage in summarize_stages(run) if stage.wall_s is not None]
-    row = {"sets": sets, "samples": run.samples_seen, "seconds": sum(seconds) or None}
+    seconds = training_s(run)
+    row = {"sets": sets, "samples": run.samples_seen, "seconds": seconds}
+    if seconds is not None:
+        row["images_per_s"] = run.samples_seen / seconds
     return {THIS_RUN: [row]}
 
 

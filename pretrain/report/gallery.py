@@ -6,6 +6,7 @@ import binascii
 from pretrain.report import figures
 from pretrain.report.markup import Html, element, join, paragraph
 from pretrain.report.run_folder import GALLERY_FILE, Record, Run
+from pretrain.report.summary import DIRECTIONS, final_sets, objects
 
 
 def gallery_section(run: Run) -> Html:
@@ -25,6 +26,12 @@ def gallery_section(run: Run) -> Html:
         f"of all captions of the set, with cosine similarity. Right at first place: {first} of "
         f"{len(shots)}; among the five: {any_of_five} of {len(shots)}."
     )
+    whole = objects(final_sets(run).get(str(run.gallery.get("set")))).get(DIRECTIONS[0][0], {})
+    if "r@1" in whole and "r@5" in whole:
+        note += (
+            f" Over the whole set these are {figures.percent(whole['r@1'])} and "
+            f"{figures.percent(whole['r@5'])}."
+        )
     grid = element("div", {"class": "gallery"}, *(_shot(shot) for shot in shots))
     return join([title, paragraph(note), grid])
 

@@ -90,6 +90,15 @@ def summarize_stages(run: Run) -> list[StageSummary]:
     return summaries
 
 
+def training_s(run: Run) -> float | None:
+    """Seconds spent in training steps, data waits included; evaluation and checkpoints are not."""
+    total, before = 0.0, 0
+    for step in run.steps:
+        at, seconds = step.get("step") or 0, figures.number(step.get("step_s"))
+        total, before = total + (at - before) * (seconds or 0.0), at
+    return total or None
+
+
 def collect_results(run: Run) -> list[Result]:
     """The evaluations after each stage; of an unfinished run, the latest of the metrics."""
     stages = (run.evaluation or {}).get("stages")

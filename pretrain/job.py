@@ -1,0 +1,27 @@
+"""What all parts of a run share, so that none of them needs the loop."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from pretrain.data.dataset import Dataset
+from pretrain.distributed import Runtime
+from pretrain.evaluation.evaluator import Evaluator
+from pretrain.recipe import Recipe
+from pretrain.run_log import RunLog
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """What every stage of a run shares."""
+
+    recipe: Recipe
+    runtime: Runtime
+    precision: Literal["bf16", "fp32"]
+    dataset: Dataset  # of data.tier
+    evaluator: Evaluator
+    log: RunLog
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.recipe.run_dir / "checkpoints"

@@ -1,0 +1,115 @@
+"""What a stage writes into the run's log: its start, and its steps with their times."""
+
+import time
+from dataclasses import asdict
+from typing import Any
+
+import torch
+
+from pretrain import run_log
+from pretrain.checkpoint import RunState
+from pretrain.engine import Engine, StepResult
+from pretrain.job import Job
+from pretrain.recipe import StageOptions, image_tokens
+
+
+class Meter:
+    """Times of the steps since the last reading."""
+
+    def __init__(self, global_batch_samples: int) -> None:
+        self.batch = global_batch_samples
+        self.replaced = 0
+        self.restart()
+
+    def restart(self) -> None:
+        """Forget the time since the last reading: it was spent on something else."""
+        self.steps, self.wait, self.begin = 0, 0.0, time.perf_counter()
+
+    def waited(self, seconds: float) -> None:
+        self.wait += seconds
+
+    def stepped(self, replaced: dict[str, int]) -> None:
+        self.steps += 1
+        self.replaced += sum(replaced.values())
+
+    def read(self) -> dict[str, float]:
+        """images_per_s of all ranks, step_s and data_wait_s per step; starts anew."""
+        steps = max(self.steps, 1)
+        seconds = time.perf_counter() - self.begin
+        values = {
+            "images_per_s": self.batch * steps / seconds,
+            "step_s": seconds / steps,
+            "data_wait_s": self.wait / steps,
+            "samples_replaced": self.replaced,
+        }
+        self.restart()
+        return values
+
+
+def log_start(job: Job, name: str, stage: StageOptions, state: RunState, engine: Engine) -> None:
+    """Who trains, with what, and from where: the first lines of every start and stage."""
+    module: Any = engine.engine.module
+    kept, full = image_tokens(job.recipe, stage)
+    if not job.log.is_main:
+        return
+    parameters = {
+        tower: sum(p.numel() for p in getattr(module, tower).parameters())
+        for tower in ("image", "text")
+    }
+    job.log.event(
+        "start",
+        samples_seen=state.samples_seen,
+        commit=run_log.code_commit(),
+        world_size=job.runtime.world_size,
+        device=str(job.runtime.device.type),
+        precision=job.precision,
+        zero_stage=engine.zero_stage,
+        parameters=parameters,
+        versions={"torch": torch.__version__},
+    )
+    if state.stage_step == 0:
+        job.log.event(
+            "stage",
+            stage=name,
+            samples_seen=state.samples_seen,
+            step=state.step,
+            image_tokens=kept,
+            image_tokens_full=full,
+            global_batch_samples=stage.global_batch_samples,
+            steps=stage.steps,
+            **{k: v for k, v in asdict(stage.tokens).items() if k in ("image_px", "text_tokens")},
+        )
+    job.log.say(
+        f"stage {name} from step {state.stage_step} of {stage.steps}: {stage.tokens.image_px} px "
+        f"({kept} image tokens), {stage.tokens.text_tokens} text tokens, batch "
+        f"{stage.global_batch_samples} on {job.runtime.world_size} rank(s), {job.precision}, "
+        f"ZeRO {engine.zero_stage}"
+    )
+
+
+def log_step(
+    job: Job,
+    name: str,
+    state: RunState,
+    engine: Engine,
+    result: StepResult,
+    rate: float,
+    timing: dict[str, float],
+) -> None:
+    """One line of metrics.jsonl for a step, and the progress bar."""
+    job.log.event(
+        "step",
+        stage=name,
+        step=state.step,
+        samples_seen=state.samples_seen,
+        learning_rate=rate,
+        logit_scale=engine.temperature.scale,
+        **asdict(result),
+        **timing,
+    )
+    job.log.progress(
+        state.samples_seen,
+        loss=f"{result.loss:.3f}",
+        acc=f"{result.image_to_text_accuracy:.0%}",
+        wait=f"{timing['data_wait_s'] / timing['step_s']:.0%}",
+    )
