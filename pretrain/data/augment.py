@@ -70,13 +70,14 @@ def prepare(
 
     draws (B, AUGMENT_DRAWS) uniform in [0, 1) fp32, or None to leave the pictures as they are.
     """
-    pixels = images.permute(0, 3, 1, 2).float() / 255
+    planes = images.permute(0, 3, 1, 2)
+    pixels = planes.to(torch.float32, memory_format=torch.contiguous_format).div_(255)
     if draws is not None and options.moves:
         pixels = _move(pixels, draws, options)
     if draws is not None and options.recolours:
         pixels = _recolour(pixels, draws, options)
     mean, std = (torch.tensor(v, device=pixels.device) for v in _MEAN_STD[normalisation])
-    return ((pixels - mean[:, None, None]) / std[:, None, None]).to(dtype)
+    return pixels.sub_(mean[:, None, None]).div_(std[:, None, None]).to(dtype)
 
 
 def _spread(draw: Tensor, width: float) -> Tensor:
@@ -99,16 +100,21 @@ def _move(pixels: Tensor, draws: Tensor, options: AugmentOptions) -> Tensor:
 
 
 def _recolour(pixels: Tensor, draws: Tensor, options: AugmentOptions) -> Tensor:
-    def factor(column: int, width: float) -> Tensor:
-        return 1 + _spread(draws[:, column], width)[:, None, None, None]
+    """Brightness, contrast, channels, then saturation: all are linear in a pixel's colour and the
+    picture's mean, so they are one 3x3 matrix and one offset a picture, clamped to [0, 1]."""
 
-    luma = torch.tensor(_LUMA, device=pixels.device)[:, None, None]
-    pixels = pixels * factor(5, options.brightness)
-    mean = (pixels * luma).sum(1, keepdim=True).mean((2, 3), keepdim=True)
-    pixels = mean + (pixels - mean) * factor(6, options.contrast)
-    channels = 1 + (2 * draws[:, 8:11] - 1) * options.channel
-    pixels = pixels * channels[:, :, None, None]
-    grey = (pixels * luma).sum(1, keepdim=True)
-    keep = (draws[:, 11] >= options.grey).float()[:, None, None, None]
-    pixels = grey + (pixels - grey) * factor(7, options.saturation) * keep
-    return pixels.clamp(0, 1)
+    def factor(columns: slice, width: float) -> Tensor:
+        return 1 + _spread(draws[:, columns], width)
+
+    luma = torch.tensor(_LUMA, device=pixels.device)
+    brightness = factor(slice(5, 6), options.brightness)  # (B, 1)
+    contrast = factor(slice(6, 7), options.contrast)  # (B, 1)
+    channels = factor(slice(8, 11), options.channel)  # (B, 3)
+    keep = (draws[:, 11:12] >= options.grey).float()
+    saturation = (factor(slice(7, 8), options.saturation) * keep)[:, :, None]  # (B, 1, 1)
+    mix = saturation * torch.eye(3, device=pixels.device) + (1 - saturation) * luma
+    mean = brightness[:, 0] * (pixels.mean((2, 3)) @ luma)
+    matrix = mix * (brightness * contrast * channels)[:, None, :]
+    offset = (mix * (mean[:, None] * (1 - contrast) * channels)[:, None, :]).sum(2, keepdim=True)
+    colours = torch.baddbmm(offset, matrix, pixels.flatten(2))
+    return colours.clamp_(0, 1).view_as(pixels)
