@@ -1,10 +1,12 @@
 """Small steps that let the pinned packages work together on every kind of machine."""
 
+import ctypes
 import importlib.util
 import os
 import sys
 from pathlib import Path
 
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # glibc's malloc.h
 _KEEP_ALIVE: list[object] = []  # a torch Library undoes its definitions when it is collected
 
 
@@ -55,3 +57,15 @@ def tell_deepspeed_the_device() -> None:
 
     if not torch.cuda.is_available():
         os.environ.setdefault("DS_ACCELERATOR", "cpu")
+
+
+def keep_freed_memory() -> None:
+    """Let the C library keep the memory of freed tensors for the next step's, on Linux.
+
+    By default it gives large blocks back to the kernel at once, and every step's activations
+    fault their pages in anew: a fifth of a CPU training step. A no-op without glibc.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
+    if mallopt is not None:
+        mallopt(_M_MMAP_THRESHOLD, 1 << 30)
+        mallopt(_M_TRIM_THRESHOLD, (1 << 31) - 1)

@@ -57,6 +57,7 @@ def start(timeout_s: float = 1800.0) -> Runtime:
     else:
         device = torch.device("cpu")
         _share_cores()
+        compat.keep_freed_memory()
     if not dist.is_initialized():
         dist.init_process_group(
             "nccl" if device.type == "cuda" else "gloo", timeout=timedelta(seconds=timeout_s)
