@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 RUN := runs/demo
 DATA := data/demo
 CORPUS := data_prep/demo_corpus/emoji.parquet
-BUILD := $(BIN)/python -m data_prep build --source $(CORPUS) --tiers full:95 --vocab-size 4096 \
+BUILD := $(BIN)/python -m data_prep build --source $(CORPUS) --vocab-size 4096 \
 	--byte-fallback false
 export OMP_NUM_THREADS ?= 1
 
@@ -29,14 +29,14 @@ setup: $(VENV)/.ready ## Make the environment in .venv
 data: $(DATA)/train/manifest.json $(DATA)/held_out_artist/manifest.json \
 	$(DATA)/held_out_concepts/manifest.json ## Build the demo's three datasets
 
-$(DATA)/train/manifest.json: $(CORPUS) $(VENV)/.ready
-	$(BUILD) --out $(DATA)/train --overwrite --where "split = 'train'" \
+$(DATA)/train/manifest.json: $(CORPUS) Makefile $(VENV)/.ready
+	$(BUILD) --out $(DATA)/train --overwrite --tiers 32:95,full:95 --where "split = 'train'" \
 		--caption "label={caption}" --caption "keywords={caption}, {keywords}" \
-		--caption "phrase=a drawing of {caption}, in the group {group}" \
-		--caption "group=a drawing in the group {group}"
+		--caption "phrase={caption}, a drawing of {group}" \
+		--caption "group={group}, a drawing"
 
 $(DATA)/held_out_%/manifest.json: $(DATA)/train/manifest.json
-	$(BUILD) --out $(@D) --overwrite --where "split = 'held_out_$*'" \
+	$(BUILD) --out $(@D) --overwrite --tiers full:95 --where "split = 'held_out_$*'" \
 		--caption "label={caption}" --tokenizer $(DATA)/train/tokenizer.model
 
 demo: data ## The main job on a laptop: shards, two-stage pretraining, evaluation, export, report
