@@ -1,5 +1,4 @@
-# What a user types. Everything lives in .venv and runs/; nothing outside this folder is changed,
-# but for DeepSpeed's compiled helper in ~/.cache/torch_extensions.
+# What a user types. Everything lives in .venv, data and runs; nothing outside this folder is changed.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin

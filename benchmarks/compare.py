@@ -17,6 +17,8 @@ from typing import Any
 from jsonargparse import auto_cli, set_parsing_settings
 
 from benchmarks.comparison_file import put_row
+from pretrain.report.run_folder import read_run
+from pretrain.report.summary import training_s
 
 DEMO = "pretrain/recipes/demo.yaml"
 CONTROL = "benchmarks/demo_full_tokens.yaml"
@@ -94,7 +96,10 @@ def _train_cnn(options: CompareOptions, seed: int, seconds: float) -> None:
 
 def training_seconds(run: Path) -> float:
     """Time spent in training steps, data waits included, evaluation and checkpoints left out."""
-    return sum(e["step_s"] * steps for e, steps in _timed_steps(run))
+    seconds = training_s(read_run(run))
+    if seconds is None:
+        raise ValueError(f"{run} has no timed training step: remove the folder and run it again")
+    return seconds
 
 
 def run_row(name: str, seed: int, run: Path) -> dict[str, Any]:
@@ -110,14 +115,6 @@ def run_row(name: str, seed: int, run: Path) -> dict[str, Any]:
         "images_per_s": samples / seconds,
         "sets": {one: figures[one] for one in SETS},
     }
-
-
-def _timed_steps(run: Path) -> list[tuple[dict[str, Any], int]]:
-    """(step event, number of steps that it stands for) of a run."""
-    lines = (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
-    events = [event for event in map(json.loads, lines) if event["event"] == "step"]
-    before = [0, *(event["step"] for event in events)]
-    return [(event, event["step"] - last) for event, last in zip(events, before, strict=False)]
 
 
 if __name__ == "__main__":

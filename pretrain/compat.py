@@ -41,8 +41,8 @@ def make_torchvision_importable() -> str:
 def put_own_tools_on_path() -> None:
     """Let DeepSpeed find the `ninja` of this Python's environment, activated or not.
 
-    DeepSpeed compiles a small CPU communication library once; it looks for ninja on PATH, and
-    compiles again whenever it meets another ninja than last time.
+    With CPU offload it compiles its CPU Adam once; it looks for ninja on PATH, and compiles again
+    whenever it meets another ninja than last time.
     """
     own = str(Path(sys.executable).parent)
     folders = os.environ.get("PATH", "").split(os.pathsep)

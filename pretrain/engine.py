@@ -23,6 +23,10 @@ from pretrain.loss import ContrastiveLoss, Temperature  # noqa: E402
 from pretrain.models.clip import CLIP  # noqa: E402
 from pretrain.optimization import OptimizerOptions, parameter_groups  # noqa: E402
 
+# DeepSpeed would compile this library when it joins the process group (half a minute, g++, and a
+# lock file that a killed process leaves for all later ones to wait on), for inference only.
+deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+
 
 @dataclass(frozen=True, kw_only=True)
 class StepResult:

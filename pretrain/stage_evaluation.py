@@ -3,8 +3,9 @@
 import json
 from typing import Any
 
+from torch import Tensor
+
 from pretrain.checkpoint import RunState
-from pretrain.engine import Engine
 from pretrain.job import Job
 from pretrain.models.build import build_model
 from pretrain.recipe import Recipe, image_tokens
@@ -14,14 +15,13 @@ def evaluate_stage(
     job: Job,
     name: str,
     state: RunState,
-    engine: Engine,
+    weights: dict[str, Tensor],
     token_stages: list[str],
     final: bool = False,
 ) -> None:
-    """Evaluate the current weights at the token lengths of some stages; collective."""
+    """Evaluate weights, whole and in fp32, at the token lengths of some stages; collective."""
     if not job.evaluator.sets:
         return
-    weights = engine.full_weights()
     records = []
     for at in token_stages:
         tokens = job.recipe.stages[at].tokens

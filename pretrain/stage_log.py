@@ -48,10 +48,10 @@ class Meter:
 
 def log_start(job: Job, name: str, stage: StageOptions, state: RunState, engine: Engine) -> None:
     """Who trains, with what, and from where: the first lines of every start and stage."""
-    module: Any = engine.engine.module
-    kept, full = image_tokens(job.recipe, stage)
     if not job.log.is_main:
         return
+    module: Any = engine.engine.module
+    kept, full = image_tokens(job.recipe, stage)
     parameters = {
         tower: sum(p.numel() for p in getattr(module, tower).parameters())
         for tower in ("image", "text")
@@ -77,7 +77,8 @@ def log_start(job: Job, name: str, stage: StageOptions, state: RunState, engine:
             image_tokens_full=full,
             global_batch_samples=stage.global_batch_samples,
             steps=stage.steps,
-            **{k: v for k, v in asdict(stage.tokens).items() if k in ("image_px", "text_tokens")},
+            image_px=stage.tokens.image_px,
+            text_tokens=stage.tokens.text_tokens,
         )
     job.log.say(
         f"stage {name} from step {state.stage_step} of {stage.steps}: {stage.tokens.image_px} px "

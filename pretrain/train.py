@@ -153,7 +153,7 @@ def run_stage(job: Job, index: int, state: RunState, tag: str | None) -> RunStat
         if state.stage_step % recipe.log.every_steps == 0 or is_last:
             log_step(job, name, state, engine, result, rate, meter.read())
         if _due(recipe.evaluation.every_steps, state.stage_step) and not is_last:
-            evaluate_stage(job, name, state, engine, [name])
+            evaluate_stage(job, name, state, engine.full_weights(), [name])
             meter.restart()
         if _due(recipe.checkpoint.every_steps, state.stage_step) and not is_last:
             _save(job, engine, state)
@@ -243,7 +243,7 @@ def _finish_stage(job: Job, index: int, name: str, state: RunState, engine: Engi
     if job.runtime.is_main:
         save_stage_weights(job.recipe.run_dir, name, weights, engine.loss)
     distributed.barrier()
-    evaluate_stage(job, name, state, engine, list(job.recipe.stages), final=True)
+    evaluate_stage(job, name, state, weights, list(job.recipe.stages), final=True)
     state = replace(state, stage=index + 1, stage_step=0)
     _save(job, engine, state)
     return state

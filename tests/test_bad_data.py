@@ -29,14 +29,18 @@ def damage(dataset: Path, rows: list[int], member: str = "jpg") -> None:
         path.write_bytes(content)
 
 
-def collator(dataset: Path, failures: FailureOptions | None = None) -> Collator:
+def collator(
+    dataset: Path,
+    failures: FailureOptions | None = None,
+    caption_weights: dict[str, float] | None = None,
+) -> Collator:
     return Collator(
         dataset=Dataset(dataset, "full"),
         tokens=TokenOptions(image_px=32, text_tokens=6),
         patch_px=8,
         specials="bos",
         crop=CropOptions(),
-        caption_weights={},
+        caption_weights=caption_weights or {},
         seed=0,
         failures=failures or FailureOptions(),
     )
@@ -106,20 +110,11 @@ def test_a_picture_that_claims_to_be_huge_is_never_allocated(tiny_dataset):
 
 def test_unknown_caption_weights_name_the_captions(tiny_dataset):
     with pytest.raises(ValueError, match=r"\['label', 'keywords', 'phrase'\]"):
-        Collator(
-            dataset=Dataset(tiny_dataset, "full"),
-            tokens=TokenOptions(image_px=32, text_tokens=6),
-            patch_px=8,
-            specials="bos",
-            crop=CropOptions(),
-            caption_weights={"titel": 1.0},
-            seed=0,
-        )
+        collator(tiny_dataset, caption_weights={"titel": 1.0})
 
 
 def test_captions_are_drawn_by_weight(tiny_dataset):
-    one = collator(tiny_dataset)
-    one.caption_weights, one._weights = {}, np.array([0.0, 0.0, 1.0])
+    one = collator(tiny_dataset, caption_weights={"phrase": 1.0})
     phrases = one(np.arange(16), np.arange(16))["text_ids"]
     tokenizer = one.dataset.tokenizer()
     assert all(row[1:4].tolist() == tokenizer.encode("a drawing of")[:3] for row in phrases)
