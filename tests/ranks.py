@@ -2,6 +2,7 @@
 
 import os
 import tempfile
+import time
 import traceback
 from collections.abc import Callable
 from pathlib import Path
@@ -22,8 +23,12 @@ def run_ranks(function: Callable[..., Any], world_size: int, *arguments: Any) ->
             nprocs=world_size,
             join=False,
         )
-        while not context.join(timeout=TIMEOUT_S):
-            pass
+        deadline = time.monotonic() + TIMEOUT_S
+        while not context.join(timeout=1):
+            if time.monotonic() > deadline:
+                for process in context.processes:
+                    process.kill()
+                raise TimeoutError(f"{function.__name__} on {world_size} ranks: over {TIMEOUT_S} s")
         return [torch.load(Path(folder) / f"{r}.pt", weights_only=False) for r in range(world_size)]
 
 
