@@ -5,15 +5,13 @@ import socket
 import warnings
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any, Literal
+from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
 from pretrain import compat
-
-Precision = Literal["auto", "bf16", "fp32"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,16 +85,6 @@ def stop() -> None:
     """Leave the process group, so that the process ends without a warning."""
     if dist.is_initialized():
         dist.destroy_process_group()
-
-
-def resolve_precision(asked: Precision, device: torch.device) -> Literal["bf16", "fp32"]:
-    """auto is bf16 where the machine computes in it, fp32 elsewhere (where bf16 is emulated)."""
-    if asked != "auto":
-        return asked
-    if device.type == "cuda":
-        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
-    has_bf16 = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
-    return "bf16" if has_bf16 else "fp32"
 
 
 def barrier() -> None:

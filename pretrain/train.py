@@ -9,25 +9,27 @@ from typing import Any
 
 import torch
 
-from pretrain import checkpoint, distributed, run_log
-from pretrain.checkpoint import RunState
+from pretrain import distributed
 from pretrain.data.augment import prepare
 from pretrain.data.collate import Batch, Collator
 from pretrain.data.dataset import Dataset
 from pretrain.data.loader import batches
 from pretrain.data.order import SampleOrder
 from pretrain.distributed import Runtime
-from pretrain.engine import Engine, StepResult
+from pretrain.engine.engine import Engine, StepResult
+from pretrain.engine.precision import resolve_precision
+from pretrain.engine.schedule import learning_rate
 from pretrain.evaluation.evaluator import Evaluator
-from pretrain.job import Job
-from pretrain.loss import ContrastiveLoss
+from pretrain.losses.contrastive import ContrastiveLoss
 from pretrain.models.build import build_model
-from pretrain.optimization import learning_rate
 from pretrain.recipe import Recipe, StageOptions, check_ranks, fingerprint, parse
-from pretrain.run_log import RunLog
-from pretrain.stage_evaluation import evaluate_stage
-from pretrain.stage_log import Meter, log_start, log_step
-from pretrain.weights import load_stage_weights, save_stage_weights
+from pretrain.run import checkpoint, metrics
+from pretrain.run.checkpoint import RunState
+from pretrain.run.job import Job
+from pretrain.run.metrics import RunLog
+from pretrain.run.stage_evaluation import evaluate_stage
+from pretrain.run.stage_log import Meter, log_start, log_step
+from pretrain.run.weights import load_stage_weights, save_stage_weights
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -68,7 +70,7 @@ def train(recipe: Recipe, resolved: str, runtime: Runtime) -> None:
     _check_same_run(recipe, fresh, state)
     if runtime.is_main:
         (recipe.run_dir / "recipe.yaml").write_text(resolved, encoding="utf-8")
-        run_log.truncate(recipe.run_dir, state.samples_seen)
+        metrics.truncate(recipe.run_dir, state.samples_seen)
     log = RunLog(
         recipe.run_dir,
         is_main=runtime.is_main,
@@ -79,7 +81,7 @@ def train(recipe: Recipe, resolved: str, runtime: Runtime) -> None:
     job = Job(
         recipe=recipe,
         runtime=runtime,
-        precision=distributed.resolve_precision(recipe.engine.precision, runtime.device),
+        precision=resolve_precision(recipe.engine.precision, runtime.device),
         dataset=dataset,
         evaluator=evaluator,
         log=log,

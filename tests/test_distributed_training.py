@@ -31,7 +31,7 @@ def float64_loss(images, texts, log_scale):
 
 
 def loss_on_a_rank(rank: int):
-    from pretrain.loss import ContrastiveLoss, LossOptions
+    from pretrain.losses.contrastive import ContrastiveLoss, LossOptions
 
     world = torch.distributed.get_world_size()
     local = GLOBAL_BATCH // world
@@ -52,7 +52,7 @@ def loss_on_a_rank(rank: int):
 @pytest.mark.parametrize("world_size", [2, 4])
 def test_loss_and_gradients_equal_one_float64_process(world_size):
     images, texts = (t.double().requires_grad_() for t in features())
-    from pretrain.loss import LossOptions
+    from pretrain.losses.contrastive import LossOptions
 
     log_scale = torch.tensor([LossOptions().initial_scale], dtype=torch.float64).log()
     log_scale.requires_grad_()
@@ -100,10 +100,10 @@ def training_batch(step: int):
 def train_on_a_rank(rank: int, cases: list[tuple[int, int, bool, str]]):
     """{case: (losses, gradient norms, log scale, weights)} of a few steps per case."""
     from pretrain.distributed import Runtime
-    from pretrain.ds_config import EngineOptions
-    from pretrain.engine import Engine
-    from pretrain.loss import ContrastiveLoss, LossOptions
-    from pretrain.optimization import OptimizerOptions
+    from pretrain.engine.ds_config import EngineOptions
+    from pretrain.engine.engine import Engine
+    from pretrain.engine.optimizers import OptimizerOptions
+    from pretrain.losses.contrastive import ContrastiveLoss, LossOptions
 
     world = torch.distributed.get_world_size()
     local = GLOBAL_BATCH // world
@@ -207,7 +207,7 @@ def test_muon_is_the_same_in_every_zero_stage():
 
 
 def test_a_ds_config_that_repeats_the_recipe_is_refused(tmp_path):
-    from pretrain.ds_config import read_ds_config
+    from pretrain.engine.ds_config import read_ds_config
 
     path = tmp_path / "mine.json"
     path.write_text(json.dumps({"zero_optimization": {"stage": 1}, "gradient_clipping": 1.0}))

@@ -18,10 +18,10 @@ from deepspeed.utils import logger as deepspeed_logger  # noqa: E402
 from deepspeed.utils import safe_get_full_fp32_param  # noqa: E402
 
 from pretrain.distributed import Runtime, mean_over_ranks  # noqa: E402
-from pretrain.ds_config import EngineOptions, read_ds_config  # noqa: E402
-from pretrain.loss import ContrastiveLoss, Temperature  # noqa: E402
+from pretrain.engine.ds_config import EngineOptions, read_ds_config  # noqa: E402
+from pretrain.engine.optimizers import OptimizerOptions, parameter_groups  # noqa: E402
+from pretrain.losses.contrastive import ContrastiveLoss, Temperature  # noqa: E402
 from pretrain.models.clip import CLIP  # noqa: E402
-from pretrain.optimization import OptimizerOptions, parameter_groups  # noqa: E402
 
 # DeepSpeed would compile this library when it joins the process group (half a minute, g++, and a
 # lock file that a killed process leaves for all later ones to wait on), for inference only.

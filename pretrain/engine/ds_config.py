@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pretrain.distributed import Precision
+from pretrain.engine.precision import Precision
 
 # Numbers that the recipe owns: a DeepSpeed JSON that repeats one is refused.
 _RECIPE_OWNS = {

@@ -6,11 +6,11 @@ from typing import Any
 
 import torch
 
-from pretrain import run_log
-from pretrain.checkpoint import RunState
-from pretrain.engine import Engine, StepResult
-from pretrain.job import Job
+from pretrain.engine.engine import Engine, StepResult
 from pretrain.recipe import StageOptions, image_tokens
+from pretrain.run import metrics
+from pretrain.run.checkpoint import RunState
+from pretrain.run.job import Job
 
 
 class Meter:
@@ -59,7 +59,7 @@ def log_start(job: Job, name: str, stage: StageOptions, state: RunState, engine:
     job.log.event(
         "start",
         samples_seen=state.samples_seen,
-        commit=run_log.code_commit(),
+        commit=metrics.code_commit(),
         world_size=job.runtime.world_size,
         device=str(job.runtime.device.type),
         precision=job.precision,

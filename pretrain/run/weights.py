@@ -6,8 +6,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from pretrain.files import sync
-from pretrain.loss import ContrastiveLoss
+from pretrain.files import aside, rename_durably, sync
+from pretrain.losses.contrastive import ContrastiveLoss
 from pretrain.models.clip import CLIP, resized_weights
 
 _LOG_SCALE = "log_scale"
@@ -24,11 +24,9 @@ def save_stage_weights(
     path = stage_file(run_dir, stage)
     path.parent.mkdir(parents=True, exist_ok=True)
     whole = {**weights, _LOG_SCALE: loss.log_scale.detach().cpu()}
-    aside = path.with_suffix(".incomplete")
-    save_file({name: tensor.contiguous() for name, tensor in whole.items()}, str(aside))
-    sync(aside)
-    aside.replace(path)
-    sync(path.parent)
+    save_file({name: tensor.contiguous() for name, tensor in whole.items()}, str(aside(path)))
+    sync(aside(path))
+    rename_durably(aside(path), path)
 
 
 def read_stage_weights(run_dir: Path, stage: str) -> tuple[dict[str, Tensor], Tensor]:
