@@ -92,13 +92,17 @@ def barrier() -> None:
         dist.barrier()
 
 
+def sum_over_ranks(values: Tensor) -> Tensor:
+    """Element-wise sum of a small vector over all ranks."""
+    total = values.clone()
+    if dist.get_world_size() > 1:
+        dist.all_reduce(total)
+    return total
+
+
 def mean_over_ranks(values: Tensor) -> Tensor:
     """Element-wise mean of a small fp32 vector over all ranks."""
-    if dist.get_world_size() == 1:
-        return values
-    total = values.clone()
-    dist.all_reduce(total)
-    return total / dist.get_world_size()
+    return sum_over_ranks(values) / dist.get_world_size()
 
 
 def broadcast_object(value: Any) -> Any:

@@ -72,7 +72,7 @@ def _pixels(image: Image.Image, image_px: int) -> np.ndarray:
 
 def export(recipe: Recipe, stage: str, out: Path) -> ExportedModel:
     """Write weights, config and tokenizer of a finished stage into `out`; returns it loaded."""
-    weights, log_scale = read_stage_weights(recipe.run_dir, stage)
+    weights, objective = read_stage_weights(recipe.run_dir, stage)
     dataset = Dataset(recipe.data.train, recipe.data.tier)
     tokens = recipe.stages[stage].tokens
     config: dict[str, Any] = {
@@ -82,7 +82,7 @@ def export(recipe: Recipe, stage: str, out: Path) -> ExportedModel:
         "image_px": tokens.image_px,
         "text_tokens": tokens.text_tokens,
         "normalisation": recipe.data.normalisation,
-        "logit_scale": float(log_scale.exp()),
+        "logit_scale": float(objective["log_scale"].exp()),
         "tokenizer_sha256": dataset.manifest.tokenizer.sha256,
     }
     out.mkdir(parents=True, exist_ok=True)

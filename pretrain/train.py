@@ -20,7 +20,7 @@ from pretrain.engine.engine import Engine, StepResult
 from pretrain.engine.precision import resolve_precision
 from pretrain.engine.schedule import learning_rate
 from pretrain.evaluation.evaluator import Evaluator
-from pretrain.losses.contrastive import ContrastiveLoss
+from pretrain.losses.build import build_objective
 from pretrain.models.build import build_model
 from pretrain.recipe import Recipe, StageOptions, check_ranks, fingerprint, parse
 from pretrain.run import checkpoint, metrics
@@ -175,13 +175,13 @@ def _start_engine(job: Job, index: int, stage: StageOptions) -> Engine:
         vocab_size=job.dataset.manifest.tokenizer.vocab_size,
         device=runtime.device,
     )
-    loss = ContrastiveLoss(recipe.loss)
+    objective = build_objective(recipe.loss)
     if index > 0:
         before = list(recipe.stages)[index - 1]
-        load_stage_weights(recipe.run_dir, before, model, loss)
+        load_stage_weights(recipe.run_dir, before, model, objective)
     return Engine(
         model=model,
-        loss=loss,
+        objective=objective,
         runtime=runtime,
         options=recipe.engine,
         optimizer=recipe.optimizer,
@@ -234,7 +234,7 @@ def _train_step(
         put(batch["text_ids"]),
         None if kept is None else put(kept),
         learning_rate=rate,
-        temperature_learning_rate=schedule * job.recipe.temperature_learning_rate(stage),
+        objective_learning_rate=schedule * job.recipe.temperature_learning_rate(stage),
     )
     return result, rate
 
@@ -243,7 +243,7 @@ def _finish_stage(job: Job, index: int, name: str, state: RunState, engine: Engi
     """Weights, evaluation at every stage's token lengths, and the checkpoint that ends a stage."""
     weights = engine.full_weights()
     if job.runtime.is_main:
-        save_stage_weights(job.recipe.run_dir, name, weights, engine.loss)
+        save_stage_weights(job.recipe.run_dir, name, weights, engine.objective)
     distributed.barrier()
     evaluate_stage(job, name, state, weights, list(job.recipe.stages), final=True)
     state = replace(state, stage=index + 1, stage_step=0)

@@ -1,7 +1,6 @@
 """What a stage writes into the run's log: its start, and its steps with their times."""
 
 import time
-from dataclasses import asdict
 from typing import Any
 
 import torch
@@ -104,13 +103,15 @@ def log_step(
         step=state.step,
         samples_seen=state.samples_seen,
         learning_rate=rate,
-        logit_scale=engine.temperature.scale,
-        **asdict(result),
+        loss=result.loss,
+        grad_norm=result.grad_norm,
+        **engine.objective.figures(),
+        **result.measures,
         **timing,
     )
     job.log.progress(
         state.samples_seen,
         loss=f"{result.loss:.3f}",
-        acc=f"{result.image_to_text_accuracy:.0%}",
+        acc=f"{result.measures['image_to_text_accuracy']:.0%}",
         wait=f"{timing['data_wait_s'] / timing['step_s']:.0%}",
     )
