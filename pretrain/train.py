@@ -204,7 +204,6 @@ def _collator(job: Job, stage: StageOptions) -> Collator:
         crop=stage.crop,
         caption_weights=data.caption_weights,
         seed=job.recipe.seed,
-        failures=data.failures,
     )
 
 
