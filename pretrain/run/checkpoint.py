@@ -1,4 +1,4 @@
-"""Checkpoints: complete or absent. Written aside, synced and hashed by the ranks that wrote, renamed.
+"""Checkpoints: complete or absent. Written aside, synced, hashed by the writing ranks, renamed.
 
 A checkpoint inside a stage holds DeepSpeed's state; one at a stage's end only says where the run
 stands, because the next stage starts from the stage's weights.
