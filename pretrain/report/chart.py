@@ -21,9 +21,8 @@ from pretrain.report.theme import COLOURS, STYLE, inline, plain
 Point = tuple[float, float]
 
 WIDE, NARROW, HEIGHT = 480, 372, 210  # px of a chart, two or three beside one another
-LEFT, RIGHT, TOP, BOTTOM = 48, 10, 22, 36
+LEFT, RIGHT, TOP, BOTTOM = 54, 10, 22, 36
 ROW, BAR, NAME_HEIGHT = 60, 14, 20  # px of a bar chart: a group, a bar, the group's name above
-MAX_POINTS = 400  # a longer line is drawn as means of equal runs of points
 SMOOTHING_SHARE = 1 / 30  # width of the moving mean, of the points of one stage
 
 
@@ -115,7 +114,7 @@ def line_chart(
     axes.set(xlim=(0, x_top), ylim=(0, y_ticks[-1]), xlabel="samples seen")
     axes.set_xticks(x_ticks, map(figures.short, x_ticks))
     axes.set_yticks(y_ticks, map(write_tick, y_ticks))
-    axes.grid(axis="y")
+    axes.grid(axis="y", clip_on=False)
     tips: dict[str, str] = {}
     _draw_marks(axes, marks, x_top, tips)
     borders = [mark.x for mark in marks if mark.label is not None]
@@ -146,7 +145,7 @@ def bar_chart(title: str, groups: dict[str, list[Bar]]) -> Chart:
             gid = f"bar-{i}-{j}"
             tips[gid] = f"{group}, {bar.name}: {figures.percent(mean)}"
             patch = axes.barh(y, mean, BAR, color=COLOURS[bar.colour])[0]
-            patch.set(gid=gid, linewidth=0)
+            patch.set(gid=gid, linewidth=0, clip_on=False)
             end = max(bar.values)
             if len(bar.values) > 1:
                 ink: dict[str, Any] = {"color": COLOURS["ink"], "linewidth": 1.2, "clip_on": False}
@@ -165,20 +164,12 @@ def bar_chart(title: str, groups: dict[str, list[Bar]]) -> Chart:
     return Chart(title=title, width=WIDE, height=height, drawing=drawing, keys=keys)
 
 
-def moving_mean(values: Sequence[float], half: int) -> list[float]:
+def moving_mean(values: Sequence[float], half: int) -> np.ndarray:
     """Each value's mean with the values up to `half` places to its either side."""
-    half = min(half, (len(values) - 1) // 2)
-    window, ones = np.ones(2 * half + 1), np.ones(len(values))
-    sums, counts = np.convolve(values, window, "same"), np.convolve(ones, window, "same")
-    return [float(mean) for mean in sums / counts]
-
-
-def thinned(points: Sequence[Point], limit: int = MAX_POINTS) -> list[Point]:
-    """The points, or the means of as many equal runs of them where there are more than `limit`."""
-    if len(points) <= limit:
-        return list(points)
-    means = [run.mean(axis=0) for run in np.array_split(np.array(points), limit)]
-    return [(float(x), float(y)) for x, y in means]
+    sums = np.concatenate([[0.0], np.cumsum(values)])
+    places = np.arange(len(values))
+    begin, end = np.maximum(places - half, 0), np.minimum(places + half + 1, len(values))
+    return (sums[end] - sums[begin]) / (end - begin)
 
 
 def _axes(width: int, height: int, margins: tuple[int, int, int, int]) -> tuple[Figure, Axes]:
@@ -243,10 +234,10 @@ def _draw_line(
     tips[gid] = line.name
     width = 1.0 if line.is_thin or line.is_noisy else 1.9
     alpha = 0.33 if line.is_noisy else None
-    x, y = zip(*thinned(points), strict=True)
+    x, y = zip(*points, strict=True)
     axes.plot(x, y, gid=gid, linewidth=width, linestyle=dashes, alpha=alpha, **look)
     for begin, end in zip([-math.inf, *borders], [*borders, math.inf], strict=True):
-        part = thinned([point for point in points if begin < point[0] <= end])
+        part = [point for point in points if begin < point[0] <= end]
         if line.is_noisy and part:
             x, y = zip(*part, strict=True)
             half = max(2, round(len(part) * SMOOTHING_SHARE / 2))

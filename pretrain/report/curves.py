@@ -1,6 +1,7 @@
 """The curves: every logged quantity over the samples seen."""
 
 from collections.abc import Sequence
+from typing import Any
 
 from pretrain.report import figures
 from pretrain.report.chart import NARROW, Chart, Line, Mark, Point, line_chart
@@ -23,10 +24,14 @@ def _marks(run: Run) -> list[Mark]:
     return [*resumes, *stages]
 
 
-def _points(records: Sequence[Record], field: str, factor: float = 1.0) -> list[Point]:
+def _points(records: Sequence[Record], *path: str, factor: float = 1.0) -> list[Point]:
+    """Samples seen and the member at this path, of every record that has both as numbers."""
     points = []
     for record in records:
-        x, y = figures.number(record.get("samples_seen")), figures.number(record.get(field))
+        member: Any = record
+        for key in path:
+            member = member.get(key) if isinstance(member, dict) else None
+        x, y = figures.number(record.get("samples_seen")), figures.number(member)
         if x is not None and y is not None:
             points.append((x, factor * y))
     return points
@@ -72,13 +77,13 @@ def _evaluation_charts(run: Run) -> list[Chart | None]:
                 lines.append(
                     Line(
                         name=f"{label}, {tokens}" if len(lengths) > 1 else label,
-                        points=_recall_points(events, name, direction, "r@1"),
+                        points=_points(events, "sets", name, direction, "r@1"),
                         colour=f"c{colour + 2 * (lengths.index(tokens) % 2)}",
                         is_dashed=tokens != lengths[0],
                         has_dots=True,
                     )
                 )
-        chance = _recall_points(run.evaluations, name, DIRECTIONS[0][0], "chance_r@1")
+        chance = _points(run.evaluations, "sets", name, DIRECTIONS[0][0], "chance_r@1")
         lines.append(Line(name="chance", points=sorted(set(chance)), colour="soft", is_thin=True))
         charts.append(
             line_chart(
@@ -94,16 +99,6 @@ def _evaluation_charts(run: Run) -> list[Chart | None]:
     return charts
 
 
-def _recall_points(events: Sequence[Record], name: str, direction: str, field: str) -> list[Point]:
-    points = []
-    for event in events:
-        scores = objects(objects(event.get("sets")).get(name)).get(direction, {})
-        x, y = figures.number(event.get("samples_seen")), figures.number(scores.get(field))
-        if x is not None and y is not None:
-            points.append((x, y))
-    return points
-
-
 def running_curves(run: Run) -> list[Chart]:
     """Speed, waiting and schedules, one line a chart."""
     marks, limit = _marks(run), float(run.samples_seen)
@@ -115,7 +110,7 @@ def running_curves(run: Run) -> list[Chart]:
     charts = []
     for title, points, colour, is_noisy, write_value in (
         ("Images per second", _points(run.steps, "images_per_s"), "c1", True, figures.count),
-        ("Step time", _points(run.steps, "step_s", 1000), "c1", True, _milliseconds),
+        ("Step time", _points(run.steps, "step_s", factor=1000), "c1", True, _milliseconds),
         ("Waiting for data", _points(waits, "share"), "c2", True, figures.percent),
         ("Learning rate", _points(run.steps, "learning_rate"), "c3", False, figures.decimal),
         ("Logit scale", _points(run.steps, "logit_scale"), "c4", False, figures.decimal),

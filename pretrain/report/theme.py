@@ -26,7 +26,6 @@ STYLE = {
     "figure.facecolor": "none",
     "font.size": 11,
     "grid.color": COLOURS["grid"],
-    "path.simplify": False,  # a line has few points by then: all are drawn
     "svg.fonttype": "none",
     "text.color": COLOURS["ink"],
     "text.parse_math": False,  # names come from the run folder and may hold a $
@@ -57,13 +56,9 @@ def inline(figure: Figure, title: str, tips: Mapping[str, str]) -> Markup:
         warnings.filterwarnings("ignore", message="Glyph .* missing")
         figure.savefig(text, format="svg", metadata=metadata)
     root = ElementTree.fromstring(text.getvalue())
-    for parent in list(root.iter()):
-        for child in list(parent):
-            if child.tag in (f"{_SVG}style", f"{_SVG}clipPath"):
-                parent.remove(child)
+    root.remove(root[0])  # a style sheet that would hold for the whole page
     for element in list(root.iter()):
         element.tag = element.tag.removeprefix(_SVG)
-        element.attrib.pop("clip-path", None)  # all that is drawn lies within its axes
         if f"{_XLINK}href" in element.attrib:
             element.set("href", element.attrib.pop(f"{_XLINK}href"))
         if "style" in element.attrib:
