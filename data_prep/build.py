@@ -243,7 +243,7 @@ def provenance(options: BuildOptions, corpus: Corpus, rows: int) -> dict[str, An
     if options.vocabulary.tokenizer is not None:
         vocabulary["tokenizer"] = Path(options.vocabulary.tokenizer).name
     return {
-        "files": [{"name": file.name, "bytes": file.stat().st_size} for file in corpus.files],
+        "files": corpus.source.files(),
         "rows_found": corpus.rows,
         "rows_selected": rows,
         "options": {
