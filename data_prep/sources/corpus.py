@@ -2,13 +2,12 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 import pyarrow as pa
 
-from data_prep.sources.parquet import ParquetSource
-from data_prep.sources.saved_datasets import SavedDatasetSource, is_saved_dataset
-from data_prep.sources.source import Record, Source
+from data_prep.sources.column_choice import choose_caption_column
+from data_prep.sources.kinds import open_source
+from data_prep.sources.source import Record
 from data_prep.sources.values import column_values
 from data_prep.sources.where import compile_where, matching_rows
 
@@ -19,19 +18,15 @@ class SourceOptions:
 
     source: str
     """Parquet corpus: a file, a folder (all *.parquet below it) or a glob pattern; or a folder
-    that `Dataset.save_to_disk` of Hugging Face `datasets` wrote."""
-    image_column: str = "image"
-    """Column of the encoded pictures: binary, or a Hugging Face image struct {bytes, path}."""
+    of pictures with their texts (NAME.jpg and NAME.txt, subfolders too; its columns are path,
+    folder and caption); or a folder that `Dataset.save_to_disk` of Hugging Face `datasets`
+    wrote."""
+    image_column: str | None = None
+    """Column of the encoded pictures: binary, or a Hugging Face image struct {bytes, path}. Null:
+    `image`, or the only one with a well-known name (jpg, png, image_bytes and the like)."""
     where: str | None = None
     """Keep the rows for which this SQL expression over the other columns is true, e.g.
     "split = 'train' AND artist != 'emojione'"."""
-
-
-def open_source(options: SourceOptions) -> Source:
-    """The reader for what stands at `source`."""
-    if is_saved_dataset(Path(options.source)):
-        return SavedDatasetSource(Path(options.source), options.image_column)
-    return ParquetSource(options.source, options.image_column)
 
 
 class Corpus:
@@ -41,9 +36,10 @@ class Corpus:
     """
 
     def __init__(self, options: SourceOptions) -> None:
-        self.source = open_source(options)
+        self.source = open_source(options.source, options.image_column)
         self.rows = self.source.rows
         self.columns: list[str] = self.source.schema.names
+        self.caption_column = choose_caption_column(self.source.schema)
         self.where = None
         if options.where is not None:
             self.where = compile_where(options.where, options.source, self.source.schema)

@@ -20,7 +20,7 @@ from data_prep.sources.tables import TableSource
 class ParquetSource(TableSource):
     """A file, a folder of files, or a glob pattern."""
 
-    def __init__(self, source: str, image_column: str) -> None:
+    def __init__(self, source: str, image_column: str | None) -> None:
         self.paths = find_parquet_files(source)
         schema, rows = read_footers(self.paths)
         super().__init__(source, schema, rows, image_column)
@@ -33,10 +33,26 @@ class ParquetSource(TableSource):
         """All rows, READ_ROWS at a time."""
         for path in self.paths:
             first = 0
-            with pq.ParquetFile(path) as parquet:
-                for batch in parquet.iter_batches(batch_size=READ_ROWS, columns=columns):
-                    yield str(path), first, pa.Table.from_batches([batch])
-                    first += batch.num_rows
+            for batch in read_batches(path, columns):
+                yield str(path), first, pa.Table.from_batches([batch])
+                first += batch.num_rows
+
+
+def read_batches(path: Path, columns: list[str]) -> Iterator[pa.RecordBatch]:
+    """One file, READ_ROWS rows at a time. ValueError names it if its content is damaged."""
+    with pq.ParquetFile(path, page_checksum_verification=True) as parquet:
+        batches = parquet.iter_batches(batch_size=READ_ROWS, columns=columns)
+        while True:
+            try:
+                batch = next(batches, None)
+            except (pa.ArrowException, OSError) as error:
+                raise ValueError(
+                    f"source: {path} cannot be read to its end ({error}); get this file again, "
+                    "or leave it out of --source"
+                ) from error
+            if batch is None:
+                return
+            yield batch
 
 
 def find_parquet_files(source: str) -> list[Path]:

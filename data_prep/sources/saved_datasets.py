@@ -19,7 +19,7 @@ def is_saved_dataset(folder: Path) -> bool:
 class SavedDatasetSource(TableSource):
     """One saved split. ValueError for a folder of several: one of them is to be named."""
 
-    def __init__(self, folder: Path, image_column: str) -> None:
+    def __init__(self, folder: Path, image_column: str | None) -> None:
         if (folder / "dataset_dict.json").is_file():
             splits = sorted(path.parent.name for path in folder.glob("*/state.json"))
             raise ValueError(

@@ -32,6 +32,11 @@ class Source(Protocol):
 
     schema: pa.Schema  # the columns; the pictures are not among them
     rows: int
+    notes: list[str]  # what was decided or left alone, a line each, for the user to see
+
+    @property
+    def image_column(self) -> str | None:
+        """The column of the pictures; None where they are files of their own."""
 
     def files(self) -> list[dict[str, Any]]:
         """What was read, for the manifest: by name, never by a path of this machine."""

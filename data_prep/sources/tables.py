@@ -7,17 +7,22 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from data_prep.sources.column_choice import DEFAULT_IMAGE_COLUMN, choose_image_column
 from data_prep.sources.source import Batch
 
 
 class TableSource(ABC):
     """A source whose rows come as tables, pictures included."""
 
-    def __init__(self, source: str, schema: pa.Schema, rows: int, image_column: str) -> None:
-        check_image_column(source, schema, image_column)
-        self.image_column = image_column
-        self.schema = schema.remove(schema.get_field_index(image_column))
+    def __init__(self, source: str, schema: pa.Schema, rows: int, image_column: str | None) -> None:
+        self.name = source
+        self.image_column = choose_image_column(source, schema, image_column)
+        self.pictures_type = schema.field(self.image_column).type
+        self.schema = schema.remove(schema.get_field_index(self.image_column))
         self.rows = rows
+        self.notes: list[str] = []
+        if image_column is None and self.image_column != DEFAULT_IMAGE_COLUMN:
+            self.notes.append(f"pictures are read from column {self.image_column!r}")
 
     @abstractmethod
     def files(self) -> list[dict[str, Any]]:
@@ -46,20 +51,24 @@ def make_batch(table: pa.Table, images: pa.ChunkedArray | None, where: str, firs
     return Batch(table=table, image=image, place=lambda row: f"{where} row {first + row}")
 
 
-def check_image_column(source: str, schema: pa.Schema, name: str) -> None:
-    """ValueError unless the image column exists and holds encoded pictures."""
-    if name not in schema.names:
+def refuse_bare_paths(source: TableSource) -> None:
+    """ValueError if the picture column holds {bytes, path} and there are paths alone."""
+    if not pa.types.is_struct(source.pictures_type):
+        return
+    example = None
+    for _, _, table in source.tables([source.image_column]):
+        column = table.column(source.image_column)
+        if encoded_pictures(column).null_count < len(column):
+            return  # nearly always in the first rows; a column of paths alone is small
+        if example is None and source.pictures_type.get_field_index("path") >= 0:
+            paths = pc.struct_field(column, "path").drop_null()
+            example = paths[0].as_py() if len(paths) else None
+    if example is not None:
         raise ValueError(
-            f"image_column={name!r} not found in {source}: it has columns "
-            f"{schema.names}; choose one with --image-column"
-        )
-    kind = schema.field(name).type
-    if pa.types.is_struct(kind) and kind.get_field_index("bytes") >= 0:
-        kind = kind.field("bytes").type
-    if not (pa.types.is_binary(kind) or pa.types.is_large_binary(kind)):
-        raise ValueError(
-            f"image_column={name!r} of {source} has type {schema.field(name).type}, needed "
-            "binary or struct<bytes: binary, path: string>; choose another with --image-column"
+            f"image_column={source.image_column!r} of {source.name} holds paths alone, e.g. "
+            f"{example!r}, which are never followed; Dataset.save_to_disk of Hugging Face "
+            "datasets puts the bytes in (to_parquet does not), or name the folder of pictures "
+            "with --source"
         )
 
 
