@@ -142,9 +142,17 @@ def build_dataset(options: BuildOptions) -> tuple[Manifest, np.ndarray]:
         for record in corpus.records(corpus.columns, with_images=True):
             rows += 1
             try:
-                writer.add(maker.make(record))
+                sample = maker.make(record)
             except RejectedError as rejection:
                 rejected[rejection.reason] += 1
+            except Exception as error:
+                # No known reason: it must not pass as a bad sample, nor end without a place.
+                raise ValueError(
+                    f"{record.place} cannot be made a sample ({type(error).__name__}: {error}); "
+                    "leave it out, e.g. with --where"
+                ) from error
+            else:
+                writer.add(sample)
             progress.set_postfix(rejected=rejected.total(), refresh=False)
             progress.update()
     check_result(options, rows=rows, rejected=rejected)
