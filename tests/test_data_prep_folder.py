@@ -132,8 +132,8 @@ def test_what_does_not_fit_is_counted_and_said(tmp_path, capsys):
     assert read_manifest(tmp_path / "out").rejected["caption_empty"] == 2
     notes = [line for line in capsys.readouterr().err.splitlines() if line.startswith("note:")]
     assert len(notes) == 3
-    assert "2 of 11 pictures have no .txt" in notes[0] and "bare.jpg" in notes[0]
-    assert "2 texts have no picture" in notes[1] and "cats/lost.txt" in notes[1]
+    assert "without a .txt beside them: 2 of 11, e.g. bare.jpg" in notes[0]
+    assert "without a picture beside them: 2, e.g. cats/lost.txt" in notes[1]
     assert "1 .md" in notes[2] and "1 .json" in notes[2]
 
 
@@ -161,7 +161,7 @@ def test_links_out_of_the_folder_are_not_followed(tmp_path, capsys):
     assert len(paths) == len(KINDS) + 1 and "twin.jpg" in paths
     assert dict(zip(paths, column(source, "caption"), strict=True))["n.3.webp"] is None
     assert build(source, tmp_path / "out") == 0
-    assert "note: 5 symbolic links" in capsys.readouterr().err
+    assert "left alone: 5, e.g. all" in capsys.readouterr().err
 
 
 def test_a_name_that_is_not_utf8_is_read(tmp_path):
@@ -212,6 +212,26 @@ def test_a_folder_of_something_else_is_refused(name, tmp_path, capsys):
         assert part in error
 
 
+@pytest.mark.parametrize("name", ["00000.tar", "list.csv", "a.png"])
+def test_a_file_of_another_kind_is_refused(name, tmp_path, capsys):
+    (tmp_path / name).write_bytes(encoded(picture(0)))
+    for source in (tmp_path / name, tmp_path / f"*{name[1:]}"):  # as a path, and as a pattern
+        assert build(source, tmp_path / "out") == 2
+        error = capsys.readouterr().err
+        assert f"{name}: not a readable Parquet file" in error and "NAME.jpg and NAME.txt" in error
+
+
+def test_pictures_alone_are_told_of_the_remedy(tmp_path, capsys):
+    (tmp_path / "mine/cat").mkdir(parents=True)
+    (tmp_path / "mine/cat/1.png").write_bytes(encoded(picture(0)))
+    assert build(tmp_path / "mine", tmp_path / "out") == 2
+    note, error = capsys.readouterr().err.splitlines()
+    assert "1 of 1" in note and "no row" in error
+    remedy = note.partition('--caption "')[2].partition('"')[0]
+    assert build(tmp_path / "mine", tmp_path / "out", "--caption", remedy) == 0
+    assert members(tmp_path / "out", ".txt") == [b"a photo of cat"]
+
+
 def test_a_built_dataset_is_no_source(tmp_path, capsys):
     assert build(fill(tmp_path / "mine"), tmp_path / "out") == 0
     assert build(tmp_path / "out", tmp_path / "again") == 2
@@ -223,8 +243,32 @@ def test_an_image_column_of_a_folder_is_refused(tmp_path, capsys):
     assert "leave out --image-column" in capsys.readouterr().err
 
 
+def test_what_img2dataset_writes_as_files_is_a_folder_of_pictures(tmp_path, capsys):
+    """Its Parquet files hold links and outcomes, no pictures."""
+    source = fill(tmp_path / "mine")
+    write_corpus(source / "00000.parquet", {"url": ["http://host/x.jpg"], "caption": ["no"]})
+    for name in ("00000_stats.json", "cats/n.1.json"):
+        (source / name).write_text("{}")
+    assert build(source, tmp_path / "out") == 0
+    assert read_manifest(tmp_path / "out").samples == len(KINDS)
+    assert "left alone: 2 .json, 1 .parquet" in capsys.readouterr().err
+
+
 def test_parquet_beside_a_stray_picture_stays_a_parquet_corpus(tmp_path):
     table = {"image": [encoded(picture(0))], "caption": ["in the table"]}
     write_corpus(tmp_path / "a.parquet", table)
     (tmp_path / "preview.png").write_bytes(encoded(picture(1)))
     assert column(tmp_path, "caption") == ["in the table"]
+
+
+def test_parquet_behind_links_is_read_and_pictures_behind_links_are_not(tmp_path, capsys):
+    """A snapshot in the cache of huggingface_hub is links to files that lie elsewhere."""
+    snapshot = tmp_path / "snapshot"
+    snapshot.mkdir()
+    table = {"image": [encoded(picture(0))], "caption": ["in the table"]}
+    (snapshot / "a.parquet").symlink_to(write_corpus(tmp_path / "blob", table))
+    assert column(snapshot, "caption") == ["in the table"]
+    (snapshot / "a.parquet").unlink()
+    (snapshot / "a.png").symlink_to(tmp_path / "blob")
+    assert build(snapshot, tmp_path / "out") == 2
+    assert "holds 1 symbolic links out of it;" in capsys.readouterr().err

@@ -37,6 +37,7 @@ class Listing:
         """What was found, on one line."""
         counts = Counter(Path(path).suffix.lower() for path in self.pictures) + self.others
         counts[TEXT_SUFFIX] += len(self.texts)
+        counts["symbolic links out of it"] += len(self.links)
         return describe_suffixes(+counts) or "no files"
 
 
@@ -142,19 +143,21 @@ def listing_notes(listing: Listing) -> list[str]:
     bare = listing.without_text()
     if bare:
         notes.append(
-            f"{len(bare):,} of {len(listing.pictures):,} pictures have no {TEXT_SUFFIX} beside "
-            f"them, e.g. {bare[0]}: their column caption is empty"
+            f"pictures without a {TEXT_SUFFIX} beside them: {len(bare):,} of "
+            f"{len(listing.pictures):,}, e.g. {bare[0]}; their column caption is empty"
         )
+    if len(bare) == len(listing.pictures):
+        notes[-1] += ' (--caption "caption=a photo of {folder}" needs no texts)'
     stems = {stem(path) for path in listing.pictures}
     orphans = sorted(path for key, path in listing.texts.items() if key not in stems)
     if orphans:
-        notes.append(f"{len(orphans):,} texts have no picture beside them, e.g. {orphans[0]}")
+        notes.append(f"texts without a picture beside them: {len(orphans):,}, e.g. {orphans[0]}")
     if listing.others:
         notes.append(f"files of other kinds are left alone: {describe_suffixes(listing.others)}")
     if listing.links:
         notes.append(
-            f"{len(listing.links):,} symbolic links do not lead to a file in the folder and are "
-            f"left alone, e.g. {listing.links[0]}"
+            f"symbolic links that lead to no file in the folder are left alone: "
+            f"{len(listing.links):,}, e.g. {listing.links[0]}"
         )
     return notes
 

@@ -5,15 +5,9 @@ from pathlib import Path
 from data_prep.sources.folder import FolderSource, list_folder
 from data_prep.sources.parquet import ParquetSource
 from data_prep.sources.saved_datasets import SavedDatasetSource, is_saved_dataset
-from data_prep.sources.source import Source
+from data_prep.sources.source import ACCEPTED, Source
 from data_prep.sources.tables import TableSource, refuse_bare_paths
 from pretrain.shard_format import INDEX_FILE, MANIFEST_FILE
-
-ACCEPTED = (
-    "a source is Parquet with the pictures in a column (a file, a folder, or 'DIR/*.parquet'), "
-    "a folder of pictures with their texts (NAME.jpg and NAME.txt), or a folder saved by "
-    "Dataset.save_to_disk of Hugging Face datasets"
-)
 
 
 def open_source(source: str, image_column: str | None) -> Source:
@@ -29,7 +23,8 @@ def open_source(source: str, image_column: str | None) -> Source:
             "it was built from"
         )
     listing = list_folder(path)
-    parquet, tars = listing.others[".parquet"], listing.others[".tar"]
+    # Links too: a snapshot in the cache of huggingface_hub consists of them.
+    parquet = any(path.rglob("*.parquet"))
     # Pictures without any text beside Parquet files are a README's illustrations.
     paired = len(listing.without_text()) < len(listing.pictures)
     if listing.pictures and (paired or not parquet):
@@ -39,7 +34,7 @@ def open_source(source: str, image_column: str | None) -> Source:
                 "the pictures; leave out --image-column"
             )
         return FolderSource(path, listing)
-    if parquet and not tars:
+    if parquet and not listing.others[".tar"]:
         return open_tables(ParquetSource(source, image_column))
     raise ValueError(f"source={source} holds {listing.describe()}; {ACCEPTED}")
 

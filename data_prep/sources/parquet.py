@@ -13,7 +13,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from data_prep.sources.source import READ_ROWS
+from data_prep.sources.source import ACCEPTED, READ_ROWS
 from data_prep.sources.tables import TableSource
 
 
@@ -65,8 +65,7 @@ def find_parquet_files(source: str) -> list[Path]:
     else:
         files = sorted(Path(name) for name in glob.glob(source, recursive=True))  # noqa: PTH207
     if not files:
-        found = "a folder without *.parquet files" if path.is_dir() else "no such file or pattern"
-        raise FileNotFoundError(f"source={source}: {found}; name a Parquet file, folder or glob")
+        raise FileNotFoundError(f"source={source}: no such file or pattern; {ACCEPTED}")
     return files
 
 
@@ -78,7 +77,12 @@ def read_footers(files: list[Path]) -> tuple[pa.Schema, int]:
         try:
             footer = pq.read_metadata(file)
         except (pa.ArrowInvalid, OSError) as error:
-            raise ValueError(f"source={file}: not a readable Parquet file ({error})") from error
+            remedy = ACCEPTED
+            if file.suffix == ".parquet":
+                remedy = "get this file again, or leave it out of --source"
+            raise ValueError(
+                f"source={file}: not a readable Parquet file ({error}); {remedy}"
+            ) from error
         found = footer.schema.to_arrow_schema()
         if schema is not None and found.names != schema.names:
             raise ValueError(

@@ -29,7 +29,12 @@ class SavedDatasetSource(TableSource):
         import datasets  # slow to import, and needed for this kind of source only
 
         self.folder = folder
-        self.saved = datasets.load_from_disk(str(folder))
+        try:
+            self.saved = datasets.load_from_disk(str(folder))
+        except (pa.ArrowException, OSError) as error:
+            raise ValueError(
+                f"source={folder} cannot be read ({error}); save the dataset again"
+            ) from error
         schema = self.saved.features.arrow_schema
         super().__init__(str(folder), schema, self.saved.num_rows, image_column)
 

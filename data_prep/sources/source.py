@@ -8,6 +8,12 @@ import pyarrow as pa
 
 READ_ROWS = 256  # rows in memory at once: at 4 MB a picture, 1 GB where a batch holds pictures
 
+ACCEPTED = (
+    "a source is Parquet with the pictures in a column (a file, a folder, or 'DIR/*.parquet'), "
+    "a folder of pictures with their texts (NAME.jpg and NAME.txt), or a folder saved by "
+    "Dataset.save_to_disk of Hugging Face datasets"
+)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Record:
