@@ -25,7 +25,7 @@ from pretrain.run import checkpoint
 from pretrain.run.checkpoint import RunState
 from pretrain.run.job import Job
 from pretrain.run.skips import count_skip
-from pretrain.run.stage_log import Meter, log_start, log_step
+from pretrain.run.stage_log import Meter, log_start, log_step, say_forecast
 from pretrain.run.weights import load_stage_weights, save_stage_weights
 from pretrain.stages import Stage
 
@@ -117,7 +117,10 @@ def run_stage(job: Job, index: int, state: RunState, tag: str | None) -> RunStat
         if saves or logs:
             state = _count_replaced(job, state, meter)
         if logs:
-            log_step(job, stage, state, engine, result, rate, meter.read())
+            timing = meter.read()
+            log_step(job, stage, state, engine, result, rate, timing)
+            if meter.readings == 2:  # the first holds what happens once
+                say_forecast(job, stage, state, timing["step_s"])
         if _due(recipe.evaluation.every_steps, state.stage_step) and not is_last:
             _evaluate(job, stage, state, engine)
             meter.restart()

@@ -10,7 +10,7 @@ import pytest
 from dataset_copies import change_manifest, record_index
 
 from pretrain.data import index as data_index
-from pretrain.data.dataset import Dataset, check_batch, check_tier
+from pretrain.data.dataset import Dataset, check_tier
 from pretrain.shard_format import INDEX_FILE, MANIFEST_FILE, read_manifest
 
 
@@ -46,16 +46,12 @@ def test_another_tier_index_or_tokenizer_is_refused(copy):
         Dataset(copy, "full")
 
 
-def test_tier_and_batch_are_judged_by_the_manifest_alone(copy):
+def test_a_tier_is_judged_by_the_manifest_alone(copy):
     manifest = read_manifest(copy)
     shutil.rmtree(copy / "full")
     check_tier(manifest, "full", copy, "data.tier")
     with pytest.raises(ValueError, match=r"stages\.a\.tier='64'.*'full'.*change stages\.a\.tier"):
         check_tier(manifest, "64", copy, "stages.a.tier")
-    option = "stages.a.global_batch_samples"
-    check_batch(manifest, manifest.samples, copy, option)
-    with pytest.raises(ValueError, match=rf"{option}=1024.*{manifest.samples} samples"):
-        check_batch(manifest, 1024, copy, option)
 
 
 OUTSIDE = ["/etc/hostname", "../elsewhere.tar", "full/../../elsewhere.tar", "elsewhere\0.tar"]

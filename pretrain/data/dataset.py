@@ -51,17 +51,6 @@ def check_tier(manifest: Manifest, tier: str, directory: Path, option: str) -> N
         )
 
 
-def check_batch(
-    manifest: Manifest, global_batch_samples: int, directory: Path, option: str
-) -> None:
-    """ValueError where a global batch would show a sample twice, as its own negative."""
-    if global_batch_samples > manifest.samples:
-        raise ValueError(
-            f"{option}={global_batch_samples} asked for, {directory} has {manifest.samples} "
-            f"samples: lower {option} to at most that, or train on a larger dataset"
-        )
-
-
 def _status(path: Path, *, follow: bool) -> os.stat_result | None:
     """What the file system says of a path, None where nothing is there."""
     try:

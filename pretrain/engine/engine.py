@@ -13,6 +13,7 @@ from pretrain import compat
 compat.tell_deepspeed_the_device()  # it looks while it is imported
 
 import deepspeed  # noqa: E402
+from deepspeed.runtime import bf16_optimizer  # noqa: E402
 from deepspeed.runtime.zero.config import DeepSpeedZeroConfig  # noqa: E402
 from deepspeed.runtime.zero.muon.muon_optimizer import MuonWithAuxAdam  # noqa: E402
 from deepspeed.utils import logger as deepspeed_logger  # noqa: E402
@@ -34,6 +35,8 @@ from pretrain.models.clip import CLIP  # noqa: E402
 # DeepSpeed would compile this library when it joins the process group (half a minute, g++, and a
 # lock file that a killed process leaves for all later ones to wait on), for inference only.
 deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+# It prints a dozen lines about memory whenever it makes a bf16 optimizer.
+bf16_optimizer.see_memory_usage = lambda *_, **__: None
 
 _NO_LOSS, _NO_GRADIENT = "the loss is not finite", "the gradient is not finite"
 

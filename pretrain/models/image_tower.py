@@ -5,8 +5,6 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
-from timm.layers import Attention
-from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
@@ -59,6 +57,10 @@ class ImageTower(nn.Module):
     def __init__(
         self, options: ImageTowerOptions, *, image_px: int, explicit_attention: bool
     ) -> None:
+        # timm takes seconds to import, which a mistake in an option need not wait for.
+        from timm.layers import Attention
+        from timm.models.vision_transformer import VisionTransformer
+
         super().__init__()
         if image_px % options.patch_px:
             raise ValueError(

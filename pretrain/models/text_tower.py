@@ -5,7 +5,6 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
-from transformers import CLIPTextConfig, CLIPTextModel, SiglipTextConfig, SiglipTextModel
 
 from pretrain.models.image_tower import Gelu
 from pretrain.tokens.context import Specials
@@ -62,6 +61,9 @@ class TextTower(nn.Module):
         text_tokens: int,
         explicit_attention: bool,
     ) -> None:
+        # transformers takes seconds to import, which a mistake in an option need not wait for.
+        from transformers import CLIPTextConfig, CLIPTextModel, SiglipTextConfig, SiglipTextModel
+
         super().__init__()
         self.options = options
         self.text_tokens = text_tokens

@@ -24,6 +24,7 @@ class RunLog:
     ) -> None:
         """samples: of the whole job; samples_seen: at the start, for the progress bar."""
         self.is_main = is_main
+        self._said: set[str] = set()
         if not is_main:
             return
         self._file = (run_dir / METRICS_FILE).open("a", encoding="utf-8", buffering=1)
@@ -68,6 +69,12 @@ class RunLog:
         """A line for people, from the main rank only."""
         if self.is_main:
             self._bar.write(message)
+
+    def say_once(self, topic: str, message: str) -> None:
+        """A line for people that this process says about a topic only once."""
+        if topic not in self._said:
+            self._said.add(topic)
+            self.say(message)
 
     def sync(self) -> None:
         """Wait until every line is on the disk."""

@@ -5,11 +5,11 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from pretrain.recipe import image_tokens
+from pretrain.recipe import Recipe, image_tokens
 from pretrain.run import metrics
 from pretrain.run.checkpoint import RunState
 from pretrain.run.job import Job
-from pretrain.stages import Stage
+from pretrain.stages import Stage, StageOptions
 
 if TYPE_CHECKING:
     from pretrain.engine.engine import Engine, StepResult
@@ -20,6 +20,7 @@ class Meter:
 
     def __init__(self, global_batch_samples: int) -> None:
         self.batch = global_batch_samples
+        self.readings = 0
         self.replaced: dict[str, int] = {}
         self.restart()
 
@@ -42,6 +43,7 @@ class Meter:
 
     def read(self) -> dict[str, float]:
         """images_per_s of all ranks, step_s and data_wait_s per step; starts anew."""
+        self.readings += 1
         steps = max(self.steps, 1)
         seconds = time.perf_counter() - self.begin
         values = {
@@ -88,6 +90,11 @@ def log_start(job: Job, stage: Stage, state: RunState, engine: "Engine") -> None
             image_px=tokens.image_px,
             text_tokens=tokens.text_tokens,
         )
+    job.log.say_once(
+        "bar",
+        "the bar: loss; acc, the share of a batch's pictures whose own caption scores highest; "
+        "wait, the share of the time spent waiting for data",
+    )
     job.log.say(
         f"stage {stage.name}, step {state.stage_step} of {stage.steps}: {tokens.image_px} px "
         f"({kept} image tokens), {tokens.text_tokens} text tokens, batch "
@@ -126,3 +133,36 @@ def log_step(
         acc=f"{result.measures['image_to_text_accuracy']:.0%}",
         wait=f"{timing['data_wait_s'] / timing['step_s']:.0%}",
     )
+
+
+def say_forecast(job: Job, stage: Stage, state: RunState, step_s: float) -> None:
+    """How long the rest will take, once, judged by the first steps; stages to come by their FLOPs,
+    evaluations and checkpoints left out."""
+    here = flops_per_sample(job.recipe, stage.options)
+    second_per_flop = step_s / (here * stage.options.global_batch_samples)
+    left = (stage.steps - state.stage_step) * step_s
+    place = job.stages.index(stage)
+    for later in job.stages[place + 1 :]:
+        left += later.samples * flops_per_sample(job.recipe, later.options) * second_per_flop
+    job.log.say_once(
+        "forecast", f"about {_duration(left)} of training to go, judged by the first steps"
+    )
+
+
+def flops_per_sample(recipe: Recipe, stage: StageOptions) -> float:
+    """Matrix multiplications of one forward, up to a factor: 12 D² a block and token (attention's
+    4 D² and an MLP of 8 D² at mlp_ratio 4), CLS included; attention's scores left out."""
+    image, text = recipe.model.image, recipe.model.text
+    kept, full = image_tokens(recipe, stage)
+    return (
+        (kept + 1) * image.depth * image.width**2 * (4 + 2 * image.mlp_ratio)
+        + stage.tokens.text_tokens * text.depth * text.width**2 * (4 + 2 * text.mlp_ratio)
+        + full * 3 * image.patch_px**2 * image.width
+    )
+
+
+def _duration(seconds: float) -> str:
+    minutes = seconds / 60
+    if minutes < 2:
+        return f"{seconds:.0f} s"
+    return f"{minutes:.0f} min" if minutes < 120 else f"{minutes / 60:.1f} h"
