@@ -205,6 +205,8 @@ def test_an_index_that_is_cut_or_no_array_names_the_file(copy):
     negative = whole.replace(b"(%d,)" % len(np.load(path)), b"(-5,)")
     pickled = whole.replace(b"'|S16'", b"'|O'")
     contents = [b"", whole[:5], whole[:60], whole[:-1], whole + b"x", b"PK\x03\x04" * 30]
-    for content in (*contents, huge, negative, pickled, b"\x80\x04" + whole):
+    long_header = whole[:8] + b"\xff\xff" + whole[10:] + bytes(1 << 16)
+    unclosed = whole.replace(b"}", b" ", 1)
+    for content in (*contents, unclosed, huge, negative, pickled, long_header, b"\x80\x04" + whole):
         path.write_bytes(content)
         assert str(path) in refusal(copy)

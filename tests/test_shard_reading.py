@@ -16,6 +16,8 @@ from test_bad_data import collator
 from data_prep.build import build_dataset
 from pretrain.data import shards
 from pretrain.data.dataset import Dataset
+from pretrain.data.loader import LoaderOptions, batches
+from pretrain.data.order import SampleOrder
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -132,11 +134,26 @@ def test_an_io_error_that_passes_is_retried(many_shards, monkeypatch):
     assert dataset.read(5).jpeg == wanted and left == [0]
 
 
-def test_an_io_error_that_stays_stops_the_run_and_names_the_shard(tiny_dataset, monkeypatch):
+@pytest.mark.parametrize("workers", [0, 2])
+def test_an_io_error_that_stays_stops_the_run_and_names_the_shard(
+    tiny_dataset, monkeypatch, workers
+):
     collate = collator(tiny_dataset)
+    stream = batches(
+        collator=collate,
+        order=SampleOrder(samples=len(collate.dataset), seed=0),
+        start=0,
+        end=16,
+        global_batch_samples=4,
+        rank=0,
+        world_size=1,
+        options=LoaderOptions(workers=workers),
+    )
     fail_reads(monkeypatch, 1_000_000)
-    with pytest.raises(OSError, match=r"00000\.tar.*Input/output error.*start the same") as stopped:
-        collate(np.arange(4), np.arange(4))
+    with pytest.raises(
+        OSError, match=r"0000\d\.tar.*Input/output error.*start the same"
+    ) as stopped:
+        next(stream)
     assert "\n" not in str(stopped.value)
 
 

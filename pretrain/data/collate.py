@@ -43,8 +43,8 @@ def check_failures(
 ) -> None:
     """RuntimeError where too many of the samples read so far were unusable.
 
-    replaced: unusable samples by reason, samples: those read; both summed over all ranks, so that
-    all stop at the same step.
+    replaced: unusable samples by reason, samples: those that batches were to hold; both summed over
+    all ranks since the start, so that all stop at the same step.
     """
     bad = sum(replaced.values())
     if samples < _JUDGED_SAMPLES or bad <= options.max_share * samples:

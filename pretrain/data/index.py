@@ -3,6 +3,7 @@
 import itertools
 from collections.abc import Iterator
 from pathlib import Path
+from tokenize import TokenError
 from typing import Any
 
 import numpy as np
@@ -37,8 +38,9 @@ def open_index(path: Path, manifest: Manifest, tier: TierInfo) -> NDArray[Any]:
     expected = index_dtype(len(manifest.captions))
     try:
         index = np.lib.format.open_memmap(path, mode="r")
-    except (ValueError, EOFError, OverflowError) as error:
-        raise ValueError(f"index {path} is not a NumPy file: {error}; {COPY_AGAIN}") from error
+    except (ValueError, EOFError, OverflowError, SyntaxError, TokenError) as error:
+        reason = str(error).splitlines()[0]  # NumPy's advice to trust the file is not ours
+        raise ValueError(f"index {path} is not a NumPy file: {reason}; {COPY_AGAIN}") from error
     if index.dtype != expected or index.shape != (manifest.samples,):
         raise ValueError(
             f"index {path} holds {index.shape} rows of {index.dtype.itemsize} bytes, the manifest "
