@@ -48,7 +48,7 @@ def train(recipe: Recipe, resolved: str, runtime: Runtime) -> None:
     dataset = Dataset(recipe.data.train, recipe.data.tier)
     evaluator = Evaluator(
         recipe.evaluation,
-        tier=recipe.data.tier,
+        image_sizes={stage.tokens.image_px for stage in recipe.stages.values()},
         tokenizer=dataset.tokenizer(),
         normalisation=recipe.data.normalisation,
     )
