@@ -41,7 +41,7 @@ $(DATA)/held_out_%/manifest.json: $(DATA)/train/manifest.json
 demo: data ## The main job on a laptop: shards, two-stage pretraining, evaluation, export, report
 	$(BIN)/torchrun --standalone --nproc_per_node 2 -m pretrain.train \
 		--config pretrain/recipes/demo.yaml --run_dir $(RUN)
-	$(BIN)/python -m pretrain.export --run $(RUN)
+	$(BIN)/python -m pretrain.export --run_dir $(RUN)
 	$(BIN)/python -m pretrain.report --run $(RUN)
 	@echo "open $(RUN)/report.html in a browser; the figures are in $(RUN)/evaluation.json"
 

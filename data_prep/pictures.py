@@ -4,10 +4,10 @@ import io
 import warnings
 from dataclasses import dataclass
 
-import numpy as np
 from PIL import Image
 
 from data_prep.rejection import RejectedError
+from pretrain.pictures import upright_rgb
 
 # Only these decoders may run: a corpus must not reach Pillow's less trodden ones (EPS starts a
 # PostScript interpreter).
@@ -15,17 +15,6 @@ FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")
 PIXELS_CAP = 64_000_000  # 192 MB decoded; a header may claim 60000x60000 in a few bytes
 # Every tier is JPEG, and libjpeg writes no longer side (JPEG_MAX_DIMENSION in its jmorecfg.h).
 SIDE_PX_CAP = 65_500
-ORIENTATION_TAG = 0x0112
-# EXIF 2.32, table "Orientation": value -> what brings the picture upright.
-UPRIGHT = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
 # Up to this shortest side the chroma planes keep full resolution: halved, a 64 px drawing would
 # have 32 px of colour, fewer than a model trained at 64 px sees.
 FULL_CHROMA_PX = 128
@@ -92,16 +81,11 @@ def decode_picture(data: bytes | None, options: PictureOptions) -> Image.Image:
         picture = open_header(data)
         check_size(picture, options)
         try:
-            picture.load()
-            orientation = read_orientation(picture)
-            rgb = to_rgb(picture)
-        except RejectedError:
-            raise
+            return upright_rgb(picture)
         # Damaged files make decoders raise nearly anything, and one must not end the run.
         except Exception as error:
             cut = is_truncation(error)
             raise RejectedError("image_truncated" if cut else "image_unreadable") from error
-    return rgb.transpose(UPRIGHT[orientation]) if orientation in UPRIGHT else rgb
 
 
 def open_header(data: bytes) -> Image.Image:
@@ -131,36 +115,6 @@ def is_truncation(error: Exception) -> bool:
     """Whether a decoder's error says that the file ends early, rather than being malformed."""
     text = str(error).lower()
     return isinstance(error, EOFError) or "truncated" in text or "premature" in text
-
-
-def read_orientation(picture: Image.Image) -> int:
-    """EXIF orientation, 1 (upright) if there is none or the EXIF block is damaged."""
-    try:
-        return picture.getexif().get(ORIENTATION_TAG, 1)
-    except Exception:
-        return 1
-
-
-def to_rgb(picture: Image.Image) -> Image.Image:
-    """8-bit RGB: CMYK converted, transparency on white, 16-bit scaled to 8."""
-    if picture.mode.startswith("I"):
-        return scale_16_bit(picture)
-    if picture.mode == "F":
-        raise RejectedError("image_unreadable")  # no range is defined for floats
-    if picture.has_transparency_data:
-        layer = picture.convert("RGBA")
-        rgb = Image.new("RGB", layer.size, (255, 255, 255))
-        rgb.paste(layer, mask=layer.getchannel("A"))
-        return rgb
-    return picture.convert("RGB")
-
-
-def scale_16_bit(picture: Image.Image) -> Image.Image:
-    """Grey of 16 bits a pixel to RGB of 8; Pillow's own conversion clips at 255 instead."""
-    grey = np.asarray(picture).astype(np.int64)
-    if grey.min() < 0 or grey.max() > 65535:
-        raise RejectedError("image_unreadable")
-    return Image.fromarray(((grey * 255 + 32767) // 65535).astype(np.uint8)).convert("RGB")
 
 
 def encode_tier(picture: Image.Image, tier: Tier) -> bytes:

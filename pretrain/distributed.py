@@ -117,14 +117,10 @@ def all_ranks(value: Any) -> list[Any]:
     return values
 
 
-class MistakeError(ValueError):
-    """What was asked for cannot be done; the message is one line with the remedy."""
-
-
 def agreed(action: Callable[[], T]) -> T:
-    """action() on every rank; where it fails on any, the same MistakeError on all. Collective.
+    """action() on every rank; where it fails on any, the same ValueError on all. Collective.
 
-    For checks: ValueError, OSError and RuntimeError count as mistakes. `action` has no collective.
+    For checks: ValueError, OSError and RuntimeError are told to all. `action` has no collective.
     """
     result, mistake = None, None
     try:
@@ -133,7 +129,7 @@ def agreed(action: Callable[[], T]) -> T:
         mistake = " ".join(str(error).split())
     found = [one for one in all_ranks(mistake) if one is not None]
     if found:
-        raise MistakeError(found[0])
+        raise ValueError(found[0])
     return cast(T, result)
 
 

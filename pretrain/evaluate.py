@@ -1,6 +1,6 @@
 """Evaluate a finished stage of a run, on the recipe's sets or others, on any number of ranks.
 
-python -m pretrain.evaluate --run runs/demo [--stage full] [--image_px 64] [--text_tokens 24]
+python -m pretrain.evaluate --run_dir runs/demo [--stage full] [--image_px 64] [--text_tokens 24]
 """
 
 import json
@@ -13,13 +13,17 @@ from jsonargparse import auto_cli
 from pretrain import distributed
 from pretrain.data.dataset import Dataset
 from pretrain.evaluation.evaluator import Evaluator
+from pretrain.faults import one_line_faults
+from pretrain.files import write_durably
 from pretrain.models.build import build_model
-from pretrain.recipe import read_recipe
+from pretrain.recipe import Recipe, read_recipe
 from pretrain.run.weights import read_stage_weights
+from pretrain.tokens.context import special_count
+from pretrain.tokens.options import TokenOptions
 
 
 def main(
-    run: Path,
+    run_dir: Path,
     stage: str | None = None,
     image_px: int | None = None,
     text_tokens: int | None = None,
@@ -29,33 +33,33 @@ def main(
     """Retrieval and zero-shot accuracy of a trained model, with chance beside each figure.
 
     Args:
-        run: Run folder of a finished training run.
+        run_dir: Run folder of a training run.
         stage: Stage whose weights to evaluate; by default the recipe's last.
         image_px: Picture size; by default the stage's own.
         text_tokens: Context length; by default the stage's own.
         sets: Dataset directories by name; by default the recipe's evaluation sets.
         out: JSON file to write the figures to; by default they are only printed.
     """
-    recipe = read_recipe(run)
-    runtime = distributed.start()
-    try:
+    with one_line_faults():
+        recipe = read_recipe(run_dir)
         stage = stage or list(recipe.stages)[-1]
+        weights, _ = read_stage_weights(run_dir, stage)
+        tokens = _tokens(recipe, stage, image_px, text_tokens)
+        options = replace(recipe.evaluation, sets=sets or recipe.evaluation.sets)
+        if not options.sets:
+            raise ValueError("the recipe names no evaluation sets: give some by --sets.NAME DIR")
         dataset = Dataset(recipe.data.train, recipe.data.tier)
         evaluator = Evaluator(
-            replace(recipe.evaluation, sets=sets or recipe.evaluation.sets),
-            tier=recipe.data.tier,
+            options,
+            image_sizes=[tokens.image_px],
             tokenizer=dataset.tokenizer(),
             normalisation=recipe.data.normalisation,
         )
-        own = recipe.stages[stage].tokens
-        weights, _ = read_stage_weights(run, stage)
+    runtime = distributed.start()
+    try:
         model = build_model(
             recipe.model,
-            tokens=replace(
-                own,
-                image_px=image_px or own.image_px,
-                text_tokens=text_tokens or own.text_tokens,
-            ),
+            tokens=tokens,
             vocab_size=dataset.manifest.tokenizer.vocab_size,
             device=runtime.device,
             weights=weights,
@@ -64,9 +68,30 @@ def main(
         if runtime.is_main:
             print(table(results))
             if out is not None:
-                out.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
+                write_durably(out, json.dumps(results, indent=2) + "\n")
     finally:
         distributed.stop()
+
+
+def _tokens(
+    recipe: Recipe, stage: str, image_px: int | None, text_tokens: int | None
+) -> TokenOptions:
+    """The lengths to evaluate at, all tokens kept: a stage's own where no other is asked for."""
+    own, patch_px = recipe.stages[stage].tokens, recipe.model.image.patch_px
+    image_px = own.image_px if image_px is None else image_px
+    text_tokens = own.text_tokens if text_tokens is None else text_tokens
+    specials = special_count(recipe.model.text.specials)
+    if image_px < 1 or image_px % patch_px:
+        raise ValueError(
+            f"image_px={image_px}: the model's patches are {patch_px} px wide; change --image_px "
+            f"to a multiple of {patch_px}"
+        )
+    if text_tokens <= specials:
+        raise ValueError(
+            f"text_tokens={text_tokens} leaves no room beside {specials} special token(s): change "
+            f"--text_tokens to {specials + 1} or more"
+        )
+    return TokenOptions(image_px=image_px, text_tokens=text_tokens)
 
 
 def table(results: dict[str, Any]) -> str:

@@ -1,6 +1,6 @@
 """Export: a trained CLIP as one folder of plain files, and loading it back.
 
-python -m pretrain.export --run runs/demo --out runs/demo/export
+python -m pretrain.export --run_dir runs/demo --out runs/demo/export
 """
 
 import json
@@ -20,10 +20,12 @@ from pretrain import compat
 from pretrain.data.augment import AugmentOptions, Normalisation, prepare
 from pretrain.data.dataset import Dataset
 from pretrain.data.images import centre_box, resize
+from pretrain.faults import one_line_faults
 from pretrain.models.build import build_model
 from pretrain.models.clip import CLIP, ModelOptions
 from pretrain.models.image_tower import ImageTowerOptions
 from pretrain.models.text_tower import TextTowerOptions
+from pretrain.pictures import upright_rgb
 from pretrain.recipe import Recipe, read_recipe
 from pretrain.run.weights import read_stage_weights
 from pretrain.tokens.context import context
@@ -45,7 +47,7 @@ class ExportedModel:
 
     @torch.inference_mode()
     def encode_images(self, images: list[Image.Image]) -> Tensor:
-        """(B, E) of PIL pictures: centre square, resized to the model's size."""
+        """(B, E) of PIL pictures of any mode: treated as training's, centre square, resized."""
         image_px = self.model.image.image_px
         pixels = np.stack([_pixels(image, image_px) for image in images])
         return self.model.encode_image(
@@ -66,7 +68,7 @@ class ExportedModel:
 
 
 def _pixels(image: Image.Image, image_px: int) -> np.ndarray:
-    picture = np.asarray(image.convert("RGB"))
+    picture = np.asarray(upright_rgb(image))
     return resize(picture, centre_box(*picture.shape[:2]), image_px)
 
 
@@ -92,12 +94,13 @@ def export(recipe: Recipe, stage: str, out: Path) -> ExportedModel:
     return load(out)
 
 
-def load(folder: Path) -> ExportedModel:
+def load(folder: Path | str) -> ExportedModel:
     """An exported model on the CPU in fp32. ValueError where the folder's parts disagree."""
+    folder = Path(folder)
     if not (folder / CONFIG_FILE).is_file():
         raise FileNotFoundError(
             f"no {CONFIG_FILE} in {folder}: not an exported model; write one with "
-            "`python -m pretrain.export --run RUN_DIR --out FOLDER`"
+            "`python -m pretrain.export --run_dir RUN_DIR --out FOLDER`"
         )
     config = json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8"))
     if config["format"] != EXPORT_FORMAT:
@@ -147,19 +150,20 @@ def largest_difference(recipe: Recipe, stage: str, exported: ExportedModel) -> f
     return max(float((a - b).abs().max()) for a, b in pairs)
 
 
-def main(run: Path, out: Path | None = None, stage: str | None = None) -> None:
+def main(run_dir: Path, out: Path | None = None, stage: str | None = None) -> None:
     """Export a trained model: safetensors, config and tokenizer.
 
     Args:
-        run: Run folder of a finished training run.
-        out: Folder to write; by default RUN/export.
+        run_dir: Run folder of a training run.
+        out: Folder to write; by default RUN_DIR/export.
         stage: Stage whose weights to export; by default the recipe's last.
     """
     compat.put_own_tools_on_path()
-    recipe = read_recipe(run)
-    stage = stage or list(recipe.stages)[-1]
-    folder = out or run / "export"
-    exported = export(recipe, stage, folder)
+    with one_line_faults():
+        recipe = read_recipe(run_dir)
+        stage = stage or list(recipe.stages)[-1]
+        folder = out or run_dir / "export"
+        exported = export(recipe, stage, folder)
     difference = largest_difference(recipe, stage, exported)
     print(f"exported stage {stage} to {folder}; largest difference after loading {difference:.1e}")
 

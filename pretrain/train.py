@@ -18,7 +18,8 @@ from pretrain.data.collate import Batch, Collator, check_failures
 from pretrain.data.dataset import Dataset
 from pretrain.data.loader import batches
 from pretrain.data.order import SampleOrder
-from pretrain.distributed import MistakeError, Runtime, agreed
+from pretrain.distributed import Runtime, agreed
+from pretrain.faults import one_line_faults
 from pretrain.losses.build import build_objective
 from pretrain.recipe import Recipe, parse
 from pretrain.run import checkpoint
@@ -35,21 +36,11 @@ if TYPE_CHECKING:
 
 def main(arguments: list[str] | None = None) -> None:
     """Exit status: 0 done, 2 the request cannot be met (one line says why), 1 anything else."""
-    is_main = os.environ.get("RANK", "0") == "0"
-    try:
+    with one_line_faults():
         recipe, resolved = parse(arguments)
-    except (ValueError, OSError) as error:
-        if is_main:
-            print("error:", " ".join(str(error).split()), file=sys.stderr)
-        sys.exit(2)
     runtime = distributed.start()
     try:
         train(recipe, resolved, runtime)
-    except MistakeError as error:
-        if is_main:
-            print("error:", error, file=sys.stderr)
-        distributed.stop()
-        sys.exit(2)
     except Exception:
         traceback.print_exc()
         sys.stderr.flush()
@@ -61,11 +52,11 @@ def main(arguments: list[str] | None = None) -> None:
 
 def train(recipe: Recipe, resolved: str, runtime: Runtime) -> None:
     """Run, or go on with, every stage of a recipe. Collective."""
-    from pretrain.run.start import (
-        start_run,  # DeepSpeed: seconds that a spelling mistake need not wait
-    )
+    # Imports DeepSpeed: seconds that a spelling mistake need not wait for.
+    from pretrain.run.start import start_run
 
-    job, state, tag, lock = start_run(recipe, resolved, runtime)
+    with one_line_faults():
+        job, state, tag, lock = start_run(recipe, resolved, runtime)
     for index in range(state.stage, len(job.stages)):
         state = run_stage(job, index, state, tag)
         tag = None

@@ -20,7 +20,7 @@ compat.put_own_tools_on_path()
 compat.make_torchvision_importable()
 
 
-def _build(out: Path, where: str, *more: str) -> Path:
+def build_food(out: Path, where: str, *more: str) -> Path:
     captions = [
         "label={caption}",
         "keywords={caption}, {keywords}",
@@ -42,7 +42,7 @@ def _build(out: Path, where: str, *more: str) -> Path:
 def tiny_dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """About 200 drawings of food by two artists, three captions each, in several shards."""
     out = tmp_path_factory.mktemp("tiny") / "train"
-    return _build(out, "artist IN ('noto', 'fluent3d') AND split = 'train'")
+    return build_food(out, "artist IN ('noto', 'fluent3d') AND split = 'train'")
 
 
 @pytest.fixture
@@ -55,7 +55,9 @@ def copy(tiny_dataset: Path, tmp_path: Path) -> Path:
 def tiny_evaluation_set(tiny_dataset: Path) -> Path:
     """The same dishes drawn by another artist, tokenized by the training set's tokenizer."""
     tokenizer = str(tiny_dataset / "tokenizer.model")
-    return _build(tiny_dataset.parent / "held_out", "artist = 'twemoji'", "--tokenizer", tokenizer)
+    return build_food(
+        tiny_dataset.parent / "held_out", "artist = 'twemoji'", "--tokenizer", tokenizer
+    )
 
 
 @pytest.fixture(scope="session")

@@ -2,16 +2,16 @@
 
 import json
 import math
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
-import torch
-from PIL import Image
+from tiny_runs import evaluation_options, train_command
 
 from pretrain.data.dataset import Dataset
-from pretrain.export import load
+from pretrain.evaluate import main as evaluate
 from pretrain.export import main as export
 from pretrain.run.metrics import METRICS_FILE
 
@@ -56,25 +56,78 @@ def test_evaluation_has_chance_beside_every_figure(tiny_run, tiny_evaluation_set
     assert result["held_out"] == result["stages"][-1]["sets"]["held_out"]
 
 
-def test_export_loads_back_with_equal_embeddings(tiny_run, tmp_path, capsys):
-    export(run=tiny_run, out=tmp_path / "model")
-    assert "largest difference after loading 0.0e+00" in capsys.readouterr().out
-    model = load(tmp_path / "model")
-    images = model.encode_images([Image.new("RGB", (60, 80), c) for c in ("red", "blue")])
-    texts = model.encode_texts(["red apple", "a cup of tea with a very long caption " * 5])
-    assert images.shape == texts.shape == (2, 32)
-    assert torch.allclose(images.norm(dim=1), torch.ones(2)) and not torch.equal(*images)
-    with pytest.raises(FileNotFoundError, match=r"pretrain\.export"):
-        load(tmp_path)
-
-
 def test_evaluate_by_itself_gives_the_figures_of_the_run(tiny_run, tmp_path):
     out = tmp_path / "figures.json"
-    command = [sys.executable, "-m", "pretrain.evaluate", "--run", tiny_run, "--out", out]
+    command = [sys.executable, "-m", "pretrain.evaluate", "--run_dir", tiny_run, "--out", out]
     shown = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True).stdout
     assert "R@1" in shown
     recorded = json.loads((tiny_run / "evaluation.json").read_text())["held_out"]
     assert json.loads(out.read_text())["held_out"] == recorded
+
+
+def test_two_ranks_under_torchrun_evaluate_what_one_process_does(tiny_run, tmp_path):
+    """At a longer context than was trained, whose untrained places belong to no rank or time."""
+    run = tmp_path / "run"
+    shutil.copytree(tiny_run, run)
+    recipe = (run / "recipe.yaml").read_text()
+    (run / "recipe.yaml").write_text(recipe.replace("interpolate", "extend"))
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    figures = []
+    for place, launcher in enumerate(([sys.executable], [*torchrun, "--nproc_per_node", "2"])):
+        out = tmp_path / f"{place}.json"
+        command = [*launcher, "-m", "pretrain.evaluate", "--run_dir", run, "--out", out]
+        subprocess.run([*command, "--text_tokens", "20"], cwd=ROOT, check=True)
+        figures.append(json.loads(out.read_text()))
+    assert figures[0] == figures[1]
+
+
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [
+        ({"stage": "fulll"}, ["'fulll'", "'full', 'reduced'"]),
+        ({"image_px": 0}, ["image_px=0", "multiple of 8"]),
+        ({"image_px": 50}, ["image_px=50", "multiple of 8"]),
+        ({"text_tokens": 1}, ["text_tokens=1", "2 or more"]),
+        ({"sets": {"mine": Path("no/where")}}, ["evaluation.sets.mine", "no/where"]),
+        ({"run_dir": Path("no/run")}, ["no/run", "--run"]),
+    ],
+    ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
+)
+def test_a_wrong_request_is_answered_on_one_line(tiny_run, capsys, options, named):
+    with pytest.raises(SystemExit) as stopped:
+        evaluate(**{"run_dir": tiny_run, **options})
+    assert stopped.value.code == 2
+    told = capsys.readouterr().err
+    assert told.startswith("error: ") and told.count("\n") == 1
+    assert all(word in told for word in named), told
+
+
+@pytest.mark.parametrize("command", [evaluate, export])
+def test_an_unfinished_stage_is_refused_by_name(tiny_run, tmp_path, capsys, command):
+    run = tmp_path / "run"
+    shutil.copytree(tiny_run, run)
+    (run / "stages" / "full.safetensors").unlink()
+    with pytest.raises(SystemExit) as stopped:
+        command(run_dir=run)
+    assert stopped.value.code == 2
+    told = capsys.readouterr().err
+    assert told.count("\n") == 1 and "'full'" in told and "finished stages: ['reduced']" in told
+
+
+def test_a_broken_evaluation_file_does_not_stop_the_run(
+    tiny_run, tiny_dataset, tiny_evaluation_set, tmp_path
+):
+    """A full disk or a kill left half a file; the run's own metrics have the figures."""
+    run = tmp_path / "run"
+    shutil.copytree(tiny_run, run)
+    shutil.rmtree(max((run / "checkpoints").glob("step-*")))  # so that the last stage ends again
+    whole = (run / "evaluation.json").read_text()
+    (run / "evaluation.json").write_text(whole[:200])
+    (run / "gallery.json").write_text("")
+    command = train_command(run, tiny_dataset, *evaluation_options(tiny_evaluation_set))
+    subprocess.run(command, cwd=ROOT, check=True)
+    assert json.loads((run / "evaluation.json").read_text()) == json.loads(whole)
+    assert json.loads((run / "gallery.json").read_text())["images"]
 
 
 def test_the_report_is_one_page_of_this_run(tiny_run):

@@ -1,7 +1,9 @@
 """The evaluator: every task on every evaluation set, as plain numbers."""
 
 import base64
-from dataclasses import dataclass
+import math
+from collections.abc import Collection
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,14 +19,25 @@ from pretrain.evaluation.options import EvaluationOptions, ZeroShotOptions
 from pretrain.evaluation.retrieval import retrieval
 from pretrain.evaluation.zero_shot import class_embeddings, zero_shot
 from pretrain.models.clip import CLIP
+from pretrain.shard_format import Manifest, read_manifest
 from pretrain.tokens.tokenizer import Tokenizer
+
+
+def tier_for(manifest: Manifest, image_px: int) -> str:
+    """The smallest image tier whose shortest side is at least image_px, or else the largest."""
+    sides = {
+        name: math.inf if tier.shortest_px is None else tier.shortest_px
+        for name, tier in manifest.tiers.items()
+    }
+    enough = [name for name, side in sides.items() if side >= image_px]
+    return min(enough, key=sides.__getitem__) if enough else max(sides, key=sides.__getitem__)
 
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluationSet:
     """One dataset directory with its captions and classes in memory, its pictures on disk."""
 
-    dataset: Dataset
+    dataset: Dataset  # of the tier whose pictures are read
     captions: list[str]  # distinct first captions
     caption_ids: list[NDArray[np.integer]]
     caption_of_image: Tensor  # (n,)
@@ -58,6 +71,12 @@ class EvaluationSet:
             meta=meta,
         )
 
+    def at_tier(self, tier: str) -> "EvaluationSet":
+        """The same samples with the pictures of another tier."""
+        if tier == self.dataset.tier:
+            return self
+        return replace(self, dataset=Dataset(self.dataset.directory, tier))
+
     def classes(self, column: str) -> list[str]:
         """Class of each picture (n,)."""
         if column not in self.meta[0]:
@@ -75,17 +94,19 @@ class Evaluator:
         self,
         options: EvaluationOptions,
         *,
-        tier: str,
+        image_sizes: Collection[int],
         tokenizer: Tokenizer,
         normalisation: Normalisation,
     ) -> None:
+        """image_sizes: picture sizes in px that models will have; their tiers are opened now."""
         self.options = options
-        self.tier = tier
         self.tokenizer = tokenizer
         self.normalisation = normalisation
-        self.sets = {name: self._open(path) for name, path in options.sets.items()}
+        self.sets = {
+            name: self._open(f"evaluation.sets.{name}", path) for name, path in options.sets.items()
+        }
         self._ensembles = {
-            column: self._open(task.label_ensemble)
+            column: self._open(f"evaluation.zero_shot.{column}.label_ensemble", task.label_ensemble)
             for column, task in options.zero_shot.items()
             if task.label_ensemble is not None
         }
@@ -93,37 +114,61 @@ class Evaluator:
             column: sorted({c for one in self.sets.values() for c in one.classes(column)})
             for column in options.zero_shot
         }
+        self._of_tier: dict[tuple[str, str], EvaluationSet] = {}
+        for name in self.sets:
+            for image_px in image_sizes:
+                self._sized(name, image_px)
 
-    def _open(self, directory: Path) -> EvaluationSet:
-        opened = EvaluationSet.open(directory, self.tier)
+    def _open(self, option: str, directory: Path) -> EvaluationSet:
+        """Captions and classes of a dataset, by its smallest tier: no picture is looked at."""
+        try:
+            opened = EvaluationSet.open(directory, tier_for(read_manifest(directory), 1))
+        except (ValueError, OSError) as error:
+            raise ValueError(f"{option}: {error}") from error
         if opened.dataset.manifest.tokenizer.sha256 != self.tokenizer.sha256:
             raise ValueError(
-                f"evaluation set {directory} was tokenized by another tokenizer than the training "
+                f"{option}: {directory} was tokenized by another tokenizer than the training "
                 f"set: rebuild it with `data_prep build --tokenizer {self.tokenizer.file}`"
             )
         return opened
 
+    def _sized(self, name: str, image_px: int) -> EvaluationSet:
+        """A set with pictures of the tier for this size."""
+        one = self.sets[name]
+        tier = self.options.tier or tier_for(one.dataset.manifest, image_px)
+        if tier not in one.dataset.manifest.tiers:
+            raise ValueError(
+                f"evaluation.tier={tier!r} asked for, evaluation.sets.{name} has "
+                f"{sorted(one.dataset.manifest.tiers)}: name one of these, or leave it null"
+            )
+        if (name, tier) not in self._of_tier:
+            self._of_tier[name, tier] = one.at_tier(tier)
+        return self._of_tier[name, tier]
+
     def evaluate(self, model: CLIP) -> dict[str, Any]:
-        """{set: {image_to_text, text_to_image, zero_shot: {column: …}}}. Collective."""
+        """{set: {image_to_text, text_to_image, zero_shot: {column: …}, tier}}. Collective."""
         model.eval()
         classifiers = {
             column: self._classifier(model, column, task)
             for column, task in self.options.zero_shot.items()
         }
         results = {}
-        for name, one in self.sets.items():
+        for name in self.sets:
+            one = self._sized(name, model.image.image_px)
             images, texts = self._features(model, one)
             results[name] = retrieval(images, texts, one.caption_of_image.to(images.device))
             results[name]["zero_shot"] = {
                 column: zero_shot(images, self._class_index(one, column).to(images.device), matrix)
                 for column, matrix in classifiers.items()
             }
+            results[name]["tier"] = one.dataset.tier
         return results
 
     def gallery(self, model: CLIP, seed: int) -> dict[str, Any]:
         """Random pictures of the first set with their five nearest captions. Collective."""
         model.eval()
-        name, one = next(iter(self.sets.items()))
+        name = next(iter(self.sets))
+        one = self._sized(name, model.image.image_px)
         images, texts = self._features(model, one)
         count = min(self.options.gallery_images, len(images))
         rows = np.random.default_rng(seed).choice(len(images), count, replace=False)

@@ -30,6 +30,9 @@ class EvaluationOptions:
     """Dataset directories to evaluate on, by the name they get in the results."""
     zero_shot: dict[str, ZeroShotOptions] = field(default_factory=dict)
     """Zero-shot tasks, by the metadata column that holds the class."""
+    tier: str | None = None
+    """Image tier of all sets; by default each set's smallest tier that is no smaller than the
+    evaluated picture size, whatever tier was trained on, and its largest where none is."""
     every_steps: int | None = None
     """Steps between evaluations during a stage; one is always made at its end."""
     batch_samples: int = 256

@@ -6,6 +6,10 @@ from torch import Tensor
 from pretrain.models.clip import CLIP, ModelOptions, resized_weights
 from pretrain.tokens.options import TokenOptions
 
+# What weights do not decide (the places of a longer context that were never trained) is drawn by
+# this seed, so that the same weights are always the same model.
+_UNTRAINED_SEED = 0
+
 
 def build_model(
     options: ModelOptions,
@@ -17,9 +21,14 @@ def build_model(
 ) -> CLIP:
     """A CLIP on `device` for a stage's picture size and context length.
 
-    With weights: those, resized to these lengths; without: random by torch's generator. The
-    attention implementation follows the device: fused on CUDA, explicit on a CPU.
+    With weights: those, resized to these lengths, a function of them alone that neither reads nor
+    moves torch's generator; without: random by torch's generator. The attention implementation
+    follows the device: fused on CUDA, explicit on a CPU.
     """
+    generator = torch.default_generator  # a model is built on the CPU: no other one is drawn from
+    before = generator.get_state()
+    if weights is not None:
+        generator.manual_seed(_UNTRAINED_SEED)
     model = CLIP(
         options,
         vocab_size=vocab_size,
@@ -28,5 +37,6 @@ def build_model(
         explicit_attention=device.type == "cpu",
     )
     if weights is not None:
+        generator.set_state(before)
         model.load_state_dict(resized_weights(weights, model))
     return model.to(device)

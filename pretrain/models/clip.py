@@ -84,7 +84,8 @@ def resized_weights(weights: dict[str, Tensor], model: CLIP) -> dict[str, Tensor
 
     Learned image positions are resized bicubic (antialiased); text positions stretched or
     continued as model.text.positions_resize says; a continued table takes what it lacks from
-    `model`. Fixed sin-cos positions are not weights.
+    `model`, whose small random rows are by its builder's seed: a stage's where it trains on,
+    always the same one where it is evaluated. Fixed sin-cos positions are not weights.
     """
     target = model.state_dict()
     if set(weights) != set(target):

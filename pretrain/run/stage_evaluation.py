@@ -5,10 +5,12 @@ from typing import Any
 
 from torch import Tensor
 
+from pretrain.files import write_durably
 from pretrain.models.build import build_model
 from pretrain.recipe import Recipe, image_tokens
 from pretrain.run.checkpoint import RunState
 from pretrain.run.job import Job
+from pretrain.run.metrics import METRICS_FILE
 
 
 def evaluate_stage(
@@ -52,7 +54,7 @@ def evaluate_stage(
         if final and at == list(job.recipe.stages)[-1]:
             gallery = job.evaluator.gallery(model, job.recipe.seed)
             if job.runtime.is_main:
-                (job.recipe.run_dir / "gallery.json").write_text(json.dumps(gallery))
+                write_durably(job.recipe.run_dir / "gallery.json", json.dumps(gallery))
     if final and job.runtime.is_main:
         _write_evaluation(job.recipe, name, state, records)
 
@@ -61,10 +63,28 @@ def _write_evaluation(
     recipe: Recipe, name: str, state: RunState, records: list[dict[str, Any]]
 ) -> None:
     """evaluation.json: this stage's figures beside earlier stages'; on top its own lengths'."""
-    path = recipe.run_dir / "evaluation.json"
-    before = list(recipe.stages)[: list(recipe.stages).index(name)]
-    known = json.loads(path.read_text())["stages"] if path.is_file() else []
-    stages = [record for record in known if record["after"] in before]
+    stages = _earlier_stages(recipe, name)
     stages += [{"after": name, "samples_seen": state.samples_seen, **r} for r in records]
     own = next(record for record in records if record["tokens"] == name)
-    path.write_text(json.dumps({**own["sets"], "stages": stages}, indent=2) + "\n")
+    write_durably(
+        recipe.run_dir / "evaluation.json",
+        json.dumps({**own["sets"], "stages": stages}, indent=2) + "\n",
+    )
+
+
+def _earlier_stages(recipe: Recipe, name: str) -> list[dict[str, Any]]:
+    """The figures after each stage before `name`, from the run's metrics, which are the truth.
+
+    Evaluations during a stage are followed by the one at its end: the last one counts.
+    """
+    before = list(recipe.stages)[: list(recipe.stages).index(name)]
+    last: dict[tuple[str, str], dict[str, Any]] = {}
+    for line in (recipe.run_dir / METRICS_FILE).read_text(encoding="utf-8").splitlines():
+        if '"evaluation"' not in line:
+            continue  # millions of steps need not be parsed
+        event = json.loads(line)
+        if event["event"] == "evaluation" and event["stage"] in before:
+            last[event["stage"], event["tokens"]] = event
+    found = [last[stage, at] for stage in before for at in recipe.stages if (stage, at) in last]
+    record = ("samples_seen", "tokens", "image_px", "image_tokens", "text_tokens", "sets")
+    return [{"after": one["stage"], **{key: one[key] for key in record}} for one in found]

@@ -26,7 +26,7 @@ def start_run(
 ) -> tuple[Job, RunState, str | None, RunLock | None]:
     """(job, where it stands, tag of the checkpoint to load, the lock) of a run folder.
 
-    MistakeError on every rank alike. Nothing is written before all checks have passed. Collective.
+    ValueError on every rank alike. Nothing is written before all checks have passed. Collective.
     """
     dataset, evaluator, stages = agreed(lambda: _open(recipe, runtime))
     precision = agreed(lambda: resolve_precision(recipe.engine.precision, runtime.device))
@@ -72,7 +72,7 @@ def _open(recipe: Recipe, runtime: Runtime) -> tuple[Dataset, Evaluator, list[St
     stages = plan_stages(recipe.stages, len(dataset))
     evaluator = Evaluator(
         recipe.evaluation,
-        tier=recipe.data.tier,
+        image_sizes={stage.tokens.image_px for stage in recipe.stages.values()},
         tokenizer=dataset.tokenizer(),
         normalisation=recipe.data.normalisation,
     )
