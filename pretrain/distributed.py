@@ -13,6 +13,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from pretrain import compat
+from pretrain.launcher import end_with_launcher
 
 T = TypeVar("T")
 
@@ -51,6 +52,8 @@ def start(timeout_s: float = 1800.0) -> Runtime:
             "MASTER_PORT": str(_free_port()),
         }.items():
             os.environ[name] = value
+    else:
+        end_with_launcher()
     local_rank = int(os.environ.get("LOCAL_RANK", "0"))
     if torch.cuda.is_available():
         device = torch.device("cuda", local_rank)

@@ -1,10 +1,10 @@
 """Kills a tiny run at chosen file-system calls, resumes it, and compares with an undisturbed one.
 
-    python tests/kill_at_every_call.py FOLDER COUNT -- TRAINING OPTIONS
+    PYTHONPATH=. python tests/kill_at_every_call.py FOLDER COUNT -- TRAINING OPTIONS
 
 COUNT calls are chosen evenly over all that Python makes in the run folder (0: every one). Prints
-`calls N, tried M` at the end; exit 1 with the first difference. Every trial is a fork of this process,
-which has imported everything already: a trial takes a second instead of ten.
+`calls N, tried M` at the end; exit 1 with the first difference. Every trial is a fork of this
+process, which has imported everything already: a trial takes a second instead of ten.
 """
 
 import json
@@ -14,13 +14,6 @@ import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
-
-os.environ["OMP_NUM_THREADS"] = "1"
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
-from pretrain import compat
-
-compat.make_torchvision_importable()
 
 import torch
 from safetensors.torch import load_file
@@ -75,7 +68,7 @@ def watch(run_dir: Path, calls: Path, kill_at: int | None) -> None:
     sync = os.fsync
 
     def synced(descriptor: int) -> None:
-        called("fsync", os.readlink(f"/proc/self/fd/{descriptor}"))
+        called("fsync", Path(f"/proc/self/fd/{descriptor}").readlink())
         sync(descriptor)
 
     os.fsync = synced

@@ -14,8 +14,8 @@ TINY = str(ROOT / "pretrain/recipes/tiny.yaml")
 
 # Lower layers first; a module imports only from its own row's left, or from rows above it.
 LAYERS = [
-    ["compat", "checks", "files", "pictures", "faults", "shard_format", "seeding", "distributed",
-     "spelling"],
+    ["compat", "checks", "files", "pictures", "faults", "shard_format", "seeding", "launcher",
+     "distributed", "spelling"],
     ["tokens.tokenizer", "tokens.context", "tokens.image_reduction", "tokens.text_reduction",
      "tokens.options"],
     ["models.positions", "models.image_tower", "models.text_tower", "models.clip", "models.build"],

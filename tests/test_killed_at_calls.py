@@ -1,5 +1,6 @@
 """A run killed at any file-system call of its saves, stage ends and evaluations loses nothing."""
 
+import os
 import re
 import subprocess
 import sys
@@ -19,7 +20,8 @@ def kill_at(folder, dataset, evaluation_set, count: int, *more: str) -> tuple[in
         *(sys.executable, "tests/kill_at_every_call.py", folder, str(count), "--", *OPTIONS),
         *("--data.train", dataset, *evaluation_options(evaluation_set), *more),
     ]
-    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=environment)
     assert result.returncode == 0, result.stdout[-3000:] + result.stderr[-2000:]
     found = re.search(r"calls (\d+), tried (\d+)", result.stdout)
     assert found, result.stdout

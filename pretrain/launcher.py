@@ -1,0 +1,41 @@
+"""The launcher above a rank: where it is gone, the rank ends too."""
+
+import os
+import signal
+import threading
+import time
+from pathlib import Path
+
+import psutil
+
+_LAUNCHERS = ("torch.distributed.run", "torchrun", "deepspeed")
+_LOOK_S = 1.0
+
+
+def end_with_launcher() -> None:
+    """Watch the launchers among this process's ancestors, and end this process with them.
+
+    A launcher that is killed outright leaves its ranks training on, unseen, beside those of the
+    next start. Nothing is watched in a process that no launcher started.
+    """
+    launchers = [parent for parent in psutil.Process().parents() if _is_launcher(parent)]
+    if launchers:
+        watch = threading.Thread(target=_watch, args=(launchers,), daemon=True, name="launcher")
+        watch.start()
+
+
+def _is_launcher(process: psutil.Process) -> bool:
+    try:
+        words = process.cmdline()
+    except psutil.Error:
+        return False
+    return "python" in process.name() and any(
+        Path(word).name in _LAUNCHERS or "deepspeed.launcher" in word for word in words[1:3]
+    )
+
+
+def _watch(launchers: list[psutil.Process]) -> None:
+    while all(launcher.is_running() for launcher in launchers):
+        time.sleep(_LOOK_S)
+    os.write(2, b"the launcher is gone: this rank ends\n")
+    os.kill(os.getpid(), signal.SIGKILL)

@@ -1,0 +1,59 @@
+"""Training runs of one process, forked from a server that has imported all: a second each."""
+
+import multiprocessing
+import os
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from tiny_runs import ROOT
+
+_CONTEXT = multiprocessing.get_context("forkserver")
+_CONTEXT.set_forkserver_preload(
+    [
+        "pretrain.train",
+        "pretrain.run.start",
+        "pretrain.run.stage_evaluation",
+        "pretrain.models.clip",
+    ]
+)
+TIMEOUT_S = 120
+TINY = [
+    *("--config", str(ROOT / "pretrain/recipes/tiny.yaml"), "--data.loader.workers", "0"),
+    *("--log.tensorboard", "false"),
+]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ended:
+    """How a run ended: its exit status, and all that it printed."""
+
+    code: int
+    output: str
+
+
+def train(run_dir: Path, dataset: Path, *options: str) -> Ended:
+    """The tiny recipe on a dataset, with more options over it."""
+    log = run_dir.with_name(run_dir.name + ".log")
+    words = [*TINY, "--data.train", str(dataset), "--run_dir", str(run_dir), *options]
+    process = _CONTEXT.Process(target=_train, args=(words, log))
+    process.start()
+    process.join(TIMEOUT_S)
+    if process.exitcode is None:
+        process.kill()
+        raise TimeoutError(f"over {TIMEOUT_S} s: {words}\n{log.read_text()}")
+    return Ended(code=process.exitcode, output=log.read_text())
+
+
+def _train(words: list[str], log: Path) -> None:
+    with log.open("wb") as file:
+        os.dup2(file.fileno(), 1)
+        os.dup2(file.fileno(), 2)
+    os.chdir(ROOT)
+    import torch
+
+    from pretrain.train import main
+
+    torch.set_num_threads(1)
+    main(words)
+    sys.stdout.flush()

@@ -1,0 +1,207 @@
+"""A run can be repaired: what has begun is fixed by its values, all else can change at a resume."""
+
+import dataclasses
+import json
+import shutil
+import subprocess
+import sys
+import tarfile
+from pathlib import Path
+
+import pytest
+from forked_runs import train
+from tiny_runs import ROOT
+
+from pretrain.files import write_durably
+from pretrain.recipe import parse
+from pretrain.run.continuation import changed_values, fixed_values
+from pretrain.run.lock import RunLock
+from pretrain.stages import plan_stages
+
+
+def losses(run_dir: Path) -> dict[int, float]:
+    lines = (run_dir / "metrics.jsonl").read_text().splitlines()
+    return {e["step"]: e["loss"] for e in map(json.loads, lines) if e["event"] == "step"}
+
+
+@pytest.fixture(scope="module")
+def finished(tiny_dataset, tmp_path_factory) -> Path:
+    """A run of 6 + 4 steps with all its checkpoints: at 3, 6 (a stage's end), 9 and 10."""
+    run_dir = tmp_path_factory.mktemp("repair") / "run"
+    ended = train(run_dir, tiny_dataset, "--checkpoint.keep", "9")
+    assert ended.code == 0, ended.output
+    return run_dir
+
+
+def standing(finished: Path, folder: Path, step: int) -> Path:
+    """A copy of the run as it was when its newest checkpoint was that of `step`."""
+    run_dir = folder / "run"
+    shutil.copytree(finished, run_dir)
+    for path in (run_dir / "checkpoints").glob("step-*"):
+        if int(path.name.removeprefix("step-")) > step:
+            shutil.rmtree(path)
+    return run_dir
+
+
+@pytest.mark.parametrize(
+    ("step", "options"),
+    [
+        (3, ("--stages.full.steps", "2", "--stages.reduced.micro_batch_samples", "8")),
+        (6, ("--stages.full.base_learning_rate", "1e-3", "--engine.ds_config",
+             "ds_configs/zero2.json")),
+        (6, ("--stages.full.tokens.image_px", "32", "--data.loader.workers", "1")),
+        (9, ("--stages.full.micro_batch_samples", "4", "--checkpoint.every_steps", "2",
+             "--engine.checkpoint_image", "true")),
+    ],
+)  # fmt: skip
+def test_execution_and_stages_to_come_can_change(finished, tiny_dataset, tmp_path, step, options):
+    run_dir = standing(finished, tmp_path, step)
+    ended = train(run_dir, tiny_dataset, *options)
+    assert ended.code == 0, ended.output
+    before, after = losses(finished), losses(run_dir)
+    same = [s for s in after if s <= 6 or step == 9]  # what the change does not touch
+    worst = max(abs(before[s] - after[s]) for s in same)
+    assert worst < 2e-5, f"largest difference of a loss: {worst}"
+
+
+@pytest.mark.parametrize(
+    ("step", "options", "named"),
+    [
+        (3, ("--stages.reduced.base_learning_rate", "1e-3"),
+         "stages.reduced.base_learning_rate=0.001 (was 0.016)"),
+        (9, ("--stages.reduced.tokens.text_tokens", "7"),
+         "stages.reduced.tokens.text_tokens=7 (was 6)"),
+        (9, ("--stages.full.steps", "5"), "stages.full.steps=5 (was 4)"),
+        (9, ("--stages.full.steps", "null", "--stages.full.samples", "100"),
+         "stages.full.steps=7 (was 4)"),
+        (9, ("--optimizer.eps", "1e-8"), "optimizer.eps=1e-08 (was 1e-06)"),
+        (9, ("--engine.precision", "bf16"), "engine.precision=bf16 (was fp32)"),
+        (9, ("--data.normalisation", "openai"), "data.normalisation=openai (was imagenet)"),
+        (9, ("--engine.ds_config", "ds_configs/zero2.json"), "ZeRO 1, asked for 1 ranks in ZeRO 2"),
+    ],
+)  # fmt: skip
+def test_what_has_begun_is_fixed_and_the_change_is_named(
+    finished, tiny_dataset, tmp_path, step, options, named
+):
+    run_dir = standing(finished, tmp_path, step)
+    ended = train(run_dir, tiny_dataset, *options)
+    assert ended.code == 2
+    errors = [line for line in ended.output.splitlines() if "error" in line]
+    assert len(errors) == 1 and named in errors[0], ended.output
+
+
+def test_the_same_length_in_another_unit_is_the_same_run(finished, tiny_dataset, tmp_path):
+    run_dir = standing(finished, tmp_path, 9)
+    ended = train(
+        run_dir, tiny_dataset, "--stages.full.steps", "null", "--stages.full.samples", "64"
+    )
+    assert ended.code == 0, ended.output
+    assert losses(run_dir) == losses(finished)
+
+
+def test_an_option_that_came_later_counts_as_its_default():
+    tiny = ["--config", str(ROOT / "pretrain/recipes/tiny.yaml")]
+    recipe, _ = parse(tiny)
+    stages = plan_stages(recipe.stages, 230)
+    fixed = json.loads(json.dumps(fixed_values(recipe, stages[:1], "fp32")))
+    assert changed_values(fixed, recipe, stages, "fp32") == []
+    del fixed["optimizer"]["muon_momentum"], fixed["stages"]["reduced"]["augment"]["grey"]
+    fixed["model"]["image"]["an_option_that_went"] = 3
+    assert changed_values(fixed, recipe, stages, "fp32") == []
+    other, _ = parse([*tiny, "--optimizer.muon_momentum", "0.5"])
+    assert changed_values(fixed, other, stages, "fp32") == [
+        "optimizer.muon_momentum=0.5 (was 0.95)"
+    ]
+    swapped = [dataclasses.replace(stages[0], name="first"), stages[1]]
+    assert "stages ['first']" in changed_values(fixed, recipe, swapped, "fp32")[0]
+
+
+def test_a_run_folder_of_november_2026_goes_on(tiny_dataset, tmp_path):
+    """Killed at step 9 of 10 by the code of that day, on two ranks; its step 10 gave 3.0060."""
+    with tarfile.open(ROOT / "tests/data/run_of_november_2026.tar.xz") as archive:
+        archive.extractall(tmp_path, filter="data")
+    state = tmp_path / "run/checkpoints/step-00000009/state.json"
+    record = json.loads(state.read_text())
+    # The dataset's manifest names library versions, so another machine's has another sha256.
+    from pretrain.data.dataset import Dataset
+
+    record["state"]["dataset_fingerprint"] = Dataset(tiny_dataset, "full").fingerprint
+    write_durably(state, json.dumps(record))
+    small = ("--model.embed_dim", "8", "--log.tensorboard", "false")
+    small += tuple(
+        word
+        for tower in ("image", "text")
+        for word in (f"--model.{tower}.width", "16", f"--model.{tower}.depth", "1")
+    )
+    command = [
+        *(sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"),
+        *("-m", "pretrain.train", "--config", "pretrain/recipes/tiny.yaml"),
+        *("--run_dir", tmp_path / "run", "--data.train", tiny_dataset, *small),
+    ]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr[-3000:]
+    assert abs(losses(tmp_path / "run")[10] - 3.0060) < 1e-3
+    changed = subprocess.run(
+        [*command, "--stages.reduced.warmup_steps", "1"], cwd=ROOT, capture_output=True, text=True
+    )
+    assert "stages.reduced.warmup_steps=1 (was 2)" in changed.stderr
+
+
+def test_a_run_folder_has_one_owner(finished, tiny_dataset, tmp_path):
+    run_dir = standing(finished, tmp_path, 9)
+    before = (run_dir / "metrics.jsonl").read_text()
+    lock = RunLock(run_dir)
+    ended = train(run_dir, tiny_dataset)
+    assert ended.code == 2 and "is being trained by another run (process" in ended.output
+    assert (run_dir / "metrics.jsonl").read_text() == before
+    lock.release()
+    assert train(run_dir, tiny_dataset).code == 0
+
+
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [
+        (("--stages.full.tier", "160"), "stages.full.tier='160'"),
+        (("--stages.full.micro_batch_samples", "5"), "stages.full.micro_batch_samples=5"),
+        (("--stages.full.global_batch_samples", "1024"), "has 230 samples"),
+        (("--stages.full.steps", "null", "--stages.full.epochs", "0.1",
+          "--stages.full.warmup_steps", "9"), "stages.full.warmup_steps=9"),
+        (("--data.caption_weights", "{label: -1}"), "data.caption_weights"),
+        (("--engine.ds_config", "ds_configs/none.json"), "ds_configs"),
+        (("--evaluation.sets", "{held: /nowhere}"), "evaluation.sets.held"),
+    ],
+)  # fmt: skip
+def test_a_mistake_in_any_stage_is_found_before_the_first_step(
+    tiny_dataset, tmp_path, options, named
+):
+    ended = train(tmp_path / "run", tiny_dataset, *options)
+    assert ended.code == 2, ended.output
+    errors = [line for line in ended.output.splitlines() if line.startswith("error:")]
+    assert len(errors) == 1 and named in errors[0], ended.output
+    assert not (tmp_path / "run/metrics.jsonl").exists()
+
+
+def test_updates_that_are_not_finite_are_skipped_counted_and_bounded(tiny_dataset, tmp_path):
+    ended = train(
+        *(tmp_path / "run", tiny_dataset, "--stages.reduced.base_learning_rate", "1e37"),
+        *("--stages.reduced.warmup_steps", "0", "--engine.max_skipped_in_a_row", "2"),
+    )
+    assert ended.code == 1
+    assert "NonFiniteError" in ended.output and "engine.max_skipped_in_a_row=2" in ended.output
+    lines = (tmp_path / "run/metrics.jsonl").read_text().splitlines()
+    skipped = [e for e in map(json.loads, lines) if e["event"] == "skipped_update"]
+    assert [e["in_a_row"] for e in skipped] == [1, 2, 3]
+
+
+def test_a_stage_is_as_long_as_its_samples_or_epochs_say():
+    recipe, _ = parse(
+        [
+            *("--config", str(ROOT / "pretrain/recipes/tiny.yaml")),
+            *("--stages.reduced.steps", "null", "--stages.reduced.epochs", "2.5"),
+            *("--stages.reduced.warmup_steps", "null", "--stages.reduced.warmup_share", "0.1"),
+            *("--stages.full.steps", "null", "--stages.full.samples", "33"),
+        ]
+    )
+    reduced, full = plan_stages(recipe.stages, 230)
+    assert (reduced.steps, reduced.warmup_steps) == (36, 4)  # 575 samples in batches of 16
+    assert (full.steps, full.first_sample) == (3, 576)
