@@ -24,9 +24,9 @@ from data_prep.writer import (
     Sample,
     WriterOptions,
     refuse_finished,
-    write_durably,
     write_manifest,
 )
+from pretrain.files import write_durably
 from pretrain.shard_format import KEY_CHARS, Manifest, TokenizerInfo, token_dtype
 from pretrain.tokens.tokenizer import BOS_ID, EOS_ID, PAD_ID, UNK_ID, Tokenizer
 

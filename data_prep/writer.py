@@ -15,6 +15,7 @@ import numpy as np
 
 from data_prep.pictures import Tier
 from data_prep.ustar import encode_header, end_of_archive, padding, read_members
+from pretrain.files import aside, file_sha256, rename_durably, write_durably
 from pretrain.shard_format import (
     INDEX_FILE,
     MANIFEST_FILE,
@@ -25,8 +26,6 @@ from pretrain.shard_format import (
     TierInfo,
     index_dtype,
 )
-
-PART_SUFFIX = ".part"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,7 +67,7 @@ class Shard:
 
     def __init__(self, path: Path, number: int) -> None:
         self.path = path
-        self.part = path.with_name(path.name + PART_SUFFIX)
+        self.part = aside(path)
         self.number = number
         self.file: BinaryIO = self.part.open("wb")
         self.bytes = 0
@@ -232,33 +231,3 @@ def remove_shards(folder: Path) -> None:
 def write_manifest(out: Path, manifest: Manifest) -> None:
     """The last file: with it, the directory is a dataset."""
     write_durably(out / MANIFEST_FILE, manifest.to_json().encode())
-
-
-def write_durably(path: Path, content: bytes) -> None:
-    """Write a file aside, sync it, and give it its name: it is whole or not there."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(path.name + PART_SUFFIX)
-    with part.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    rename_durably(part, path)
-
-
-def rename_durably(part: Path, path: Path) -> None:
-    """Rename, and sync the folder so that the name outlives a power cut."""
-    part.replace(path)
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
-
-
-def file_sha256(path: Path) -> str:
-    """sha256 of a file's content, in hex."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(1 << 22):
-            digest.update(block)
-    return digest.hexdigest()

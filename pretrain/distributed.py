@@ -5,15 +5,13 @@ import socket
 import warnings
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any, Literal
+from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
 from pretrain import compat
-
-Precision = Literal["auto", "bf16", "fp32"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,28 +87,22 @@ def stop() -> None:
         dist.destroy_process_group()
 
 
-def resolve_precision(asked: Precision, device: torch.device) -> Literal["bf16", "fp32"]:
-    """auto is bf16 where the machine computes in it, fp32 elsewhere (where bf16 is emulated)."""
-    if asked != "auto":
-        return asked
-    if device.type == "cuda":
-        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
-    has_bf16 = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
-    return "bf16" if has_bf16 else "fp32"
-
-
 def barrier() -> None:
     if dist.get_world_size() > 1:
         dist.barrier()
 
 
+def sum_over_ranks(values: Tensor) -> Tensor:
+    """Element-wise sum of a small vector over all ranks."""
+    total = values.clone()
+    if dist.get_world_size() > 1:
+        dist.all_reduce(total)
+    return total
+
+
 def mean_over_ranks(values: Tensor) -> Tensor:
     """Element-wise mean of a small fp32 vector over all ranks."""
-    if dist.get_world_size() == 1:
-        return values
-    total = values.clone()
-    dist.all_reduce(total)
-    return total / dist.get_world_size()
+    return sum_over_ranks(values) / dist.get_world_size()
 
 
 def broadcast_object(value: Any) -> Any:

@@ -13,9 +13,9 @@ from jsonargparse import auto_cli
 from pretrain import distributed
 from pretrain.data.dataset import Dataset
 from pretrain.evaluation.evaluator import Evaluator
-from pretrain.export import read_recipe
 from pretrain.models.build import build_model
-from pretrain.weights import read_stage_weights
+from pretrain.recipe import read_recipe
+from pretrain.run.weights import read_stage_weights
 
 
 def main(

@@ -18,17 +18,17 @@ from torch import Tensor
 
 from pretrain import compat
 from pretrain.data.augment import AugmentOptions, Normalisation, prepare
-from pretrain.data.collate import TokenOptions
 from pretrain.data.dataset import Dataset
 from pretrain.data.images import centre_box, resize
-from pretrain.evaluation.features import context
 from pretrain.models.build import build_model
 from pretrain.models.clip import CLIP, ModelOptions
 from pretrain.models.image_tower import ImageTowerOptions
 from pretrain.models.text_tower import TextTowerOptions
-from pretrain.recipe import Recipe, parse
+from pretrain.recipe import Recipe, read_recipe
+from pretrain.run.weights import read_stage_weights
+from pretrain.tokens.context import context
+from pretrain.tokens.options import TokenOptions
 from pretrain.tokens.tokenizer import Tokenizer
-from pretrain.weights import read_stage_weights
 
 WEIGHTS_FILE, CONFIG_FILE, TOKENIZER_FILE = "model.safetensors", "config.json", "tokenizer.model"
 EXPORT_FORMAT = 1
@@ -72,7 +72,7 @@ def _pixels(image: Image.Image, image_px: int) -> np.ndarray:
 
 def export(recipe: Recipe, stage: str, out: Path) -> ExportedModel:
     """Write weights, config and tokenizer of a finished stage into `out`; returns it loaded."""
-    weights, log_scale = read_stage_weights(recipe.run_dir, stage)
+    weights, objective = read_stage_weights(recipe.run_dir, stage)
     dataset = Dataset(recipe.data.train, recipe.data.tier)
     tokens = recipe.stages[stage].tokens
     config: dict[str, Any] = {
@@ -82,7 +82,7 @@ def export(recipe: Recipe, stage: str, out: Path) -> ExportedModel:
         "image_px": tokens.image_px,
         "text_tokens": tokens.text_tokens,
         "normalisation": recipe.data.normalisation,
-        "logit_scale": float(log_scale.exp()),
+        "logit_scale": float(objective["log_scale"].exp()),
         "tokenizer_sha256": dataset.manifest.tokenizer.sha256,
     }
     out.mkdir(parents=True, exist_ok=True)
@@ -162,15 +162,6 @@ def main(run: Path, out: Path | None = None, stage: str | None = None) -> None:
     exported = export(recipe, stage, folder)
     difference = largest_difference(recipe, stage, exported)
     print(f"exported stage {stage} to {folder}; largest difference after loading {difference:.1e}")
-
-
-def read_recipe(run: Path) -> Recipe:
-    """The resolved recipe of a run folder, wherever that folder lies now."""
-    path = run / "recipe.yaml"
-    if not path.is_file():
-        raise FileNotFoundError(f"no recipe.yaml in {run}: not a run folder; check --run")
-    recipe, _ = parse(["--config", str(path), "--run_dir", str(run)])
-    return recipe
 
 
 if __name__ == "__main__":

@@ -8,15 +8,18 @@ from pathlib import Path
 from jsonargparse import ArgumentParser
 
 from pretrain.data.augment import AugmentOptions, Normalisation
-from pretrain.data.collate import FailureOptions, TokenOptions, special_count
+from pretrain.data.collate import FailureOptions
 from pretrain.data.images import CropOptions
 from pretrain.data.loader import LoaderOptions
-from pretrain.ds_config import EngineOptions
+from pretrain.engine.ds_config import EngineOptions
+from pretrain.engine.optimizers import OptimizerOptions
+from pretrain.engine.schedule import peak_learning_rate
 from pretrain.evaluation.options import EvaluationOptions
-from pretrain.loss import LossOptions
+from pretrain.losses.contrastive import LossOptions
 from pretrain.models.clip import ModelOptions
-from pretrain.optimization import OptimizerOptions, peak_learning_rate
+from pretrain.tokens.context import special_count
 from pretrain.tokens.image_reduction import kept_count
+from pretrain.tokens.options import TokenOptions
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -197,6 +200,15 @@ def parse(arguments: list[str] | None = None) -> tuple[Recipe, str]:
     except ValueError as error:
         options.error(str(error))
         raise
+
+
+def read_recipe(run: Path) -> Recipe:
+    """The resolved recipe of a run folder, wherever that folder lies now."""
+    path = run / "recipe.yaml"
+    if not path.is_file():
+        raise FileNotFoundError(f"no recipe.yaml in {run}: not a run folder; check --run")
+    recipe, _ = parse(["--config", str(path), "--run_dir", str(run)])
+    return recipe
 
 
 def fingerprint(recipe: Recipe) -> str:

@@ -9,25 +9,27 @@ from typing import Any
 
 import torch
 
-from pretrain import checkpoint, distributed, run_log
-from pretrain.checkpoint import RunState
+from pretrain import distributed
 from pretrain.data.augment import prepare
 from pretrain.data.collate import Batch, Collator
 from pretrain.data.dataset import Dataset
 from pretrain.data.loader import batches
 from pretrain.data.order import SampleOrder
 from pretrain.distributed import Runtime
-from pretrain.engine import Engine, StepResult
+from pretrain.engine.engine import Engine, StepResult
+from pretrain.engine.precision import resolve_precision
+from pretrain.engine.schedule import learning_rate
 from pretrain.evaluation.evaluator import Evaluator
-from pretrain.job import Job
-from pretrain.loss import ContrastiveLoss
+from pretrain.losses.build import build_objective
 from pretrain.models.build import build_model
-from pretrain.optimization import learning_rate
 from pretrain.recipe import Recipe, StageOptions, check_ranks, fingerprint, parse
-from pretrain.run_log import RunLog
-from pretrain.stage_evaluation import evaluate_stage
-from pretrain.stage_log import Meter, log_start, log_step
-from pretrain.weights import load_stage_weights, save_stage_weights
+from pretrain.run import checkpoint, metrics
+from pretrain.run.checkpoint import RunState
+from pretrain.run.job import Job
+from pretrain.run.metrics import RunLog
+from pretrain.run.stage_evaluation import evaluate_stage
+from pretrain.run.stage_log import Meter, log_start, log_step
+from pretrain.run.weights import load_stage_weights, save_stage_weights
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -68,7 +70,7 @@ def train(recipe: Recipe, resolved: str, runtime: Runtime) -> None:
     _check_same_run(recipe, fresh, state)
     if runtime.is_main:
         (recipe.run_dir / "recipe.yaml").write_text(resolved, encoding="utf-8")
-        run_log.truncate(recipe.run_dir, state.samples_seen)
+        metrics.truncate(recipe.run_dir, state.samples_seen)
     log = RunLog(
         recipe.run_dir,
         is_main=runtime.is_main,
@@ -79,7 +81,7 @@ def train(recipe: Recipe, resolved: str, runtime: Runtime) -> None:
     job = Job(
         recipe=recipe,
         runtime=runtime,
-        precision=distributed.resolve_precision(recipe.engine.precision, runtime.device),
+        precision=resolve_precision(recipe.engine.precision, runtime.device),
         dataset=dataset,
         evaluator=evaluator,
         log=log,
@@ -173,13 +175,13 @@ def _start_engine(job: Job, index: int, stage: StageOptions) -> Engine:
         vocab_size=job.dataset.manifest.tokenizer.vocab_size,
         device=runtime.device,
     )
-    loss = ContrastiveLoss(recipe.loss)
+    objective = build_objective(recipe.loss)
     if index > 0:
         before = list(recipe.stages)[index - 1]
-        load_stage_weights(recipe.run_dir, before, model, loss)
+        load_stage_weights(recipe.run_dir, before, model, objective)
     return Engine(
         model=model,
-        loss=loss,
+        objective=objective,
         runtime=runtime,
         options=recipe.engine,
         optimizer=recipe.optimizer,
@@ -232,7 +234,7 @@ def _train_step(
         put(batch["text_ids"]),
         None if kept is None else put(kept),
         learning_rate=rate,
-        temperature_learning_rate=schedule * job.recipe.temperature_learning_rate(stage),
+        objective_learning_rate=schedule * job.recipe.temperature_learning_rate(stage),
     )
     return result, rate
 
@@ -241,7 +243,7 @@ def _finish_stage(job: Job, index: int, name: str, state: RunState, engine: Engi
     """Weights, evaluation at every stage's token lengths, and the checkpoint that ends a stage."""
     weights = engine.full_weights()
     if job.runtime.is_main:
-        save_stage_weights(job.recipe.run_dir, name, weights, engine.loss)
+        save_stage_weights(job.recipe.run_dir, name, weights, engine.objective)
     distributed.barrier()
     evaluate_stage(job, name, state, weights, list(job.recipe.stages), final=True)
     state = replace(state, stage=index + 1, stage_step=0)

@@ -7,10 +7,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pretrain.data.collate import Collator, FailureOptions, TokenOptions
+from pretrain.data.collate import Collator, FailureOptions
 from pretrain.data.dataset import Dataset
 from pretrain.data.images import CropOptions, decode
 from pretrain.shard_format import INDEX_FILE, MANIFEST_FILE
+from pretrain.tokens.options import TokenOptions
 
 
 @pytest.fixture

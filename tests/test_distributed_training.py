@@ -31,7 +31,7 @@ def float64_loss(images, texts, log_scale):
 
 
 def loss_on_a_rank(rank: int):
-    from pretrain.loss import ContrastiveLoss, LossOptions
+    from pretrain.losses.contrastive import ContrastiveLoss, LossOptions
 
     world = torch.distributed.get_world_size()
     local = GLOBAL_BATCH // world
@@ -52,7 +52,7 @@ def loss_on_a_rank(rank: int):
 @pytest.mark.parametrize("world_size", [2, 4])
 def test_loss_and_gradients_equal_one_float64_process(world_size):
     images, texts = (t.double().requires_grad_() for t in features())
-    from pretrain.loss import LossOptions
+    from pretrain.losses.contrastive import LossOptions
 
     log_scale = torch.tensor([LossOptions().initial_scale], dtype=torch.float64).log()
     log_scale.requires_grad_()
@@ -100,10 +100,10 @@ def training_batch(step: int):
 def train_on_a_rank(rank: int, cases: list[tuple[int, int, bool, str]]):
     """{case: (losses, gradient norms, log scale, weights)} of a few steps per case."""
     from pretrain.distributed import Runtime
-    from pretrain.ds_config import EngineOptions
-    from pretrain.engine import Engine
-    from pretrain.loss import ContrastiveLoss, LossOptions
-    from pretrain.optimization import OptimizerOptions
+    from pretrain.engine.ds_config import EngineOptions
+    from pretrain.engine.engine import Engine
+    from pretrain.engine.optimizers import OptimizerOptions
+    from pretrain.losses.contrastive import ContrastiveLoss, LossOptions
 
     world = torch.distributed.get_world_size()
     local = GLOBAL_BATCH // world
@@ -113,7 +113,7 @@ def train_on_a_rank(rank: int, cases: list[tuple[int, int, bool, str]]):
         stage, chunks, recompute, kind = case
         engine = Engine(
             model=small_clip(),
-            loss=ContrastiveLoss(LossOptions()),
+            objective=ContrastiveLoss(LossOptions()),
             runtime=runtime,
             options=EngineOptions(
                 ds_config=ROOT / f"ds_configs/zero{stage}.json",
@@ -130,11 +130,12 @@ def train_on_a_rank(rank: int, cases: list[tuple[int, int, bool, str]]):
             mine = slice(rank * local, (rank + 1) * local)
             images, texts, keep = (t[mine] for t in training_batch(step))
             result = engine.step(
-                images, texts, keep, learning_rate=1e-3, temperature_learning_rate=1e-3
+                images, texts, keep, learning_rate=1e-3, objective_learning_rate=1e-3
             )
             losses.append(result.loss)
             norms.append(result.grad_norm)
-        out[case] = (losses, norms, engine.temperature.scale, engine.full_weights())
+        scale = engine.objective.figures()["logit_scale"]
+        out[case] = (losses, norms, scale, engine.full_weights())
         engine.close()
     return out
 
@@ -173,8 +174,8 @@ def _is_table(name: str) -> bool:
 
 
 CASES = [
-    (0, 1, False, "adamw"), (1, 1, False, "adamw"), (2, 1, False, "adamw"), (3, 1, False, "adamw"),
-    (1, 4, True, "adamw"), (2, 4, False, "adamw"), (3, 4, True, "adamw"), (0, 4, False, "adamw"),
+    (1, 1, False, "adamw"), (2, 1, False, "adamw"), (3, 1, False, "adamw"),
+    (1, 4, True, "adamw"), (2, 4, False, "adamw"), (3, 4, True, "adamw"),
 ]  # fmt: skip
 
 
@@ -186,9 +187,8 @@ def test_zero_stages_and_cached_accumulation_equal_one_float64_process():
             worst = max(abs(a - b) for a, b in zip(our_losses, losses, strict=True))
             assert worst < 2e-5, f"{label}: losses differ by {worst}"
             assert abs(our_scale - scale) < 1e-4, f"{label}: logit scale {our_scale}, not {scale}"
-            if our_norms[0] is not None:  # DeepSpeed reports none in fp32 at stage 0
-                relative = max(abs(a / b - 1) for a, b in zip(our_norms, norms, strict=True))
-                assert relative < 1e-4, f"{label}: gradient norms differ by {relative}"
+            relative = max(abs(a / b - 1) for a, b in zip(our_norms, norms, strict=True))
+            assert relative < 1e-4, f"{label}: gradient norms differ by {relative}"
             assert our_weights.keys() == weights.keys()
             # An element whose gradient is next to nothing may step either way under Adam, by at
             # most its learning rate per step: such elements are few.
@@ -203,15 +203,19 @@ def test_muon_is_the_same_in_every_zero_stage():
     assert reference[-1] < reference[0] - 0.1, f"Muon does not learn: {reference}"
     for case, (losses, *_rest) in found.items():
         worst = max(abs(a - b) for a, b in zip(losses, reference, strict=True))
-        assert worst < 1e-5, f"{case}: losses differ by {worst}"
+        # Newton-Schulz runs in fp16 where the machine has it, so sums in another order show.
+        assert worst < 2e-4, f"{case}: losses differ by {worst}"
 
 
 def test_a_ds_config_that_repeats_the_recipe_is_refused(tmp_path):
-    from pretrain.ds_config import read_ds_config
+    from pretrain.engine.ds_config import read_ds_config
 
     path = tmp_path / "mine.json"
     path.write_text(json.dumps({"zero_optimization": {"stage": 1}, "gradient_clipping": 1.0}))
     with pytest.raises(ValueError, match=r"gradient_clipping.*optimizer\.gradient_clip"):
+        read_ds_config(path)
+    path.write_text(json.dumps({"zero_optimization": {"stage": 0}}))
+    with pytest.raises(ValueError, match=r"set zero_optimization\.stage to 1, 2 or 3"):
         read_ds_config(path)
     with pytest.raises(FileNotFoundError, match="ds_configs"):
         read_ds_config(tmp_path / "none.json")

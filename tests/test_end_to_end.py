@@ -13,7 +13,7 @@ from PIL import Image
 from pretrain.data.dataset import Dataset
 from pretrain.export import load
 from pretrain.export import main as export
-from pretrain.run_log import METRICS_FILE
+from pretrain.run.metrics import METRICS_FILE
 
 ROOT = Path(__file__).resolve().parents[1]
 

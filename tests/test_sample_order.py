@@ -5,11 +5,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pretrain.data.collate import Collator, TokenOptions
+from pretrain.data.collate import Collator
 from pretrain.data.dataset import Dataset
 from pretrain.data.images import CropOptions
 from pretrain.data.loader import LoaderOptions, batches
 from pretrain.data.order import CHUNK_SAMPLES, SampleOrder
+from pretrain.tokens.options import TokenOptions
 
 
 @pytest.mark.parametrize("samples", [1, 7, CHUNK_SAMPLES, CHUNK_SAMPLES + 1, 150_001])

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from pretrain.data.collate import add_specials
 from pretrain.seeding import Purpose, uniforms
 from pretrain.shard_format import WordClass
+from pretrain.tokens.context import add_specials
 from pretrain.tokens.image_reduction import block_shape, draws_needed, keep_index, kept_count
 from pretrain.tokens.text_reduction import reduce_tokens
 from pretrain.tokens.tokenizer import BOS_ID, EOS_ID

@@ -6,7 +6,7 @@ each sample's position; the model obeys. So a batch is the same whoever builds i
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Literal, TypedDict
+from typing import TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,28 +15,12 @@ from pretrain.data.augment import AUGMENT_DRAWS
 from pretrain.data.dataset import Dataset, Sample, SampleError
 from pretrain.data.images import CROP_DRAWS, CropOptions, crop_box, decode, resize
 from pretrain.seeding import Purpose, hashes, uniforms
-from pretrain.tokens.image_reduction import ImageReduction, draws_needed, keep_index
-from pretrain.tokens.text_reduction import TextReduction, reduce_tokens
-from pretrain.tokens.tokenizer import BOS_ID, EOS_ID
+from pretrain.tokens.context import Specials, add_specials, special_count
+from pretrain.tokens.image_reduction import draws_needed, keep_index
+from pretrain.tokens.options import TokenOptions
+from pretrain.tokens.text_reduction import reduce_tokens
 
-Specials = Literal["bos", "eos", "bos_eos"]
 _SUBSTITUTES = 16  # tries to replace an unusable sample before the batch is given up
-
-
-@dataclass(frozen=True, kw_only=True)
-class TokenOptions:
-    """How many image and text tokens a stage trains on, and which."""
-
-    image_px: int
-    """Side of the square training picture in pixels; smaller is CLIPA's best token reduction."""
-    image_reduction: ImageReduction = "none"
-    """Mask over image tokens: none, random, grid (one per 2x2 cell) or block (one rectangle)."""
-    image_keep_tokens: int | None = None
-    """Image tokens kept by the mask, without CLS; none and grid know it by themselves."""
-    text_tokens: int
-    """Text context length, special tokens included (T8 in the paper's names is 8)."""
-    text_reduction: TextReduction = "truncate"
-    """What a caption that is too long keeps: truncate, random, block or syntax."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -185,22 +169,3 @@ class Collator:
             self.tokens.text_reduction, ids, classes, lengths, keep, draws
         )
         return add_specials(kept, kept_lengths, self.specials)
-
-
-def special_count(specials: Specials) -> int:
-    """How many of a context's tokens are special."""
-    return 2 if specials == "bos_eos" else 1
-
-
-def add_specials(
-    ids: NDArray[np.int64], lengths: NDArray[np.int64], specials: Specials
-) -> NDArray[np.int64]:
-    """(B, K) content ids, valid up to lengths (B,) → (B, K + specials) with bos and/or eos."""
-    has_bos, has_eos = specials != "eos", specials != "bos"
-    out = np.zeros((len(ids), ids.shape[1] + has_bos + has_eos), np.int64)
-    out[:, has_bos : has_bos + ids.shape[1]] = ids
-    if has_bos:
-        out[:, 0] = BOS_ID
-    if has_eos:
-        out[np.arange(len(ids)), lengths + has_bos] = EOS_ID
-    return out

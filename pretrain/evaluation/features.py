@@ -10,10 +10,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pretrain.data.augment import AugmentOptions, Normalisation, prepare
-from pretrain.data.collate import Specials, add_specials, special_count
 from pretrain.data.dataset import Dataset
 from pretrain.data.images import centre_box, decode, resize
 from pretrain.models.clip import CLIP
+from pretrain.tokens.context import context
 
 
 def distributed_rows(count: int, batch: int, embed: Callable[[list[int]], Tensor]) -> Tensor:
@@ -64,15 +64,3 @@ def text_features(model: CLIP, texts: Sequence[NDArray[np.integer]], batch: int)
         return model.encode_text(torch.from_numpy(ids).to(device))
 
     return distributed_rows(len(texts), batch, embed)
-
-
-def context(
-    texts: Sequence[NDArray[np.integer]], tokens: int, specials: Specials
-) -> NDArray[np.int64]:
-    """(B, tokens) of content ids: truncated, with special ids, padded with 0."""
-    keep = tokens - special_count(specials)
-    ids = np.zeros((len(texts), keep), np.int64)
-    lengths = np.asarray([min(len(text), keep) for text in texts], np.int64)
-    for row, text in enumerate(texts):
-        ids[row, : lengths[row]] = text[:keep]
-    return add_specials(ids, lengths, specials)

@@ -3,8 +3,8 @@
 import torch
 from torch import Tensor
 
-from pretrain.data.collate import TokenOptions
 from pretrain.models.clip import CLIP, ModelOptions, resized_weights
+from pretrain.tokens.options import TokenOptions
 
 
 def build_model(

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel, SiglipTextConfig, SiglipTextModel
 
 from pretrain.models.image_tower import Gelu
+from pretrain.tokens.context import Specials
 from pretrain.tokens.tokenizer import BOS_ID, EOS_ID, PAD_ID
 
 
@@ -29,7 +30,7 @@ class TextTowerOptions:
     """Hide padding from attention; CLIPA's towers attend to it."""
     pool: Literal["last", "eos", "mean"] = "last"
     """Pooled place: the last position (CLIPA), the eos token (CLIP), or the mean of the tokens."""
-    specials: Literal["bos", "eos", "bos_eos"] = "bos"
+    specials: Specials = "bos"
     """Special tokens around a caption: CLIPA JAX has a leading one only, CLIP both."""
     positions_resize: Literal["interpolate", "extend"] = "interpolate"
     """A longer context stretches the position table (clipa_torch), or continues it."""

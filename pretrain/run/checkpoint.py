@@ -1,17 +1,15 @@
-"""Checkpoints: complete or absent. Written aside, checksummed, renamed, then pointed at."""
+"""Checkpoints: complete or absent. Written aside, checksummed, renamed."""
 
-import hashlib
 import json
 import shutil
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from pretrain.distributed import Runtime, barrier, broadcast_object
-from pretrain.engine import Engine
-from pretrain.files import sync
+from pretrain.engine.engine import Engine
+from pretrain.files import file_sha256, rename_durably, sync, write_durably
 
 STATE_FILE = "state.json"
-POINTER_FILE = "latest"
 _ASIDE = ".incomplete"
 
 
@@ -41,20 +39,16 @@ def save(engine: Engine, folder: Path, state: RunState, *, keep: int, runtime: R
     final = folder / tag
     if runtime.is_main:
         sums = {
-            str(file.relative_to(aside)): _sha256(file)
+            str(file.relative_to(aside)): file_sha256(file)
             for file in sorted(aside.rglob("*"))
             if file.is_file()
         }
         record = {"state": asdict(state), "sha256": sums}
-        _write_synced(aside / STATE_FILE, json.dumps(record, indent=2))
+        write_durably(aside / STATE_FILE, json.dumps(record, indent=2))
         for file in aside.rglob("*"):
             sync(file)
         shutil.rmtree(final, ignore_errors=True)
-        aside.rename(final)
-        sync(folder)
-        _write_synced(folder / (POINTER_FILE + _ASIDE), tag)
-        (folder / (POINTER_FILE + _ASIDE)).replace(folder / POINTER_FILE)
-        sync(folder)
+        rename_durably(aside, final)
         _remove_old(folder, keep)
     barrier()
     return final
@@ -97,7 +91,7 @@ def _damage(path: Path) -> str | None:
     try:
         sums = json.loads((path / STATE_FILE).read_text(encoding="utf-8"))["sha256"]
         for name, expected in sums.items():
-            if _sha256(path / name) != expected:
+            if file_sha256(path / name) != expected:
                 return f"{name} differs from its checksum"
     except (OSError, ValueError, KeyError) as error:
         return str(error)
@@ -108,16 +102,3 @@ def _remove_old(folder: Path, keep: int) -> None:
     complete = sorted(p for p in folder.glob("step-*") if not p.name.endswith(_ASIDE))
     for path in complete[: -max(keep, 1)]:
         shutil.rmtree(path)
-
-
-def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(1 << 22):
-            digest.update(block)
-    return digest.hexdigest()
-
-
-def _write_synced(path: Path, text: str) -> None:
-    path.write_text(text, encoding="utf-8")
-    sync(path)

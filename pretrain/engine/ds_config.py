@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pretrain.distributed import Precision
+from pretrain.engine.precision import Precision
 
 # Numbers that the recipe owns: a DeepSpeed JSON that repeats one is refused.
 _RECIPE_OWNS = {
@@ -39,7 +39,8 @@ class EngineOptions:
 
 
 def read_ds_config(path: Path) -> dict[str, Any]:
-    """A DeepSpeed JSON, refused where it repeats a number that the recipe owns."""
+    """A DeepSpeed JSON. ValueError where it repeats a number that the recipe owns, or asks for
+    what cannot run here: ZeRO 0, keys that DeepSpeed does not know, states on an NVMe disk."""
     if not path.is_file():
         raise FileNotFoundError(
             f"engine.ds_config={path} not found: choose one of ds_configs/*.json"
@@ -48,9 +49,35 @@ def read_ds_config(path: Path) -> dict[str, Any]:
         config = json.loads(path.read_text(encoding="utf-8"))
     except json.JSONDecodeError as error:
         raise ValueError(f"engine.ds_config={path} is not JSON: {error}") from error
+    if not isinstance(config, dict) or not isinstance(config.get("zero_optimization", {}), dict):
+        raise ValueError(f"engine.ds_config={path} holds no JSON object: see ds_configs/zero1.json")
     for key, option in _RECIPE_OWNS.items():
         if key in config:
             raise ValueError(
                 f"{path} sets {key!r}, which the recipe owns as {option}: remove it from the JSON"
             )
+    stage = zero_stage(config)
+    if stage not in (1, 2, 3):
+        # ZeRO 0 keeps no fp32 master in bf16, applies a gradient that is not finite in fp32, and
+        # has no norm to log; ZeRO 1 computes the same with less memory.
+        raise ValueError(
+            f"{path} asks for ZeRO stage {stage!r}: set zero_optimization.stage to 1, 2 or 3, as "
+            "in ds_configs/zero1.json"
+        )
+    for kind in ("offload_optimizer", "offload_param"):
+        device = config["zero_optimization"].get(kind, {}).get("device", "none")
+        if device not in ("none", "cpu"):
+            raise ValueError(
+                f"{path} sets zero_optimization.{kind}.device={device!r}: cpu or none can be used"
+            )
     return config
+
+
+def zero_stage(config: dict[str, Any]) -> int:
+    """ZeRO stage of a DeepSpeed configuration."""
+    return config.get("zero_optimization", {}).get("stage", 0)
+
+
+def offloads_optimizer(config: dict[str, Any]) -> bool:
+    """Whether the optimizer's states live in host memory."""
+    return config["zero_optimization"].get("offload_optimizer", {}).get("device") == "cpu"

@@ -5,10 +5,10 @@ from typing import Any
 
 from torch import Tensor
 
-from pretrain.checkpoint import RunState
-from pretrain.job import Job
 from pretrain.models.build import build_model
 from pretrain.recipe import Recipe, image_tokens
+from pretrain.run.checkpoint import RunState
+from pretrain.run.job import Job
 
 
 def evaluate_stage(

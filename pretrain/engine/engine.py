@@ -13,19 +13,29 @@ from pretrain import compat
 compat.tell_deepspeed_the_device()  # it looks while it is imported
 
 import deepspeed  # noqa: E402
+from deepspeed.runtime.zero.config import DeepSpeedZeroConfig  # noqa: E402
 from deepspeed.runtime.zero.muon.muon_optimizer import MuonWithAuxAdam  # noqa: E402
 from deepspeed.utils import logger as deepspeed_logger  # noqa: E402
 from deepspeed.utils import safe_get_full_fp32_param  # noqa: E402
+from pydantic import ValidationError  # noqa: E402
 
 from pretrain.distributed import Runtime, mean_over_ranks  # noqa: E402
-from pretrain.ds_config import EngineOptions, read_ds_config  # noqa: E402
-from pretrain.loss import ContrastiveLoss, Temperature  # noqa: E402
+from pretrain.engine.ds_config import (  # noqa: E402
+    EngineOptions,
+    offloads_optimizer,
+    read_ds_config,
+    zero_stage,
+)
+from pretrain.engine.gradient_norm import GradientNorm  # noqa: E402
+from pretrain.engine.optimizers import OptimizerOptions, parameter_groups  # noqa: E402
+from pretrain.losses.objective import LossResult, Objective  # noqa: E402
 from pretrain.models.clip import CLIP  # noqa: E402
-from pretrain.optimization import OptimizerOptions, parameter_groups  # noqa: E402
 
 # DeepSpeed would compile this library when it joins the process group (half a minute, g++, and a
 # lock file that a killed process leaves for all later ones to wait on), for inference only.
 deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+
+_NO_LOSS, _NO_GRADIENT = "the loss is not finite", "the gradient is not finite"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,13 +43,28 @@ class StepResult:
     """What one optimizer step measured, averaged over ranks."""
 
     loss: float
-    image_to_text_accuracy: float
-    text_to_image_accuracy: float
-    grad_norm: float | None
+    measures: dict[str, float]
+    grad_norm: float  # of the global batch's gradient, before clipping and before Muon
+    skipped: str | None  # why no rank has updated anything; None for a step that was made
 
 
-class NonFiniteLossError(RuntimeError):
-    """The loss of a step is not finite on some rank; no rank has updated its weights."""
+def check_engine(options: EngineOptions, optimizer: OptimizerOptions) -> None:
+    """ValueError where DeepSpeed would refuse the configuration later. Needs no process group."""
+    config = read_ds_config(options.ds_config)
+    try:
+        DeepSpeedZeroConfig(**config["zero_optimization"])
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(["zero_optimization", *map(str, first["loc"])])
+        raise ValueError(
+            f"engine.ds_config={options.ds_config}: {where} is not understood by DeepSpeed "
+            f"{deepspeed.__version__} ({first['msg']}): mend it, or choose one of ds_configs/*.json"
+        ) from error
+    if optimizer.kind == "muon" and offloads_optimizer(config):
+        raise ValueError(
+            f"optimizer.kind=muon with {options.ds_config}, which offloads the optimizer: set "
+            "optimizer.kind to adamw, or engine.ds_config to one without offload"
+        )
 
 
 class Engine:
@@ -49,7 +74,7 @@ class Engine:
         self,
         *,
         model: CLIP,
-        loss: ContrastiveLoss,
+        objective: Objective,
         runtime: Runtime,
         options: EngineOptions,
         optimizer: OptimizerOptions,
@@ -57,56 +82,54 @@ class Engine:
         local_batch_samples: int,
         micro_batch_samples: int | None,
     ) -> None:
-        """micro_batch_samples: samples of this rank in one forward; less than the local batch
-        means two passes with cached features (GradCache, arXiv 2101.06983), which gives the
-        large batch's gradient: plain accumulation would lose its negatives."""
+        """micro_batch_samples: samples of this rank in one forward, a divisor of the local batch;
+        less than that means two passes with cached features (GradCache, arXiv 2101.06983), which
+        gives the large batch's gradient: plain accumulation would lose its negatives."""
         deepspeed_logger.setLevel("WARNING")
         if runtime.device.type == "cpu" and not options.compile:
             # DeepSpeed compiles Muon's update for every matrix shape: a minute on a CPU, no gain.
             torch.compiler.set_stance("force_eager")
         self.runtime = runtime
         self.micro = micro_batch_samples or local_batch_samples
-        if local_batch_samples % self.micro:
-            raise ValueError(
-                f"micro_batch_samples={self.micro} does not divide the {local_batch_samples} "
-                "samples of each rank: choose a divisor"
-            )
-        self.loss = loss.to(runtime.device)
-        self.temperature = Temperature(
-            self.loss, betas=(optimizer.beta1, optimizer.beta2), eps=optimizer.eps
-        )
+        self.objective = objective.to(runtime.device)
+        self.objective.start(betas=(optimizer.beta1, optimizer.beta2), eps=optimizer.eps)
         model.image.checkpoint_blocks = options.checkpoint_image
         if options.checkpoint_text:
             model.text.checkpoint_blocks()
-        config = self._config(options, optimizer, precision)
-        self.zero_stage: int = config.get("zero_optimization", {}).get("stage", 0)
-        self.parameter_names = [name for name, _ in model.named_parameters()]
+        config = read_ds_config(options.ds_config)
+        self.zero_stage = zero_stage(config)
+        client = _optimizer(
+            model, optimizer, fused=runtime.device.type == "cuda" or offloads_optimizer(config)
+        )
         self.engine, *_ = deepspeed.initialize(
-            model=model, optimizer=_optimizer(model, optimizer, runtime), config=config
+            model=model,
+            optimizer=client,
+            config=self._config(config, optimizer, precision),
         )
         if options.compile:
             self.engine.compile()
         self.dtype = torch.bfloat16 if precision == "bf16" else torch.float32
+        self.norm = GradientNorm(self.engine) if optimizer.kind == "muon" else None
 
     def _config(
-        self, options: EngineOptions, optimizer: OptimizerOptions, precision: str
+        self, config: dict[str, Any], optimizer: OptimizerOptions, precision: str
     ) -> dict[str, Any]:
-        config = read_ds_config(options.ds_config)
-        stage = config.get("zero_optimization", {}).get("stage", 0)
+        """The DeepSpeed JSON with what the recipe owns."""
         config.update(
             train_micro_batch_size_per_gpu=self.micro,
             gradient_accumulation_steps=1,
             managed_gradient_accumulation=False,  # backward accumulates, step() is the boundary
             gradient_clipping=optimizer.gradient_clip or 0.0,
             zero_allow_untested_optimizer=True,
+            # torch's fused AdamW runs on offloaded states; DeepSpeed's own is compiled on the spot.
+            zero_force_ds_cpu_optimizer=False,
             steps_per_print=10**12,
         )
-        if optimizer.kind == "muon" and stage == 3:
+        if optimizer.kind == "muon" and self.zero_stage == 3:
             config["zero_optimization"]["reduce_scatter"] = False  # DeepSpeed refuses both
         if precision == "bf16":
             config["bf16"] = {"enabled": True}
-            if stage > 0:  # ZeRO 0 has no fp32 accumulation (NotImplementedError)
-                config["data_types"] = {"grad_accum_dtype": "fp32"}
+            config["data_types"] = {"grad_accum_dtype": "fp32"}
         return config
 
     def step(
@@ -116,37 +139,52 @@ class Engine:
         keep_index: Tensor | None,
         *,
         learning_rate: float,
-        temperature_learning_rate: float,
+        objective_learning_rate: float,
     ) -> StepResult:
-        """One optimizer step on this rank's part of the global batch.
+        """One optimizer step on this rank's part of the global batch. Collective.
 
         images (B, 3, H, W) in the engine's dtype, text_ids (B, T), keep_index (B, K) or None.
-        NonFiniteLossError on every rank, before any update, if the loss is not finite anywhere.
+        Where the loss or the gradient is not finite on any rank, no rank updates anything: neither
+        weights nor moments nor the objective; `skipped` says so, on every rank alike.
         """
         if self.micro == len(images):
             features = self.engine(images, text_ids, keep_index)
-            result = self.loss(*features)
-            numbers = self._checked(result)
+            result = self.objective(*features)
+            loss, measures = _means(result)
+            if not math.isfinite(loss):
+                return StepResult(
+                    loss=loss, measures=measures, grad_norm=math.nan, skipped=_NO_LOSS
+                )
             self.engine.backward(result.loss)
         else:
-            numbers = self._two_passes(images, text_ids, keep_index)
+            loss, measures = self._two_passes(images, text_ids, keep_index)
+            if not math.isfinite(loss):
+                return StepResult(
+                    loss=loss, measures=measures, grad_norm=math.nan, skipped=_NO_LOSS
+                )
         for group in self.engine.optimizer.param_groups:
             group["lr"] = learning_rate * group["lr_scale"]
         self.engine.step()
-        self.temperature.step(temperature_learning_rate)
-        norm = self.engine.get_global_grad_norm()
+        # DeepSpeed skips an update whose gradient is not finite anywhere, without a word.
+        applied = self.engine.was_step_applied()
+        if applied:
+            self.objective.step(objective_learning_rate)
+        else:
+            self.objective.skip()
+        norm = self.engine.get_global_grad_norm() if self.norm is None else self.norm.read()
         return StepResult(
-            loss=numbers[0],
-            image_to_text_accuracy=numbers[1],
-            text_to_image_accuracy=numbers[2],
-            grad_norm=None if norm is None else float(norm),
+            loss=loss,
+            measures=measures,
+            grad_norm=float(norm),
+            skipped=None if applied else _NO_GRADIENT,
         )
 
     def _two_passes(
         self, images: Tensor, text_ids: Tensor, keep_index: Tensor | None
-    ) -> list[float]:
+    ) -> tuple[float, dict[str, float]]:
         """Features of all chunks without a graph, the loss's gradient at them, then each chunk
-        again with that gradient. The kept tokens are inputs, so both passes see the same."""
+        again with that gradient. The kept tokens are inputs, so both passes see the same.
+        Without the second pass where the loss is not finite."""
         chunks = [slice(at, at + self.micro) for at in range(0, len(images), self.micro)]
 
         def forward(chunk: slice) -> tuple[Tensor, Tensor]:
@@ -156,8 +194,10 @@ class Engine:
         with torch.no_grad():
             parts = [forward(chunk) for chunk in chunks]
         cached = [torch.cat(column).requires_grad_() for column in zip(*parts, strict=True)]
-        result = self.loss(*cached)
-        numbers = self._checked(result)
+        result = self.objective(*cached)
+        loss, measures = _means(result)
+        if not math.isfinite(loss):
+            return loss, measures
         result.loss.backward()
         for chunk in chunks:
             features = forward(chunk)
@@ -166,24 +206,7 @@ class Engine:
                 [(f * g).sum() for f, g in zip(features, gradients, strict=True)]
             ).sum()
             self.engine.backward(surrogate)
-        return numbers
-
-    def _checked(self, result: Any) -> list[float]:
-        numbers = mean_over_ranks(
-            torch.stack(
-                [
-                    result.loss.detach(),
-                    result.image_to_text_accuracy,
-                    result.text_to_image_accuracy,
-                ]
-            )
-        ).tolist()
-        if not math.isfinite(numbers[0]):
-            raise NonFiniteLossError(
-                f"loss is {numbers[0]} on some rank; nothing was updated. Resume from the last "
-                "checkpoint with a lower stages.NAME.base_learning_rate or a longer warmup_steps"
-            )
-        return numbers
+        return loss, measures
 
     def full_weights(self) -> dict[str, Tensor]:
         """Every weight, whole, in fp32 on the CPU, from the optimizer's master copy. Collective:
@@ -191,13 +214,14 @@ class Engine:
         weights = {}
         for name, parameter in self.engine.module.named_parameters():
             master = safe_get_full_fp32_param(parameter)
-            value = parameter if master is None else master
-            weights[name] = value.detach().float().cpu().reshape(_shape(parameter)).clone()
+            if master is None:
+                raise RuntimeError(f"DeepSpeed keeps no fp32 master of {name}")
+            weights[name] = master.detach().float().cpu().reshape(_shape(parameter)).clone()
         return weights
 
     def save(self, folder: Path, tag: str, state: dict[str, Any]) -> None:
         """Write folder/tag. Collective; not atomic by itself."""
-        state = {"temperature": self.temperature.state_dict(), **state}
+        state = {"objective": self.objective.training_state(), **state}
         self.engine.save_checkpoint(str(folder), tag=tag, client_state=state, save_latest=False)
 
     def load(self, folder: Path, tag: str) -> None:
@@ -205,7 +229,7 @@ class Engine:
         path, state = self.engine.load_checkpoint(str(folder), tag=tag)
         if path is None:
             raise RuntimeError(f"DeepSpeed could not load checkpoint {folder / tag}")
-        self.temperature.load_state_dict(state["temperature"])
+        self.objective.load_training_state(state.get("objective") or _of_format_1(state))
 
     def close(self) -> None:
         """Give back what the engine holds, before the next stage builds its own."""
@@ -217,10 +241,23 @@ def _shape(parameter: Tensor) -> tuple[int, ...]:
     return tuple(getattr(parameter, "ds_shape", parameter.shape))
 
 
-def _optimizer(model: CLIP, options: OptimizerOptions, runtime: Runtime) -> torch.optim.Optimizer:
+def _of_format_1(state: dict[str, Any]) -> dict[str, Any]:
+    """The objective's state as run folders before November 2026 hold it."""
+    old = state["temperature"]
+    return {"parameters": {"log_scale": old["log_scale"]}, "optimizer": old}
+
+
+def _means(result: LossResult) -> tuple[float, dict[str, float]]:
+    """(loss, measures) averaged over ranks. Collective."""
+    values = torch.stack([result.loss.detach(), *result.measures.values()])
+    loss, *measures = mean_over_ranks(values).tolist()
+    return loss, dict(zip(result.measures, measures, strict=True))
+
+
+def _optimizer(model: CLIP, options: OptimizerOptions, *, fused: bool) -> torch.optim.Optimizer:
     groups = parameter_groups(model, options)
     if options.kind == "muon":
         # Given as a client optimizer, so that our decay groups reach it; ZeRO orthogonalises
         # each matrix before it is partitioned because the class is DeepSpeed's own.
         return MuonWithAuxAdam(groups)
-    return torch.optim.AdamW(groups, fused=runtime.device.type == "cuda")
+    return torch.optim.AdamW(groups, fused=fused)

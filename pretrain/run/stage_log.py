@@ -1,16 +1,15 @@
 """What a stage writes into the run's log: its start, and its steps with their times."""
 
 import time
-from dataclasses import asdict
 from typing import Any
 
 import torch
 
-from pretrain import run_log
-from pretrain.checkpoint import RunState
-from pretrain.engine import Engine, StepResult
-from pretrain.job import Job
+from pretrain.engine.engine import Engine, StepResult
 from pretrain.recipe import StageOptions, image_tokens
+from pretrain.run import metrics
+from pretrain.run.checkpoint import RunState
+from pretrain.run.job import Job
 
 
 class Meter:
@@ -59,7 +58,7 @@ def log_start(job: Job, name: str, stage: StageOptions, state: RunState, engine:
     job.log.event(
         "start",
         samples_seen=state.samples_seen,
-        commit=run_log.code_commit(),
+        commit=metrics.code_commit(),
         world_size=job.runtime.world_size,
         device=str(job.runtime.device.type),
         precision=job.precision,
@@ -104,13 +103,15 @@ def log_step(
         step=state.step,
         samples_seen=state.samples_seen,
         learning_rate=rate,
-        logit_scale=engine.temperature.scale,
-        **asdict(result),
+        loss=result.loss,
+        grad_norm=result.grad_norm,
+        **engine.objective.figures(),
+        **result.measures,
         **timing,
     )
     job.log.progress(
         state.samples_seen,
         loss=f"{result.loss:.3f}",
-        acc=f"{result.image_to_text_accuracy:.0%}",
+        acc=f"{result.measures['image_to_text_accuracy']:.0%}",
         wait=f"{timing['data_wait_s'] / timing['step_s']:.0%}",
     )

@@ -8,7 +8,7 @@ from pretrain.data.dataset import Dataset
 from pretrain.distributed import Runtime
 from pretrain.evaluation.evaluator import Evaluator
 from pretrain.recipe import Recipe
-from pretrain.run_log import RunLog
+from pretrain.run.metrics import RunLog
 
 
 @dataclass(frozen=True, kw_only=True)

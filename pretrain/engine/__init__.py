@@ -1,0 +1,1 @@
+"""The optimizer step: DeepSpeed, its configuration, optimizers and schedules."""

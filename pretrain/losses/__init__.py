@@ -1,0 +1,1 @@
+"""Losses, one objective a file, each owning its parameters."""

@@ -1,0 +1,1 @@
+"""What surrounds a training step: the job, its log, checkpoints and evaluation."""

@@ -1,0 +1,22 @@
+"""How many tokens a stage trains on, and which."""
+
+from dataclasses import dataclass
+
+from pretrain.tokens.image_reduction import ImageReduction
+from pretrain.tokens.text_reduction import TextReduction
+
+
+@dataclass(frozen=True, kw_only=True)
+class TokenOptions:
+    """How many image and text tokens a stage trains on, and which."""
+
+    image_px: int
+    """Side of the square training picture in pixels; smaller is CLIPA's best token reduction."""
+    image_reduction: ImageReduction = "none"
+    """Mask over image tokens: none, random, grid (one per 2x2 cell) or block (one rectangle)."""
+    image_keep_tokens: int | None = None
+    """Image tokens kept by the mask, without CLS; none and grid know it by themselves."""
+    text_tokens: int
+    """Text context length, special tokens included (T8 in the paper's names is 8)."""
+    text_reduction: TextReduction = "truncate"
+    """What a caption that is too long keeps: truncate, random, block or syntax."""
