@@ -34,7 +34,7 @@ from pretrain.evaluation.options import ZeroShotOptions
 from pretrain.evaluation.retrieval import retrieval
 from pretrain.evaluation.zero_shot import class_embeddings, zero_shot
 from pretrain.recipe import Recipe, parse
-from pretrain.run_log import code_commit
+from pretrain.run.metrics import code_commit
 from pretrain.tokens.tokenizer import PAD_ID
 
 _FORWARD_SAMPLES = 512  # pictures or texts embedded at once in evaluation

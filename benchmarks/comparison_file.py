@@ -5,7 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from pretrain.files import sync
+from pretrain.files import write_durably
 from pretrain.recipe import Recipe, fingerprint
 
 
@@ -55,12 +55,7 @@ def put_row(path: Path, row: dict[str, Any]) -> None:
         if (other["name"], other["seed"]) != (row["name"], row["seed"])
     ]
     comparison = {"seconds_budget": row["seconds_budget"], "rows": [*kept, row]}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(json.dumps(comparison, indent=2) + "\n", encoding="utf-8")
-    sync(partial)
-    partial.replace(path)
-    sync(path.parent)
+    write_durably(path, json.dumps(comparison, indent=2) + "\n")
 
 
 def _difference(theirs: Any, ours: Any) -> tuple[str, str]:

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from pretrain.distributed import resolve_precision
+from pretrain.engine.precision import resolve_precision
 
 
 def this_machine(ranks: int) -> dict[str, Any]:

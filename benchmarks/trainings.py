@@ -9,7 +9,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-from pretrain.recipe import Recipe, fingerprint, parse
+from pretrain.recipe import Recipe, fingerprint, parse, read_recipe
 from pretrain.report.run_folder import Run, read_run
 from pretrain.report.summary import training_s
 
@@ -82,7 +82,7 @@ def _recipe_of(run: Run) -> Recipe | None:
     """The recipe that a run folder shows; None if today's code cannot read it."""
     try:
         with contextlib.redirect_stderr(io.StringIO()):
-            return parse(["--config", str(run.folder / "recipe.yaml")])[0]
+            return read_recipe(run.folder)
     except SystemExit:
         return None
 
