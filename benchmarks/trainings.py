@@ -97,7 +97,7 @@ def run_row(folder: Path, sets: list[str]) -> dict[str, Any]:
     if seconds is None:
         raise ValueError(f"{folder} has no timed training step: remove it, and run again")
     figures = json.loads((folder / "evaluation.json").read_text(encoding="utf-8"))
-    commits = dict.fromkeys(str(begin.get("commit")) for begin in run.starts)
+    commits = dict.fromkeys(begin["commit"] for begin in run.starts if begin.get("commit"))
     end = [event for event in run.events if event["event"] == "end"][-1]
     date = datetime.fromtimestamp(end["time"], timezone.utc)
     return {
@@ -106,6 +106,6 @@ def run_row(folder: Path, sets: list[str]) -> dict[str, Any]:
         "images_per_s": run.samples_seen / seconds,
         "sets": {one: figures[one] for one in sets},
         "run": str(folder),
-        "commit": ", ".join(commits),
+        "commit": ", ".join(commits) or None,  # several where it was resumed by other code
         "date": date.isoformat(timespec="seconds"),
     }
