@@ -28,7 +28,7 @@ from benchmarks.compare import (
 from benchmarks.comparison_table import verdict
 from pretrain.recipe import parse
 
-TIMEOUT_S = 120
+TIMEOUT_S = 240
 METRICS = "metrics.jsonl"
 
 
