@@ -2,6 +2,7 @@
 
 import hashlib
 import math
+import sys
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -17,6 +18,7 @@ from data_prep.captions import CaptionOptions, CaptionTemplate, make_captions, p
 from data_prep.pictures import PictureOptions, decode_picture, encode_tier, parse_tiers
 from data_prep.rejection import REASONS, RejectedError
 from data_prep.sources import Corpus, Record, SourceOptions
+from data_prep.sources.column_choice import DEFAULT_CAPTION_COLUMN
 from data_prep.vocabulary import VocabularyOptions, sample_texts, train_tokenizer
 from data_prep.word_classes import TAGGERS, TaggerName
 from data_prep.writer import (
@@ -117,8 +119,9 @@ def build_dataset(options: BuildOptions) -> tuple[Manifest, np.ndarray]:
     anything is written, except where no sample is left in the end.
     """
     corpus = Corpus(options.source)
-    templates = parse_templates(options.captions, corpus.columns)
+    templates = parse_templates(options.captions, corpus.columns, corpus.caption_column)
     refuse_finished(options.writer)
+    say_what_was_chosen(corpus, options.captions)
     # Before the writer clears `out`: a given tokenizer may lie there, and a corpus without a
     # caption must not cost the dataset that it was to replace.
     given = options.vocabulary.tokenizer
@@ -139,9 +142,17 @@ def build_dataset(options: BuildOptions) -> tuple[Manifest, np.ndarray]:
         for record in corpus.records(corpus.columns, with_images=True):
             rows += 1
             try:
-                writer.add(maker.make(record))
+                sample = maker.make(record)
             except RejectedError as rejection:
                 rejected[rejection.reason] += 1
+            except Exception as error:
+                # No known reason: it must not pass as a bad sample, nor end without a place.
+                raise ValueError(
+                    f"{record.place} cannot be made a sample ({type(error).__name__}: {error}); "
+                    "leave it out, e.g. with --where"
+                ) from error
+            else:
+                writer.add(sample)
             progress.set_postfix(rejected=rejected.total(), refresh=False)
             progress.update()
     check_result(options, rows=rows, rejected=rejected)
@@ -154,10 +165,19 @@ def build_dataset(options: BuildOptions) -> tuple[Manifest, np.ndarray]:
         tokenizer=tokenizer_info(tokenizer),
         tagger=options.tagging.tagger,
         rejected=dict(rejected),
-        provenance=provenance(options, corpus, rows),
+        provenance=provenance(options, corpus, templates, rows),
     )
     write_manifest(options.writer.out, manifest)
     return manifest, tokens
+
+
+def say_what_was_chosen(corpus: Corpus, captions: CaptionOptions) -> None:
+    """On stderr, a line each: what was decided for the user, and what is left alone."""
+    notes = list(corpus.source.notes)
+    if not captions.caption and corpus.caption_column != DEFAULT_CAPTION_COLUMN:
+        notes.append(f"captions are read from column {corpus.caption_column!r}")
+    for note in notes:
+        print(f"note: {note}", file=sys.stderr)
 
 
 def train_on_corpus(
@@ -230,25 +250,32 @@ def tokenizer_info(tokenizer: Tokenizer) -> TokenizerInfo:
     )
 
 
-def provenance(options: BuildOptions, corpus: Corpus, rows: int) -> dict[str, Any]:
+def provenance(
+    options: BuildOptions, corpus: Corpus, templates: list[CaptionTemplate], rows: int
+) -> dict[str, Any]:
     """Where the dataset comes from: source files, rows, options, libraries. No time, no host.
 
-    Files go by name only, so that the same corpus elsewhere gives the same bytes.
+    Files go by name only, so that the same corpus elsewhere gives the same bytes. Columns and
+    captions are those that were chosen, whether or not an option said so.
     """
     writer = asdict(options.writer)
     del writer["out"], writer["overwrite"]
-    source = asdict(options.source)
+    source = {**asdict(options.source), "image_column": corpus.source.image_column}
     del source["source"]
+    captions = {
+        **asdict(options.captions),
+        "caption": [f"{template.name}={template.template}" for template in templates],
+    }
     vocabulary = {**asdict(options.vocabulary), "tokenizer": None}
     if options.vocabulary.tokenizer is not None:
         vocabulary["tokenizer"] = Path(options.vocabulary.tokenizer).name
     return {
-        "files": [{"name": file.name, "bytes": file.stat().st_size} for file in corpus.files],
+        "files": corpus.source.files(),
         "rows_found": corpus.rows,
         "rows_selected": rows,
         "options": {
             "source": source,
-            "captions": asdict(options.captions),
+            "captions": captions,
             "pictures": asdict(options.pictures),
             "vocabulary": vocabulary,
             "tagging": asdict(options.tagging),

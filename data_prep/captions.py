@@ -22,7 +22,8 @@ class CaptionOptions:
     caption: list[str] = field(default_factory=list)
     """NAME=TEMPLATE, repeatable: a named caption from columns, e.g.
     "group=a drawing of {caption}, in the group {group}". It is absent for a row in which one of
-    its columns is empty. Default: the column `caption` as it is."""
+    its columns is empty. Default: the column `caption` as it is, or the only one with another
+    well-known name (text, txt, alt_text, alt)."""
     caption_max_chars: int = 4096
     """A row with a longer caption is rejected (caption_too_long)."""
 
@@ -42,10 +43,15 @@ class CaptionTemplate:
     columns: tuple[str, ...]
 
 
-def parse_templates(options: CaptionOptions, columns: list[str]) -> list[CaptionTemplate]:
-    """Caption templates in the order given. ValueError names the caption and the columns."""
+def parse_templates(
+    options: CaptionOptions, columns: list[str], default: str = "caption"
+) -> list[CaptionTemplate]:
+    """Caption templates in the order given, or the column `default` as it is.
+
+    ValueError names the caption and the columns.
+    """
     templates: list[CaptionTemplate] = []
-    for text in options.caption or ["caption={caption}"]:
+    for text in options.caption or [f"caption={{{default}}}"]:
         name, equals, template = text.partition("=")
         if not equals or not name.isidentifier():
             raise ValueError(f"caption={text!r}: write --caption NAME=TEMPLATE, NAME a plain word")

@@ -13,6 +13,8 @@ from data_prep.rejection import RejectedError
 # PostScript interpreter).
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")
 PIXELS_CAP = 64_000_000  # 192 MB decoded; a header may claim 60000x60000 in a few bytes
+# Every tier is JPEG, and libjpeg writes no longer side (JPEG_MAX_DIMENSION in its jmorecfg.h).
+SIDE_PX_CAP = 65_500
 ORIENTATION_TAG = 0x0112
 # EXIF 2.32, table "Orientation": value -> what brings the picture upright.
 UPRIGHT = {
@@ -117,7 +119,7 @@ def open_header(data: bytes) -> Image.Image:
 def check_size(picture: Image.Image, options: PictureOptions) -> None:
     """RejectedError if the picture is too large, too small or too long, by its header."""
     shortest, longest = min(picture.size), max(picture.size)
-    if shortest * longest > PIXELS_CAP:
+    if shortest * longest > PIXELS_CAP or longest > SIDE_PX_CAP:
         raise RejectedError("image_too_large")
     if shortest < options.min_image_px:
         raise RejectedError("image_too_small")

@@ -3,15 +3,18 @@
 import os
 import socket
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
 from pretrain import compat
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,6 +106,35 @@ def sum_over_ranks(values: Tensor) -> Tensor:
 def mean_over_ranks(values: Tensor) -> Tensor:
     """Element-wise mean of a small fp32 vector over all ranks."""
     return sum_over_ranks(values) / dist.get_world_size()
+
+
+def all_ranks(value: Any) -> list[Any]:
+    """Every rank's value, in rank order, on every rank. For small values. Collective."""
+    if dist.get_world_size() == 1:
+        return [value]
+    values = [None] * dist.get_world_size()
+    dist.all_gather_object(values, value)
+    return values
+
+
+class MistakeError(ValueError):
+    """What was asked for cannot be done; the message is one line with the remedy."""
+
+
+def agreed(action: Callable[[], T]) -> T:
+    """action() on every rank; where it fails on any, the same MistakeError on all. Collective.
+
+    For checks: ValueError, OSError and RuntimeError count as mistakes. `action` has no collective.
+    """
+    result, mistake = None, None
+    try:
+        result = action()
+    except (ValueError, OSError, RuntimeError) as error:
+        mistake = " ".join(str(error).split())
+    found = [one for one in all_ranks(mistake) if one is not None]
+    if found:
+        raise MistakeError(found[0])
+    return cast(T, result)
 
 
 def broadcast_object(value: Any) -> Any:

@@ -1,25 +1,27 @@
 """The recipe: every option of a training job, composed; YAML files under dotted overrides."""
 
-import hashlib
-import math
+import argparse
+import sys
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
-from jsonargparse import ArgumentParser
+import yaml
+from jsonargparse import ArgumentParser, set_parsing_settings
 
-from pretrain.data.augment import AugmentOptions, Normalisation
+from pretrain.checks import check_positive
+from pretrain.data.augment import Normalisation
 from pretrain.data.collate import FailureOptions
-from pretrain.data.images import CropOptions
 from pretrain.data.loader import LoaderOptions
 from pretrain.engine.ds_config import EngineOptions
 from pretrain.engine.optimizers import OptimizerOptions
-from pretrain.engine.schedule import peak_learning_rate
 from pretrain.evaluation.options import EvaluationOptions
 from pretrain.losses.contrastive import LossOptions
 from pretrain.models.clip import ModelOptions
+from pretrain.spelling import check_words
+from pretrain.stages import StageOptions
 from pretrain.tokens.context import special_count
 from pretrain.tokens.image_reduction import kept_count
-from pretrain.tokens.options import TokenOptions
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,46 +43,6 @@ class DataOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
-class StageOptions:
-    """One stage: few tokens for long, or all tokens for short."""
-
-    steps: int
-    """Optimizer steps of this stage."""
-    global_batch_samples: int
-    """Samples of one step over all ranks; all of them are each other's negatives."""
-    micro_batch_samples: int | None = None
-    """Samples of a rank in one forward; less than its share costs a second forward (GradCache)."""
-    base_learning_rate: float
-    """Peak learning rate per 256 samples of global batch (CLIPA: 8e-6 to pretrain with AdamW)."""
-    warmup_steps: int = 0
-    """Steps of linear warmup."""
-    tokens: TokenOptions
-    """How many image and text tokens, and which."""
-    tier: str | None = None
-    """Image tier of this stage, where it is not data.tier."""
-    crop: CropOptions = field(default_factory=CropOptions)
-    """Random resized crop."""
-    augment: AugmentOptions = field(default_factory=AugmentOptions)
-    """Augmentation on the device."""
-
-    def __post_init__(self) -> None:
-        if self.steps < 1 or self.global_batch_samples < 1 or self.base_learning_rate <= 0:
-            raise ValueError(
-                f"stage with steps={self.steps}, global_batch_samples="
-                f"{self.global_batch_samples}, base_learning_rate={self.base_learning_rate}: "
-                "all must be positive"
-            )
-
-    @property
-    def samples(self) -> int:
-        return self.steps * self.global_batch_samples
-
-    @property
-    def peak_learning_rate(self) -> float:
-        return peak_learning_rate(self.base_learning_rate, self.global_batch_samples)
-
-
-@dataclass(frozen=True, kw_only=True)
 class CheckpointOptions:
     """What is written for a resume, and when."""
 
@@ -88,6 +50,9 @@ class CheckpointOptions:
     """Steps between checkpoints; one is always written at the end of a stage."""
     keep: int = 2
     """Newest checkpoints kept; older ones are removed."""
+
+    def __post_init__(self) -> None:
+        check_positive({"checkpoint.every_steps": self.every_steps, "checkpoint.keep": self.keep})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,6 +63,9 @@ class LogOptions:
     """Steps between lines of metrics.jsonl."""
     tensorboard: bool = True
     """Mirror metrics.jsonl into TensorBoard events."""
+
+    def __post_init__(self) -> None:
+        check_positive({"log.every_steps": self.every_steps})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -132,30 +100,29 @@ class Recipe:
     def __post_init__(self) -> None:
         if not self.stages:
             raise ValueError("the recipe has no stages: give at least one under `stages`")
-        for name, stage in self.stages.items():
-            tokens, image = stage.tokens, self.model.image
-            if tokens.image_px % image.patch_px:
-                raise ValueError(
-                    f"stages.{name}.tokens.image_px={tokens.image_px} is not divisible by "
-                    f"model.image.patch_px={image.patch_px}: choose a multiple"
-                )
-            kept_count(
-                tokens.image_reduction, tokens.image_px // image.patch_px, tokens.image_keep_tokens
+        rate = self.temperature_base_learning_rate
+        if rate is not None and not rate >= 0:
+            raise ValueError(
+                f"temperature_base_learning_rate={rate}: 0 (freeze), a positive rate, or null"
             )
+        for name, stage in self.stages.items():
+            if mistake := stage.mistake():
+                raise ValueError(f"stages.{name}.{mistake}")
+            tokens, image = stage.tokens, self.model.image
+            if tokens.image_px < 1 or tokens.image_px % image.patch_px:
+                raise ValueError(
+                    f"stages.{name}.tokens.image_px={tokens.image_px} is not a positive multiple "
+                    f"of model.image.patch_px={image.patch_px}: choose a multiple"
+                )
+            try:
+                image_tokens(self, stage)
+            except ValueError as error:
+                raise ValueError(f"stages.{name}.tokens: {error}") from error
             if tokens.text_tokens <= special_count(self.model.text.specials):
                 raise ValueError(
                     f"stages.{name}.tokens.text_tokens={tokens.text_tokens} leaves no room beside "
                     f"the special tokens ({self.model.text.specials}): choose a larger one"
                 )
-
-    @property
-    def samples(self) -> int:
-        return sum(stage.samples for stage in self.stages.values())
-
-    def temperature_learning_rate(self, stage: StageOptions) -> float:
-        """Peak learning rate of the log scale in a stage."""
-        base = self.temperature_base_learning_rate or stage.base_learning_rate
-        return peak_learning_rate(base, stage.global_batch_samples)
 
 
 def image_tokens(recipe: Recipe, stage: StageOptions) -> tuple[int, int]:
@@ -166,22 +133,31 @@ def image_tokens(recipe: Recipe, stage: StageOptions) -> tuple[int, int]:
 
 
 def check_ranks(recipe: Recipe, world_size: int) -> None:
-    """ValueError unless every stage's global batch divides evenly over the ranks."""
+    """ValueError unless every stage's batch divides evenly over the ranks and their passes."""
     for name, stage in recipe.stages.items():
-        if stage.global_batch_samples % world_size:
-            below = stage.global_batch_samples // world_size * world_size
-            above = math.ceil(stage.global_batch_samples / world_size) * world_size
+        batch, micro = stage.global_batch_samples, stage.micro_batch_samples
+        if batch % world_size:
+            below, above = batch // world_size * world_size, -(-batch // world_size) * world_size
             raise ValueError(
-                f"stages.{name}.global_batch_samples={stage.global_batch_samples} is not divisible "
+                f"stages.{name}.global_batch_samples={batch} is not divisible "
                 f"by the {world_size} ranks: choose {below or above} or {above}"
+            )
+        if micro is not None and (batch // world_size) % micro:
+            raise ValueError(
+                f"stages.{name}.micro_batch_samples={micro} does not divide the "
+                f"{batch // world_size} samples of each of the {world_size} ranks: choose a divisor"
             )
 
 
 def parser() -> ArgumentParser:
     """The command line: `--config FILE` (later files over earlier) and dotted overrides."""
+    # What stands below an option's definition becomes its help.
+    set_parsing_settings(docstring_parse_attribute_docstrings=True)
     result = ArgumentParser(
+        prog="pretrain.train",
         description="CLIPA pretraining on DeepSpeed. The same command resumes a stopped run.",
         default_config_files=[],
+        exit_on_error=False,
     )
     result.add_argument("--config", action="config", help="Recipe YAML; may be given again.")
     result.add_class_arguments(Recipe, as_group=False)
@@ -189,39 +165,43 @@ def parser() -> ArgumentParser:
 
 
 def parse(arguments: list[str] | None = None) -> tuple[Recipe, str]:
-    """(recipe, resolved YAML) of a command line. Errors name the option and exit with code 2."""
+    """(recipe, resolved YAML) of a command line. ValueError or FileNotFoundError name the option,
+    what was found and what is possible, in one line."""
+    words = sys.argv[1:] if arguments is None else arguments
     options = parser()
-    parsed = options.parse_args(arguments)
-    resolved = options.dump(parsed, skip_none=False)
+    if not {"-h", "--help", "--stages.help"} & set(words):
+        check_words(words, Recipe)
     try:
-        values = options.instantiate(parsed)
-        fields = {name: getattr(values, name) for name in Recipe.__dataclass_fields__}
-        return Recipe(**fields), resolved
-    except ValueError as error:
-        options.error(str(error))
-        raise
+        parsed = options.parse_args(words)
+    except argparse.ArgumentError as error:
+        raise ValueError(" ".join(str(error).split())) from error
+    resolved = options.dump(parsed, skip_none=False)
+    values = options.instantiate(parsed)
+    return Recipe(**{name: getattr(values, name) for name in Recipe.__dataclass_fields__}), resolved
+
+
+RECIPE_FILE = "recipe.yaml"
+# Options that earlier versions wrote into run folders and this one no longer has.
+_REMOVED = {("data", "failures", "max_in_a_row")}
+
+
+def stored_recipe(run: Path) -> dict[str, Any]:
+    """The values of a run folder's resolved recipe, as plain data."""
+    path = run / RECIPE_FILE
+    if not path.is_file():
+        raise FileNotFoundError(f"no {RECIPE_FILE} in {run}: not a run folder; check its name")
+    return yaml.safe_load(path.read_text(encoding="utf-8"))
 
 
 def read_recipe(run: Path) -> Recipe:
     """The resolved recipe of a run folder, wherever that folder lies now."""
-    path = run / "recipe.yaml"
-    if not path.is_file():
-        raise FileNotFoundError(f"no recipe.yaml in {run}: not a run folder; check --run")
-    recipe, _ = parse(["--config", str(path), "--run_dir", str(run)])
-    return recipe
-
-
-def fingerprint(recipe: Recipe) -> str:
-    """sha256 over every option that decides the numbers; a resume with another one is refused."""
-    data = recipe.data
-    decisive = (
-        recipe.seed,
-        recipe.model,
-        recipe.stages,
-        recipe.loss,
-        recipe.optimizer,
-        recipe.temperature_base_learning_rate,
-        recipe.engine.precision,
-        (data.tier, data.caption_weights, data.normalisation),
-    )
-    return hashlib.sha256(repr(decisive).encode()).hexdigest()
+    content = stored_recipe(run)
+    for *folders, name in _REMOVED:
+        place: Any = content
+        for folder in folders:
+            place = place.get(folder, {})
+        place.pop(name, None)
+    content["run_dir"] = str(run)
+    options = parser()
+    values = options.instantiate(options.parse_object(content))
+    return Recipe(**{name: getattr(values, name) for name in Recipe.__dataclass_fields__})

@@ -11,16 +11,21 @@ every other's. This module imports no torch: data preparation must not.
 
 import enum
 import json
+import struct
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from pydantic import ConfigDict, TypeAdapter, ValidationError, with_config
 
 FORMAT_VERSION = 1
 MANIFEST_FILE = "manifest.json"
 INDEX_FILE = "index.npy"
 SHARD_FILE = "{shard:05d}.tar"
+
+# The remedy for every damage that is found at the start.
+COPY_AGAIN = "copy the dataset again or rebuild it with `python -m data_prep build`"
 
 # Members of one sample, in file order: what training reads lies first and adjacent, so that one
 # read brings the picture, the token ids and the word classes.
@@ -65,6 +70,16 @@ def index_dtype(caption_count: int) -> np.dtype[Any]:
     return np.dtype(fields)
 
 
+# The head of an index row, for readers that take one row at a time: key, shard, and (offset, size,
+# crc32) of the three members that training reads.
+ROW_HEAD = struct.Struct(f"<{KEY_CHARS}sI" + "QII" * 3)
+TAR_BLOCK = 512  # a member's header; its content is padded to a multiple
+
+# A manifest is a file from elsewhere: other types and unknown keys are refused, not guessed at.
+_STRICT = ConfigDict(strict=True, extra="forbid")
+
+
+@with_config(_STRICT)
 @dataclass(frozen=True, kw_only=True)
 class ShardInfo:
     """One shard file of one tier."""
@@ -75,6 +90,7 @@ class ShardInfo:
     sha256: str
 
 
+@with_config(_STRICT)
 @dataclass(frozen=True, kw_only=True)
 class TierInfo:
     """One image tier: how its pictures were made, and where they are."""
@@ -85,6 +101,7 @@ class TierInfo:
     index_sha256: str
 
 
+@with_config(_STRICT)
 @dataclass(frozen=True, kw_only=True)
 class TokenizerInfo:
     """The tokenizer behind the ids; training refuses any other."""
@@ -98,6 +115,7 @@ class TokenizerInfo:
     unk_id: int
 
 
+@with_config(_STRICT)
 @dataclass(frozen=True, kw_only=True)
 class Manifest:
     """Everything that a reader must know of a dataset directory."""
@@ -116,26 +134,78 @@ class Manifest:
         return json.dumps(asdict(self), indent=2, sort_keys=True, ensure_ascii=False) + "\n"
 
     @classmethod
-    def from_json(cls, text: str) -> "Manifest":
-        raw = json.loads(text)
-        if raw.get("format_version") != FORMAT_VERSION:
-            raise ValueError(
-                f"dataset format version {raw.get('format_version')!r} found, this code reads "
-                f"{FORMAT_VERSION}: rebuild the dataset with `python -m data_prep build`"
+    def from_json(cls, text: str | bytes) -> "Manifest":
+        """ValueError, in one line, on another format version or anything that is no manifest."""
+        try:
+            version = TypeAdapter(_Version).validate_json(text).format_version
+            if version != FORMAT_VERSION:
+                raise ValueError(
+                    f"dataset format version {version!r} found, this code reads {FORMAT_VERSION}: "
+                    "rebuild the dataset with `python -m data_prep build`"
+                )
+            manifest = TypeAdapter(cls).validate_json(text)
+        except ValidationError as error:
+            first = error.errors()[0]
+            place = ".".join(str(part) for part in first["loc"]) or "the whole"
+            raise ValueError(f"{place}: {first['msg']}; {COPY_AGAIN}") from error
+        fault = manifest.fault()
+        if fault is not None:
+            raise ValueError(f"{fault}; {COPY_AGAIN}")
+        return manifest
+
+    def fault(self) -> str | None:
+        """The first thing that the numbers contradict each other in, if any."""
+        if self.samples < 1 or not self.captions or len(set(self.captions)) < len(self.captions):
+            return f"samples={self.samples}, captions={self.captions}: at least one, no name twice"
+        if self.token_dtype != token_dtype(self.tokenizer.vocab_size).str:
+            return (
+                f"token_dtype={self.token_dtype!r} does not go with a vocabulary of "
+                f"{self.tokenizer.vocab_size} ids"
             )
-        tiers = {
-            name: TierInfo(**{**tier, "shards": [ShardInfo(**shard) for shard in tier["shards"]]})
-            for name, tier in raw["tiers"].items()
-        }
-        return cls(**{**raw, "tiers": tiers, "tokenizer": TokenizerInfo(**raw["tokenizer"])})
+        for name, tier in self.tiers.items():
+            counts = [shard.samples for shard in tier.shards]
+            if sum(counts) != self.samples or min(counts, default=0) < 1:
+                return (
+                    f"tiers.{name} has {sum(counts)} samples in {len(counts)} shards, the dataset "
+                    f"has {self.samples}"
+                )
+        return None
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Version:
+    """Read before anything else: another version may have other keys."""
+
+    format_version: Any = None
 
 
 def read_manifest(dataset_dir: Path) -> Manifest:
-    """Manifest of a dataset directory. FileNotFoundError names the directory and the remedy."""
+    """Manifest of a dataset directory.
+
+    FileNotFoundError names the directory and the remedy; ValueError names the file and its fault.
+    """
     path = dataset_dir / MANIFEST_FILE
     if not path.is_file():
         raise FileNotFoundError(
             f"no {MANIFEST_FILE} in {dataset_dir}: not a finished dataset directory; make one with "
             f"`python -m data_prep build --source FILE --out {dataset_dir}`"
         )
-    return Manifest.from_json(path.read_text(encoding="utf-8"))
+    try:
+        return Manifest.from_json(path.read_bytes())
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
+
+
+def path_inside(dataset_dir: Path, name: str, entry: str) -> Path:
+    """The file that an entry of the manifest names; ValueError where it is not in `dataset_dir`.
+
+    Symbolic links may point to other places inside, and the dataset's directory may be one itself.
+    """
+    path = dataset_dir / name
+    inside = "\0" not in name and not Path(name).is_absolute() and ".." not in Path(name).parts
+    if not inside or not path.resolve().is_relative_to(dataset_dir.resolve()):
+        raise ValueError(
+            f"{dataset_dir / MANIFEST_FILE}: {entry}={name!r} leads out of the dataset's "
+            "directory, which is never followed: copy the file into it, name it by a relative path"
+        )
+    return path

@@ -1,6 +1,7 @@
 """Fixtures shared by the rooms: small dataset directories from the embedded corpus."""
 
 import os
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -42,6 +43,12 @@ def tiny_dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """About 200 drawings of food by two artists, three captions each, in several shards."""
     out = tmp_path_factory.mktemp("tiny") / "train"
     return _build(out, "artist IN ('noto', 'fluent3d') AND split = 'train'")
+
+
+@pytest.fixture
+def copy(tiny_dataset: Path, tmp_path: Path) -> Path:
+    """The tiny dataset once more, to be damaged."""
+    return Path(shutil.copytree(tiny_dataset, tmp_path / "copy"))
 
 
 @pytest.fixture(scope="session")

@@ -1,23 +1,18 @@
-"""Damaged data is named at the start, or replaced deterministically, counted and bounded."""
+"""Damaged samples are replaced deterministically, counted by reason and bounded over all ranks."""
 
-import json
-import shutil
+import math
+import zlib
 from pathlib import Path
 
 import numpy as np
 import pytest
+from dataset_copies import record_index
 
-from pretrain.data.collate import Collator, FailureOptions
+from pretrain.data.collate import Collator, FailureOptions, check_failures
 from pretrain.data.dataset import Dataset
 from pretrain.data.images import CropOptions, decode
-from pretrain.shard_format import INDEX_FILE, MANIFEST_FILE
+from pretrain.shard_format import INDEX_FILE
 from pretrain.tokens.options import TokenOptions
-
-
-@pytest.fixture
-def copy(tiny_dataset: Path, tmp_path: Path) -> Path:
-    shutil.copytree(tiny_dataset, tmp_path / "copy")
-    return tmp_path / "copy"
 
 
 def damage(dataset: Path, rows: list[int], member: str = "jpg") -> None:
@@ -32,7 +27,6 @@ def damage(dataset: Path, rows: list[int], member: str = "jpg") -> None:
 
 def collator(
     dataset: Path,
-    failures: FailureOptions | None = None,
     caption_weights: dict[str, float] | None = None,
 ) -> Collator:
     return Collator(
@@ -43,7 +37,6 @@ def collator(
         crop=CropOptions(),
         caption_weights=caption_weights or {},
         seed=0,
-        failures=failures or FailureOptions(),
     )
 
 
@@ -60,43 +53,83 @@ def test_a_damaged_sample_is_replaced_alike_everywhere_and_counted(copy, tiny_da
         assert np.array_equal(batch[name], whole[name]), name  # the substitutes, and none else
 
 
-def test_too_many_damaged_samples_stop_the_run_and_name_the_options(copy):
+def test_replacing_alone_never_stops_a_rank_but_a_damaged_dataset_does(copy):
     damage(copy, list(range(20)))
-    bounded = collator(copy, FailureOptions(max_in_a_row=2))
-    with pytest.raises(RuntimeError, match=r"data\.failures"):
-        for start in range(0, 200, 20):
-            bounded(np.arange(start, start + 20), np.arange(20))
+    bounded = collator(copy)
+    for start in range(0, 2000, 20):  # however many: the ranks decide together
+        assert (
+            bounded(np.arange(start, start + 20), np.arange(20))["replaced"]["crc_mismatch"] >= 20
+        )
+    damage(copy, list(range(20, len(bounded.dataset))))
+    with pytest.raises(RuntimeError, match=r"position 7.*16 substitutes.*rebuild"):
+        bounded(np.array([7]), np.array([0]))
 
 
-def test_a_truncated_or_missing_shard_is_named_at_the_start(copy):
-    shard = copy / "full" / "00001.tar"
-    shard.write_bytes(shard.read_bytes()[:-512])
-    with pytest.raises(ValueError, match=r"00001\.tar"):
-        Dataset(copy, "full")
-    shard.unlink()
-    with pytest.raises(ValueError, match=r"00001\.tar"):
-        Dataset(copy, "full")
+def test_the_share_of_replaced_samples_is_judged_over_all_ranks_from_ten_thousand_on():
+    options, directory = FailureOptions(max_share=0.001), Path("DIR")
+    check_failures({"crc_mismatch": 9_999}, 9_999, options, directory)
+    check_failures({"crc_mismatch": 4, "undecodable": 6}, 10_000, options, directory)
+    check_failures({}, 10_000, FailureOptions(max_share=0.0), directory)
+    with pytest.raises(RuntimeError) as stopped:
+        check_failures({"undecodable": 7, "crc_mismatch": 4}, 10_000, options, directory)
+    message = str(stopped.value)
+    assert "\n" not in message
+    for part in ("11 of 10,000", "0.11%", "crc_mismatch 4, undecodable 7", "0.001", "DIR"):
+        assert part in message
+    assert "data.failures.max_share" in message
+    for share in (-0.1, 1.1, float("nan")):
+        with pytest.raises(ValueError, match="max_share"):
+            FailureOptions(max_share=share)
 
 
-def test_another_tier_index_or_tokenizer_is_refused(copy):
-    with pytest.raises(ValueError, match=r"'160'.*data\.tier"):
-        Dataset(copy, "160")
-    (copy / "tokenizer.model").write_bytes(b"another")
-    with pytest.raises(ValueError, match="tokenizer"):
-        Dataset(copy, "full").tokenizer()
+def wrong_writer(dataset: Path, changes: dict[int, tuple[str, bytes]]) -> None:
+    """Give members of some rows other bytes of the same length, with the crc32 that they have."""
+    path = dataset / "full" / INDEX_FILE
+    index = np.load(path)
+    for row, (member, content) in changes.items():
+        place = index[row][member]
+        assert len(content) == place["size"]
+        shard = dataset / "full" / f"{index[row]['shard']:05d}.tar"
+        whole = bytearray(shard.read_bytes())
+        whole[int(place["offset"]) : int(place["offset"] + place["size"])] = content
+        shard.write_bytes(whole)
+        place["crc32"] = zlib.crc32(content)
+    np.save(path, index)
+    record_index(dataset)
+
+
+def test_ids_beyond_the_vocabulary_are_replaced_and_never_reach_the_model(copy, tiny_dataset):
     index = np.load(copy / "full" / INDEX_FILE)
-    np.save(copy / "full" / INDEX_FILE, index[:-1])
-    with pytest.raises(ValueError, match="index"):
-        Dataset(copy, "full")
+    vocab_size = Dataset(copy, "full").manifest.tokenizer.vocab_size
+    ids = np.frombuffer(Dataset(copy, "full").read(2).ids, "<u2").copy()
+    ids[-1] = vocab_size  # the first id too many; its caption is drawn for no position below
+    highest = np.full(index[4]["ids"]["size"] // 2, vocab_size - 1, "<u2")
+    noise = b"\xff\xd8" + bytes(int(index[6]["jpg"]["size"]) - 2)
+    wrong_writer(
+        copy, {2: ("ids", ids.tobytes()), 4: ("ids", highest.tobytes()), 6: ("jpg", noise)}
+    )
+    rows = np.arange(8)
+    label = {"label": 1.0}
+    batch = collator(copy, label)(np.arange(100, 108), rows)
+    assert batch["replaced"] == {"ids_invalid": 1, "undecodable": 1}
+    assert ((batch["rows"] != rows) == np.isin(rows, [2, 6])).all()
+    assert batch["text_ids"].max() == vocab_size - 1
+    whole = collator(tiny_dataset, label)(np.arange(100, 108), batch["rows"])
+    others = rows != 4
+    for name in ("images", "text_ids"):
+        assert np.array_equal(batch[name][others], whole[name][others]), name
 
 
-def test_no_dataset_and_another_format_name_the_remedy(copy, tmp_path):
-    with pytest.raises(FileNotFoundError, match="data_prep build"):
-        Dataset(tmp_path / "nothing", "full")
-    manifest = json.loads((copy / MANIFEST_FILE).read_text())
-    (copy / MANIFEST_FILE).write_text(json.dumps({**manifest, "format_version": 99}))
-    with pytest.raises(ValueError, match="99"):
-        Dataset(copy, "full")
+def test_ids_that_disagree_with_the_index_are_replaced(copy):
+    """In an index too large to be checked whole at the start: the mapped rows are changed."""
+    told = collator(copy)
+    index = np.load(copy / "full" / INDEX_FILE)
+    index[1]["tokens"][0] += 1
+    index[3]["tokens"][:] = 0
+    told.dataset.index = index
+    batch = told(np.arange(8), np.arange(8))
+    assert batch["replaced"] == {"ids_invalid": 2}
+    assert ((batch["rows"] != np.arange(8)) == np.isin(np.arange(8), [1, 3])).all()
 
 
 def test_a_picture_that_claims_to_be_huge_is_never_allocated(tiny_dataset):
@@ -109,9 +142,17 @@ def test_a_picture_that_claims_to_be_huge_is_never_allocated(tiny_dataset):
         decode(bytes(jpeg[:200]))
 
 
-def test_unknown_caption_weights_name_the_captions(tiny_dataset):
-    with pytest.raises(ValueError, match=r"\['label', 'keywords', 'phrase'\]"):
-        collator(tiny_dataset, caption_weights={"titel": 1.0})
+def test_unusable_caption_weights_name_the_captions(tiny_dataset):
+    for weights in (
+        {"titel": 1.0},
+        {"label": 0.0},
+        {"label": -1.0, "phrase": 1.0},
+        {"label": math.nan},
+        {"label": math.inf},
+    ):
+        with pytest.raises(ValueError, match=r"data\.caption_weights.*\['label', 'keywords'") as no:
+            collator(tiny_dataset, caption_weights=weights)
+        assert "\n" not in str(no.value)
 
 
 def test_captions_are_drawn_by_weight(tiny_dataset):

@@ -100,7 +100,7 @@ def test_a_build_that_dies_leaves_no_dataset(
 
 
 def test_a_failure_midway_ends_in_order(corpus: Path, tmp_path: Path) -> None:
-    """No abort by a reader's threads: exit status 2, one line. See data_prep/sources.py."""
+    """No abort by a reader's threads: exit status 2, one line. See data_prep/sources/parquet.py."""
     code = (
         "import sys, data_prep.build as b\n"
         "from data_prep.__main__ import main\n"

@@ -3,12 +3,14 @@
 import struct
 import zlib
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pytest
 from data_prep_corpus import caption, encoded, options, picture, write_corpus
 from PIL import Image
 
+import data_prep.build
 from data_prep.build import build_dataset
 from data_prep.rejection import REASONS
 
@@ -51,6 +53,10 @@ BAD_PICTURES = {
     "60000x60000 PNG header": (png_header(60000, 60000), "image_too_large"),
     "60000x60000 JPEG header": (jpeg_claiming(60000, 60000), "image_too_large"),
     "9000x9000, below Pillow's own limit": (png_header(9000, 9000), "image_too_large"),
+    "one side beyond what a JPEG can have": (
+        encoded(Image.new("RGB", (65_501, 40))),
+        "image_too_large",
+    ),
     "20 px high": (encoded(picture(1, width=90, height=20)), "image_too_small"),
     "10:1": (encoded(picture(1, width=400, height=40)), "image_aspect"),
     "1:10": (encoded(picture(1, width=40, height=400)), "image_aspect"),
@@ -120,6 +126,39 @@ def test_duplicates_are_same_picture_and_same_caption(tmp_path: Path) -> None:
     source = write_corpus(tmp_path / "corpus.parquet", good)
     manifest, _ = build_dataset(options(source, tmp_path / "out"))
     assert (manifest.samples, manifest.rejected["duplicate_key"]) == (3, 1)
+
+
+SIZES = ((65_500, 16), (16, 65_500), (65_501, 16), (16, 66_000))
+
+
+def test_the_longest_side_that_a_jpeg_can_have_is_kept(tmp_path: Path) -> None:
+    """libjpeg's own limit, so that what passes the check can be written."""
+    images = [encoded(Image.new("RGB", size)) for size in SIZES]
+    table = {"image": images, "caption": ["a long line", "a tall line", "too long", "too tall"]}
+    source = write_corpus(tmp_path / "corpus.parquet", table)
+    manifest, _ = build_dataset(options(source, tmp_path / "out", tiers="full:95,8:90"))
+    assert (manifest.samples, manifest.rejected["image_too_large"]) == (2, 2)
+
+
+def test_a_row_that_fails_beyond_all_reasons_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Such as a codec's own limit: the build stops, and says at which row."""
+    images = [encoded(picture(i)) for i in range(4)]
+    source = write_corpus(
+        tmp_path / "corpus.parquet", {"image": images, "caption": ["a", "b", "c", "d"]}
+    )
+    encode, calls = data_prep.build.encode_tier, []
+
+    def fail_at_the_third(*arguments: Any) -> bytes:
+        calls.append(arguments)
+        if len(calls) == 3:
+            raise OSError("broken data stream when writing image file")
+        return encode(*arguments)
+
+    monkeypatch.setattr("data_prep.build.encode_tier", fail_at_the_third)
+    with pytest.raises(ValueError, match=r"corpus\.parquet row 2.*broken data stream.*--where"):
+        build_dataset(options(source, tmp_path / "out"))
 
 
 def test_damage_anywhere_in_a_picture_never_ends_a_run(tmp_path: Path) -> None:

@@ -47,6 +47,15 @@ def test_a_folder_of_several_splits_names_them(tmp_path):
         Corpus(SourceOptions(source=str(tmp_path / "both")))
 
 
+def test_a_damaged_file_is_named(tmp_path):
+    saved = tmp_path / "saved"
+    datasets.Dataset.from_dict({"image": [b"x" * 9000], "caption": ["a"]}).save_to_disk(str(saved))
+    (file,) = saved.glob("*.arrow")
+    file.write_bytes(file.read_bytes()[:5000])
+    with pytest.raises(ValueError, match=r"saved cannot be read \(.*save the dataset again"):
+        Corpus(SourceOptions(source=str(saved)))
+
+
 def test_data_preparation_runs_without_torch(tmp_path):
     datasets.Dataset.from_dict({"image": [encoded(picture(0))], "caption": ["a"]}).save_to_disk(
         str(tmp_path / "saved")

@@ -94,13 +94,18 @@ def test_every_chart_shows_its_own_quantity(tmp_path: Path) -> None:
             for direction in ("image_to_text", "text_to_image")
         ]
     legends = {}
-    for caption in re.findall(r"<figcaption>(.*?)</figcaption>", source):
+    for caption in re.findall(r"<figcaption>(.*?)</figcaption>", source, re.DOTALL):
         title, *values = re.findall(r"<b>(.*?)</b>", caption)
         legends[title] = values
     assert set(expected) == set(legends)
     for title, values in expected.items():
         assert set(values) <= set(legends[title]), (title, values, legends[title])
-    assert source.count('class="switch"') == source.count('class="resume"') == len(expected)
+    assert source.count(f"<title>stage full begins at {1632 * BATCH:,} samples</title>") == 10
+    assert source.count(f"<title>resumed at {800 * BATCH:,} samples</title>") == 10
+    for event in run.evaluations:
+        for name in SETS:
+            recall = figures.percent(event["sets"][name]["image_to_text"]["r@1"])
+            assert f": {recall} at {event['samples_seen']:,} samples</title>" in source
 
 
 def test_a_resume_takes_back_what_it_repeats(tmp_path: Path) -> None:
@@ -139,10 +144,16 @@ def test_comparison_states_mean_and_range_over_seeds(tmp_path: Path) -> None:
 def test_bars_are_as_long_as_their_rates(tmp_path: Path) -> None:
     write_run(tmp_path / "run")
     rows = write_comparison(tmp_path / "c.json", seeds=1)["rows"]
-    source, _ = report(tmp_path / "run", tmp_path / "c.json")
-    charts = re.findall(r"<figure.*?</figure>", source)
-    chart = next(c for c in charts if "held out concepts" in c and 'class="bar' in c)
-    widths = [float(w) for w in re.findall(r'<rect[^>]* width="([\d.]+)"', chart)][2:]
+    source, page = report(tmp_path / "run", tmp_path / "c.json")
+    assert not [cell for row in page.table_with("CNN") for cell in row if " to " in cell]
+    charts = re.findall(r"<figure.*?</figure>", source, re.DOTALL)
+    chart = next(c for c in charts if "R@1 compared, held out concepts" in c)
+    bars = re.findall(r"<title>([^<]*): [\d.]+ %</title>\s*<path d=\"M ([^\"]*)\"", chart)
+    names = [(row["name"], way) for row in rows for way in ("image → text", "text → image")]
+    assert [bar[0] for bar in bars][2:] == [f"{name}, {way}" for name, way in names]
+    xs = [[float(corner.split()[0]) for corner in re.split("[ML]", d)] for _, d in bars[2:]]
+    assert len({min(x) for x in xs}) == 1, "bars begin at one line"
+    widths = [max(x) - min(x) for x in xs]
     true = [
         row["sets"]["held_out_concepts"][direction]["r@1"]
         for row in rows
@@ -150,7 +161,7 @@ def test_bars_are_as_long_as_their_rates(tmp_path: Path) -> None:
     ]
     scale = widths[0] / true[0]
     gap = max(abs(w - scale * t) for w, t in zip(widths, true, strict=True))
-    assert gap < 0.3 and max(widths) > 250, f"largest gap {gap} px of {widths}"
+    assert gap < 0.01 and max(widths) > 250, f"largest gap {gap} px of {widths}"
 
 
 def test_gallery_marks_right_and_wrong(tmp_path: Path) -> None:

@@ -3,20 +3,26 @@
 import html
 import json
 import math
+import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+from markupsafe import escape
 from report_run import report, write_comparison, write_run
 
 from pretrain.report import figures
 from pretrain.report.__main__ import ReportOptions, write_report
 
+ROOT = Path(__file__).resolve().parents[1]
+
 
 def test_all_text_is_escaped(tmp_path: Path) -> None:
     """A tag in any text of the run folder appears as text, never as a tag."""
-    evil = "<script>alert('x')</script>\"onload=\""
+    evil = "<script>alert('x')</script>\"onload=\"{{ 7 * 7 }}$\\x$"
     run = tmp_path / "a <b>run"
     write_run(run)
     write_comparison(tmp_path / "c.json")
@@ -50,10 +56,10 @@ def test_all_text_is_escaped(tmp_path: Path) -> None:
 
     source, page = report(run, tmp_path / "c.json")
     assert "<script" not in source and "<b>run" not in source
-    assert html.escape(evil, quote=True) in source
+    assert escape(evil) in source and html.unescape(escape(evil)) == evil
     assert not [a for _, attributes in page.tags for a in attributes if a.startswith("on")]
     allowed = "html head meta title style body main h1 h2 h3 p div span b i em small table thead"
-    allowed += " tbody tr th td figure figcaption svg line text circle polyline rect img ol li"
+    allowed += " tbody tr th td figure figcaption svg g defs use path text img ol li"
     allowed += " details summary pre footer"
     assert {tag for tag, _ in page.tags} <= set(allowed.split())
 
@@ -63,8 +69,10 @@ def test_the_page_asks_for_nothing_outside(tmp_path: Path) -> None:
     write_comparison(tmp_path / "c.json")
     source, page = report(tmp_path / "run", tmp_path / "c.json")
     assert not re.search(r"https?://|url\(|@import", source)
-    links = [a for _, attributes in page.tags for a in attributes if a in ("href", "srcset")]
-    assert not links
+    for _, attributes in page.tags:
+        assert "srcset" not in attributes and (attributes.get("href") or "#").startswith("#")
+        assert (attributes.get("src") or "data:").startswith("data:")
+    assert "script" not in {tag for tag, _ in page.tags}
     assert "default-src 'none'" in source
 
 
@@ -79,9 +87,42 @@ def test_a_missing_file_becomes_a_sentence(tmp_path: Path, missing: str) -> None
     assert [1 for _, attributes in page.tags if attributes.get("class") == "missing"]
 
 
-def test_an_empty_folder_has_a_page(tmp_path: Path) -> None:
+def test_the_same_run_gives_the_same_bytes(tmp_path: Path) -> None:
+    write_run(tmp_path / "run")
+    write_comparison(tmp_path / "c.json")
+    command = [sys.executable, "-m", "pretrain.report", "--run", tmp_path / "run"]
+    pages = []
+    for seed in ("1", "2"):
+        environment = {**os.environ, "PYTHONHASHSEED": seed}
+        compared = [*command, "--comparison", tmp_path / "c.json"]
+        subprocess.run(compared, cwd=ROOT, env=environment, check=True)
+        pages.append((tmp_path / "run" / "report.html").read_bytes())
+    assert pages[0] == pages[1]
+
+
+def test_a_folder_without_a_run_is_an_error(tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("no run")
+    command = [sys.executable, "-m", "pretrain.report", "--run", tmp_path]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode != 0 and len(done.stderr.splitlines()) == 1, done.stderr
+    for named in (str(tmp_path), "metrics.jsonl", "recipe.yaml", "--run"):
+        assert named in done.stderr
+    assert not (tmp_path / "report.html").exists()
+
+
+def test_a_run_that_has_not_begun_has_a_page(tmp_path: Path) -> None:
+    (tmp_path / "recipe.yaml").write_text("seed: 0\n")
     _, page = report(tmp_path)
     assert "training has not begun" in page.text
+
+
+def test_the_report_stands_alone() -> None:
+    """It loads no torch, and nothing of the package builds on it."""
+    code = "import sys, pretrain.report.__main__; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0
+    for path in (ROOT / "pretrain").rglob("*.py"):
+        if "report" not in path.relative_to(ROOT).parts:
+            assert "pretrain.report" not in path.read_text(), path
 
 
 def test_a_single_stage_run_has_a_page(tmp_path: Path) -> None:
@@ -120,6 +161,7 @@ def test_figures_that_are_no_numbers_become_dashes(tmp_path: Path) -> None:
 def test_errors_name_what_is_missing(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"nowhere.*--run"):
         write_report(ReportOptions(run=tmp_path / "nowhere"))
+    (tmp_path / "recipe.yaml").write_text("seed: 0\n")
     with pytest.raises(FileNotFoundError, match=r"none\.json.*--comparison"):
         write_report(ReportOptions(run=tmp_path, comparison=tmp_path / "none.json"))
     (tmp_path / "bad.json").write_text("[1]")

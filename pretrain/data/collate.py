@@ -4,9 +4,11 @@ Everything random in a batch (which caption, crop, kept tokens) is drawn here, f
 each sample's position; the model obeys. So a batch is the same whoever builds it.
 """
 
+import math
 from collections.abc import Iterator
-from dataclasses import dataclass, field
-from typing import TypedDict
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +23,7 @@ from pretrain.tokens.options import TokenOptions
 from pretrain.tokens.text_reduction import reduce_tokens
 
 _SUBSTITUTES = 16  # tries to replace an unusable sample before the batch is given up
+_JUDGED_SAMPLES = 10_000  # fewer say too little of a share: one bad sample in 100 is 1 %
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,9 +31,45 @@ class FailureOptions:
     """When unusable samples stop the run instead of being replaced."""
 
     max_share: float = 0.001
-    """Largest share of samples that may be replaced, counted once 10,000 samples were read."""
-    max_in_a_row: int = 100
-    """Largest number of unusable samples in a row."""
+    """Largest share of samples that may be replaced, over all ranks, from 10,000 samples on."""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.max_share <= 1:
+            raise ValueError(f"max_share={self.max_share}: needs 0 <= max_share <= 1")
+
+
+def check_failures(
+    replaced: dict[str, int], samples: int, options: FailureOptions, dataset_directory: Path
+) -> None:
+    """RuntimeError where too many of the samples read so far were unusable.
+
+    replaced: unusable samples by reason, samples: those read; both summed over all ranks, so that
+    all stop at the same step.
+    """
+    bad = sum(replaced.values())
+    if samples < _JUDGED_SAMPLES or bad <= options.max_share * samples:
+        return
+    reasons = ", ".join(f"{reason} {count:,}" for reason, count in sorted(replaced.items()))
+    raise RuntimeError(
+        f"{bad:,} of {samples:,} samples ({bad / samples:.2%}) were unusable and replaced "
+        f"({reasons}), data.failures.max_share={options.max_share} allows "
+        f"{options.max_share:.2%}: repair {dataset_directory}, or raise data.failures.max_share"
+    )
+
+
+def caption_shares(
+    names: list[str], weights: dict[str, float], option: str = "data.caption_weights"
+) -> NDArray[np.float64]:
+    """(C,) how often each of a dataset's captions is drawn; ValueError names the option."""
+    unknown = sorted(set(weights) - set(names))
+    wrong = {n: w for n, w in weights.items() if not (math.isfinite(w) and w >= 0)}
+    if unknown or wrong or (weights and not any(weights.values())):
+        raise ValueError(
+            f"{option}={weights}, the dataset has captions {names}: name some of these with finite "
+            "weights of at least 0, one of them positive, or leave the option out"
+        )
+    weights = weights or dict.fromkeys(names, 1.0)
+    return np.asarray([weights.get(name, 0.0) for name in names], np.float64)
 
 
 class Batch(TypedDict):
@@ -56,21 +95,10 @@ class Collator:
     crop: CropOptions
     caption_weights: dict[str, float]
     seed: int
-    failures: FailureOptions = field(default_factory=FailureOptions)
-    _in_a_row: int = 0
-    _bad: int = 0
-    _seen: int = 0
 
     def __post_init__(self) -> None:
-        names = self.dataset.manifest.captions
-        unknown = sorted(set(self.caption_weights) - set(names))
-        if unknown or (self.caption_weights and not any(self.caption_weights.values())):
-            raise ValueError(
-                f"data.caption_weights={self.caption_weights}, the dataset has captions {names}: "
-                "name some of these with a positive weight, or leave the option out"
-            )
-        weights = self.caption_weights or dict.fromkeys(names, 1.0)
-        self._weights = np.asarray([weights.get(name, 0.0) for name in names])
+        self._weights = caption_shares(self.dataset.manifest.captions, self.caption_weights)
+        self._vocab_size = self.dataset.manifest.tokenizer.vocab_size
         self.grid = self.tokens.image_px // self.patch_px
 
     def __call__(self, positions: NDArray[np.int64], rows: NDArray[np.int64]) -> Batch:
@@ -79,13 +107,18 @@ class Collator:
         rows = rows.copy()
         crops = uniforms(self.seed, positions, Purpose.CROP, CROP_DRAWS)
         images = np.empty((len(rows), tokens.image_px, tokens.image_px, 3), np.uint8)
-        samples: list[Sample] = []
+        samples: list[Any] = [None] * len(rows)
         replaced: dict[str, int] = {}
-        for i in range(len(rows)):
-            sample, picture, rows[i] = self._usable(int(positions[i]), int(rows[i]), replaced)
-            box = crop_box(picture.shape[0], picture.shape[1], self.crop, crops[i])
-            images[i] = resize(picture, box, tokens.image_px)
-            samples.append(sample)
+        candidates = [self._candidates(*p) for p in zip(positions, rows.tolist(), strict=True)]
+        wanted = list(range(len(rows)))
+        while wanted:
+            for i in wanted:
+                rows[i], samples[i], picture = self._usable(candidates[i], positions[i], replaced)
+                box = crop_box(picture.shape[0], picture.shape[1], self.crop, crops[i])
+                images[i] = resize(picture, box, tokens.image_px)
+            wanted = self._invalid_ids(rows, samples)
+            if wanted:
+                replaced["ids_invalid"] = replaced.get("ids_invalid", 0) + len(wanted)
         draws = uniforms(
             self.seed,
             positions,
@@ -107,42 +140,41 @@ class Collator:
         )
 
     def _usable(
-        self, position: int, row: int, replaced: dict[str, int]
-    ) -> tuple[Sample, NDArray[np.uint8], int]:
-        """(sample, picture, row): a substitute by (seed, position) where the row is unusable."""
-        for candidate in self._candidates(position, row):
-            self._seen += 1
+        self, candidates: Iterator[int], position: np.int64, replaced: dict[str, int]
+    ) -> tuple[int, Sample, NDArray[np.uint8]]:
+        """(row, sample, picture) of the next candidate that can be read and decoded."""
+        for row in candidates:
+            # Only these two are the sample's fault. An OSError is the storage's, and stops the run.
             try:
-                sample = self.dataset.read(candidate)
-                picture = decode(sample.jpeg)
-            except (SampleError, ValueError, OSError) as error:
-                reason = error.reason if isinstance(error, SampleError) else "undecodable"
-                replaced[reason] = replaced.get(reason, 0) + 1
-                self._count_failure(candidate, error)
-                continue
-            self._in_a_row = 0
-            return sample, picture, candidate
+                sample = self.dataset.read(row)
+                return row, sample, decode(sample.jpeg)
+            except SampleError as error:
+                reason = error.reason
+            except ValueError:
+                reason = "undecodable"
+            replaced[reason] = replaced.get(reason, 0) + 1
         raise RuntimeError(
-            f"position {position}: {_SUBSTITUTES} substitutes in a row are unusable; the dataset "
-            f"{self.dataset.directory} is damaged, rebuild it"
+            f"position {position}: its sample and {_SUBSTITUTES} substitutes in a row are unusable "
+            f"({replaced}); the dataset {self.dataset.directory} is damaged, rebuild it"
         )
 
-    def _candidates(self, position: int, row: int) -> Iterator[int]:
+    def _candidates(self, position: np.int64, row: int) -> Iterator[int]:
+        """The position's row, then substitutes by (seed, position)."""
         yield row
         draws = hashes(self.seed, np.asarray([position]), Purpose.SUBSTITUTE, _SUBSTITUTES)[0]
         for draw in draws % np.uint64(len(self.dataset)):
             yield int(draw)
 
-    def _count_failure(self, row: int, error: Exception) -> None:
-        self._bad += 1
-        self._in_a_row += 1
-        too_many = self._seen >= 10_000 and self._bad > self.failures.max_share * self._seen
-        if too_many or self._in_a_row > self.failures.max_in_a_row:
-            raise RuntimeError(
-                f"{self._bad} of {self._seen} samples unusable ({self._in_a_row} in a row), last "
-                f"{self.dataset.key(row)}: {error}; repair {self.dataset.directory}, or raise "
-                "data.failures.max_share / max_in_a_row"
-            ) from error
+    def _invalid_ids(self, rows: NDArray[np.int64], samples: list[Sample]) -> list[int]:
+        """Places in the batch whose ids no tokenizer of this dataset wrote: wrong writers, which
+        a crc32 does not catch, and which on a device would end in an assertion without a name."""
+        lengths = np.asarray([len(sample.ids) for sample in samples])
+        told = self.dataset.index["tokens"][rows].sum(1)
+        wrong = (lengths != told) | (lengths == 0)
+        # The whole batch at once: the single samples are looked at only where it is over.
+        if np.concatenate([sample.ids for sample in samples]).max(initial=0) >= self._vocab_size:
+            wrong |= [sample.ids.max(initial=0) >= self._vocab_size for sample in samples]
+        return np.flatnonzero(wrong).tolist()
 
     def _text(
         self, positions: NDArray[np.int64], rows: NDArray[np.int64], samples: list[Sample]

@@ -36,6 +36,15 @@ class EngineOptions:
     """Recompute the text tower's blocks in the backward pass."""
     compile: bool = False
     """torch.compile the model (slower start, faster steps on CUDA)."""
+    max_skipped_in_a_row: int = 10
+    """Updates that may be skipped one after the other because the loss or the gradient is not
+    finite, before the run stops."""
+
+    def __post_init__(self) -> None:
+        if self.max_skipped_in_a_row < 0:
+            raise ValueError(
+                f"engine.max_skipped_in_a_row={self.max_skipped_in_a_row}: it must be 0 or more"
+            )
 
 
 def read_ds_config(path: Path) -> dict[str, Any]:

@@ -219,9 +219,9 @@ class Engine:
             weights[name] = master.detach().float().cpu().reshape(_shape(parameter)).clone()
         return weights
 
-    def save(self, folder: Path, tag: str, state: dict[str, Any]) -> None:
+    def save(self, folder: Path, tag: str) -> None:
         """Write folder/tag. Collective; not atomic by itself."""
-        state = {"objective": self.objective.training_state(), **state}
+        state = {"objective": self.objective.training_state()}
         self.engine.save_checkpoint(str(folder), tag=tag, client_state=state, save_latest=False)
 
     def load(self, folder: Path, tag: str) -> None:

@@ -24,12 +24,13 @@ class ReportOptions:
 
 
 def write_report(options: ReportOptions) -> Path:
-    """Write the report of a run and return its path. A missing run folder is an error."""
+    """Write the report of a run and return its path. A folder without a run is an error."""
     run = read_run(options.run)
     comparison = None if options.comparison is None else read_comparison(options.comparison)
     path = options.run / REPORT_FILE
     partial = path.with_suffix(".partial")
-    partial.write_text(render(run, comparison), encoding="utf-8")
+    # A record may hold half of a surrogate pair, which is valid JSON but no text.
+    partial.write_text(render(run, comparison), encoding="utf-8", errors="replace")
     partial.replace(path)
     return path
 

@@ -1,20 +1,28 @@
-"""Line charts as inline SVG: no script, colours from the page's style sheet.
+"""Line and bar charts, drawn by matplotlib for the page.
 
-The scales are linear and start at zero on the y axis, so that heights may be compared.
+The scales are linear and start at zero on the value axis, so that lengths may be compared.
 """
 
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from markupsafe import Markup
+from matplotlib import rc_context
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from pretrain.report import figures
-from pretrain.report.markup import Html, element, escaped, join
+from pretrain.report.theme import COLOURS, STYLE, inline, plain
 
 Point = tuple[float, float]
 
-WIDE, NARROW, HEIGHT = 560, 372, 220  # px of a chart, two or three beside one another
-LEFT, RIGHT, TOP, BOTTOM = 50, 12, 22, 34
-MAX_POINTS = 800  # a longer line is drawn as means of equal runs of points
+WIDE, NARROW, HEIGHT = 480, 372, 210  # px of a chart, two or three beside one another
+LEFT, RIGHT, TOP, BOTTOM = 54, 10, 22, 36
+ROW, BAR, NAME_HEIGHT = 60, 14, 20  # px of a bar chart: a group, a bar, the group's name above
 SMOOTHING_SHARE = 1 / 30  # width of the moving mean, of the points of one stage
 
 
@@ -24,11 +32,11 @@ class Line:
 
     name: str
     points: Sequence[Point]
-    colour: int = 1
-    """Number of a series colour of the style sheet, 1 to 4."""
+    colour: str = "c1"
+    """Name of a colour of the style sheet."""
     is_dashed: bool = False
     is_thin: bool = False
-    """A reference such as chance: thin, without a figure in the legend's bold type."""
+    """A reference such as chance: thin and dotted."""
     has_dots: bool = False
     """Whether each point gets a dot that tells its figures on hovering."""
     is_noisy: bool = False
@@ -37,191 +45,204 @@ class Line:
 
 @dataclass(frozen=True, kw_only=True)
 class Mark:
-    """A vertical line over the whole chart: a stage's begin (labelled) or a resume (faint)."""
+    """A vertical line over the whole chart: a stage's begin (labelled) or a resume (dotted)."""
 
     x: float
     label: str | None = None
 
 
+@dataclass(frozen=True, kw_only=True)
+class Bar:
+    """The mean of some values, with their range where there are several."""
+
+    name: str
+    values: Sequence[float]
+    colour: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Key:
+    """One entry of a chart's legend."""
+
+    name: str
+    value: str
+    swatch: str
+    """CSS classes: a colour and a kind of line."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Chart:
+    """A drawing with its title and legend, as the page shows it."""
+
+    title: str
+    width: int
+    height: int
+    drawing: Markup
+    keys: list[Key]
+
+
+@rc_context(STYLE)  # type: ignore[arg-type]
 def line_chart(
     title: str,
     lines: Sequence[Line],
     marks: Sequence[Mark] = (),
     *,
-    format_value: Callable[[float], str] = figures.decimal,
-    format_tick: Callable[[float], str] = figures.short,
+    write_value: Callable[[float], str] = figures.decimal,
+    write_tick: Callable[[float], str] = figures.short,
     x_limit: float = 0,
     y_reach: float = 0,
     y_limit: float = math.inf,
     width: int = WIDE,
-) -> Html:
-    """A figure with title, legend (each line's last value) and chart, or nothing without points.
+) -> Chart | None:
+    """A chart over the samples seen whose legend has each line's last value; None without points.
 
     x_limit: the x axis reaches at least this far, so that a page's charts share one axis.
     y_reach, y_limit: the y axis reaches at least, and at most, this far (1 for rates).
     """
-    finite = [
-        [(x, y) for x, y in line.points if math.isfinite(x) and math.isfinite(y)] for line in lines
+    drawn = [
+        (line, [point for point in line.points if all(map(math.isfinite, point))]) for line in lines
     ]
-    if not any(finite):
-        return Html("")
-    x_top = max([x_limit, *(x for points in finite for x, _ in points)]) or 1.0
-    y_top = max(y_reach, *(y for points in finite for _, y in points)) or 1.0
-    y_top = min(y_top * 1.02, y_limit)
-    y_ticks = ticks(y_top, target=4)
-    y_top = max(y_ticks[-1], y_top)
+    drawn = [(line, points) for line, points in drawn if points]
+    if not drawn:
+        return None
+    x_top = max([x_limit, *(x for _, points in drawn for x, _ in points)]) or 1.0
+    y_top = max(y_reach, *(y for _, points in drawn for _, y in points)) or 1.0
+    y_ticks = _ticks(min(y_top, y_limit), 4)
+    x_ticks = [x for x in _ticks(x_top, 5 if width == WIDE else 4) if x <= x_top * 1.0001]
 
-    def place(point: Point) -> Point:
-        x = LEFT + (width - LEFT - RIGHT) * point[0] / x_top
-        return x, HEIGHT - BOTTOM - (HEIGHT - TOP - BOTTOM) * point[1] / y_top
-
-    drawn = [_axes(x_top, y_ticks, width, place, format_tick), _marks(marks, x_top, place)]
+    figure, axes = _axes(width, HEIGHT, (LEFT, RIGHT, TOP, BOTTOM))
+    axes.set(xlim=(0, x_top), ylim=(0, y_ticks[-1]), xlabel="samples seen")
+    axes.set_xticks(x_ticks, map(figures.short, x_ticks))
+    axes.set_yticks(y_ticks, map(write_tick, y_ticks))
+    axes.grid(axis="y", clip_on=False)
+    tips: dict[str, str] = {}
+    _draw_marks(axes, marks, x_top, tips)
     borders = [mark.x for mark in marks if mark.label is not None]
-    for line, points in zip(lines, finite, strict=True):
-        drawn.append(_line(line, points, borders, place, format_value))
-    legend = [
-        _legend_entry(line, points, format_value)
-        for line, points in zip(lines, finite, strict=True)
-        if points
+    for line, points in drawn:
+        _draw_line(axes, line, points, borders, tips, write_value)
+    keys = [
+        Key(name=line.name, value=write_value(points[-1][1]), swatch=_swatch(line))
+        for line, points in drawn
     ]
-    svg = element(
-        "svg",
-        {"viewBox": f"0 0 {width} {HEIGHT}", "role": "img", "aria-label": title},
-        *drawn,
-    )
-    return element(
-        "figure",
-        {"class": "chart"},
-        element(
-            "figcaption",
-            None,
-            element("b", None, title),
-            element("span", {"class": "key"}, *legend),
-        ),
-        svg,
-    )
+    drawing = inline(figure, title, tips)
+    return Chart(title=title, width=width, height=HEIGHT, drawing=drawing, keys=keys)
 
 
-def ticks(top: float, target: int) -> list[float]:
-    """Round values from 0 upwards, about `target` steps of 1, 2, 2.5 or 5 times a power of ten.
+@rc_context(STYLE)  # type: ignore[arg-type]
+def bar_chart(title: str, groups: dict[str, list[Bar]]) -> Chart:
+    """Rates as bars, group by group, with a whisker over the range and a dot for every value."""
+    bars = [bar for group in groups.values() for bar in group]
+    top = max((max(bar.values) for bar in bars), default=0) or 1.0
+    height = ROW * len(groups)
+    figure, axes = _axes(WIDE, height, (4, 58, 0, 0))
+    axes.set(xlim=(0, top), ylim=(height, 0), xticks=[], yticks=[])
+    tips: dict[str, str] = {}
+    for i, (group, members) in enumerate(groups.items()):
+        axes.text(0, ROW * i + NAME_HEIGHT - 5, plain(group))
+        for j, bar in enumerate(members):
+            mean = sum(bar.values) / len(bar.values)
+            y = ROW * i + NAME_HEIGHT + (BAR + 2) * j + BAR / 2
+            gid = f"bar-{i}-{j}"
+            tips[gid] = f"{group}, {bar.name}: {figures.percent(mean)}"
+            patch = axes.barh(y, mean, BAR, color=COLOURS[bar.colour])[0]
+            patch.set(gid=gid, linewidth=0, clip_on=False)
+            end = max(bar.values)
+            if len(bar.values) > 1:
+                ink: dict[str, Any] = {"color": COLOURS["ink"], "linewidth": 1.2, "clip_on": False}
+                axes.plot([min(bar.values), end], [y, y], **ink)
+                dots: dict[str, Any] = {"markersize": 5, "markerfacecolor": COLOURS["card"]}
+                axes.plot(bar.values, [y] * len(bar.values), "o", **ink, **dots)
+            place: dict[str, Any] = {
+                "xytext": (7, 0),
+                "textcoords": "offset points",
+                "va": "center",
+            }
+            axes.annotate(figures.percent(mean), (end, y), annotation_clip=False, **place)
+    members = next(iter(groups.values()), [])
+    keys = [Key(name=bar.name, value="", swatch=f"{bar.colour} block") for bar in members]
+    drawing = inline(figure, title, tips)
+    return Chart(title=title, width=WIDE, height=height, drawing=drawing, keys=keys)
 
-    The last is the first that reaches `top`.
-    """
-    raw = top / target
-    power = 10.0 ** math.floor(math.log10(raw))
-    step = next(m * power for m in (1, 2, 2.5, 5, 10) if m * power >= raw * 0.999)
-    return [i * step for i in range(math.ceil(top / step - 1e-9) + 1)]
+
+def moving_mean(values: Sequence[float], half: int) -> np.ndarray:
+    """Each value's mean with the values up to `half` places to its either side."""
+    sums = np.concatenate([[0.0], np.cumsum(values)])
+    places = np.arange(len(values))
+    begin, end = np.maximum(places - half, 0), np.minimum(places + half + 1, len(values))
+    return (sums[end] - sums[begin]) / (end - begin)
 
 
-def moving_mean(points: Sequence[Point], half: int) -> list[Point]:
-    """Each point with the mean of the y values up to `half` places to its either side."""
-    means = []
-    for i, (x, _) in enumerate(points):
-        window = [y for _, y in points[max(0, i - half) : i + half + 1]]
-        means.append((x, sum(window) / len(window)))
-    return means
+def _axes(width: int, height: int, margins: tuple[int, int, int, int]) -> tuple[Figure, Axes]:
+    left, right, top, bottom = margins
+    figure = Figure(figsize=(width / 72, height / 72))
+    inner = (width - left - right) / width, (height - top - bottom) / height
+    return figure, figure.add_axes((left / width, bottom / height, *inner))
 
 
-def thinned(points: Sequence[Point], limit: int = MAX_POINTS) -> list[Point]:
-    """The points, or the means of equal runs of them where there are more than `limit`."""
-    run = math.ceil(len(points) / limit)
-    if run <= 1:
-        return list(points)
-    groups = [points[i : i + run] for i in range(0, len(points), run)]
-    return [(sum(x for x, _ in g) / len(g), sum(y for _, y in g) / len(g)) for g in groups]
+def _ticks(top: float, steps: int) -> list[float]:
+    """Round values from 0 upwards; the last is the first that reaches `top`."""
+    values = MaxNLocator(steps, steps=[1, 2, 2.5, 5, 10]).tick_values(0, top)
+    return [float(value) for value in values]
 
 
-def _axes(
-    x_top: float,
-    y_ticks: Sequence[float],
-    width: int,
-    place: Callable[[Point], Point],
-    format_tick: Callable[[float], str],
-) -> Html:
-    parts = []
-    for value in y_ticks:
-        _, y = place((0, value))
-        grid = {
-            "class": "grid",
-            "x1": LEFT,
-            "x2": width - RIGHT,
-            "y1": f"{y:.2f}",
-            "y2": f"{y:.2f}",
-        }
-        parts.append(element("line", grid))
-        label = {"class": "tick y", "x": LEFT - 7, "y": f"{y + 3.5:.2f}"}
-        parts.append(element("text", label, format_tick(value)))
-    for value in ticks(x_top, target=5 if width == WIDE else 4):
-        if value > x_top * 1.0001:
+def _swatch(line: Line) -> str:
+    kinds = [line.colour, "dashed" * line.is_dashed, "thin" * line.is_thin]
+    return " ".join(filter(None, kinds))
+
+
+def _draw_marks(axes: Axes, marks: Sequence[Mark], x_top: float, tips: dict[str, str]) -> None:
+    above = axes.get_xaxis_transform()  # y from 0, the chart's floor, to 1, its ceiling
+    for i, mark in enumerate(marks):
+        x = min(mark.x, x_top)
+        line: dict[str, Any] = {"color": COLOURS["mark"], "gid": f"mark-{i}", "clip_on": False}
+        if mark.label is None:
+            tips[f"mark-{i}"] = f"resumed at {figures.count(mark.x)} samples"
+            axes.plot([x, x], [0, 1], transform=above, linewidth=1, linestyle=(0, (1.5, 3)), **line)
             continue
-        x, _ = place((value, 0))
-        label = {"class": "tick x", "x": f"{x:.2f}", "y": HEIGHT - BOTTOM + 15}
-        parts.append(element("text", label, figures.short(value)))
-    caption = {"class": "axis", "x": (LEFT + width - RIGHT) / 2, "y": HEIGHT - 4}
-    parts.append(element("text", caption, "samples seen"))
-    return join(parts)
+        if mark.x > 0:
+            tips[f"mark-{i}"] = f"stage {mark.label} begins at {figures.count(mark.x)} samples"
+            axes.plot([x, x], [0, 1.05], transform=above, linewidth=1.2, **line)
+        is_right = x > 0.7 * x_top  # there a label beside the line would leave the chart
+        axes.annotate(
+            plain(mark.label, limit=24),
+            (x, 1),
+            (-4 if is_right else 4, 5),
+            xycoords=above,
+            textcoords="offset points",
+            ha="right" if is_right else "left",
+            color=COLOURS["mark"],
+            weight="bold",
+        )
 
 
-def _marks(marks: Sequence[Mark], x_top: float, place: Callable[[Point], Point]) -> Html:
-    parts = []
-    for mark in marks:
-        x, _ = place((min(mark.x, x_top), 0))
-        kind = "resume" if mark.label is None else "switch"
-        if mark.label is None or mark.x > 0:
-            line = {"class": kind, "x1": f"{x:.2f}", "x2": f"{x:.2f}"}
-            tip = [element("title", None, f"resumed at {figures.count(mark.x)} samples")]
-            parts.append(
-                element(
-                    "line",
-                    {**line, "y1": TOP - 6, "y2": HEIGHT - BOTTOM},
-                    *(tip if mark.label is None else []),
-                )
-            )
-        if mark.label is not None:
-            label = {"class": "stage", "x": f"{x + 4:.2f}", "y": TOP - 8}
-            parts.append(element("text", label, mark.label))
-    return join(parts)
-
-
-def _line(
+def _draw_line(
+    axes: Axes,
     line: Line,
-    points: Sequence[Point],
+    points: list[Point],
     borders: Sequence[float],
-    place: Callable[[Point], Point],
-    format_value: Callable[[float], str],
-) -> Html:
-    """The path of a line; a noisy one as faint points under its moving mean, stage by stage."""
-    kind = f"series c{line.colour}"
-    kind += " dashed" if line.is_dashed else ""
-    kind += " thin" if line.is_thin else ""
-    if not line.is_noisy:
-        parts = [_path(kind, thinned(points), place)]
-    else:
-        parts = [_path(kind + " raw", thinned(points), place)]
-        for begin, end in zip([-math.inf, *borders], [*borders, math.inf], strict=True):
-            part = thinned([point for point in points if begin < point[0] <= end])
+    tips: dict[str, str],
+    write_value: Callable[[float], str],
+) -> None:
+    """One line; a noisy one as faint points under its moving mean, stage by stage."""
+    look: dict[str, Any] = {
+        "color": COLOURS[line.colour],
+        "clip_on": False,
+        "solid_capstyle": "butt",
+    }
+    dashes = (0, (2, 3)) if line.is_thin else (0, (5, 3.5)) if line.is_dashed else "solid"
+    gid = f"line-{len(tips)}"
+    tips[gid] = line.name
+    width = 1.0 if line.is_thin or line.is_noisy else 1.9
+    alpha = 0.33 if line.is_noisy else None
+    x, y = zip(*points, strict=True)
+    axes.plot(x, y, gid=gid, linewidth=width, linestyle=dashes, alpha=alpha, **look)
+    for begin, end in zip([-math.inf, *borders], [*borders, math.inf], strict=True):
+        part = [point for point in points if begin < point[0] <= end]
+        if line.is_noisy and part:
+            x, y = zip(*part, strict=True)
             half = max(2, round(len(part) * SMOOTHING_SHARE / 2))
-            parts.append(_path(kind, moving_mean(part, half), place))
-    if line.has_dots:
-        for point in points:
-            x, y = place(point)
-            tip = f"{line.name}: {format_value(point[1])} at {figures.count(point[0])} samples"
-            dot = {"class": f"dot c{line.colour}", "cx": f"{x:.2f}", "cy": f"{y:.2f}", "r": 2.4}
-            parts.append(element("circle", dot, element("title", None, tip)))
-    return join(parts)
-
-
-def _path(kind: str, points: Sequence[Point], place: Callable[[Point], Point]) -> Html:
-    if not points:
-        return Html("")
-    spots = " ".join(f"{x:.2f},{y:.2f}" for x, y in map(place, points))
-    return element("polyline", {"class": kind, "points": spots})
-
-
-def _legend_entry(
-    line: Line, points: Sequence[Point], format_value: Callable[[float], str]
-) -> Html:
-    kind = f"swatch c{line.colour}" + (" dashed" if line.is_dashed else "")
-    kind += " thin" if line.is_thin else ""
-    value = element("b", None, format_value(points[-1][1]))
-    return element("span", None, element("i", {"class": kind}), escaped(f" {line.name} "), value)
+            axes.plot(x, moving_mean(y, half), linewidth=1.9, **look)
+    for point in points if line.has_dots else []:
+        gid = f"dot-{len(tips)}"
+        tips[gid] = f"{line.name}: {write_value(point[1])} at {figures.count(point[0])} samples"
+        axes.plot(*point, "o", gid=gid, markersize=4.4, markeredgewidth=0, **look)

@@ -1,11 +1,10 @@
-"""The comparison section: the run beside other trainings of the same budget."""
+"""The comparison: the run beside other trainings of the same budget."""
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 
 from pretrain.report import figures
-from pretrain.report.markup import Html, element, join, paragraph, table
+from pretrain.report.chart import Bar, Chart, bar_chart
 from pretrain.report.run_folder import Record, Run
 from pretrain.report.summary import (
     DIRECTIONS,
@@ -17,11 +16,9 @@ from pretrain.report.summary import (
     spread,
     training_s,
 )
+from pretrain.report.table import Cell, Table
 
 THIS_RUN = "this run"
-
-WIDTH, NAME_WIDTH, LABEL_WIDTH = 560, 172, 58
-BAR, GAP, ROW_GAP, TOP = 12, 2, 13, 6
 
 
 def read_comparison(path: Path) -> Record:
@@ -40,35 +37,13 @@ def read_comparison(path: Path) -> Record:
     return value
 
 
-def comparison_section(run: Run, comparison: Record | None) -> Html:
-    """Table and bars of the comparison rows, by name over seeds, the run itself first."""
-    title = element("h2", None, "Comparison")
-    if comparison is None:
-        return join(
-            [
-                title,
-                paragraph("No comparison file was given (--comparison FILE).", kind="missing"),
-            ]
-        )
+def comparison_of(run: Run, comparison: Record) -> tuple[Table, list[Chart]] | None:
+    """Table and bars of the rows, by name over seeds, the run itself first; None without rows."""
     groups = {**_own_row(run), **group_comparison(comparison["rows"])}
     names = set_names(objects(row.get("sets")) for rows in groups.values() for row in rows)
     if not names:
-        return join([title, paragraph("The comparison file holds no rows yet.", kind="missing")])
-    budget = comparison.get("seconds_budget")
-    note = "R@1 in percent, mean over seeds, with least and greatest where there are several. "
-    if budget is not None:
-        note += f"Every row was given {figures.duration(budget)} of training. "
-    note += f"“{THIS_RUN}” is this folder's own result: one seed, with its own time. "
-    note += "Seconds are those of training steps, without evaluation."
-    bars = [_bar_chart(name, groups) for name in names]
-    return join(
-        [
-            title,
-            paragraph(note, kind="note"),
-            _table(groups, names),
-            element("div", {"class": "charts"}, *bars),
-        ]
-    )
+        return None
+    return _table(groups, names), [_bars(name, groups) for name in names]
 
 
 def _own_row(run: Run) -> dict[str, list[Record]]:
@@ -82,13 +57,13 @@ def _own_row(run: Run) -> dict[str, list[Record]]:
     return {THIS_RUN: [row]}
 
 
-def _table(groups: dict[str, list[Record]], names: list[str]) -> Html:
-    spans: list[object] = [("", 5), *((figures.readable(name), 2) for name in names)]
-    head: list[object] = ["", "seeds", "seconds", "samples", "images/s"]
+def _table(groups: dict[str, list[Record]], names: list[str]) -> Table:
+    spans = [("", 5), *((figures.readable(name), 2) for name in names)]
+    head = ["", "seeds", "seconds", "samples", "images/s"]
     head += [label for _ in names for _, label in DIRECTIONS]
-    body = []
+    body: list[tuple[str, list[str | Cell]]] = []
     for group, rows in groups.items():
-        cells: list[object] = [group, figures.count(len(rows))]
+        cells: list[str | Cell] = [group, figures.count(len(rows))]
         for field, write in (("seconds", figures.decimal), ("samples", figures.count)):
             mean = spread(row.get(field) for row in rows)
             cells.append(write(mean.mean) if mean else figures.MISSING)
@@ -97,16 +72,15 @@ def _table(groups: dict[str, list[Record]], names: list[str]) -> Html:
         for name in names:
             for direction, _ in DIRECTIONS:
                 cells.append(_spread_cell(_rates(rows, name, direction)))
-        body.append(cells)
-    chance: list[object] = ["chance", "", "", "", ""]
+        body.append(("final" if group == THIS_RUN else "", cells))
+    chance: list[str | Cell] = ["chance", "", "", "", ""]
     for name in names:
         for direction, _ in DIRECTIONS:
             known = [_rates(rows, name, direction, "chance_r@1") for rows in groups.values()]
             first = next((rate for rate in known if rate is not None), None)
             chance.append(figures.MISSING if first is None else figures.points(first.mean))
-    body.append(chance)
-    kinds = ["final" if group == THIS_RUN else "" for group in groups] + ["chance"]
-    return table([spans, head], body, kinds)
+    body.append(("chance", chance))
+    return Table(spans=spans, head=head, rows=body)
 
 
 def _rates(rows: list[Record], name: str, direction: str, field: str = "r@1") -> Spread | None:
@@ -114,65 +88,22 @@ def _rates(rows: list[Record], name: str, direction: str, field: str = "r@1") ->
     return spread(one.get(direction, {}).get(field) for one in sets)
 
 
-def _spread_cell(recall: Spread | None) -> object:
+def _spread_cell(recall: Spread | None) -> str | Cell:
     if recall is None:
         return figures.MISSING
     mean = figures.points(recall.mean)
     if len(recall.values) == 1:
         return mean
     low, high = figures.points(min(recall.values)), figures.points(max(recall.values))
-    return join([mean, " ", element("small", {"class": "under"}, f"{low} to {high}")])
+    return Cell(mean, f"{low} to {high}")
 
 
-def _bar_chart(name: str, groups: dict[str, list[Record]]) -> Html:
-    """Two bars a group, with a whisker from the least to the greatest seed and a dot a seed."""
-    recalls = [
-        [_rates(rows, name, direction) for direction, _ in DIRECTIONS] for rows in groups.values()
-    ]
-    top = max((max(r.values) for pair in recalls for r in pair if r is not None), default=0) or 1.0
-    row_height = len(DIRECTIONS) * (BAR + GAP) + ROW_GAP
-    height = TOP + len(groups) * row_height
-
-    def along(rate: float) -> float:
-        return NAME_WIDTH + (WIDTH - NAME_WIDTH - LABEL_WIDTH) * rate / top
-
-    parts: list[Html] = []
-    for i, (group, pair) in enumerate(zip(groups, recalls, strict=True)):
-        y = TOP + i * row_height
-        label = {"class": "name", "x": 4, "y": y + BAR + GAP + 3}
-        parts.append(element("text", label, group))
-        for j, recall in enumerate(pair):
+def _bars(name: str, groups: dict[str, list[Record]]) -> Chart:
+    bars: dict[str, list[Bar]] = {}
+    for group, rows in groups.items():
+        bars[group] = []
+        for colour, (direction, label) in enumerate(DIRECTIONS, start=1):
+            recall = _rates(rows, name, direction)
             if recall is not None:
-                parts.append(_bar(recall, j, y + j * (BAR + GAP), along))
-    swatches = [
-        element("span", None, element("i", {"class": f"swatch block c{j}"}), f" {label}")
-        for j, (_, label) in enumerate(DIRECTIONS, start=1)
-    ]
-    return element(
-        "figure",
-        {"class": "chart"},
-        element(
-            "figcaption",
-            None,
-            element("b", None, f"R@1, {figures.readable(name)}"),
-            element("span", {"class": "key"}, *swatches),
-        ),
-        element("svg", {"viewBox": f"0 0 {WIDTH} {height}", "role": "img"}, *parts),
-    )
-
-
-def _bar(recall: Spread, place: int, y: float, along: Callable[[float], float]) -> Html:
-    begin, end = along(0.0), along(recall.mean)
-    low, high = along(min(recall.values)), along(max(recall.values))
-    middle = y + BAR / 2
-    box = {"x": f"{begin:.1f}", "y": y, "width": f"{end - begin:.1f}", "height": BAR, "rx": 2}
-    parts = [element("rect", {"class": f"bar c{place + 1}", **box})]
-    if len(recall.values) > 1:
-        whisker = {"x1": f"{low:.1f}", "x2": f"{high:.1f}", "y1": middle, "y2": middle}
-        parts.append(element("line", {"class": "whisker", **whisker}))
-        for value in recall.values:
-            dot = {"class": "seed", "cx": f"{along(value):.1f}", "cy": middle, "r": 2.6}
-            parts.append(element("circle", dot))
-    text = {"class": "figure", "x": f"{max(end, high) + 6:.1f}", "y": middle + 4}
-    parts.append(element("text", text, figures.percent(recall.mean)))
-    return join(parts)
+                bars[group].append(Bar(name=label, values=recall.values, colour=f"c{colour}"))
+    return bar_chart(f"R@1 compared, {figures.readable(name)}", bars)

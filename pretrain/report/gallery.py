@@ -1,77 +1,48 @@
-"""The gallery section: held-out pictures with the captions that the model finds best."""
+"""The gallery: held-out pictures with the captions that the model finds best."""
 
 import base64
 import binascii
 
 from pretrain.report import figures
-from pretrain.report.markup import Html, element, join, paragraph
-from pretrain.report.run_folder import GALLERY_FILE, Record, Run
+from pretrain.report.run_folder import Record, Run
 from pretrain.report.summary import DIRECTIONS, final_sets, objects
 
 
-def gallery_section(run: Run) -> Html:
-    """Every picture of the gallery with its own caption and its top-5, right ones marked."""
-    title = element("h2", None, "Gallery")
-    images = (run.gallery or {}).get("images")
-    shots = [image for image in images if isinstance(image, dict)] if images else []
+def gallery_of(run: Run) -> Record | None:
+    """The pictures with their guesses, and how many are right; None if there is no gallery."""
+    record = run.gallery or {}
+    shots = [_shot(image) for image in record.get("images") or [] if isinstance(image, dict)]
     if not shots:
-        return join([title, paragraph(f"There is no {GALLERY_FILE} here yet.", kind="missing")])
-    ranks = [[bool(guess.get("right")) for guess in _guesses(shot)] for shot in shots]
-    first = sum(rank[:1] == [True] for rank in ranks)
-    any_of_five = sum(any(rank) for rank in ranks)
-    assert run.gallery is not None
-    note = (
-        f"{len(shots)} pictures of {figures.readable(run.gallery.get('set', 'a held-out set'))}, "
-        "drawn at random by a seed, not picked. Under each true caption: the model's five best "
-        f"of all captions of the set, with cosine similarity. Right at first place: {first} of "
-        f"{len(shots)}; among the five: {any_of_five} of {len(shots)}."
-    )
-    whole = objects(final_sets(run).get(str(run.gallery.get("set")))).get(DIRECTIONS[0][0], {})
-    if "r@1" in whole and "r@5" in whole:
-        note += (
-            f" Over the whole set these are {figures.percent(whole['r@1'])} and "
-            f"{figures.percent(whole['r@5'])}."
-        )
-    grid = element("div", {"class": "gallery"}, *(_shot(shot) for shot in shots))
-    return join([title, paragraph(note), grid])
+        return None
+    whole = objects(final_sets(run).get(str(record.get("set")))).get(DIRECTIONS[0][0], {})
+    return {
+        "set": figures.readable(record.get("set", "a held-out set")),
+        "shots": shots,
+        "first": sum(any(guess["is_right"] for guess in shot["guesses"][:1]) for shot in shots),
+        "among_five": sum(any(guess["is_right"] for guess in shot["guesses"]) for shot in shots),
+        "whole_set": [figures.percent(whole[k]) for k in ("r@1", "r@5") if k in whole],
+    }
 
 
-def _guesses(shot: Record) -> list[Record]:
-    guesses = shot.get("top5")
-    return [guess for guess in guesses if isinstance(guess, dict)] if guesses else []
-
-
-def _shot(shot: Record) -> Html:
-    caption = shot.get("caption", figures.MISSING)
-    lines = []
-    for guess in _guesses(shot):
-        is_right = bool(guess.get("right"))
-        score = figures.number(guess.get("score"))
-        lines.append(
-            element(
-                "li",
-                {"class": "right"} if is_right else {},
-                element("i", None, "✓" if is_right else "✗"),
-                element("span", None, guess.get("caption", figures.MISSING)),
-                element("em", None, figures.MISSING if score is None else f"{score:.2f}"),
-            )
-        )
-    text = element(
-        "div",
-        None,
-        element("div", {"class": "truth"}, caption),
-        element("ol", None, *lines),
-    )
-    return element("div", {"class": "shot", "title": shot.get("key", "")}, _picture(shot), text)
-
-
-def _picture(shot: Record) -> Html:
-    """The picture inline; a blank square where its base64 is broken."""
+def _shot(image: Record) -> Record:
+    """One picture, its base64 empty where it is broken, with its caption and the model's best."""
     try:
-        data = base64.b64decode(str(shot.get("jpeg_base64") or ""), validate=True)
+        jpeg = base64.b64decode(str(image.get("jpeg_base64") or ""), validate=True)
     except (binascii.Error, ValueError):
-        data = b""
-    if not data:
-        return element("div", {"class": "blank"})
-    source = f"data:image/jpeg;base64,{base64.b64encode(data).decode('ascii')}"
-    return element("img", {"src": source, "alt": shot.get("caption", "")})
+        jpeg = b""
+    return {
+        "key": image.get("key", ""),
+        "jpeg_base64": base64.b64encode(jpeg).decode("ascii"),
+        "caption": image.get("caption", figures.MISSING),
+        "guesses": [
+            {
+                "caption": guess.get("caption", figures.MISSING),
+                "score": f"{score:.2f}"
+                if (score := figures.number(guess.get("score"))) is not None
+                else figures.MISSING,
+                "is_right": bool(guess.get("right")),
+            }
+            for guess in image.get("top5") or []
+            if isinstance(guess, dict)
+        ],
+    }

@@ -1,11 +1,11 @@
-"""The page's frame: headline figures, stage table, environment, recipe."""
+"""The page's frame: headline figures, stage table, environment."""
 
 import math
 import statistics
+from dataclasses import dataclass
 
 from pretrain.report import figures
-from pretrain.report.markup import Html, element, join, paragraph, table
-from pretrain.report.run_folder import METRICS_FILE, RECIPE_FILE, Record, Run
+from pretrain.report.run_folder import METRICS_FILE, Record, Run
 from pretrain.report.summary import (
     DIRECTIONS,
     StageSummary,
@@ -13,99 +13,62 @@ from pretrain.report.summary import (
     objects,
     summarize_stages,
 )
+from pretrain.report.table import Table
 
 
-def headline(run: Run) -> Html:
-    """Title, one sentence about the run, and a card per figure that matters most."""
+@dataclass(frozen=True, kw_only=True)
+class Card:
+    """One or two figures that matter most, each with a caption, and what they stand against."""
+
+    what: str
+    pair: list[tuple[str, str]]
+    against: str
+
+
+def headline_cards(run: Run) -> list[Card]:
+    """Retrieval, speed, zero-shot and training, in rows of one card a set and one more."""
     stages = summarize_stages(run)
     sets = final_sets(run)
     retrieval = [_retrieval_card(name, one) for name, one in sets.items()]
     zero_shot = [_zero_shot_card(name, one) for name, one in sets.items()]
-    cards = [
-        card
-        for card in (*retrieval, _speed_card(stages), *zero_shot, _training_card(run, stages))
-        if card
-    ]
-    columns = f"grid-template-columns: repeat({len(sets) + 1}, minmax(0, 1fr))"
-    grid = {"class": "cards", **({"style": columns} if 1 <= len(sets) <= 3 else {})}
-    parts = [
-        element("h1", None, f"CLIP pretraining run: {run.name}"),
-        paragraph(_lead(run, stages), kind="lead"),
-        element("div", grid, *cards),
-    ]
-    if sets and run.evaluation is None:
-        parts.append(
-            paragraph(
-                "These figures are those of the latest evaluation during training: there is no "
-                "evaluation.json yet.",
-                kind="note",
-            )
-        )
-    parts += [paragraph(note, kind="warning") for note in run.notes]
-    return join(parts)
+    cards = [*retrieval, _speed_card(stages), *zero_shot, _training_card(run, stages)]
+    return [card for card in cards if card is not None]
 
 
-def stage_section(run: Run) -> Html:
+def stage_table(run: Run) -> Table | None:
     """One row per stage: its tokens, samples, steps, speed and time."""
-    title = element("h2", None, "Stages")
     stages = summarize_stages(run)
-    if not stages:
-        return join([title, paragraph(f"No stage is recorded in {METRICS_FILE}.", kind="missing")])
     head = ["stage", "image px", "image tokens", "text tokens", "tokens / sample", "batch"]
     head += ["steps", "samples", "images/s", "data wait", "wall time"]
-    return join(
-        [
-            title,
-            table([head], [_stage_row(stage) for stage in stages]),
-            paragraph(
-                "Tokens exclude CLS; an image-token count “16 of 64” keeps 16 of the picture's "
-                "64. images/s is the median of the logged steps; data wait is the share of step "
-                "time spent waiting for the loader; wall time includes evaluations and "
-                "checkpoints, not the time between a checkpoint and the next start of training.",
-                kind="note",
-            ),
-        ]
-    )
+    rows = [("", _stage_row(stage)) for stage in stages]
+    return Table(head=head, rows=rows) if rows else None
 
 
-def recipe_section(run: Run) -> Html:
-    """The resolved recipe, folded."""
-    title = element("h2", None, "Recipe")
-    if run.recipe is None:
-        return join([title, paragraph(f"There is no {RECIPE_FILE} here.", kind="missing")])
-    fold = element(
-        "details",
-        None,
-        element("summary", None, f"Resolved recipe ({RECIPE_FILE})"),
-        element("pre", None, run.recipe),
-    )
-    return join([title, fold])
-
-
-def environment(run: Run) -> Html:
-    """The footer: where and with what the run was made."""
+def environment(run: Run) -> str:
+    """Where and with what the run was made."""
     if not run.starts:
-        return element("footer", None, f"No start is recorded in {METRICS_FILE}.")
+        return f"No start is recorded in {METRICS_FILE}."
     start = run.starts[-1]
     parts = [f"commit {start.get('commit') or 'unknown'}", *_machine(start)]
     parts += [f"{name} {version}" for name, version in _members(start, "versions")]
     parts.append(figures.plural(len(run.resumes), "resume"))
     if run.samples_replaced is not None:
         parts.append(f"{figures.count(run.samples_replaced)} unreadable samples replaced")
-    return element("footer", None, " · ".join(parts))
+    return " · ".join(parts)
 
 
-def _lead(run: Run, stages: list[StageSummary]) -> str:
+def lead(run: Run) -> str:
+    """One sentence about the run: its state, its machine, its size."""
     if not run.starts:
         return f"No start is recorded in {METRICS_FILE}: training has not begun, or left no record."
     start = run.starts[-1]
     state = "finished" if run.is_finished else "not finished"
-    parts = [f"{figures.plural(len(stages), 'stage')}, {state}", *_machine(start)]
+    parts = [f"{figures.plural(len(run.stages), 'stage')}, {state}", *_machine(start)]
     parameters = dict(_members(start, "parameters"))
     if parameters:
         total = sum(filter(None, map(figures.number, parameters.values())))
-        towers = " + ".join(f"{name} {millions(value)}" for name, value in parameters.items())
-        parts.append(f"{millions(total)} parameters ({towers})")
+        towers = " + ".join(f"{name} {_millions(value)}" for name, value in parameters.items())
+        parts.append(f"{_millions(total)} parameters ({towers})")
     return " · ".join(parts)
 
 
@@ -126,7 +89,7 @@ def _members(record: Record, field: str) -> list[tuple[str, object]]:
     return list(value.items()) if isinstance(value, dict) else []
 
 
-def millions(value: object) -> str:
+def _millions(value: object) -> str:
     """A parameter count: 0.84 M, 86.4 M."""
     parsed = figures.number(value)
     if parsed is None:
@@ -134,24 +97,10 @@ def millions(value: object) -> str:
     return f"{figures.decimal(parsed / 1e6, 3 if parsed >= 1e6 else 2)} M"
 
 
-def _card(what: str, pair: list[tuple[str, str]], against: str) -> Html:
-    values = [
-        element("div", {"class": "value"}, value, element("small", None, caption))
-        for value, caption in pair
-    ]
-    return element(
-        "div",
-        {"class": "card"},
-        element("div", {"class": "what"}, what),
-        element("div", {"class": "pair"}, *values),
-        element("div", {"class": "against"}, against),
-    )
-
-
-def _retrieval_card(name: str, one: Record) -> Html:
+def _retrieval_card(name: str, one: Record) -> Card | None:
     parts = [(one.get(key), label) for key, label in DIRECTIONS if isinstance(one.get(key), dict)]
     if not parts:
-        return Html("")
+        return None
     pair = [(figures.percent(part.get("r@1")), f"{label} R@1") for part, label in parts if part]
     chances = dict.fromkeys(figures.percent(part.get("chance_r@1")) for part, _ in parts if part)
     against = f"chance {' / '.join(chances)}"
@@ -160,13 +109,13 @@ def _retrieval_card(name: str, one: Record) -> Html:
     if counts and rates:
         error = statistics.fmean(math.sqrt(rate * (1 - rate) / counts[0]) for rate in rates)
         against += f" · n = {figures.count(counts[0])} · s.e. {100 * error:.1f} points"
-    return _card(f"Retrieval, {figures.readable(name)}", pair, against)
+    return Card(what=f"Retrieval, {figures.readable(name)}", pair=pair, against=against)
 
 
-def _zero_shot_card(name: str, one: Record) -> Html:
+def _zero_shot_card(name: str, one: Record) -> Card | None:
     fields = objects(one.get("zero_shot"))
     if not fields:
-        return Html("")
+        return None
     pair, chances, largest = [], [], []
     for field, scores in fields.items():
         classes = figures.number(scores.get("classes"))
@@ -179,13 +128,13 @@ def _zero_shot_card(name: str, one: Record) -> Html:
         chances.append(figures.percent(1 / classes if classes else None))
         largest.append(figures.percent(scores.get("largest_class")))
     against = f"chance {' / '.join(chances)} · largest class {' / '.join(largest)}"
-    return _card(f"Zero-shot top-1, {figures.readable(name)}", pair, against)
+    return Card(what=f"Zero-shot top-1, {figures.readable(name)}", pair=pair, against=against)
 
 
-def _speed_card(stages: list[StageSummary]) -> Html:
+def _speed_card(stages: list[StageSummary]) -> Card | None:
     speeds = [stage for stage in stages if stage.images_per_s is not None]
     if not speeds:
-        return Html("")
+        return None
     first, last = speeds[0], speeds[-1]
     pair = [(figures.count(first.images_per_s), f"images/s, {first.record.get('stage')}")]
     against = f"{figures.count(first.tokens_per_sample)} tokens per sample"
@@ -197,22 +146,22 @@ def _speed_card(stages: list[StageSummary]) -> Html:
         )
         if first.images_per_s and last.images_per_s and last.images_per_s < first.images_per_s:
             against += f" · {first.images_per_s / last.images_per_s:.1f}× as fast"
-    return _card("Speed", pair, against)
+    return Card(what="Speed", pair=pair, against=against)
 
 
-def _training_card(run: Run, stages: list[StageSummary]) -> Html:
+def _training_card(run: Run, stages: list[StageSummary]) -> Card | None:
     if not stages:
-        return Html("")
+        return None
     pair = [(figures.count(run.samples_seen), "samples seen")]
     seconds = [stage.wall_s for stage in stages if stage.wall_s is not None]
     if seconds:
         pair.append((figures.duration(sum(seconds)), "wall time"))
     steps = sum(stage.steps or 0 for stage in stages)
     against = f"{figures.count(steps)} steps in {figures.plural(len(stages), 'stage')}"
-    return _card("Training", pair, against)
+    return Card(what="Training", pair=pair, against=against)
 
 
-def _stage_row(stage: StageSummary) -> list[object]:
+def _stage_row(stage: StageSummary) -> list[str]:
     record = stage.record
     kept, full = record.get("image_tokens"), record.get("image_tokens_full")
     image_tokens = figures.count(kept)
@@ -222,7 +171,7 @@ def _stage_row(stage: StageSummary) -> list[object]:
     if planned is not None and planned != stage.steps:
         steps += f" of {figures.count(planned)}"
     return [
-        record.get("stage", figures.MISSING),
+        str(record.get("stage", figures.MISSING)),
         figures.count(record.get("image_px")),
         image_tokens,
         figures.count(record.get("text_tokens")),

@@ -1,35 +1,41 @@
 """The page as a whole: the sections in reading order, in one file without outside requests."""
 
 from pathlib import Path
-from string import Template
 
-from pretrain.report.comparison import comparison_section
-from pretrain.report.curves import curve_section
-from pretrain.report.gallery import gallery_section
-from pretrain.report.markup import escaped, join
-from pretrain.report.overview import environment, headline, recipe_section, stage_section
-from pretrain.report.results import result_section
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from pretrain.report import figures
+from pretrain.report.comparison import THIS_RUN, comparison_of
+from pretrain.report.curves import curves, running_curves
+from pretrain.report.gallery import gallery_of
+from pretrain.report.overview import environment, headline_cards, lead, stage_table
+from pretrain.report.results import result_tables
 from pretrain.report.run_folder import Record, Run
-
-_TEMPLATE = Path(__file__).with_name("page.html")
-_STYLE = Path(__file__).with_name("page.css")
+from pretrain.report.summary import final_sets
 
 
 def render(run: Run, comparison: Record | None = None) -> str:
     """The report of a run as HTML text; a part without records is left out with a sentence."""
-    body = join(
-        [
-            headline(run),
-            stage_section(run),
-            result_section(run),
-            comparison_section(run, comparison),
-            curve_section(run),
-            gallery_section(run),
-            recipe_section(run),
-            environment(run),
-        ],
-        separator="\n",
+    templates = Environment(
+        loader=FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
-    template = Template(_TEMPLATE.read_text(encoding="utf-8"))
-    style = _STYLE.read_text(encoding="utf-8")
-    return template.substitute(title=escaped(f"{run.name}: run report"), style=style, body=body)
+    templates.filters["duration"] = figures.duration
+    return templates.get_template("page.html").render(
+        run=run,
+        lead=lead(run),
+        sets=final_sets(run),
+        cards=headline_cards(run),
+        stages=stage_table(run),
+        results=result_tables(run),
+        comparison=comparison,
+        compared=None if comparison is None else comparison_of(run, comparison),
+        this_run=THIS_RUN,
+        curves=curves(run),
+        running_curves=running_curves(run),
+        gallery=gallery_of(run),
+        environment=environment(run),
+    )

@@ -87,14 +87,20 @@ class Run:
 
 
 def read_run(folder: Path) -> Run:
-    """All records of a run folder. FileNotFoundError names a missing folder and the remedy.
+    """All records of a run folder.
 
-    A file that is missing, or cut off by a kill, becomes a note, not an error.
+    FileNotFoundError names a folder that is missing or holds no run, and the remedy. One file of
+    a run that is missing, or cut off by a kill, becomes a note, not an error.
     """
     if not folder.is_dir():
         raise FileNotFoundError(
             f"no run folder {folder}: set --run to the folder that training wrote (`make demo` "
             f"makes one; `python -m pretrain.train` writes to the recipe's run folder)"
+        )
+    if not any((folder / name).is_file() for name in (METRICS_FILE, RECIPE_FILE)):
+        raise FileNotFoundError(
+            f"no run in {folder}: neither {METRICS_FILE} nor {RECIPE_FILE} is there; set --run to "
+            "the folder that training wrote"
         )
     notes: list[str] = []
     events = _read_events(folder / METRICS_FILE, notes)

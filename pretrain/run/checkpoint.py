@@ -1,90 +1,150 @@
-"""Checkpoints: complete or absent. Written aside, checksummed, renamed."""
+"""Checkpoints: complete or absent. Written aside, synced, hashed by the writing ranks, renamed.
 
+A checkpoint inside a stage holds DeepSpeed's state; one at a stage's end only says where the run
+stands, because the next stage starts from the stage's weights.
+"""
+
+import dataclasses
+import errno
 import json
 import shutil
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from pretrain.distributed import Runtime, barrier, broadcast_object
-from pretrain.engine.engine import Engine
+from pretrain.distributed import Runtime, all_ranks, barrier
 from pretrain.files import file_sha256, rename_durably, sync, write_durably
 
+if TYPE_CHECKING:
+    from pretrain.engine.engine import Engine
+
 STATE_FILE = "state.json"
-_ASIDE = ".incomplete"
+_ASIDE, _DAMAGED = ".incomplete", ".damaged"
 
 
 @dataclass(frozen=True, kw_only=True)
 class RunState:
     """Where a run stands; with the recipe and the seed, all that a resume needs to know."""
 
-    stage: int  # index of the stage that goes on
-    stage_step: int  # optimizer steps done in it
-    step: int  # optimizer steps done in the whole job
-    samples_seen: int  # position in the sample stream
-    world_size: int
-    zero_stage: int
-    recipe_sha256: str  # of every option that decides the numbers
-    dataset_fingerprint: str
+    stage: int = 0  # index of the stage that goes on
+    stage_step: int = 0  # optimizer steps done in it
+    step: int = 0  # optimizer steps done in the whole job
+    samples_seen: int = 0  # position in the sample stream
+    world_size: int = 0
+    zero_stage: int = 0
+    dataset_fingerprint: str = ""
+    replaced: dict[str, int] = field(default_factory=dict)  # unusable samples by reason, all ranks
+    skipped: int = 0  # updates that were not made because a number was not finite
+    skipped_in_a_row: int = 0
 
 
-def save(engine: Engine, folder: Path, state: RunState, *, keep: int, runtime: Runtime) -> Path:
-    """Write folder/step-N from all ranks; returns it. A kill at any instant leaves the last one."""
+@dataclass(frozen=True, kw_only=True)
+class Checkpoint:
+    """A whole checkpoint on the disk."""
+
+    tag: str
+    state: RunState
+    fixed: dict[str, Any] | None  # what the run's stages have fixed; None before November 2026
+
+
+def save(
+    engine: "Engine | None",
+    folder: Path,
+    state: RunState,
+    fixed: dict[str, Any],
+    *,
+    keep: int,
+    runtime: Runtime,
+) -> Path:
+    """Write folder/step-N from all ranks; returns it. A kill at any instant leaves the last one.
+
+    engine None at a stage's end. OSError on a rank that could not write, with the space that is
+    left where that is the reason; the others wait for it, so it has to end the process.
+    """
     tag = f"step-{state.step:08d}"
     aside = folder / (tag + _ASIDE)
     if runtime.is_main:
         shutil.rmtree(aside, ignore_errors=True)
-    barrier()
-    engine.save(folder, aside.name, {})
+        aside.mkdir(parents=True)
     barrier()
     final = folder / tag
+    try:
+        sums = all_ranks({} if engine is None else _write_state(engine, aside, runtime))
+        if runtime.is_main:
+            every = {name: value for of_rank in sums for name, value in of_rank.items()}
+            record = {"state": asdict(state), "fixed": fixed, "sha256": every}
+            write_durably(aside / STATE_FILE, json.dumps(record, indent=2))
+            shutil.rmtree(final, ignore_errors=True)
+            rename_durably(aside, final)
+    except (OSError, RuntimeError) as error:  # torch's writer raises RuntimeError on a full disk
+        raise OSError(
+            f"checkpoint {final} could not be written: {_why(error, folder)}. The one before it "
+            "stands: make room, then give the same command again"
+        ) from error
     if runtime.is_main:
-        sums = {
-            str(file.relative_to(aside)): file_sha256(file)
-            for file in sorted(aside.rglob("*"))
-            if file.is_file()
-        }
-        record = {"state": asdict(state), "sha256": sums}
-        write_durably(aside / STATE_FILE, json.dumps(record, indent=2))
-        for file in aside.rglob("*"):
-            sync(file)
-        shutil.rmtree(final, ignore_errors=True)
-        rename_durably(aside, final)
         _remove_old(folder, keep)
     barrier()
     return final
 
 
-def latest(folder: Path, runtime: Runtime) -> tuple[str, RunState] | None:
-    """(tag, state) of the newest whole checkpoint, the same on every rank; None without any.
+def _write_state(engine: "Engine", aside: Path, runtime: Runtime) -> dict[str, str]:
+    """DeepSpeed's files of this rank, synced: name -> sha256. All ranks' together are the whole,
+    whatever a listing of the folder shows on a shared file system."""
+    engine.save(aside.parent, aside.name)
+    mine = [path for path in sorted(aside.iterdir()) if _writer(path.name) == runtime.rank]
+    if not mine:
+        raise OSError(f"DeepSpeed wrote no file of rank {runtime.rank} into {aside}")
+    for path in mine:
+        sync(path)
+    return {path.name: file_sha256(path) for path in mine}
 
-    A damaged one is named and the one before it is taken. RuntimeError where all are damaged.
+
+def _writer(name: str) -> int:
+    """Rank that writes a file of DeepSpeed's: [bf16_]zero_pp_rank_R_…, all else by rank 0."""
+    _, found, rest = name.partition("zero_pp_rank_")
+    return int(rest.partition("_")[0]) if found else 0
+
+
+def _why(error: Exception, folder: Path) -> str:
+    free = shutil.disk_usage(folder).free
+    full = getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or free < 1 << 20
+    space = f"no space left ({free / 1e6:.1f} MB free in {folder}): " if full else ""
+    return space + " ".join(str(error).split())
+
+
+def newest(folder: Path) -> Checkpoint | None:
+    """The newest whole checkpoint; None without any. For the main rank alone.
+
+    A damaged one is named, put out of the way and the one before it is taken. RuntimeError where
+    all are damaged.
     """
-    found: tuple[str, RunState] | str | None = None
-    if runtime.is_main:
-        try:
-            found = _newest_whole(folder)
-        except RuntimeError as error:
-            found = str(error)
-    found = broadcast_object(found)
-    if isinstance(found, str):
-        raise RuntimeError(found)
-    return found
-
-
-def _newest_whole(folder: Path) -> tuple[str, RunState] | None:
-    complete = [path for path in folder.glob("step-*") if not path.name.endswith(_ASIDE)]
-    for path in sorted(complete, reverse=True):
+    complete = sorted(folder.glob("step-" + "[0-9]" * 8), reverse=True)
+    damaged: list[Path] = []
+    for path in complete:
         damage = _damage(path)
         if damage is None:
+            for one in damaged:
+                # Else it would count as one of those to keep, and outlive the good ones.
+                shutil.rmtree(one.with_name(one.name + _DAMAGED), ignore_errors=True)
+                one.rename(one.with_name(one.name + _DAMAGED))
             record = json.loads((path / STATE_FILE).read_text(encoding="utf-8"))
-            return path.name, RunState(**record["state"])
+            return Checkpoint(
+                tag=path.name, state=_state(record["state"]), fixed=record.get("fixed")
+            )
         print(f"checkpoint {path} is damaged ({damage}): trying the one before it", flush=True)
-    if complete:
+        damaged.append(path)
+    if damaged:
         raise RuntimeError(
-            f"all {len(complete)} checkpoints in {folder} are damaged: restore one, or start "
+            f"all {len(damaged)} checkpoints in {folder} are damaged: restore one, or start "
             "again with another run_dir"
         )
     return None
+
+
+def _state(values: dict[str, Any]) -> RunState:
+    """Fields that other versions write are passed over; those that they lack begin at zero."""
+    known = {one.name for one in dataclasses.fields(RunState)}
+    return RunState(**{name: value for name, value in values.items() if name in known})
 
 
 def _damage(path: Path) -> str | None:
@@ -99,6 +159,6 @@ def _damage(path: Path) -> str | None:
 
 
 def _remove_old(folder: Path, keep: int) -> None:
-    complete = sorted(p for p in folder.glob("step-*") if not p.name.endswith(_ASIDE))
-    for path in complete[: -max(keep, 1)]:
+    complete = sorted(folder.glob("step-" + "[0-9]" * 8))
+    for path in complete[:-keep]:
         shutil.rmtree(path)

@@ -9,6 +9,7 @@ from pretrain.distributed import Runtime
 from pretrain.evaluation.evaluator import Evaluator
 from pretrain.recipe import Recipe
 from pretrain.run.metrics import RunLog
+from pretrain.stages import Stage
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -16,6 +17,7 @@ class Job:
     """What every stage of a run shares."""
 
     recipe: Recipe
+    stages: list[Stage]
     runtime: Runtime
     precision: Literal["bf16", "fp32"]
     dataset: Dataset  # of data.tier
@@ -25,3 +27,9 @@ class Job:
     @property
     def checkpoints(self) -> Path:
         return self.recipe.run_dir / "checkpoints"
+
+    def tier(self, stage: Stage) -> tuple[str, str]:
+        """(image tier that a stage reads, the option that says so)."""
+        if stage.options.tier is not None:
+            return stage.options.tier, f"stages.{stage.name}.tier"
+        return self.recipe.data.tier, "data.tier"

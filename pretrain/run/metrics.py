@@ -1,14 +1,17 @@
 """The run's log: metrics.jsonl is the truth, TensorBoard mirrors it, the bar is for watching."""
 
 import json
+import math
+import os
 import subprocess
 import sys
 import time
 from pathlib import Path
 from typing import Any
 
-from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
+
+from pretrain.files import write_durably
 
 METRICS_FILE = "metrics.jsonl"
 
@@ -24,22 +27,34 @@ class RunLog:
         if not is_main:
             return
         self._file = (run_dir / METRICS_FILE).open("a", encoding="utf-8", buffering=1)
-        self._tensorboard = SummaryWriter(str(run_dir / "tensorboard")) if tensorboard else None
+        self._tensorboard: Any = None
+        if tensorboard:
+            # Takes seconds to import; and what an earlier start wrote past here is not shown.
+            from torch.utils.tensorboard import SummaryWriter
+
+            self._tensorboard = SummaryWriter(
+                str(run_dir / "tensorboard"), purge_step=samples_seen + 1
+            )
         self._bar = tqdm(
             total=samples,
             initial=samples_seen,
-            unit="img",
+            unit=" samples",
             unit_scale=True,
             smoothing=0.05,
+            dynamic_ncols=True,
             mininterval=0.5 if sys.stderr.isatty() else 30.0,  # a log file is no screen
         )
 
     def event(self, event: str, **values: Any) -> None:
-        """Append one line; numbers of `step` and `evaluation` events go to TensorBoard too."""
+        """Append one line; numbers of `step` and `evaluation` events go to TensorBoard too.
+
+        A number that is not finite becomes null: JSON has no other word for it.
+        """
         if not self.is_main:
             return
-        self._file.write(json.dumps({"event": event, "time": time.time(), **values}) + "\n")
-        if self._tensorboard is not None and "samples_seen" in values:
+        line = {"event": event, "time": time.time(), **_finite(values)}
+        self._file.write(json.dumps(line, allow_nan=False) + "\n")
+        if self._tensorboard is not None and event in ("step", "evaluation"):
             for name, number in _numbers(values).items():
                 self._tensorboard.add_scalar(f"{event}/{name}", number, values["samples_seen"])
 
@@ -54,8 +69,14 @@ class RunLog:
         if self.is_main:
             self._bar.write(message)
 
+    def sync(self) -> None:
+        """Wait until every line is on the disk."""
+        if self.is_main:
+            os.fsync(self._file.fileno())
+
     def close(self) -> None:
         if self.is_main:
+            self.sync()
             self._bar.close()
             self._file.close()
             if self._tensorboard is not None:
@@ -77,9 +98,7 @@ def truncate(run_dir: Path, samples_seen: int) -> None:
         # What starts or ends here will be written again.
         if seen < samples_seen or (seen == samples_seen and event["event"] not in ("stage", "end")):
             kept.append(line)
-    aside = path.with_suffix(".aside")
-    aside.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
-    aside.replace(path)
+    write_durably(path, "".join(line + "\n" for line in kept))
 
 
 def code_commit() -> str | None:
@@ -96,6 +115,12 @@ def code_commit() -> str | None:
     except (OSError, subprocess.SubprocessError):
         return None
     return described.stdout.strip()
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _finite(inner) for name, inner in value.items()}
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _numbers(values: dict[str, Any], prefix: str = "") -> dict[str, float]:

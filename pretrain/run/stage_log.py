@@ -1,15 +1,18 @@
 """What a stage writes into the run's log: its start, and its steps with their times."""
 
 import time
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
-from pretrain.engine.engine import Engine, StepResult
-from pretrain.recipe import StageOptions, image_tokens
+from pretrain.recipe import image_tokens
 from pretrain.run import metrics
 from pretrain.run.checkpoint import RunState
 from pretrain.run.job import Job
+from pretrain.stages import Stage
+
+if TYPE_CHECKING:
+    from pretrain.engine.engine import Engine, StepResult
 
 
 class Meter:
@@ -17,7 +20,7 @@ class Meter:
 
     def __init__(self, global_batch_samples: int) -> None:
         self.batch = global_batch_samples
-        self.replaced = 0
+        self.replaced: dict[str, int] = {}
         self.restart()
 
     def restart(self) -> None:
@@ -29,7 +32,13 @@ class Meter:
 
     def stepped(self, replaced: dict[str, int]) -> None:
         self.steps += 1
-        self.replaced += sum(replaced.values())
+        for reason, count in replaced.items():
+            self.replaced[reason] = self.replaced.get(reason, 0) + count
+
+    def read_replaced(self) -> dict[str, int]:
+        """This rank's unusable samples by reason since the last such reading."""
+        replaced, self.replaced = self.replaced, {}
+        return replaced
 
     def read(self) -> dict[str, float]:
         """images_per_s of all ranks, step_s and data_wait_s per step; starts anew."""
@@ -39,18 +48,18 @@ class Meter:
             "images_per_s": self.batch * steps / seconds,
             "step_s": seconds / steps,
             "data_wait_s": self.wait / steps,
-            "samples_replaced": self.replaced,
         }
         self.restart()
         return values
 
 
-def log_start(job: Job, name: str, stage: StageOptions, state: RunState, engine: Engine) -> None:
+def log_start(job: Job, stage: Stage, state: RunState, engine: "Engine") -> None:
     """Who trains, with what, and from where: the first lines of every start and stage."""
     if not job.log.is_main:
         return
     module: Any = engine.engine.module
-    kept, full = image_tokens(job.recipe, stage)
+    options, tokens = stage.options, stage.options.tokens
+    kept, full = image_tokens(job.recipe, options)
     parameters = {
         tower: sum(p.numel() for p in getattr(module, tower).parameters())
         for tower in ("image", "text")
@@ -69,37 +78,37 @@ def log_start(job: Job, name: str, stage: StageOptions, state: RunState, engine:
     if state.stage_step == 0:
         job.log.event(
             "stage",
-            stage=name,
+            stage=stage.name,
             samples_seen=state.samples_seen,
             step=state.step,
             image_tokens=kept,
             image_tokens_full=full,
-            global_batch_samples=stage.global_batch_samples,
+            global_batch_samples=options.global_batch_samples,
             steps=stage.steps,
-            image_px=stage.tokens.image_px,
-            text_tokens=stage.tokens.text_tokens,
+            image_px=tokens.image_px,
+            text_tokens=tokens.text_tokens,
         )
     job.log.say(
-        f"stage {name} from step {state.stage_step} of {stage.steps}: {stage.tokens.image_px} px "
-        f"({kept} image tokens), {stage.tokens.text_tokens} text tokens, batch "
-        f"{stage.global_batch_samples} on {job.runtime.world_size} rank(s), {job.precision}, "
+        f"stage {stage.name}, step {state.stage_step} of {stage.steps}: {tokens.image_px} px "
+        f"({kept} image tokens), {tokens.text_tokens} text tokens, batch "
+        f"{options.global_batch_samples} on {job.runtime.world_size} rank(s), {job.precision}, "
         f"ZeRO {engine.zero_stage}"
     )
 
 
 def log_step(
     job: Job,
-    name: str,
+    stage: Stage,
     state: RunState,
-    engine: Engine,
-    result: StepResult,
+    engine: "Engine",
+    result: "StepResult",
     rate: float,
     timing: dict[str, float],
 ) -> None:
     """One line of metrics.jsonl for a step, and the progress bar."""
     job.log.event(
         "step",
-        stage=name,
+        stage=stage.name,
         step=state.step,
         samples_seen=state.samples_seen,
         learning_rate=rate,
@@ -108,6 +117,8 @@ def log_step(
         **engine.objective.figures(),
         **result.measures,
         **timing,
+        samples_replaced=state.replaced,
+        updates_skipped=state.skipped,
     )
     job.log.progress(
         state.samples_seen,

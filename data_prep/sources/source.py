@@ -1,0 +1,51 @@
+"""What every kind of corpus offers: columns that are known, and batches of rows."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import pyarrow as pa
+
+READ_ROWS = 256  # rows in memory at once: at 4 MB a picture, 1 GB where a batch holds pictures
+
+ACCEPTED = (
+    "a source is Parquet with the pictures in a column (a file, a folder, or 'DIR/*.parquet'), "
+    "a folder of pictures with their texts (NAME.jpg and NAME.txt), or a folder saved by "
+    "Dataset.save_to_disk of Hugging Face datasets"
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Record:
+    """One row of a corpus. Text that is not UTF-8 stays bytes, for the reader to judge."""
+
+    image: bytes | None
+    columns: dict[str, Any]
+    place: str = field(compare=False)  # for people: where in the corpus it stands
+
+
+@dataclass(frozen=True, kw_only=True)
+class Batch:
+    """Some rows in order. A picture may be read only when it is asked for, by its row here."""
+
+    table: pa.Table
+    image: Callable[[int], bytes | None]
+    place: Callable[[int], str]
+
+
+class Source(Protocol):
+    """An opened corpus of one kind. Opening it raises ValueError or FileNotFoundError."""
+
+    schema: pa.Schema  # the columns; the pictures are not among them
+    rows: int
+    notes: list[str]  # what was decided or left alone, a line each, for the user to see
+
+    @property
+    def image_column(self) -> str | None:
+        """The column of the pictures; None where they are files of their own."""
+
+    def files(self) -> list[dict[str, Any]]:
+        """What was read, for the manifest: by name, never by a path of this machine."""
+
+    def batches(self, columns: list[str], *, with_images: bool) -> Iterator[Batch]:
+        """All rows in order, with the named columns."""

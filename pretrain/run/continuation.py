@@ -1,0 +1,98 @@
+"""What a run folder's finished and running stages have fixed, and whether a resume keeps it.
+
+Fixed is what decides the numbers: seed, model, loss, optimizer, precision, the data's choices, and
+every option of the stages that have begun. How it is executed (micro batch, ZeRO stage, compile,
+workers, where the dataset lies) and the stages still to come can be changed at any resume.
+"""
+
+import dataclasses
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from pretrain.recipe import Recipe
+from pretrain.stages import Stage
+
+_WHOLE = ("seed", "model", "loss", "optimizer", "temperature_base_learning_rate")
+_DATA = ("tier", "caption_weights", "normalisation")
+# Execution, or said by `steps` and `warmup_steps` once the dataset is known.
+_OF_A_STAGE_FREE = ("micro_batch_samples", "samples", "epochs", "warmup_share")
+
+
+def fixed_values(recipe: Recipe, stages: list[Stage], precision: str) -> dict[str, Any]:
+    """All values that decide the numbers of these stages, as JSON can hold them."""
+    values: dict[str, Any] = {name: _plain(getattr(recipe, name)) for name in _WHOLE}
+    values["data"] = {name: _plain(getattr(recipe.data, name)) for name in _DATA}
+    values["engine"] = {"precision": precision}
+    values["stages"] = {stage.name: _stage_values(stage) for stage in stages}
+    return values
+
+
+def changed_values(
+    fixed: dict[str, Any], recipe: Recipe, stages: list[Stage], precision: str
+) -> list[str]:
+    """What a resume asks for in another way than the run folder has it, each as one phrase.
+
+    An option that `fixed` does not know yet counts as having had its default; one that is no
+    longer known is passed over.
+    """
+    found: list[str] = []
+    for name in _WHOLE:
+        found += _differences(getattr(recipe, name), fixed.get(name), name)
+    for name in _DATA:
+        found += _differences(getattr(recipe.data, name), fixed["data"].get(name), f"data.{name}")
+    # Run folders before November 2026 hold what was asked for, `auto` too.
+    if fixed["engine"]["precision"] not in ("auto", precision):
+        found.append(f"engine.precision={precision} (was {fixed['engine']['precision']})")
+    begun = list(fixed["stages"])
+    if (names := [stage.name for stage in stages[: len(begun)]]) != begun:
+        return [*found, f"stages {names} (were {begun})"]
+    for stage in stages[: len(begun)]:
+        old = fixed["stages"][stage.name]
+        options = dataclasses.replace(
+            stage.options,
+            steps=stage.steps,
+            warmup_steps=stage.warmup_steps,
+            samples=None,
+            epochs=None,
+            warmup_share=None,
+        )
+        found += _differences(options, old, f"stages.{stage.name}", skip=_OF_A_STAGE_FREE)
+    return found
+
+
+def _stage_values(stage: Stage) -> dict[str, Any]:
+    values = _plain(stage.options)
+    for name in _OF_A_STAGE_FREE:
+        del values[name]
+    return {**values, "steps": stage.steps, "warmup_steps": stage.warmup_steps}
+
+
+def _plain(value: Any) -> Any:
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {f.name: _plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
+    if isinstance(value, dict):
+        return {name: _plain(inner) for name, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(inner) for inner in value]
+    return str(value) if isinstance(value, Path) else value
+
+
+def _differences(asked: Any, fixed: Any, where: str, skip: tuple[str, ...] = ()) -> Iterator[str]:
+    if dataclasses.is_dataclass(asked) and isinstance(fixed, dict):
+        for one in dataclasses.fields(asked):
+            if one.name in skip:
+                continue
+            value = getattr(asked, one.name)
+            if one.name in fixed:
+                yield from _differences(value, fixed[one.name], f"{where}.{one.name}")
+            elif value != _default(one):
+                yield f"{where}.{one.name}={_plain(value)} (was {_plain(_default(one))})"
+    elif _plain(asked) != fixed:
+        yield f"{where}={_plain(asked)} (was {fixed})"
+
+
+def _default(option: "dataclasses.Field[Any]") -> Any:
+    if option.default_factory is not dataclasses.MISSING:
+        return option.default_factory()
+    return None if option.default is dataclasses.MISSING else option.default
