@@ -170,7 +170,7 @@ def put_control(comparison: Comparison, seed: int) -> None:
     """Train full tokens from scratch for about the budget, and put the row."""
     options = comparison.options
     budget = comparison.given_s
-    (name, stage), *_ = comparison.control.stages.items()
+    (name,) = comparison.control.stages
     arguments = [*_control_arguments(options), f"--seed={seed}", "--evaluation.every_steps=null"]
 
     probe = options.runs / f"probe_{seed}"
@@ -180,11 +180,9 @@ def put_control(comparison: Comparison, seed: int) -> None:
     timed = [step["step_s"] for step in read_run(probe).steps[_WARM_STEPS:]]
 
     count = max(1, round(budget / statistics.mean(timed)))
-    warmup = min(stage.warmup_steps, max(1, count // 10))  # few steps are not spent on warming up
-    print(f"{CONTROL}: {count} steps in {budget:g} s, {warmup} of them warmup", flush=True)
+    print(f"{CONTROL}: {count} steps in {budget:g} s", flush=True)
     run = options.runs / f"full_tokens_{seed}"
-    length = [f"--stages.{name}.steps={count}", f"--stages.{name}.warmup_steps={warmup}"]
-    train(run, [*arguments, *length], comparison.machine)
+    train(run, [*arguments, f"--stages.{name}.steps={count}"], comparison.machine)
     comparison.put(CONTROL, seed, run_row(run, list(comparison.recipe.evaluation.sets)))
 
 

@@ -1,17 +1,23 @@
 """The comparison file: trainings of equal time, row by row, beside which a run is reported."""
 
+import hashlib
 import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from pretrain.data.dataset import Dataset
 from pretrain.files import write_durably
-from pretrain.recipe import Recipe, fingerprint
+from pretrain.recipe import Recipe
+from pretrain.run.continuation import fixed_values
+from pretrain.stages import plan_stages
 
 
 def recipe_sha256(recipe: Recipe) -> str:
     """Of all that decides a training but its seed: a row's recipe."""
-    return fingerprint(replace(recipe, seed=0))
+    stages = plan_stages(recipe.stages, len(Dataset(recipe.data.train, recipe.data.tier)))
+    values = fixed_values(replace(recipe, seed=0), stages, recipe.engine.precision)
+    return hashlib.sha256(json.dumps(values).encode()).hexdigest()
 
 
 def read_rows(path: Path) -> list[dict[str, Any]]:
