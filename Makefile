@@ -7,6 +7,9 @@ DATA := data/demo
 CORPUS := data_prep/demo_corpus/emoji.parquet
 BUILD := $(BIN)/python -m data_prep build --source $(CORPUS) --vocab-size 4096 \
 	--byte-fallback false
+RANKS ?= 2
+SEEDS ?= 0
+COMPARISON ?= runs/comparison.json
 export OMP_NUM_THREADS ?= 1
 
 .PHONY: help setup demo data test lint soak compare clean
@@ -45,10 +48,9 @@ demo: data ## The main job on a laptop: shards, two-stage pretraining, evaluatio
 	$(BIN)/python -m pretrain.report --run $(RUN)
 	@echo "open $(RUN)/report.html in a browser; the figures are in $(RUN)/evaluation.json"
 
-compare: data ## Two stages against full tokens for the same time, and a CNN; three seeds, hours
-	$(BIN)/python -m benchmarks.compare --out runs/comparison.json
-	$(BIN)/python -m pretrain.report --run runs/compare/two_stage_0 \
-		--comparison runs/comparison.json
+compare: data ## Two stages against full tokens and a CNN, for the same time; SEEDS="0 1 2" for more
+	$(BIN)/python -m benchmarks.compare --seeds "[$$(echo $(SEEDS) | tr ' ' ',')]" \
+		--ranks $(RANKS) --finished_run $(RUN) --out $(COMPARISON)
 
 test: $(VENV)/.ready-dev ## Run every test
 	$(BIN)/python -m pytest -m "not soak"

@@ -13,6 +13,7 @@ import re
 import sys
 import time
 from dataclasses import dataclass
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,8 @@ from torch import Tensor, nn
 
 from benchmarks.cnn_data import TrainingData, read_images
 from benchmarks.cnn_model import Baseline
-from benchmarks.comparison_file import put_row, read_rows
+from benchmarks.comparison_file import check_beside, put_row, recipe_sha256
+from benchmarks.machine import this_machine
 from pretrain.data.augment import AUGMENT_DRAWS, AugmentOptions, prepare
 from pretrain.data.dataset import Dataset
 from pretrain.evaluation.evaluator import EvaluationSet
@@ -32,6 +34,7 @@ from pretrain.evaluation.options import ZeroShotOptions
 from pretrain.evaluation.retrieval import retrieval
 from pretrain.evaluation.zero_shot import class_embeddings, zero_shot
 from pretrain.recipe import Recipe, parse
+from pretrain.run.metrics import code_commit
 from pretrain.tokens.tokenizer import PAD_ID
 
 _FORWARD_SAMPLES = 512  # pictures or texts embedded at once in evaluation
@@ -211,10 +214,17 @@ def embed_texts(model: Baseline, texts: list[NDArray[np.integer]]) -> Tensor:
 
 def run(options: BaselineOptions) -> dict[str, Any]:
     """Train, evaluate, write the row, return it."""
-    read_rows(options.out, options.seconds)  # another budget is refused before training
     torch.set_num_threads(options.threads)
     torch.manual_seed(options.seed)
     recipe, _ = parse(["--config", str(options.recipe), "--data.train", str(options.data)])
+    head = {
+        "name": options.name,
+        "recipe_sha256": recipe_sha256(recipe),
+        "machine": this_machine(options.threads),
+        "seed": options.seed,
+        "seconds_budget": options.seconds,
+    }
+    check_beside(options.out, head)  # rows of something else are refused before training
     stage = next(iter(recipe.stages.values()))
     image_px = stage.tokens.image_px
     dataset = Dataset(options.data, recipe.data.tier)
@@ -229,9 +239,15 @@ def run(options: BaselineOptions) -> dict[str, Any]:
     parameters = sum(p.numel() for p in model.parameters())
     print(f"{parameters:,} parameters, {len(data.images):,} pictures", flush=True)
     trained = train(model, data, options, recipe)
-    row = {"name": options.name, "seed": options.seed, "parameters": parameters, **trained}
-    row["sets"] = evaluate(model, sets, recipe, image_px)
-    put_row(options.out, options.seconds, row)
+    row = {
+        **head,
+        **trained,
+        "parameters": parameters,
+        "sets": evaluate(model, sets, recipe, image_px),
+        "commit": code_commit(),
+        "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+    }
+    put_row(options.out, row)
     return row
 
 
