@@ -7,7 +7,10 @@ DATA := data/demo
 CORPUS := data_prep/demo_corpus/emoji.parquet
 BUILD := $(BIN)/python -m data_prep build --source $(CORPUS) --vocab-size 4096 \
 	--byte-fallback false
-RANKS ?= 2
+# Training processes: all physical cores up to 8, as a power of two, which divides every batch. The
+# sample stream is the same for any number.
+RANKS ?= $(shell $(BIN)/python -c "import os, psutil; cores = min(psutil.cpu_count(logical=False) \
+	or 1, len(os.sched_getaffinity(0)), 8); print(1 << cores.bit_length() - 1)")
 SEEDS ?= 0
 COMPARISON ?= runs/comparison.json
 export OMP_NUM_THREADS ?= 1
@@ -42,7 +45,7 @@ $(DATA)/held_out_%/manifest.json: $(DATA)/train/manifest.json
 		--caption "label={caption}" --tokenizer $(DATA)/train/tokenizer.model
 
 demo: data ## The main job on a laptop: shards, two-stage pretraining, evaluation, export, report
-	$(BIN)/torchrun --standalone --nproc_per_node 2 -m pretrain.train \
+	$(BIN)/torchrun --standalone --nproc_per_node $(RANKS) -m pretrain.train \
 		--config pretrain/recipes/demo.yaml --run_dir $(RUN)
 	$(BIN)/python -m pretrain.export --run_dir $(RUN)
 	$(BIN)/python -m pretrain.report --run $(RUN)

@@ -1,6 +1,9 @@
 """The house: layers, recipes and configurations that parse, and errors that name the remedy."""
 
 import ast
+import resource
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -9,6 +12,7 @@ from pretrain.engine.ds_config import read_ds_config
 from pretrain.recipe import check_ranks, parse
 
 ROOT = Path(__file__).resolve().parents[1]
+NEEDED = {"own": ["--data.train", "data/mine/train", "--run_dir", "runs/mine"]}
 RECIPES = sorted((ROOT / "pretrain/recipes").glob("*.yaml"))
 TINY = str(ROOT / "pretrain/recipes/tiny.yaml")
 
@@ -92,7 +96,7 @@ def test_data_preparation_imports_no_torch_and_of_training_only_the_contract():
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda p: p.stem)
 def test_every_recipe_parses_and_its_resolved_form_is_the_same_recipe(path, tmp_path):
-    recipe, resolved = parse(["--config", str(path)])
+    recipe, resolved = parse(["--config", str(path), *NEEDED.get(path.stem, [])])
     (tmp_path / "resolved.yaml").write_text(resolved)
     again, _ = parse(["--config", str(tmp_path / "resolved.yaml")])
     assert again == recipe
@@ -125,12 +129,43 @@ def test_later_files_and_dotted_options_override(tmp_path):
         (["--model.text.pool", "eos"], "specials"),
         (["--model.image.heads", "3"], "heads"),
         (["--no_such.option", "1"], "no_such"),
+        (["--stages.ful.steps", "3"], "stages has"),
+        (["--engine.precision", "fp16"], "auto, bf16, fp32"),
+        (["--stages.full.steps", "-3"], r"stages\.full\.steps=-3"),
+        (["--stages.full.epochs", "2"], r"stages\.full\.steps, samples, epochs"),
+        (["--stages.full.warmup_steps", "-5"], r"stages\.full\.warmup_steps=-5"),
+        (["--stages.full.warmup_steps", "5"], "only 4 steps"),
+        (["--stages.full.tokens.image_px", "0"], r"stages\.full\.tokens\.image_px=0"),
+        (["--model.image.depth", "0"], r"model\.image\.depth=0"),
+        (["--data.loader.workers", "-1"], r"data\.loader\.workers=-1"),
+        (["--log.every_steps", "0"], r"log\.every_steps=0"),
+        (["--evaluation.every_steps", "0"], r"evaluation\.every_steps=0"),
+        (["--checkpoint.keep", "0"], r"checkpoint\.keep=0"),
+        (["--optimizer.beta2", "2"], r"optimizer\.beta2=2"),
+        (["--seed", "x"], "whole number"),
+        (["--config", "no.yaml"], "pretrain/recipes"),
     ],
 )
 def test_a_wrong_option_is_named_before_anything_starts(options, named):
-    with pytest.raises(ValueError, match=named) as raised:
+    with pytest.raises((ValueError, FileNotFoundError), match=named) as raised:
         parse(["--config", TINY, *options])
     assert "\n" not in str(raised.value)
+
+
+def test_a_mistake_is_one_line_under_both_ways_of_starting_and_costs_seconds(tmp_path):
+    wrong = ["-m", "pretrain.train", "--config", TINY, "--stages.full.stepz", "3"]
+    two = [*("-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"), *wrong]
+    for start in (wrong, two):
+        before = resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime
+        result = subprocess.run([sys.executable, *start], cwd=ROOT, capture_output=True, text=True)
+        seconds = resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime - before
+        lines = [line for line in result.stderr.splitlines() if "stepz" in line]
+        assert lines == ["error: stages.full.stepz: there is no option 'stepz' in stages.full; "
+                         "did you mean 'steps'?"]  # fmt: skip
+        assert result.returncode != 0
+        if start is wrong:
+            assert (result.returncode, len(result.stderr.splitlines())) == (2, 1)
+            assert seconds < 5, f"{seconds:.1f} s of CPU"
 
 
 def test_a_batch_that_does_not_divide_names_its_neighbours():

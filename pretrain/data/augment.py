@@ -42,6 +42,16 @@ class AugmentOptions:
     grey: float = 0.0
     """Probability that a picture loses its colours (CLIPA L/16 and v2: 0.2)."""
 
+    def __post_init__(self) -> None:
+        if not 0 < self.scale_min <= self.scale_max:
+            raise ValueError(
+                f"augment.scale_min={self.scale_min}, augment.scale_max={self.scale_max}: needs "
+                "0 < scale_min <= scale_max"
+            )
+        for name in ("flip", "grey", "brightness", "contrast", "saturation", "channel", "shift"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"augment.{name}={getattr(self, name)}: it must be from 0 to 1")
+
     @property
     def moves(self) -> bool:
         return bool(

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from pretrain.checks import check_positive
 from pretrain.data.collate import Batch, Collator
 from pretrain.data.order import SampleOrder
 
@@ -19,6 +20,11 @@ class LoaderOptions:
     """Background threads that build batches; 0 builds each batch in the training thread."""
     prefetch_batches: int = 2
     """Batches built ahead per worker."""
+
+    def __post_init__(self) -> None:
+        check_positive({"data.loader.prefetch_batches": self.prefetch_batches})
+        if self.workers < 0:
+            raise ValueError(f"data.loader.workers={self.workers}: it must be 0 or more")
 
 
 def batches(

@@ -7,6 +7,7 @@ from typing import Any
 
 from pretrain.engine.precision import Precision
 
+_CHECKOUT = Path(__file__).resolve().parents[2]
 # Numbers that the recipe owns: a DeepSpeed JSON that repeats one is refused.
 _RECIPE_OWNS = {
     "train_batch_size": "stages.NAME.global_batch_samples",
@@ -50,6 +51,8 @@ class EngineOptions:
 def read_ds_config(path: Path) -> dict[str, Any]:
     """A DeepSpeed JSON. ValueError where it repeats a number that the recipe owns, or asks for
     what cannot run here: ZeRO 0, keys that DeepSpeed does not know, states on an NVMe disk."""
+    if not path.is_file() and (_CHECKOUT / path).is_file():
+        path = _CHECKOUT / path  # ds_configs/zero1.json, wherever the command is given
     if not path.is_file():
         raise FileNotFoundError(
             f"engine.ds_config={path} not found: choose one of ds_configs/*.json"

@@ -1,9 +1,12 @@
 """Optimizers: their options, and parameter groups by rule."""
 
+import math
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from torch import nn
+
+from pretrain.checks import check_between, check_positive
 
 # Never decayed, whatever their shape: they are tables or single vectors, not maps.
 _UNDECAYED = ("position", "cls_token", "token_embedding")
@@ -33,6 +36,11 @@ class OptimizerOptions:
     """Muon's learning rate over AdamW's; updates are orthogonal, so it is larger."""
 
     def __post_init__(self) -> None:
+        shares = {name: getattr(self, name) for name in ("beta1", "beta2", "muon_momentum")}
+        check_between({f"optimizer.{name}": value for name, value in shares.items()}, 0, 1)
+        check_between({"optimizer.weight_decay": self.weight_decay}, 0, math.inf)
+        positive = {name: getattr(self, name) for name in ("eps", "gradient_clip", "muon_lr_scale")}
+        check_positive({f"optimizer.{name}": value for name, value in positive.items()})
         if self.kind == "muon" and self.gradient_clip is not None:
             raise ValueError(
                 f"optimizer.gradient_clip={self.gradient_clip} with optimizer.kind=muon: DeepSpeed "

@@ -3,6 +3,8 @@
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from pretrain.checks import check_positive
+
 
 @dataclass(frozen=True, kw_only=True)
 class ZeroShotOptions:
@@ -39,3 +41,7 @@ class EvaluationOptions:
     """Samples per forward on each rank."""
     gallery_images: int = 24
     """Pictures of the first set shown with their nearest captions in the report."""
+
+    def __post_init__(self) -> None:
+        names = ("every_steps", "batch_samples", "gallery_images")
+        check_positive({f"evaluation.{name}": getattr(self, name) for name in names})

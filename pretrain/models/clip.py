@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from pretrain.checks import check_positive
 from pretrain.models.image_tower import ImageTower, ImageTowerOptions
 from pretrain.models.positions import resize_image_positions, resize_text_positions
 from pretrain.models.text_tower import TextTower, TextTowerOptions
@@ -28,6 +29,9 @@ class ModelOptions:
     """The text tower."""
     embed_dim: int = 512
     """Width of the shared embedding."""
+
+    def __post_init__(self) -> None:
+        check_positive({"model.embed_dim": self.embed_dim})
 
 
 class CLIP(nn.Module):

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from pretrain.checks import check_positive
 from pretrain.models.positions import sincos_2d
 
 Gelu = Literal["exact", "tanh"]
@@ -39,6 +40,8 @@ class ImageTowerOptions:
     """Epsilon of the LayerNorms."""
 
     def __post_init__(self) -> None:
+        shape = ("width", "depth", "heads", "mlp_ratio", "norm_eps", "patch_px")
+        check_positive({f"model.image.{name}": getattr(self, name) for name in shape})
         if self.width % self.heads:
             raise ValueError(
                 f"model.image.width={self.width} is not divisible by heads={self.heads}: "

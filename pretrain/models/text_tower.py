@@ -6,6 +6,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from pretrain.checks import check_positive
 from pretrain.models.image_tower import Gelu
 from pretrain.tokens.context import Specials
 from pretrain.tokens.tokenizer import BOS_ID, EOS_ID, PAD_ID
@@ -43,6 +44,8 @@ class TextTowerOptions:
             raise ValueError(
                 "model.text.pool=eos but specials=bos adds no eos: set specials to eos or bos_eos"
             )
+        shape = ("width", "depth", "heads", "mlp_ratio", "norm_eps")
+        check_positive({f"model.text.{name}": getattr(self, name) for name in shape})
         if self.width % self.heads:
             raise ValueError(
                 f"model.text.width={self.width} is not divisible by heads={self.heads}: "

@@ -44,12 +44,18 @@ def evaluate_stage(
         records.append(record)
         where = {"stage": name, "samples_seen": state.samples_seen, "step": state.step}
         job.log.event("evaluation", **where, **record)
+        job.log.say_once(
+            "recall",
+            "R@1: the share of held-out pictures (captions) whose own caption (picture) is found "
+            "first among all; in brackets, what guessing finds",
+        )
         for set_name, result in record["sets"].items():
+            to_text, to_image = result["image_to_text"], result["text_to_image"]
             job.log.say(
                 f"{name} step {state.stage_step}, {set_name} at {tokens.image_px} px / "
-                f"{tokens.text_tokens} text tokens: R@1 image to text "
-                f"{result['image_to_text']['r@1']:.1%}, text to image "
-                f"{result['text_to_image']['r@1']:.1%}"
+                f"{tokens.text_tokens} text tokens: R@1 image to text {to_text['r@1']:.1%} "
+                f"({to_text['chance_r@1']:.2%}), text to image {to_image['r@1']:.1%} "
+                f"({to_image['chance_r@1']:.2%})"
             )
         if final and at == list(job.recipe.stages)[-1]:
             gallery = job.evaluator.gallery(model, job.recipe.seed)
