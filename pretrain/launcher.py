@@ -26,16 +26,21 @@ def end_with_launcher() -> None:
 
 def _is_launcher(process: psutil.Process) -> bool:
     try:
-        words = process.cmdline()
+        words = process.cmdline()[:3]  # python -m torch.distributed.run, python …/bin/torchrun
     except psutil.Error:
         return False
-    return "python" in process.name() and any(
-        Path(word).name in _LAUNCHERS or "deepspeed.launcher" in word for word in words[1:3]
-    )
+    return any(Path(word).name in _LAUNCHERS or "deepspeed.launcher" in word for word in words)
+
+
+def _is_alive(process: psutil.Process) -> bool:
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.Error:
+        return False
 
 
 def _watch(launchers: list[psutil.Process]) -> None:
-    while all(launcher.is_running() for launcher in launchers):
+    while all(map(_is_alive, launchers)):
         time.sleep(_LOOK_S)
     os.write(2, b"the launcher is gone: this rank ends\n")
     os.kill(os.getpid(), signal.SIGKILL)

@@ -71,3 +71,30 @@ def test_what_cannot_be_continued_is_refused_with_the_remedy(tiny_run, tiny_data
     result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert result.returncode != 0
     assert "seed=1 (was 0)" in result.stderr and "another run_dir" in result.stderr
+
+
+def test_ranks_end_with_their_launcher(tiny_dataset, tmp_path):
+    """kill -9 of torchrun alone: no rank trains on."""
+    run_dir = tmp_path / "run"
+    command = train_command(run_dir, tiny_dataset, "--stages.reduced.steps", "100000")
+    process = subprocess.Popen(command, cwd=ROOT)
+    deadline = time.monotonic() + TIMEOUT_S
+    metrics = run_dir / METRICS_FILE
+    while not (metrics.is_file() and '"event": "step"' in metrics.read_text()):
+        assert time.monotonic() < deadline and process.poll() is None
+        time.sleep(0.1)
+    ranks = psutil.Process(process.pid).children(recursive=True)
+    process.kill()
+    process.wait()
+    deadline = time.monotonic() + 20
+    while (alive := [rank for rank in ranks if is_alive(rank)]) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    for rank in alive:
+        rank.kill()
+    assert len(ranks) >= 2 and not alive, f"{len(alive)} of {len(ranks)} processes trained on"
+
+
+def is_alive(process: psutil.Process) -> bool:
+    with contextlib.suppress(psutil.NoSuchProcess):
+        return process.status() != psutil.STATUS_ZOMBIE  # nobody here reaps an orphan
+    return False

@@ -1,0 +1,125 @@
+"""Checkpoints are complete or absent, and a full disk costs none of those before it."""
+
+import json
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+from forked_runs import train
+
+from pretrain.run.checkpoint import newest
+
+
+def damage(checkpoint: Path) -> None:
+    victim = max(checkpoint.glob("*.pt"), key=lambda path: path.stat().st_size)
+    content = bytearray(victim.read_bytes())
+    content[len(content) // 2] ^= 1
+    victim.write_bytes(content)
+
+
+@pytest.fixture(scope="module")
+def stopped(tiny_dataset, tmp_path_factory) -> Path:
+    """A run of 12 + 4 steps, with the checkpoints at 3, 6 and 9, inside its first stage."""
+    run_dir = tmp_path_factory.mktemp("checkpoint") / "run"
+    ended = train(run_dir, tiny_dataset, "--checkpoint.keep", "9", "--stages.reduced.steps", "12")
+    assert ended.code == 0, ended.output
+    for step in (12, 15, 16):
+        shutil.rmtree(run_dir / f"checkpoints/step-{step:08d}")
+    return run_dir
+
+
+def test_a_damaged_checkpoint_is_named_and_the_one_before_it_is_used(stopped, tmp_path, capsys):
+    folder = tmp_path / "checkpoints"
+    shutil.copytree(stopped / "checkpoints", folder)
+    (folder / "step-99999999.incomplete").mkdir()  # of a killed save
+    found = newest(folder)
+    assert found is not None and (found.tag, found.state.step) == ("step-00000009", 9)
+    damage(folder / "step-00000009")
+    found = newest(folder)
+    assert found is not None and found.state.step == 6
+    assert "step-00000009 is damaged" in capsys.readouterr().out
+    (folder / "step-00000006/state.json").unlink()
+    damage(folder / "step-00000003")
+    with pytest.raises(RuntimeError, match="all 2 checkpoints"):
+        newest(folder)
+
+
+def test_a_damaged_checkpoint_never_outlives_a_good_one(stopped, tiny_dataset, tmp_path):
+    """After a fall-back, and with a save at other steps, the one kept is not the damaged one."""
+    run_dir = tmp_path / "run"
+    shutil.copytree(stopped, run_dir)
+    damage(run_dir / "checkpoints/step-00000009")
+    more = ("--checkpoint.keep", "1", "--checkpoint.every_steps", "7")
+    ended = train(run_dir, tiny_dataset, "--stages.reduced.steps", "12", *more)
+    assert ended.code == 0, ended.output
+    assert "step-00000009 is damaged" in ended.output
+    found = newest(run_dir / "checkpoints")
+    assert found is not None and found.state.step == 16
+
+
+def test_a_missing_rank_file_is_damage(stopped, tmp_path):
+    folder = tmp_path / "checkpoints"
+    shutil.copytree(stopped / "checkpoints", folder)
+    (folder / "step-00000009/zero_pp_rank_0_mp_rank_00_optim_states.pt").unlink()
+    found = newest(folder)
+    assert found is not None and found.state.step == 6
+
+
+def test_tensorboard_shows_a_resumed_run_once(stopped, tiny_dataset, tmp_path):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    options = ("--log.tensorboard", "true", "--stages.reduced.steps", "12")
+    for keep in (6, None):
+        ended = train(tmp_path / "run", tiny_dataset, "--checkpoint.keep", "9", *options)
+        assert ended.code == 0, ended.output
+        for path in (tmp_path / "run/checkpoints").glob("step-*"):
+            if keep is not None and int(path.name[5:]) > keep:
+                shutil.rmtree(path)
+    events = EventAccumulator(str(tmp_path / "run/tensorboard"))
+    events.Reload()
+    shown = [event.step for event in events.Scalars("step/loss")]
+    assert shown == [16 * step for step in range(1, 17)]
+    lines = (tmp_path / "run/metrics.jsonl").read_text().splitlines()
+    logged = [e["samples_seen"] for e in map(json.loads, lines) if e["event"] == "step"]
+    assert logged == shown
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A file system of one megabyte, and how to make it larger."""
+    if os.geteuid() != 0:
+        pytest.skip("needs root, to mount a tmpfs of a given size")
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", folder], capture_output=True, text=True
+    )
+    if mounted.returncode:
+        pytest.skip(f"this container may not mount: {mounted.stderr.strip()}")
+
+    def grow() -> None:
+        subprocess.run(["mount", "-o", "remount,size=64m", folder], check=True)
+
+    yield folder, grow
+    subprocess.run(["umount", "--lazy", folder], check=True)
+
+
+def test_a_full_disk_is_named_and_the_run_goes_on_when_there_is_room(
+    small_disk, tiny_dataset, tiny_evaluation_set, tmp_path
+):
+    folder, grow = small_disk
+    ended = train(folder / "run", tiny_dataset, "--checkpoint.every_steps", "1")
+    assert ended.code == 1
+    assert "no space left" in ended.output and "make room" in ended.output, ended.output
+    grow()
+    assert train(folder / "run", tiny_dataset, "--checkpoint.every_steps", "1").code == 0
+    undisturbed = tmp_path / "undisturbed"
+    assert train(undisturbed, tiny_dataset, "--checkpoint.every_steps", "1").code == 0
+
+    def losses(run_dir: Path) -> list[float]:
+        lines = (run_dir / "metrics.jsonl").read_text().splitlines()
+        return [e["loss"] for e in map(json.loads, lines) if e["event"] == "step"]
+
+    assert losses(folder / "run") == losses(undisturbed)
