@@ -85,7 +85,8 @@ def write_run(
             record |= {"grad_norm": rng.uniform(0.6, 1.9), "step_s": BATCH / fast}
             record |= {
                 "data_wait_s": rng.uniform(0, 0.004),
-                "samples_replaced": int(3 * done),
+                "samples_replaced": {"crc_mismatch": samples // 100_000},
+                "updates_skipped": 2,
                 "time": time,
             }
             events.append(record)

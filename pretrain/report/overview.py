@@ -52,8 +52,13 @@ def environment(run: Run) -> str:
     parts = [f"commit {start.get('commit') or 'unknown'}", *_machine(start)]
     parts += [f"{name} {version}" for name, version in _members(start, "versions")]
     parts.append(figures.plural(len(run.resumes), "resume"))
-    if run.samples_replaced is not None:
-        parts.append(f"{figures.count(run.samples_replaced)} unreadable samples replaced")
+    replaced = run.samples_replaced
+    reasons = f" ({', '.join(f'{name} {count}' for name, count in replaced.items())})"
+    parts.append(
+        figures.plural(sum(replaced.values()), "sample")
+        + f" replaced as unusable{reasons if replaced else ''}"
+    )
+    parts.append(figures.plural(run.updates_skipped, "update") + " skipped")
     return " · ".join(parts)
 
 

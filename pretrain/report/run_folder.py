@@ -53,14 +53,16 @@ class Run:
         return resumes
 
     @property
-    def samples_replaced(self) -> int | None:
-        """Unusable samples in all; the records count them anew from each start of training."""
-        counts = [n for step in self.steps if isinstance(n := step.get("samples_replaced"), int)]
-        added = [
-            now - before if now >= before else now
-            for before, now in zip([0, *counts], counts, strict=False)
-        ]
-        return sum(added) if counts else None
+    def samples_replaced(self) -> dict[str, int]:
+        """Unusable samples of the whole run by reason, as its last step counts them."""
+        found = self.steps[-1].get("samples_replaced") if self.steps else None
+        return found if isinstance(found, dict) else {}
+
+    @property
+    def updates_skipped(self) -> int:
+        """Updates of the whole run that were not made because a number was not finite."""
+        found = self.steps[-1].get("updates_skipped") if self.steps else None
+        return found if isinstance(found, int) else 0
 
     @property
     def is_finished(self) -> bool:
