@@ -135,6 +135,9 @@ def train_on_a_rank(rank: int, cases: list[Case]) -> dict[Case, Training]:
     found = {}
     for case in cases:
         engine = build_engine(case)
+        zero = engine.engine.optimizer
+        offloaded = getattr(zero, "cpu_offload", False) or getattr(zero, "offload_optimizer", False)
+        assert bool(offloaded) == case.zero.endswith("offload"), f"{case}: offload {offloaded}"
         found[case] = training(engine, case, range(STEPS))
         engine.close()
     return found

@@ -110,7 +110,7 @@ def test_the_judge_of_muon_follows_torch_optim_muon():
             ours.grad = theirs.grad.double()
             torch_muon.step()
             rule.step()
-        error = float((theirs.double() - ours).norm() / (ours - start.double()).norm())
+        error = float((theirs - ours).detach().norm() / (ours - start).detach().norm())
         # torch runs Newton-Schulz in bf16: 2^-9 a rounding, fifteen products with coefficients
         # near 5. Without Nesterov, with another scale or no decay the error is over 0.1.
         assert error < 3e-2, f"{shape}: {error}"
@@ -140,8 +140,7 @@ def resume_on_a_rank(rank: int, cases: list[Case], folder):
 def test_muon_resumes_bitwise(tmp_path):
     cases = [
         Case(zero=zero, kind="muon", precision=precision)
-        for zero in ("1", "2", "3")
-        for precision in ("fp32", "bf16")
+        for zero, precision in (("1", "fp32"), ("1", "bf16"), ("2", "bf16"), ("3", "fp32"))
     ]
     for rank, found in enumerate(run_ranks(resume_on_a_rank, 2, cases, tmp_path)):
         for case, (differing, ours, expected) in found.items():
@@ -152,7 +151,7 @@ def test_muon_resumes_bitwise(tmp_path):
 def first_weights_on_a_rank(rank: int):
     """Masters before the first step; three ranks, so that most parameters do not divide."""
     found = {}
-    for zero in ("1", "2", "3", "2_offload", "3_offload"):
+    for zero in ("1", "2", "3"):
         engine = build_engine(Case(zero=zero, precision="bf16"))
         found[zero] = engine.full_weights()
         engine.close()
@@ -167,14 +166,20 @@ def test_bf16_starts_from_exact_masters():
             assert not differing, f"rank {rank}, ZeRO {zero}: {differing}"
 
 
-def train_eager_and_compiled(rank: int):
-    return train_on_a_rank(rank, [Case(), Case(compile=True)])
+def train_compiled_and_eager(rank: int):
+    from torch._dynamo.utils import counters
+
+    # Compiled first: an eager engine on a CPU tells torch to compile nothing in its process.
+    compiled = train_on_a_rank(rank, [Case(compile=True)])
+    graphs = counters["stats"]["unique_graphs"]
+    return graphs, {**compiled, **train_on_a_rank(rank, [Case()])}
 
 
 @pytest.mark.soak
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs g++ on a CPU")
 def test_the_compiled_model_trains_as_the_eager_one():
-    found = run_ranks(train_eager_and_compiled, 1)[0]
+    graphs, found = run_ranks(train_compiled_and_eager, 1)[0]
+    assert graphs > 0, "nothing was compiled"
     ours, theirs = found[Case(compile=True)], found[Case()]
     worst = max(abs(a - b) for a, b in zip(ours.losses[:3], theirs.losses[:3], strict=True))
     assert worst < 1e-4, f"losses differ by {worst}"

@@ -6,10 +6,10 @@ with gradient G, momentum m and rate lr = schedule × muon_lr_scale:
     M ← m M + (1 - m) G;  U = NewtonSchulz5(m M + (1 - m) G)                        (Nesterov)
     W ← (1 - lr × weight_decay) W - lr × sqrt(max(1, rows / columns)) × U
 
-NewtonSchulz5 is five steps X ← 3.4445 X + (-4.7750 XXᵀ + 2.0315 (XXᵀ)²) X from G over its Frobenius
-norm, in fp16 where the machine has it, else in fp32. A matrix is one nn.Linear of a block: the
-image tower's q, k and v are one fused matrix, the text tower's are three, each orthogonal by itself.
-torch.optim.Muon has the same rule with Newton-Schulz in bf16.
+NewtonSchulz5 is five steps X ← 3.4445 X + (-4.7750 XXᵀ + 2.0315 (XXᵀ)²) X from its argument over
+its Frobenius norm, in fp16 where the machine has it, else in fp32. A matrix is one nn.Linear of a
+block: the image tower's q, k and v are one fused matrix, the text tower's are three, orthogonal one
+by one. torch.optim.Muon has the same rule with Newton-Schulz in bf16.
 """
 
 from dataclasses import dataclass
