@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from pretrain import compat
@@ -17,7 +18,11 @@ from deepspeed.runtime import bf16_optimizer  # noqa: E402
 from deepspeed.runtime.zero.config import DeepSpeedZeroConfig  # noqa: E402
 from deepspeed.runtime.zero.muon.muon_optimizer import MuonWithAuxAdam  # noqa: E402
 from deepspeed.utils import logger as deepspeed_logger  # noqa: E402
-from deepspeed.utils import safe_get_full_fp32_param  # noqa: E402
+from deepspeed.utils import (  # noqa: E402
+    safe_get_full_fp32_param,
+    safe_set_full_fp32_param,
+    safe_set_local_fp32_param,
+)
 from pydantic import ValidationError  # noqa: E402
 
 from pretrain.distributed import Runtime, mean_over_ranks  # noqa: E402
@@ -47,7 +52,7 @@ class StepResult:
 
     loss: float
     measures: dict[str, float]
-    grad_norm: float  # of the global batch's gradient, before clipping and before Muon
+    grad_norm: float  # of the global batch's gradient, before clipping and Muon; nan if skipped
     skipped: str | None  # why no rank has updated anything; None for a step that was made
 
 
@@ -104,11 +109,20 @@ class Engine:
         client = _optimizer(
             model, optimizer, fused=runtime.device.type == "cuda" or offloads_optimizer(config)
         )
+        # DeepSpeed rounds the model to bf16 before it makes the fp32 masters of it.
+        exact = (
+            {name: weight.detach().clone() for name, weight in model.named_parameters()}
+            if precision == "bf16"
+            else {}
+        )
         self.engine, *_ = deepspeed.initialize(
             model=model,
             optimizer=client,
             config=self._config(config, optimizer, precision),
         )
+        for name, parameter in self.engine.module.named_parameters():
+            if name in exact:
+                _set_master(parameter, exact.pop(name).to(runtime.device), runtime)
         if options.compile:
             self.engine.compile()
         self.dtype = torch.bfloat16 if precision == "bf16" else torch.float32
@@ -128,8 +142,11 @@ class Engine:
             zero_force_ds_cpu_optimizer=False,
             steps_per_print=10**12,
         )
-        if optimizer.kind == "muon" and self.zero_stage == 3:
-            config["zero_optimization"]["reduce_scatter"] = False  # DeepSpeed refuses both
+        if optimizer.kind == "muon" and self.zero_stage > 1:
+            # ZeRO 3 refuses both. ZeRO 2 in bf16 loses the gradients of the biases whose bucket
+            # slice lies before a Muon matrix's (DeepSpeed 0.19.8 merges the two slices); without
+            # it the same all-reduce runs, and nothing is merged.
+            config["zero_optimization"]["reduce_scatter"] = False
         if precision == "bf16":
             config["bf16"] = {"enabled": True}
             config["data_types"] = {"grad_accum_dtype": "fp32"}
@@ -170,17 +187,14 @@ class Engine:
         self.engine.step()
         # DeepSpeed skips an update whose gradient is not finite anywhere, without a word.
         applied = self.engine.was_step_applied()
-        if applied:
-            self.objective.step(objective_learning_rate)
-        else:
+        if not applied:
             self.objective.skip()
+            return StepResult(
+                loss=loss, measures=measures, grad_norm=math.nan, skipped=_NO_GRADIENT
+            )
+        self.objective.step(objective_learning_rate)
         norm = self.engine.get_global_grad_norm() if self.norm is None else self.norm.read()
-        return StepResult(
-            loss=loss,
-            measures=measures,
-            grad_norm=float(norm),
-            skipped=None if applied else _NO_GRADIENT,
-        )
+        return StepResult(loss=loss, measures=measures, grad_norm=float(norm), skipped=None)
 
     def _two_passes(
         self, images: Tensor, text_ids: Tensor, keep_index: Tensor | None
@@ -242,6 +256,17 @@ class Engine:
 def _shape(parameter: Tensor) -> tuple[int, ...]:
     """A parameter's own shape; ZeRO-3 leaves an empty one in its place."""
     return tuple(getattr(parameter, "ds_shape", parameter.shape))
+
+
+def _set_master(parameter: Tensor, value: Tensor, runtime: Runtime) -> None:
+    """Give DeepSpeed's fp32 master the whole value."""
+    if not hasattr(parameter, "ds_tensor"):
+        safe_set_full_fp32_param(parameter, value)
+        return
+    # ZeRO 3 pads the last rank's part, which DeepSpeed's setter of whole values overlooks.
+    part = parameter.ds_tensor.numel()
+    padded = F.pad(value.flatten(), (0, part * runtime.world_size - value.numel()))
+    safe_set_local_fp32_param(parameter, padded[runtime.rank * part :][:part])
 
 
 def _of_format_1(state: dict[str, Any]) -> dict[str, Any]:

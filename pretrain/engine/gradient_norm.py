@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 from deepspeed.runtime.bf16_optimizer import BF16_Optimizer
-from deepspeed.runtime.utils import combine_grad_norm_groups
+from deepspeed.runtime.utils import combine_grad_norm_groups, is_invalid_grad_norm
 from deepspeed.runtime.zero.muon import original_muon
 from deepspeed.runtime.zero.stage3 import DeepSpeedZeroOptimizer_Stage3
 
@@ -32,7 +32,7 @@ class GradientNorm:
             self._wrap_stages_1_and_2(optimizer)
 
     def read(self) -> float:
-        """Norm of the last step's gradient."""
+        """Norm of the gradient of the last step that was made."""
         return float(self.engine.get_global_grad_norm() if self._norm is None else self._norm)
 
     def _wrap_stages_1_and_2(self, optimizer: Any) -> None:
@@ -70,6 +70,9 @@ class GradientNorm:
 
         def watched() -> None:
             self._norm = combine_grad_norm_groups(optimizer._get_norm_groups())
-            orthogonalise()
+            # Where it is not finite, DeepSpeed skips the update, but only after the momentum of
+            # every finite matrix has taken the gradient in: it would be a step on its own.
+            if not is_invalid_grad_norm(self._norm):
+                orthogonalise()
 
         optimizer._apply_muon_to_accumulated_grads = watched

@@ -1,4 +1,16 @@
-"""Optimizers: their options, and parameter groups by rule."""
+"""Optimizers: their options, and parameter groups by rule.
+
+Muon (Keller Jordan, kellerjordan.github.io/posts/muon), as DeepSpeed computes it, for each matrix W
+with gradient G, momentum m and rate lr = schedule × muon_lr_scale:
+
+    M ← m M + (1 - m) G;  U = NewtonSchulz5(m M + (1 - m) G)                        (Nesterov)
+    W ← (1 - lr × weight_decay) W - lr × sqrt(max(1, rows / columns)) × U
+
+NewtonSchulz5 is five steps X ← 3.4445 X + (-4.7750 XXᵀ + 2.0315 (XXᵀ)²) X from its argument over
+its Frobenius norm, in fp16 where the machine has it, else in fp32. A matrix is one nn.Linear of a
+block: the image tower's q, k and v are one fused matrix, the text tower's are three, orthogonal one
+by one. torch.optim.Muon has the same rule with Newton-Schulz in bf16.
+"""
 
 import math
 from dataclasses import dataclass
@@ -19,7 +31,8 @@ class OptimizerOptions:
     """Which optimizer, with CLIPA's values as defaults (clipa_torch scripts)."""
 
     kind: Literal["adamw", "muon"] = "adamw"
-    """adamw, or DeepSpeed's Muon on the matrices of the blocks with AdamW on all else."""
+    """adamw, or muon: Nesterov momentum orthogonalised by five Newton-Schulz steps, scaled by
+    sqrt(max(1, rows / columns)), on the matrices of the blocks, with AdamW on all else."""
     beta1: float = 0.9
     """AdamW's first decay rate."""
     beta2: float = 0.95
@@ -27,7 +40,8 @@ class OptimizerOptions:
     eps: float = 1e-6
     """AdamW's epsilon."""
     weight_decay: float = 0.2
-    """Decoupled weight decay of matrices; norms, biases, tables and CLS are never decayed."""
+    """Decoupled weight decay of matrices, times the rate of their own optimizer; norms, biases,
+    tables and CLS are never decayed."""
     gradient_clip: float | None = None
     """Clip the global gradient norm to this; CLIPA does not clip."""
     muon_momentum: float = 0.95
