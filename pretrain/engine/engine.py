@@ -94,9 +94,9 @@ class Engine:
         less than that means two passes with cached features (GradCache, arXiv 2101.06983), which
         gives the large batch's gradient: plain accumulation would lose its negatives."""
         deepspeed_logger.setLevel("WARNING")
-        if runtime.device.type == "cpu" and not options.compile:
-            # DeepSpeed compiles Muon's update for every matrix shape: a minute on a CPU, no gain.
-            torch.compiler.set_stance("force_eager")
+        # DeepSpeed compiles Muon's update for every matrix shape: a minute on a CPU, no gain.
+        eager = runtime.device.type == "cpu" and not options.compile
+        torch.compiler.set_stance("force_eager" if eager else "default")
         self.runtime = runtime
         self.micro = micro_batch_samples or local_batch_samples
         self.objective = objective.to(runtime.device)
