@@ -38,18 +38,6 @@ def make_torchvision_importable() -> str:
     return "declared"
 
 
-def put_own_tools_on_path() -> None:
-    """Let DeepSpeed find the `ninja` of this Python's environment, activated or not.
-
-    With CPU offload it compiles its CPU Adam once; it looks for ninja on PATH, and compiles again
-    whenever it meets another ninja than last time.
-    """
-    own = str(Path(sys.executable).parent)
-    folders = os.environ.get("PATH", "").split(os.pathsep)
-    if folders[:1] != [own]:
-        os.environ["PATH"] = os.pathsep.join([own, *folders])
-
-
 def tell_deepspeed_the_device() -> None:
     """Name the CPU to DeepSpeed where there is no CUDA device, instead of letting it guess and
     warn. To be called before deepspeed is imported."""

@@ -37,7 +37,6 @@ def start(timeout_s: float = 1800.0) -> Runtime:
 
     Reads the variables that torchrun, the deepspeed launcher and srun + torchrun set.
     """
-    compat.put_own_tools_on_path()
     # torch 2.13 renames collectives that DeepSpeed and older torch know by these names only.
     warnings.filterwarnings(
         "ignore", r".*(gather_into|scatter)_tensor. is deprecated", FutureWarning

@@ -16,7 +16,6 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from pretrain import compat
 from pretrain.data.augment import AugmentOptions, Normalisation, prepare
 from pretrain.data.dataset import Dataset
 from pretrain.data.images import centre_box, resize
@@ -158,7 +157,6 @@ def main(run_dir: Path, out: Path | None = None, stage: str | None = None) -> No
         out: Folder to write; by default RUN_DIR/export.
         stage: Stage whose weights to export; by default the recipe's last.
     """
-    compat.put_own_tools_on_path()
     with one_line_faults():
         recipe = read_recipe(run_dir)
         stage = stage or list(recipe.stages)[-1]

@@ -10,7 +10,6 @@ fail() {
 [[ -x $VENV/bin/python ]] ||
     fail "no Python environment at VENV=$VENV on $(hostname): edit VENV in the template"
 
-# torchrun, and the ninja that DeepSpeed builds its CPU Adam with (offload only).
 export PATH="$VENV/bin:$PATH"
 # The log shows a line when it is written.
 export PYTHONUNBUFFERED=1

@@ -6,36 +6,16 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from tiny_datasets import build_food
 from tiny_runs import evaluation_options, train_command
 
-from data_prep.__main__ import main as data_prep
 from pretrain import compat
 
 ROOT = Path(__file__).resolve().parents[1]
-CORPUS = ROOT / "data_prep" / "demo_corpus" / "emoji.parquet"
 
 os.environ["OMP_NUM_THREADS"] = "1"
 os.environ.setdefault("DS_ACCELERATOR", "cpu")
-compat.put_own_tools_on_path()
 compat.make_torchvision_importable()
-
-
-def build_food(out: Path, where: str, *more: str) -> Path:
-    captions = [
-        "label={caption}",
-        "keywords={caption}, {keywords}",
-        "phrase=a drawing of {caption}",
-    ]
-    status = data_prep(
-        [
-            *("build", "--source", str(CORPUS), "--out", str(out), "--tiers", "full:95"),
-            *("--where", f"\"group\" = 'food & drink' AND {where}", "--vocab-size", "400"),
-            *(word for caption in captions for word in ("--caption", caption)),
-            *("--byte-fallback", "false", "--shard-samples", "60", *more),
-        ]
-    )
-    assert status == 0
-    return out
 
 
 @pytest.fixture(scope="session")

@@ -40,9 +40,8 @@ def _one_rank(
     )
     os.environ.update(LOCAL_WORLD_SIZE=str(world_size), DS_ACCELERATOR="cpu")
     torch.set_num_threads(1)
-    from pretrain import compat, distributed
+    from pretrain import distributed
 
-    compat.put_own_tools_on_path()
     store = torch.distributed.FileStore(f"{folder}/store", world_size)
     # DeepSpeed reads these even when the group is already there.
     os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT="29555")

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import build_food
+from tiny_datasets import build_food
 
 from pretrain.data.augment import AugmentOptions, prepare
 from pretrain.data.dataset import Dataset

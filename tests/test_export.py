@@ -6,9 +6,9 @@ import numpy as np
 import polars
 import pytest
 import torch
-from conftest import CORPUS
 from data_prep_corpus import encoded, options, write_corpus
 from PIL import Image
+from tiny_datasets import CORPUS
 
 from data_prep.build import build_dataset
 from pretrain.data.dataset import Dataset
