@@ -48,7 +48,7 @@ demo: data ## The main job on a laptop: shards, two-stage pretraining, evaluatio
 	$(BIN)/torchrun --standalone --nproc_per_node $(RANKS) -m pretrain.train \
 		--config pretrain/recipes/demo.yaml --run_dir $(RUN)
 	$(BIN)/python -m pretrain.export --run_dir $(RUN)
-	$(BIN)/python -m pretrain.report --run $(RUN)
+	$(BIN)/python -m pretrain.report --run_dir $(RUN)
 	@echo "open $(RUN)/report.html in a browser; the figures are in $(RUN)/evaluation.json"
 
 compare: data ## Two stages against full tokens and a CNN, for the same time; SEEDS="0 1 2" for more

@@ -128,7 +128,7 @@ def compare(options: CompareOptions) -> None:
     rows = read_rows(options.out)
     first = next(row for row in rows if row["name"] == TWO_STAGE)
     if Path(first["run"]).is_dir():
-        start(["-m", "pretrain.report", "--run", first["run"], f"--comparison={options.out}"])
+        start(["-m", "pretrain.report", "--run_dir", first["run"], f"--comparison={options.out}"])
     print_comparison(rows, TWO_STAGE)
 
 

@@ -12,6 +12,7 @@ from benchmarks.comparison_file import recipe_sha256
 from pretrain.recipe import Recipe, parse, read_recipe
 from pretrain.report.run_folder import Run, read_run
 from pretrain.report.summary import training_s
+from pretrain.run_folder import EVALUATION_FILE
 
 
 def train(run: Path, arguments: list[str], machine: dict[str, Any]) -> None:
@@ -97,7 +98,7 @@ def run_row(folder: Path, sets: list[str]) -> dict[str, Any]:
     seconds = training_s(run)
     if seconds is None:
         raise ValueError(f"{folder} has no timed training step: remove it, and run again")
-    figures = json.loads((folder / "evaluation.json").read_text(encoding="utf-8"))
+    figures = json.loads((folder / EVALUATION_FILE).read_text(encoding="utf-8"))
     commits = dict.fromkeys(begin["commit"] for begin in run.starts if begin.get("commit"))
     end = [event for event in run.events if event["event"] == "end"][-1]
     date = datetime.fromtimestamp(end["time"], timezone.utc)

@@ -4,7 +4,6 @@ python -m pretrain.export --run_dir runs/demo --out runs/demo/export
 """
 
 import json
-import shutil
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -13,13 +12,14 @@ import numpy as np
 import torch
 from jsonargparse import auto_cli
 from PIL import Image
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
 from pretrain.data.augment import AugmentOptions, Normalisation, prepare
 from pretrain.data.dataset import Dataset
 from pretrain.data.images import centre_box, resize
 from pretrain.faults import one_line_faults
+from pretrain.files import write_durably, write_tensors
 from pretrain.models.build import build_model
 from pretrain.models.clip import CLIP, ModelOptions
 from pretrain.models.image_tower import ImageTowerOptions
@@ -87,9 +87,9 @@ def export(recipe: Recipe, stage: str, out: Path) -> ExportedModel:
         "tokenizer_sha256": dataset.manifest.tokenizer.sha256,
     }
     out.mkdir(parents=True, exist_ok=True)
-    save_file(weights, str(out / WEIGHTS_FILE))
-    shutil.copyfile(dataset.tokenizer().file, out / TOKENIZER_FILE)
-    (out / CONFIG_FILE).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+    write_tensors(out / WEIGHTS_FILE, weights)
+    write_durably(out / TOKENIZER_FILE, dataset.tokenizer().file.read_bytes())
+    write_durably(out / CONFIG_FILE, json.dumps(config, indent=2) + "\n")
     return load(out)
 
 

@@ -1,8 +1,14 @@
 """Durable files: whole under their name or not there, whenever the machine stops."""
 
+import errno
 import hashlib
 import os
+import shutil
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 ASIDE_SUFFIX = ".part"
 
@@ -36,6 +42,23 @@ def write_durably(path: Path, content: bytes | str) -> None:
         file.flush()
         os.fsync(file.fileno())
     rename_durably(part, path)
+
+
+def write_tensors(path: Path, tensors: "dict[str, Tensor]") -> None:
+    """Write a safetensors file aside, sync it, and give it its name."""
+    from safetensors.torch import save_file  # imports torch, which most users of this module lack
+
+    save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, str(aside(path)))
+    sync(aside(path))
+    rename_durably(aside(path), path)
+
+
+def why_not_written(error: Exception, folder: Path) -> str:
+    """One line of why a write into a folder failed; a library's error need not name a full disk."""
+    free = shutil.disk_usage(folder).free
+    full = getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or free < 1 << 20
+    space = f"no space left ({free / 1e6:.1f} MB free in {folder}): " if full else ""
+    return space + " ".join(str(error).split())
 
 
 def file_sha256(path: Path) -> str:

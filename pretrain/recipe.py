@@ -18,6 +18,7 @@ from pretrain.engine.optimizers import OptimizerOptions
 from pretrain.evaluation.options import EvaluationOptions
 from pretrain.losses.contrastive import LossOptions
 from pretrain.models.clip import ModelOptions
+from pretrain.run_folder import RECIPE_FILE
 from pretrain.spelling import check_words
 from pretrain.stages import StageOptions
 from pretrain.tokens.context import special_count
@@ -155,7 +156,8 @@ def parser() -> ArgumentParser:
     set_parsing_settings(docstring_parse_attribute_docstrings=True)
     result = ArgumentParser(
         prog="pretrain.train",
-        description="CLIPA pretraining on DeepSpeed. The same command resumes a stopped run.",
+        description="CLIPA pretraining on DeepSpeed. The same command resumes a stopped run. The "
+        "options of a stage are --stages.NAME.OPTION; --stages.help lists them, without the NAME.",
         default_config_files=[],
         exit_on_error=False,
     )
@@ -180,7 +182,6 @@ def parse(arguments: list[str] | None = None) -> tuple[Recipe, str]:
     return Recipe(**{name: getattr(values, name) for name in Recipe.__dataclass_fields__}), resolved
 
 
-RECIPE_FILE = "recipe.yaml"
 # Options that earlier versions wrote into run folders and this one no longer has.
 _REMOVED = {("data", "failures", "max_in_a_row")}
 
@@ -189,7 +190,7 @@ def stored_recipe(run: Path) -> dict[str, Any]:
     """The values of a run folder's resolved recipe, as plain data."""
     path = run / RECIPE_FILE
     if not path.is_file():
-        raise FileNotFoundError(f"no {RECIPE_FILE} in {run}: not a run folder; check its name")
+        raise FileNotFoundError(f"no {RECIPE_FILE} in {run}: not a run folder; check --run_dir")
     return yaml.safe_load(path.read_text(encoding="utf-8"))
 
 

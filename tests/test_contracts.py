@@ -1,6 +1,8 @@
 """The house: layers, recipes and configurations that parse, and errors that name the remedy."""
 
 import ast
+import dataclasses
+import inspect
 import resource
 import subprocess
 import sys
@@ -8,8 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from pretrain.engine.ds_config import read_ds_config
-from pretrain.recipe import check_ranks, parse
+from pretrain.engine.ds_config import EngineOptions, read_ds_config
+from pretrain.engine.optimizers import OptimizerOptions
+from pretrain.evaluation.options import EvaluationOptions
+from pretrain.models.clip import ModelOptions
+from pretrain.recipe import DataOptions, LogOptions, check_ranks, parse, parser
 
 ROOT = Path(__file__).resolve().parents[1]
 NEEDED = {"own": ["--data.train", "data/mine/train", "--run_dir", "runs/mine"]}
@@ -18,8 +23,8 @@ TINY = str(ROOT / "pretrain/recipes/tiny.yaml")
 
 # Lower layers first; a module imports only from its own row's left, or from rows above it.
 LAYERS = [
-    ["compat", "checks", "files", "pictures", "faults", "shard_format", "seeding", "launcher",
-     "distributed", "spelling"],
+    ["compat", "checks", "files", "pictures", "faults", "run_folder", "shard_format", "seeding",
+     "launcher", "distributed", "spelling"],
     ["tokens.tokenizer", "tokens.context", "tokens.image_reduction", "tokens.text_reduction",
      "tokens.options"],
     ["models.positions", "models.image_tower", "models.text_tower", "models.clip", "models.build"],
@@ -150,6 +155,24 @@ def test_a_wrong_option_is_named_before_anything_starts(options, named):
     with pytest.raises((ValueError, FileNotFoundError), match=named) as raised:
         parse(["--config", TINY, *options])
     assert "\n" not in str(raised.value)
+
+
+def test_help_says_what_every_option_means():
+    shown = " ".join(parser().format_help().split())
+    for kind in (
+        DataOptions,
+        LogOptions,
+        ModelOptions,
+        OptimizerOptions,
+        EngineOptions,
+        EvaluationOptions,
+    ):
+        source = Path(inspect.getfile(kind)).read_text()
+        for option in dataclasses.fields(kind):
+            if not dataclasses.is_dataclass(option.default_factory):
+                text = source.split(f"    {option.name}: ", 1)[1].split('"""')[1]
+                assert " ".join(text.split())[:40] in shown, option.name
+    assert "--stages.NAME.OPTION" in shown
 
 
 def test_a_mistake_is_one_line_under_both_ways_of_starting_and_costs_seconds(tmp_path):

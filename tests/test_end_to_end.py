@@ -13,7 +13,7 @@ from tiny_runs import evaluation_options, train_command
 from pretrain.data.dataset import Dataset
 from pretrain.evaluate import main as evaluate
 from pretrain.export import main as export
-from pretrain.run.metrics import METRICS_FILE
+from pretrain.run_folder import METRICS_FILE
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -132,7 +132,7 @@ def test_a_broken_evaluation_file_does_not_stop_the_run(
 
 def test_the_report_is_one_page_of_this_run(tiny_run):
     subprocess.run(
-        [sys.executable, "-m", "pretrain.report", "--run", tiny_run], cwd=ROOT, check=True
+        [sys.executable, "-m", "pretrain.report", "--run_dir", tiny_run], cwd=ROOT, check=True
     )
     page = (tiny_run / "report.html").read_text()
     assert "held_out" in page and "data:image/jpeg;base64" in page

@@ -122,7 +122,7 @@ def resume_on_a_rank(rank: int, cases: list[Case], folder):
     for case in cases:
         undisturbed = build_engine(case)
         training(undisturbed, case, range(2))
-        undisturbed.save(folder / f"{case.zero}{case.precision}", "two", {})
+        undisturbed.save(folder / f"{case.zero}{case.precision}", "two")
         expected = training(undisturbed, case, range(2, 4))
         undisturbed.close()
         resumed = build_engine(case)

@@ -90,7 +90,7 @@ def test_a_missing_file_becomes_a_sentence(tmp_path: Path, missing: str) -> None
 def test_the_same_run_gives_the_same_bytes(tmp_path: Path) -> None:
     write_run(tmp_path / "run")
     write_comparison(tmp_path / "c.json")
-    command = [sys.executable, "-m", "pretrain.report", "--run", tmp_path / "run"]
+    command = [sys.executable, "-m", "pretrain.report", "--run_dir", tmp_path / "run"]
     pages = []
     for seed in ("1", "2"):
         environment = {**os.environ, "PYTHONHASHSEED": seed}
@@ -102,7 +102,7 @@ def test_the_same_run_gives_the_same_bytes(tmp_path: Path) -> None:
 
 def test_a_folder_without_a_run_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("no run")
-    command = [sys.executable, "-m", "pretrain.report", "--run", tmp_path]
+    command = [sys.executable, "-m", "pretrain.report", "--run_dir", tmp_path]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode != 0 and len(done.stderr.splitlines()) == 1, done.stderr
     for named in (str(tmp_path), "metrics.jsonl", "recipe.yaml", "--run"):

@@ -12,8 +12,8 @@ import pytest
 import torch
 from tiny_runs import ROOT, evaluation_options, train_command
 
-from pretrain.run.metrics import METRICS_FILE
 from pretrain.run.weights import read_stage_weights
+from pretrain.run_folder import METRICS_FILE
 
 TIMEOUT_S = 240
 

@@ -1,4 +1,4 @@
-"""`python -m pretrain.report --run RUN`: writes RUN/report.html from the run folder."""
+"""`python -m pretrain.report --run_dir RUN`: writes RUN/report.html from the run folder."""
 
 import sys
 from dataclasses import dataclass
@@ -6,18 +6,18 @@ from pathlib import Path
 
 from jsonargparse import auto_cli, set_parsing_settings
 
+from pretrain.files import write_durably
 from pretrain.report.comparison import read_comparison
 from pretrain.report.page import render
 from pretrain.report.run_folder import read_run
-
-REPORT_FILE = "report.html"
+from pretrain.run_folder import REPORT_FILE
 
 
 @dataclass(frozen=True, kw_only=True)
 class ReportOptions:
     """Which run to report on."""
 
-    run: Path
+    run_dir: Path
     """Run folder; report.html is written into it."""
     comparison: Path | None = None
     """Comparison file (rows of other trainings, as benchmarks write it) to show beside the run."""
@@ -25,13 +25,11 @@ class ReportOptions:
 
 def write_report(options: ReportOptions) -> Path:
     """Write the report of a run and return its path. A folder without a run is an error."""
-    run = read_run(options.run)
+    run = read_run(options.run_dir)
     comparison = None if options.comparison is None else read_comparison(options.comparison)
-    path = options.run / REPORT_FILE
-    partial = path.with_suffix(".partial")
+    path = options.run_dir / REPORT_FILE
     # A record may hold half of a surrogate pair, which is valid JSON but no text.
-    partial.write_text(render(run, comparison), encoding="utf-8", errors="replace")
-    partial.replace(path)
+    write_durably(path, render(run, comparison).encode("utf-8", errors="replace"))
     return path
 
 

@@ -5,12 +5,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-Record = dict[str, Any]
+from pretrain.run_folder import EVALUATION_FILE, GALLERY_FILE, METRICS_FILE, RECIPE_FILE
 
-METRICS_FILE = "metrics.jsonl"
-RECIPE_FILE = "recipe.yaml"
-EVALUATION_FILE = "evaluation.json"
-GALLERY_FILE = "gallery.json"
+Record = dict[str, Any]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,13 +93,13 @@ def read_run(folder: Path) -> Run:
     """
     if not folder.is_dir():
         raise FileNotFoundError(
-            f"no run folder {folder}: set --run to the folder that training wrote (`make demo` "
+            f"no run folder {folder}: set --run_dir to the folder that training wrote (`make demo` "
             f"makes one; `python -m pretrain.train` writes to the recipe's run folder)"
         )
     if not any((folder / name).is_file() for name in (METRICS_FILE, RECIPE_FILE)):
         raise FileNotFoundError(
-            f"no run in {folder}: neither {METRICS_FILE} nor {RECIPE_FILE} is there; set --run to "
-            "the folder that training wrote"
+            f"no run in {folder}: neither {METRICS_FILE} nor {RECIPE_FILE} is there; "
+            "set --run_dir to the folder that training wrote"
         )
     notes: list[str] = []
     events = _read_events(folder / METRICS_FILE, notes)

@@ -5,7 +5,6 @@ stands, because the next stage starts from the stage's weights.
 """
 
 import dataclasses
-import errno
 import json
 import shutil
 from dataclasses import asdict, dataclass, field
@@ -13,7 +12,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pretrain.distributed import Runtime, all_ranks, barrier
-from pretrain.files import file_sha256, rename_durably, sync, write_durably
+from pretrain.files import (
+    file_sha256,
+    rename_durably,
+    sync,
+    why_not_written,
+    write_durably,
+)
 
 if TYPE_CHECKING:
     from pretrain.engine.engine import Engine
@@ -78,7 +83,7 @@ def save(
             rename_durably(aside, final)
     except (OSError, RuntimeError) as error:  # torch's writer raises RuntimeError on a full disk
         raise OSError(
-            f"checkpoint {final} could not be written: {_why(error, folder)}. The one before it "
+            f"checkpoint {final} could not be written: {why_not_written(error, folder)}. The one before it "
             "stands: make room, then give the same command again"
         ) from error
     if runtime.is_main:
@@ -105,19 +110,14 @@ def _writer(name: str) -> int:
     return int(rest.partition("_")[0]) if found else 0
 
 
-def _why(error: Exception, folder: Path) -> str:
-    free = shutil.disk_usage(folder).free
-    full = getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or free < 1 << 20
-    space = f"no space left ({free / 1e6:.1f} MB free in {folder}): " if full else ""
-    return space + " ".join(str(error).split())
-
-
 def newest(folder: Path) -> Checkpoint | None:
     """The newest whole checkpoint; None without any. For the main rank alone.
 
     A damaged one is named, put out of the way and the one before it is taken. RuntimeError where
-    all are damaged.
+    all are damaged. What killed saves left is removed: the caller owns the folder.
     """
+    for path in folder.glob("step-*" + _ASIDE):
+        shutil.rmtree(path)  # of a save that was killed
     complete = sorted(folder.glob("step-" + "[0-9]" * 8), reverse=True)
     damaged: list[Path] = []
     for path in complete:

@@ -9,6 +9,7 @@ from pretrain.distributed import Runtime
 from pretrain.evaluation.evaluator import Evaluator
 from pretrain.recipe import Recipe
 from pretrain.run.metrics import RunLog
+from pretrain.run_folder import CHECKPOINTS
 from pretrain.stages import Stage
 
 
@@ -26,7 +27,7 @@ class Job:
 
     @property
     def checkpoints(self) -> Path:
-        return self.recipe.run_dir / "checkpoints"
+        return self.recipe.run_dir / CHECKPOINTS
 
     def tier(self, stage: Stage) -> tuple[str, str]:
         """(image tier that a stage reads, the option that says so)."""

@@ -12,8 +12,7 @@ from typing import Any
 from tqdm import tqdm
 
 from pretrain.files import write_durably
-
-METRICS_FILE = "metrics.jsonl"
+from pretrain.run_folder import METRICS_FILE
 
 
 class RunLog:

@@ -10,7 +10,7 @@ from pretrain.models.build import build_model
 from pretrain.recipe import Recipe, image_tokens
 from pretrain.run.checkpoint import RunState
 from pretrain.run.job import Job
-from pretrain.run.metrics import METRICS_FILE
+from pretrain.run_folder import EVALUATION_FILE, GALLERY_FILE, METRICS_FILE
 
 
 def evaluate_stage(
@@ -60,7 +60,7 @@ def evaluate_stage(
         if final and at == list(job.recipe.stages)[-1]:
             gallery = job.evaluator.gallery(model, job.recipe.seed)
             if job.runtime.is_main:
-                write_durably(job.recipe.run_dir / "gallery.json", json.dumps(gallery))
+                write_durably(job.recipe.run_dir / GALLERY_FILE, json.dumps(gallery))
     if final and job.runtime.is_main:
         _write_evaluation(job.recipe, name, state, records)
 
@@ -73,7 +73,7 @@ def _write_evaluation(
     stages += [{"after": name, "samples_seen": state.samples_seen, **r} for r in records]
     own = next(record for record in records if record["tokens"] == name)
     write_durably(
-        recipe.run_dir / "evaluation.json",
+        recipe.run_dir / EVALUATION_FILE,
         json.dumps({**own["sets"], "stages": stages}, indent=2) + "\n",
     )
 

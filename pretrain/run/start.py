@@ -11,13 +11,14 @@ from pretrain.engine.engine import check_engine
 from pretrain.engine.precision import resolve_precision
 from pretrain.evaluation.evaluator import Evaluator
 from pretrain.files import write_durably
-from pretrain.recipe import RECIPE_FILE, Recipe, check_ranks, stored_recipe
+from pretrain.recipe import Recipe, check_ranks, stored_recipe
 from pretrain.run import checkpoint, metrics
 from pretrain.run.checkpoint import Checkpoint, RunState
 from pretrain.run.continuation import changed_values, fixed_values
 from pretrain.run.job import Job
 from pretrain.run.lock import RunLock
 from pretrain.run.metrics import RunLog
+from pretrain.run_folder import CHECKPOINTS, RECIPE_FILE
 from pretrain.stages import Stage, plan_stages
 
 
@@ -29,9 +30,10 @@ def start_run(
     ValueError on every rank alike. Nothing is written before all checks have passed. Collective.
     """
     dataset, evaluator, stages = agreed(lambda: _open(recipe, runtime))
-    precision = agreed(lambda: resolve_precision(recipe.engine.precision, runtime.device))
+    # The main rank's answer: machines may differ, and all ranks must train alike.
+    precision = broadcast_object(resolve_precision(recipe.engine.precision, runtime.device))
     lock = agreed(lambda: _own(recipe.run_dir) if runtime.is_main else None)
-    folder = recipe.run_dir / "checkpoints"
+    folder = recipe.run_dir / CHECKPOINTS
     found: Checkpoint | None = broadcast_object(
         agreed(lambda: checkpoint.newest(folder) if runtime.is_main else None)
     )
@@ -81,7 +83,7 @@ def _open(recipe: Recipe, runtime: Runtime) -> tuple[Dataset, Evaluator, list[St
 
 def _own(run_dir: Path) -> RunLock:
     try:
-        (run_dir / "checkpoints").mkdir(parents=True, exist_ok=True)
+        (run_dir / CHECKPOINTS).mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise OSError(
             f"run_dir={run_dir} cannot be written ({error.strerror}): choose another run_dir"

@@ -2,19 +2,20 @@
 
 from pathlib import Path
 
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
-from pretrain.files import aside, rename_durably, sync
+from pretrain.files import why_not_written, write_tensors
 from pretrain.losses.objective import Objective
 from pretrain.models.clip import CLIP, resized_weights
+from pretrain.run_folder import STAGES
 
 _OBJECTIVE = "loss."  # stands before the names of the objective's own parameters
 _OLD_NAMES = {"log_scale": _OBJECTIVE + "log_scale"}  # in run folders before November 2026
 
 
 def stage_file(run_dir: Path, stage: str) -> Path:
-    return run_dir / "stages" / f"{stage}.safetensors"
+    return run_dir / STAGES / f"{stage}.safetensors"
 
 
 def save_stage_weights(
@@ -24,10 +25,13 @@ def save_stage_weights(
     path = stage_file(run_dir, stage)
     path.parent.mkdir(parents=True, exist_ok=True)
     own = {_OBJECTIVE + name: value.cpu() for name, value in objective.state_dict().items()}
-    whole = {name: tensor.contiguous() for name, tensor in {**weights, **own}.items()}
-    save_file(whole, str(aside(path)))
-    sync(aside(path))
-    rename_durably(aside(path), path)
+    try:
+        write_tensors(path, {**weights, **own})
+    except Exception as error:  # safetensors has an exception of its own
+        raise OSError(
+            f"weights {path} could not be written: {why_not_written(error, path.parent)}. The "
+            "checkpoints stand: make room, then give the same command again"
+        ) from error
 
 
 def read_stage_weights(run_dir: Path, stage: str) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
