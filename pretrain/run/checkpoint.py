@@ -83,8 +83,8 @@ def save(
             rename_durably(aside, final)
     except (OSError, RuntimeError) as error:  # torch's writer raises RuntimeError on a full disk
         raise OSError(
-            f"checkpoint {final} could not be written: {why_not_written(error, folder)}. The one before it "
-            "stands: make room, then give the same command again"
+            f"checkpoint {final} could not be written: {why_not_written(error, folder)}. The one "
+            "before it stands: make room, then give the same command again"
         ) from error
     if runtime.is_main:
         _remove_old(folder, keep)
