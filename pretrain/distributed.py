@@ -2,6 +2,7 @@
 
 import os
 import socket
+import traceback
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from pretrain import compat
+from pretrain.faults import StoppedError
 from pretrain.launcher import end_with_launcher
 
 T = TypeVar("T")
@@ -120,7 +122,7 @@ def all_ranks(value: Any) -> list[Any]:
 
 
 def agreed(action: Callable[[], T]) -> T:
-    """action() on every rank; where it fails on any, the same ValueError on all. Collective.
+    """action() on every rank; where it fails on any, the same StoppedError on all. Collective.
 
     For checks: ValueError, OSError and RuntimeError are told to all. `action` has no collective.
     """
@@ -129,9 +131,11 @@ def agreed(action: Callable[[], T]) -> T:
         result = action()
     except (ValueError, OSError, RuntimeError) as error:
         mistake = " ".join(str(error).split())
+        if os.environ.get("PRETRAIN_TRACEBACK"):
+            traceback.print_exc()
     found = [one for one in all_ranks(mistake) if one is not None]
     if found:
-        raise ValueError(found[0])
+        raise StoppedError(found[0])
     return cast(T, result)
 
 

@@ -12,8 +12,9 @@ from jsonargparse import auto_cli
 
 from pretrain import distributed
 from pretrain.data.dataset import Dataset
-from pretrain.evaluation.evaluator import Evaluator
-from pretrain.faults import one_line_faults
+from pretrain.evaluation.evaluator import Evaluator, metadata_columns
+from pretrain.evaluation.options import EvaluationOptions
+from pretrain.faults import ended_at_once, one_line_faults
 from pretrain.files import write_durably
 from pretrain.models.build import build_model
 from pretrain.recipe import Recipe, read_recipe
@@ -45,7 +46,7 @@ def main(
         stage = stage or list(recipe.stages)[-1]
         weights, _ = read_stage_weights(run_dir, stage)
         tokens = _tokens(recipe, stage, image_px, text_tokens)
-        options = replace(recipe.evaluation, sets=sets or recipe.evaluation.sets)
+        options = recipe.evaluation if sets is None else _on_other_sets(recipe.evaluation, sets)
         if not options.sets:
             raise ValueError("the recipe names no evaluation sets: give some by --sets.NAME DIR")
         dataset = Dataset(recipe.data.train, recipe.data.tier)
@@ -56,7 +57,7 @@ def main(
             normalisation=recipe.data.normalisation,
         )
     runtime = distributed.start()
-    try:
+    with ended_at_once():
         model = build_model(
             recipe.model,
             tokens=tokens,
@@ -69,8 +70,18 @@ def main(
             print(table(results))
             if out is not None:
                 write_durably(out, json.dumps(results, indent=2) + "\n")
-    finally:
-        distributed.stop()
+    distributed.stop()
+
+
+def _on_other_sets(options: EvaluationOptions, sets: dict[str, Path]) -> EvaluationOptions:
+    """The recipe's tasks on given sets; those whose column a set lacks are left out, and said."""
+    tasks = dict(options.zero_shot)
+    for name, directory in sets.items():
+        columns = metadata_columns(f"evaluation.sets.{name}", directory)
+        for column in [column for column in tasks if column not in columns]:
+            print(f"zero-shot {column} is left out: {directory} has no such metadata", flush=True)
+            del tasks[column]
+    return replace(options, sets=sets, zero_shot=tasks)
 
 
 def _tokens(

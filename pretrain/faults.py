@@ -2,20 +2,55 @@
 
 import os
 import sys
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 
+class StoppedError(ValueError):
+    """What all ranks found together, at the same place: one of them says it, with the remedy."""
+
+
 @contextmanager
-def one_line_faults() -> Iterator[None]:
+def one_line_faults(*, known_to_all: bool = False) -> Iterator[None]:
     """A ValueError or OSError inside ends the program with code 2 and one `error:` line.
 
-    For the checks before a command starts, which every rank makes alike: only the main one speaks.
-    Past them a fault is a defect, and its traceback is wanted.
+    For the checks before a command starts; past them a fault is a defect, and its traceback is
+    wanted (here too, with PRETRAIN_TRACEBACK=1). One rank of a machine speaks, with the machine's
+    name where it is not the main one; known_to_all: the ranks have agreed, the main one speaks.
     """
     try:
         yield
     except (ValueError, OSError) as error:
+        if os.environ.get("PRETRAIN_TRACEBACK"):
+            traceback.print_exc()
+        rank, local = os.environ.get("RANK", "0"), os.environ.get("LOCAL_RANK", "0")
+        if rank == "0":
+            print("error:", " ".join(str(error).split()), file=sys.stderr)
+        elif local == "0" and not known_to_all:
+            print(f"error on {os.uname().nodename}:", " ".join(str(error).split()), file=sys.stderr)
+        leave(2)
+
+
+@contextmanager
+def ended_at_once() -> Iterator[None]:
+    """A fault inside ends this process: with its traceback, or, where all ranks stop alike, with
+    one line of the main rank. Never in order: that would wait for ranks that wait for this one."""
+    try:
+        yield
+    except StoppedError as error:
         if os.environ.get("RANK", "0") == "0":
             print("error:", " ".join(str(error).split()), file=sys.stderr)
-        sys.exit(2)
+        leave(1)
+    except Exception:
+        traceback.print_exc()
+        leave(1)
+
+
+def leave(code: int) -> None:
+    """End the process with a code, without leaving the process group where there are others."""
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    sys.exit(code)

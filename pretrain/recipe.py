@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from jsonargparse import ArgumentParser, set_parsing_settings
+from jsonargparse import ArgumentParser, Namespace, set_parsing_settings
 
 from pretrain.checks import check_positive
 from pretrain.data.augment import Normalisation
@@ -19,7 +19,7 @@ from pretrain.evaluation.options import EvaluationOptions
 from pretrain.losses.contrastive import LossOptions
 from pretrain.models.clip import ModelOptions
 from pretrain.run_folder import RECIPE_FILE
-from pretrain.spelling import check_words
+from pretrain.spelling import check_words, known_options
 from pretrain.stages import StageOptions
 from pretrain.tokens.context import special_count
 from pretrain.tokens.image_reduction import kept_count
@@ -99,6 +99,8 @@ class Recipe:
     """Seeds weights, sample order and every draw."""
 
     def __post_init__(self) -> None:
+        if not 0 <= self.seed < 1 << 63:
+            raise ValueError(f"seed={self.seed}: it must be from 0 to 2^63 - 1")
         if not self.stages:
             raise ValueError("the recipe has no stages: give at least one under `stages`")
         rate = self.temperature_base_learning_rate
@@ -107,8 +109,7 @@ class Recipe:
                 f"temperature_base_learning_rate={rate}: 0 (freeze), a positive rate, or null"
             )
         for name, stage in self.stages.items():
-            if mistake := stage.mistake():
-                raise ValueError(f"stages.{name}.{mistake}")
+            stage.check(f"stages.{name}")
             tokens, image = stage.tokens, self.model.image
             if tokens.image_px < 1 or tokens.image_px % image.patch_px:
                 raise ValueError(
@@ -177,13 +178,12 @@ def parse(arguments: list[str] | None = None) -> tuple[Recipe, str]:
         parsed = options.parse_args(words)
     except argparse.ArgumentError as error:
         raise ValueError(" ".join(str(error).split())) from error
-    resolved = options.dump(parsed, skip_none=False)
+    return _recipe(options, parsed), options.dump(parsed, skip_none=False)
+
+
+def _recipe(options: ArgumentParser, parsed: Namespace) -> Recipe:
     values = options.instantiate(parsed)
-    return Recipe(**{name: getattr(values, name) for name in Recipe.__dataclass_fields__}), resolved
-
-
-# Options that earlier versions wrote into run folders and this one no longer has.
-_REMOVED = {("data", "failures", "max_in_a_row")}
+    return Recipe(**{name: getattr(values, name) for name in Recipe.__dataclass_fields__})
 
 
 def stored_recipe(run: Path) -> dict[str, Any]:
@@ -195,14 +195,13 @@ def stored_recipe(run: Path) -> dict[str, Any]:
 
 
 def read_recipe(run: Path) -> Recipe:
-    """The resolved recipe of a run folder, wherever that folder lies now."""
-    content = stored_recipe(run)
-    for *folders, name in _REMOVED:
-        place: Any = content
-        for folder in folders:
-            place = place.get(folder, {})
-        place.pop(name, None)
-    content["run_dir"] = str(run)
+    """The resolved recipe of a run folder, wherever that folder lies now.
+
+    Options that this version does not have are left out: another version wrote them.
+    """
+    content = known_options(stored_recipe(run), Recipe)
     options = parser()
-    values = options.instantiate(options.parse_object(content))
-    return Recipe(**{name: getattr(values, name) for name in Recipe.__dataclass_fields__})
+    try:
+        return _recipe(options, options.parse_object({**content, "run_dir": str(run)}))
+    except argparse.ArgumentError as error:
+        raise ValueError(f"{run / RECIPE_FILE}: {' '.join(str(error).split())}") from error

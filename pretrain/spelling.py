@@ -21,6 +21,8 @@ def check_words(arguments: list[str], kind: type) -> None:
     that the dataclass `kind` does not have. FileNotFoundError for a file that is not there."""
     given: dict[str, Any] = {}
     for option, value in _options(arguments):
+        if option == "config" and value == "--":
+            raise ValueError("--config: the name of a recipe file is missing after it")
         if option == "config":
             content = _read(Path(value))
             _check(content, kind, "", value)
@@ -28,6 +30,20 @@ def check_words(arguments: list[str], kind: type) -> None:
     for option, value in _options(arguments):
         if option not in ("config", "help", "print_config"):
             _check_path(option.rstrip("+").split("."), value, kind, given)
+
+
+def known_options(content: dict[str, Any], kind: Any) -> dict[str, Any]:
+    """The values of a YAML file whose options the dataclass `kind` has."""
+    hints = typing.get_type_hints(kind)
+    return {name: _known(value, hints[name]) for name, value in content.items() if name in hints}
+
+
+def _known(value: Any, kind: Any) -> Any:
+    if isinstance(value, dict) and dataclasses.is_dataclass(kind):
+        return known_options(value, kind)
+    if isinstance(value, dict) and get_origin(kind) is dict:
+        return {name: _known(inner, get_args(kind)[1]) for name, inner in value.items()}
+    return value
 
 
 def _options(arguments: list[str]) -> Iterator[tuple[str, str]]:
@@ -132,4 +148,6 @@ def _fits(value: Any, kind: Any) -> tuple[bool, str]:
         except ValueError:
             return False, "a whole number" if kind is int else "a number"
         return not isinstance(value, bool), "a number"
+    if kind is Path:
+        return value is not None and text != "null", "a path"
     return True, ""

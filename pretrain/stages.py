@@ -3,6 +3,7 @@
 import math
 from dataclasses import dataclass, field
 
+from pretrain.checks import check_between, check_positive
 from pretrain.data.augment import AugmentOptions
 from pretrain.data.images import CropOptions
 from pretrain.engine.schedule import learning_rate, peak_learning_rate
@@ -45,28 +46,26 @@ class StageOptions:
         given = [(name, value) for name, value in named if value is not None]
         return given[0] if len(given) == 1 else None
 
-    def mistake(self) -> str | None:
-        """What is wrong with these numbers, beginning with the option's name; None if nothing."""
+    def check(self, option: str) -> None:
+        """ValueError for the first number that cannot be; `option` is this stage's full name."""
         if self.length is None:
-            return "steps, samples, epochs: give exactly one of them"
-        numbers = {
-            "global_batch_samples": self.global_batch_samples,
-            "micro_batch_samples": self.micro_batch_samples,
-            "base_learning_rate": self.base_learning_rate,
-            self.length[0]: self.length[1],
-        }
-        for name, value in numbers.items():
-            if value is not None and not 0 < value < math.inf:
-                return f"{name}={value}: it must be positive"
+            raise ValueError(f"{option}.steps, samples, epochs: give exactly one of them")
+        names = ("global_batch_samples", "micro_batch_samples", "base_learning_rate")
+        numbers = {name: getattr(self, name) for name in names}
+        numbers[self.length[0]] = self.length[1]
+        check_positive({f"{option}.{name}": value for name, value in numbers.items()})
+        check_between({f"{option}.warmup_steps": self.warmup_steps}, 0, math.inf)
+        check_between({f"{option}.warmup_share": self.warmup_share}, 0, 1)
         if self.warmup_steps is not None and self.warmup_share is not None:
-            return f"warmup_steps={self.warmup_steps}: drop it or warmup_share={self.warmup_share}"
-        if self.warmup_steps is not None and self.warmup_steps < 0:
-            return f"warmup_steps={self.warmup_steps}: it must be 0 or more"
-        if self.warmup_share is not None and not 0 <= self.warmup_share < 1:
-            return f"warmup_share={self.warmup_share}: it must be at least 0 and below 1"
-        if self.length[0] == "steps" and (self.warmup_steps or 0) > self.length[1]:
-            return f"warmup_steps={self.warmup_steps}: the stage has only {self.steps} steps"
-        return None
+            raise ValueError(
+                f"{option}.warmup_steps={self.warmup_steps}: drop it, or "
+                f"warmup_share={self.warmup_share}"
+            )
+        for name, part in (("crop", self.crop), ("augment", self.augment)):
+            if mistake := part.mistake():
+                raise ValueError(f"{option}.{name}.{mistake}")
+        if self.steps is not None:
+            _check_warmup(option, self.warmup_steps or 0, self.steps)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,16 +107,20 @@ def plan_stages(stages: dict[str, StageOptions], dataset_samples: int) -> list[S
         warmup = options.warmup_steps or 0
         if options.warmup_share is not None:
             warmup = round(options.warmup_share * steps)
-        if warmup > steps:
-            raise ValueError(
-                f"stages.{name}.warmup_steps={warmup}: the stage has only {steps} steps on this "
-                "dataset; choose fewer, or give warmup_share"
-            )
+        _check_warmup(f"stages.{name}", warmup, steps)
         planned.append(
             Stage(name=name, options=options, first_sample=first, steps=steps, warmup_steps=warmup)
         )
         first += planned[-1].samples
     return planned
+
+
+def _check_warmup(option: str, warmup: int, steps: int) -> None:
+    if warmup > steps:
+        raise ValueError(
+            f"{option}.warmup_steps={warmup}: the stage has only {steps} steps; choose fewer, or "
+            "give warmup_share"
+        )
 
 
 def _steps(options: StageOptions, dataset_samples: int) -> int:

@@ -3,10 +3,7 @@
 torchrun --nproc_per_node 8 -m pretrain.train --config pretrain/recipes/demo.yaml
 """
 
-import os
-import sys
 import time
-import traceback
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -15,15 +12,15 @@ import torch
 from pretrain import distributed
 from pretrain.data.augment import prepare
 from pretrain.data.collate import Batch, Collator, check_failures
-from pretrain.data.dataset import Dataset
 from pretrain.data.loader import batches
 from pretrain.data.order import SampleOrder
 from pretrain.distributed import Runtime, agreed
-from pretrain.faults import one_line_faults
+from pretrain.faults import ended_at_once, one_line_faults
 from pretrain.losses.build import build_objective
 from pretrain.recipe import Recipe, parse
 from pretrain.run import checkpoint
 from pretrain.run.checkpoint import RunState
+from pretrain.run.continuation import fixed_values
 from pretrain.run.job import Job
 from pretrain.run.skips import count_skip
 from pretrain.run.stage_log import Meter, log_start, log_step, say_forecast
@@ -39,14 +36,8 @@ def main(arguments: list[str] | None = None) -> None:
     with one_line_faults():
         recipe, resolved = parse(arguments)
     runtime = distributed.start()
-    try:
+    with ended_at_once():
         train(recipe, resolved, runtime)
-    except Exception:
-        traceback.print_exc()
-        sys.stderr.flush()
-        if runtime.world_size > 1:
-            os._exit(1)  # leaving the group in order would wait for ranks that wait for this one
-        sys.exit(1)
     distributed.stop()
 
 
@@ -55,7 +46,7 @@ def train(recipe: Recipe, resolved: str, runtime: Runtime) -> None:
     # Imports DeepSpeed: seconds that a spelling mistake need not wait for.
     from pretrain.run.start import start_run
 
-    with one_line_faults():
+    with one_line_faults(known_to_all=True):
         job, state, tag, lock = start_run(recipe, resolved, runtime)
     for index in range(state.stage, len(job.stages)):
         state = run_stage(job, index, state, tag)
@@ -100,6 +91,7 @@ def run_stage(job: Job, index: int, state: RunState, tag: str | None) -> RunStat
             step=state.step + 1,
             samples_seen=state.samples_seen + batch_samples,
             zero_stage=engine.zero_stage,
+            offload=engine.offload,
             world_size=runtime.world_size,
         )
         is_last = state.stage_step == stage.steps
@@ -153,9 +145,8 @@ def _start_engine(job: Job, index: int) -> "Engine":
 
 def _collator(job: Job, stage: Stage) -> Collator:
     data = job.recipe.data
-    tier, option = job.tier(stage)
     return Collator(
-        dataset=job.dataset if tier == job.dataset.tier else Dataset(data.train, tier, option),
+        dataset=job.pictures(stage),
         tokens=stage.options.tokens,
         patch_px=job.recipe.model.image.patch_px,
         specials=job.recipe.model.text.specials,
@@ -200,6 +191,11 @@ def _count_replaced(job: Job, state: RunState, meter: Meter) -> RunState:
     for of_rank in distributed.all_ranks(meter.read_replaced()):
         for reason, count in of_rank.items():
             total[reason] = total.get(reason, 0) + count
+    for reason in total:
+        job.log.say_once(
+            f"replaced {reason}",
+            f"samples are unusable and replaced by others: {reason} (counted in metrics.jsonl)",
+        )
     check_failures(total, state.samples_seen, job.recipe.data.failures, job.dataset.directory)
     return replace(state, replaced=total)
 
@@ -225,21 +221,21 @@ def _finish_stage(job: Job, index: int, state: RunState, engine: "Engine") -> Ru
         )
     )
     evaluate_stage(job, name, state, weights, list(job.recipe.stages), final=True)
+    if state.replaced:
+        job.log.say(f"replaced so far as unusable: {state.replaced} of {state.samples_seen:,}")
     state = replace(state, stage=index + 1, stage_step=0)
     _save(job, None, state)
     return state
 
 
 def _save(job: Job, engine: "Engine | None", state: RunState) -> None:
-    from pretrain.run.start import begun_values
-
     job.log.event("checkpoint", step=state.step, samples_seen=state.samples_seen)
     job.log.sync()
     checkpoint.save(
         engine,
         job.checkpoints,
         state,
-        begun_values(job, state),
+        fixed_values(job.recipe, job.stages[: state.begun], job.precision),
         keep=job.recipe.checkpoint.keep,
         runtime=job.runtime,
     )

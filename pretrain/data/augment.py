@@ -1,5 +1,6 @@
 """From uint8 pictures to model input, on the device: augmentation and normalisation."""
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -42,15 +43,16 @@ class AugmentOptions:
     grey: float = 0.0
     """Probability that a picture loses its colours (CLIPA L/16 and v2: 0.2)."""
 
-    def __post_init__(self) -> None:
-        if not 0 < self.scale_min <= self.scale_max:
-            raise ValueError(
-                f"augment.scale_min={self.scale_min}, augment.scale_max={self.scale_max}: needs "
-                "0 < scale_min <= scale_max"
-            )
+    def mistake(self) -> str | None:
+        """What is wrong with these numbers, beginning with the option's name; None if nothing."""
+        if not 0 < self.scale_min <= self.scale_max < math.inf:
+            return f"scale_min={self.scale_min}: needs 0 < scale_min <= scale_max={self.scale_max}"
+        if not 0 <= self.rotate_rad <= 2 * math.pi:
+            return f"rotate_rad={self.rotate_rad}: it must be from 0 to 2 pi"
         for name in ("flip", "grey", "brightness", "contrast", "saturation", "channel", "shift"):
             if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"augment.{name}={getattr(self, name)}: it must be from 0 to 1")
+                return f"{name}={getattr(self, name)}: it must be from 0 to 1"
+        return None
 
     @property
     def moves(self) -> bool:

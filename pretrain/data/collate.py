@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from pretrain.data.augment import AUGMENT_DRAWS
 from pretrain.data.dataset import Dataset, Sample, SampleError
 from pretrain.data.images import CROP_DRAWS, CropOptions, crop_box, decode, resize
+from pretrain.faults import StoppedError
 from pretrain.seeding import Purpose, hashes, uniforms
 from pretrain.tokens.context import Specials, add_specials, special_count
 from pretrain.tokens.image_reduction import draws_needed, keep_index
@@ -41,7 +42,7 @@ class FailureOptions:
 def check_failures(
     replaced: dict[str, int], samples: int, options: FailureOptions, dataset_directory: Path
 ) -> None:
-    """RuntimeError where too many of the samples read so far were unusable.
+    """StoppedError where too many of the samples read so far were unusable.
 
     replaced: unusable samples by reason, samples: those that batches were to hold; both summed over
     all ranks since the start, so that all stop at the same step.
@@ -50,7 +51,7 @@ def check_failures(
     if samples < _JUDGED_SAMPLES or bad <= options.max_share * samples:
         return
     reasons = ", ".join(f"{reason} {count:,}" for reason, count in sorted(replaced.items()))
-    raise RuntimeError(
+    raise StoppedError(
         f"{bad:,} of {samples:,} samples ({bad / samples:.2%}) were unusable and replaced "
         f"({reasons}), data.failures.max_share={options.max_share} allows "
         f"{options.max_share:.2%}: repair {dataset_directory}, or raise data.failures.max_share"

@@ -24,7 +24,7 @@ from pretrain.shard_format import (
 from pretrain.tokens.tokenizer import Tokenizer
 
 
-class SampleError(Exception):
+class SampleError(ValueError):
     """One sample cannot be used; `reason` is the name under which it is counted."""
 
     def __init__(self, reason: str, key: str, detail: str) -> None:
@@ -144,6 +144,13 @@ class Dataset:
             ids=np.frombuffer(ids, self.token_dtype),
             classes=np.frombuffer(classes, np.uint8),
         )
+
+    def read_ids(self, row: int) -> NDArray[np.integer]:
+        """Ids of all captions of a row. SampleError where they are not of this vocabulary."""
+        ids, vocab_size = self.read(row).ids, self.manifest.tokenizer.vocab_size
+        if len(ids) != self.index["tokens"][row].sum() or ids.max(initial=0) >= vocab_size:
+            raise SampleError("ids_invalid", self.key(row), f"vocabulary of {vocab_size}")
+        return ids
 
     def read_json(self, row: int) -> dict[str, Any]:
         """The sample's json member: captions, token counts, metadata. SampleError on damage."""

@@ -25,12 +25,13 @@ class CropOptions:
     aspect_max: float = 4 / 3
     """Widest aspect ratio of a crop; the narrowest is its inverse (CLIPA torch: 4/3)."""
 
-    def __post_init__(self) -> None:
-        if not 0 < self.area_min <= self.area_max <= 1 or self.aspect_max < 1:
-            raise ValueError(
-                f"crop area {self.area_min}..{self.area_max}, aspect_max {self.aspect_max}: needs "
-                "0 < area_min <= area_max <= 1 and aspect_max >= 1"
-            )
+    def mistake(self) -> str | None:
+        """What is wrong with these numbers, beginning with the option's name; None if nothing."""
+        if not 0 < self.area_min <= self.area_max <= 1:
+            return f"area_min={self.area_min}: needs 0 < area_min <= area_max={self.area_max} <= 1"
+        if not 1 <= self.aspect_max < math.inf:
+            return f"aspect_max={self.aspect_max}: it must be 1 or more"
+        return None
 
 
 def decode(jpeg: bytes) -> NDArray[np.uint8]:

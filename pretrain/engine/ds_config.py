@@ -74,10 +74,16 @@ def read_ds_config(path: Path) -> dict[str, Any]:
         # has no norm to log; ZeRO 1 computes the same with less memory.
         raise ValueError(
             f"{path} asks for ZeRO stage {stage!r}: set zero_optimization.stage to 1, 2 or 3, as "
-            "in ds_configs/zero1.json"
+            "in ds_configs/zero1.json (a run that stands inside a stage under ZeRO 0 has to be "
+            "finished by the version that began it)"
+        )
+    if stage == 1 and config["zero_optimization"].get("overlap_comm"):
+        raise ValueError(
+            f"{path} sets zero_optimization.overlap_comm with stage 1, which DeepSpeed has for "
+            "stages 2 and 3 alone here: remove it, or set stage to 2"
         )
     for kind in ("offload_optimizer", "offload_param"):
-        device = config["zero_optimization"].get(kind, {}).get("device", "none")
+        device = (config["zero_optimization"].get(kind) or {}).get("device", "none")
         if device not in ("none", "cpu"):
             raise ValueError(
                 f"{path} sets zero_optimization.{kind}.device={device!r}: cpu or none can be used"
@@ -92,4 +98,4 @@ def zero_stage(config: dict[str, Any]) -> int:
 
 def offloads_optimizer(config: dict[str, Any]) -> bool:
     """Whether the optimizer's states live in host memory."""
-    return config["zero_optimization"].get("offload_optimizer", {}).get("device") == "cpu"
+    return (config["zero_optimization"].get("offload_optimizer") or {}).get("device") == "cpu"

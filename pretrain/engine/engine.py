@@ -105,10 +105,8 @@ class Engine:
         if options.checkpoint_text:
             model.text.checkpoint_blocks()
         config = read_ds_config(options.ds_config)
-        self.zero_stage = zero_stage(config)
-        client = _optimizer(
-            model, optimizer, fused=runtime.device.type == "cuda" or offloads_optimizer(config)
-        )
+        self.zero_stage, self.offload = zero_stage(config), offloads_optimizer(config)
+        client = _optimizer(model, optimizer, fused=runtime.device.type == "cuda" or self.offload)
         # DeepSpeed rounds the model to bf16 before it makes the fp32 masters of it.
         exact = (
             {name: weight.detach().clone() for name, weight in model.named_parameters()}

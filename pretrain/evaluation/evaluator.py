@@ -33,6 +33,14 @@ def tier_for(manifest: Manifest, image_px: int) -> str:
     return min(enough, key=sides.__getitem__) if enough else max(sides, key=sides.__getitem__)
 
 
+def metadata_columns(option: str, directory: Path) -> set[str]:
+    """Metadata of a dataset's first sample; ValueError names the option that asked for it."""
+    try:
+        return set(Dataset(directory, tier_for(read_manifest(directory), 1)).read_json(0)["meta"])
+    except (ValueError, OSError) as error:
+        raise ValueError(f"{option}: {error}") from error
+
+
 @dataclass(frozen=True, kw_only=True)
 class EvaluationSet:
     """One dataset directory with its captions and classes in memory, its pictures on disk."""
@@ -60,7 +68,7 @@ class EvaluationSet:
                 )
             if text not in place:
                 place[text] = len(place)
-                ids.append(dataset.read(row).ids[: dataset.index[row]["tokens"][0]])
+                ids.append(dataset.read_ids(row)[: dataset.index[row]["tokens"][0]])
             caption_of_image.append(place[text])
             meta.append(record["meta"])
         return cls(
@@ -79,11 +87,12 @@ class EvaluationSet:
 
     def classes(self, column: str) -> list[str]:
         """Class of each picture (n,)."""
-        if column not in self.meta[0]:
-            raise ValueError(
-                f"evaluation.zero_shot.{column}: {self.dataset.directory} has metadata "
-                f"{sorted(self.meta[0])}; name one of these"
-            )
+        for row, record in enumerate(self.meta):
+            if column not in record:
+                raise ValueError(
+                    f"evaluation.zero_shot.{column}: sample {self.dataset.key(row)} of "
+                    f"{self.dataset.directory} has metadata {sorted(record)}; name one of these"
+                )
         return [str(record[column]) for record in self.meta]
 
 
@@ -110,6 +119,8 @@ class Evaluator:
             for column, task in options.zero_shot.items()
             if task.label_ensemble is not None
         }
+        for column, ensemble in self._ensembles.items():
+            ensemble.classes(column)
         self.classes = {
             column: sorted({c for one in self.sets.values() for c in one.classes(column)})
             for column in options.zero_shot

@@ -32,6 +32,16 @@ def distributed_rows(count: int, batch: int, embed: Callable[[list[int]], Tensor
     return out
 
 
+def _decode(dataset: Dataset, row: int) -> NDArray[np.uint8]:
+    try:
+        return decode(dataset.read(row).jpeg)
+    except ValueError as error:  # in training another sample takes its place; a figure cannot
+        raise ValueError(
+            f"evaluation set {dataset.directory}, tier {dataset.tier}, sample {dataset.key(row)}: "
+            f"{error}; copy or build it again"
+        ) from error
+
+
 @torch.inference_mode()
 def image_features(
     model: CLIP, dataset: Dataset, normalisation: Normalisation, batch: int
@@ -43,7 +53,7 @@ def image_features(
     def embed(rows: list[int]) -> Tensor:
         pixels = np.empty((len(rows), image_px, image_px, 3), np.uint8)
         for place, row in enumerate(rows):
-            picture = decode(dataset.read(row).jpeg)
+            picture = _decode(dataset, row)
             pixels[place] = resize(picture, centre_box(*picture.shape[:2]), image_px)
         images = torch.from_numpy(pixels).to(device)
         return model.encode_image(

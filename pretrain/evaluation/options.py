@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from string import Formatter
 
 from pretrain.checks import check_positive
 
@@ -22,6 +23,15 @@ class ZeroShotOptions:
                 f"zero-shot with prompts={self.prompts} and label_ensemble={self.label_ensemble}: "
                 "give exactly one of them"
             )
+        for prompt in self.prompts:
+            try:
+                fields = [name for _, name, _, _ in Formatter().parse(prompt) if name is not None]
+            except ValueError as error:
+                raise ValueError(f"zero-shot prompt {prompt!r}: {error}") from error
+            if fields != [""]:
+                raise ValueError(
+                    f"zero-shot prompt {prompt!r}: it needs exactly one {{}}, for the class name"
+                )
 
 
 @dataclass(frozen=True, kw_only=True)

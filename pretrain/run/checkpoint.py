@@ -37,10 +37,16 @@ class RunState:
     samples_seen: int = 0  # position in the sample stream
     world_size: int = 0
     zero_stage: int = 0
+    offload: bool = False
     dataset_fingerprint: str = ""
     replaced: dict[str, int] = field(default_factory=dict)  # unusable samples by reason, all ranks
     skipped: int = 0  # updates that were not made because a number was not finite
     skipped_in_a_row: int = 0
+
+    @property
+    def begun(self) -> int:
+        """How many stages have begun."""
+        return self.stage + (self.stage_step > 0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -160,5 +166,5 @@ def _damage(path: Path) -> str | None:
 
 def _remove_old(folder: Path, keep: int) -> None:
     complete = sorted(folder.glob("step-" + "[0-9]" * 8))
-    for path in complete[:-keep]:
+    for path in [*complete[:-keep], *folder.glob("step-*" + _DAMAGED)]:
         shutil.rmtree(path)

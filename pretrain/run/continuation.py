@@ -20,7 +20,7 @@ _OF_A_STAGE_FREE = ("micro_batch_samples", "samples", "epochs", "warmup_share")
 
 
 def fixed_values(recipe: Recipe, stages: list[Stage], precision: str) -> dict[str, Any]:
-    """All values that decide the numbers of these stages, as JSON can hold them."""
+    """All values that decide the numbers of these stages (those that have begun), for JSON."""
     values: dict[str, Any] = {name: _plain(getattr(recipe, name)) for name in _WHOLE}
     values["data"] = {name: _plain(getattr(recipe.data, name)) for name in _DATA}
     values["engine"] = {"precision": precision}

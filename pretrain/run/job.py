@@ -21,7 +21,7 @@ class Job:
     stages: list[Stage]
     runtime: Runtime
     precision: Literal["bf16", "fp32"]
-    dataset: Dataset  # of data.tier
+    datasets: dict[str, Dataset]  # by image tier
     evaluator: Evaluator
     log: RunLog
 
@@ -29,8 +29,11 @@ class Job:
     def checkpoints(self) -> Path:
         return self.recipe.run_dir / CHECKPOINTS
 
-    def tier(self, stage: Stage) -> tuple[str, str]:
-        """(image tier that a stage reads, the option that says so)."""
-        if stage.options.tier is not None:
-            return stage.options.tier, f"stages.{stage.name}.tier"
-        return self.recipe.data.tier, "data.tier"
+    @property
+    def dataset(self) -> Dataset:
+        """The dataset, where its pictures do not matter."""
+        return self.datasets[self.recipe.data.tier]
+
+    def pictures(self, stage: Stage) -> Dataset:
+        """The dataset with the pictures that a stage trains on."""
+        return self.datasets[stage.options.tier or self.recipe.data.tier]

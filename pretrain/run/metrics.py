@@ -14,6 +14,10 @@ from tqdm import tqdm
 from pretrain.files import write_durably
 from pretrain.run_folder import METRICS_FILE
 
+# Numbers of a line that stay as they are, or are the curve's own place.
+_CONSTANTS = {"step", "samples_seen", "n", "classes", "largest_class", "image_px", "image_tokens"}
+_CONSTANTS |= {"text_tokens", *(f"chance_r@{k}" for k in (1, 5, 10))}
+
 
 class RunLog:
     """Writes events of a run; on ranks other than the main one it does nothing."""
@@ -55,8 +59,11 @@ class RunLog:
         line = {"event": event, "time": time.time(), **_finite(values)}
         self._file.write(json.dumps(line, allow_nan=False) + "\n")
         if self._tensorboard is not None and event in ("step", "evaluation"):
+            # One curve for each lengths that a model is evaluated at.
+            head = f"{event}/{values['tokens']}" if event == "evaluation" else event
             for name, number in _numbers(values).items():
-                self._tensorboard.add_scalar(f"{event}/{name}", number, values["samples_seen"])
+                if name.rsplit("/", 1)[-1] not in _CONSTANTS:
+                    self._tensorboard.add_scalar(f"{head}/{name}", number, values["samples_seen"])
 
     def progress(self, samples_seen: int, **shown: str) -> None:
         """Move the bar to a position of the job."""

@@ -3,16 +3,13 @@
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from pretrain.faults import StoppedError
 from pretrain.run.checkpoint import RunState
 from pretrain.run.job import Job
 from pretrain.stages import Stage
 
 if TYPE_CHECKING:
     from pretrain.engine.engine import StepResult
-
-
-class NonFiniteError(RuntimeError):
-    """Too many updates in a row could not be made; every rank raises it at the same step."""
 
 
 def count_skip(job: Job, stage: Stage, state: RunState, result: "StepResult") -> RunState:
@@ -37,7 +34,7 @@ def count_skip(job: Job, stage: Stage, state: RunState, result: "StepResult") ->
     )
     most = job.recipe.engine.max_skipped_in_a_row
     if state.skipped_in_a_row > most:
-        raise NonFiniteError(
+        raise StoppedError(
             f"{state.skipped_in_a_row} updates in a row could not be made ({result.skipped}), "
             f"engine.max_skipped_in_a_row={most} allowed: resume from the last checkpoint with "
             f"engine.max_skipped_in_a_row raised, or start another run_dir with a lower "

@@ -1,5 +1,6 @@
 """What a stage writes into the run's log: its start, and its steps with their times."""
 
+import math
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -130,7 +131,7 @@ def log_step(
     job.log.progress(
         state.samples_seen,
         loss=f"{result.loss:.3f}",
-        acc=f"{result.measures['image_to_text_accuracy']:.0%}",
+        acc=f"{next(iter(result.measures.values()), math.nan):.0%}",
         wait=f"{timing['data_wait_s'] / timing['step_s']:.0%}",
     )
 

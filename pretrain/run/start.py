@@ -1,12 +1,13 @@
 """The start of a run: everything that can be wrong with any stage is found here, in one line."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from pretrain.data.collate import caption_shares
-from pretrain.data.dataset import Dataset, check_tier
-from pretrain.distributed import Runtime, agreed, broadcast_object
-from pretrain.engine.ds_config import read_ds_config, zero_stage
+from pretrain.data.dataset import Dataset
+from pretrain.distributed import Runtime, agreed, all_ranks, broadcast_object
+from pretrain.engine.ds_config import offloads_optimizer, read_ds_config, zero_stage
 from pretrain.engine.engine import check_engine
 from pretrain.engine.precision import resolve_precision
 from pretrain.evaluation.evaluator import Evaluator
@@ -14,7 +15,7 @@ from pretrain.files import write_durably
 from pretrain.recipe import Recipe, check_ranks, stored_recipe
 from pretrain.run import checkpoint, metrics
 from pretrain.run.checkpoint import Checkpoint, RunState
-from pretrain.run.continuation import changed_values, fixed_values
+from pretrain.run.continuation import changed_values
 from pretrain.run.job import Job
 from pretrain.run.lock import RunLock
 from pretrain.run.metrics import RunLog
@@ -27,49 +28,47 @@ def start_run(
 ) -> tuple[Job, RunState, str | None, RunLock | None]:
     """(job, where it stands, tag of the checkpoint to load, the lock) of a run folder.
 
-    ValueError on every rank alike. Nothing is written before all checks have passed. Collective.
+    ValueError on every rank alike. Nothing of a run changes before all checks have passed.
+    Collective.
     """
-    dataset, evaluator, stages = agreed(lambda: _open(recipe, runtime))
+    datasets, evaluator, stages = agreed(lambda: _open(recipe, runtime))
+    dataset = datasets[recipe.data.tier]
     # The main rank's answer: machines may differ, and all ranks must train alike.
     precision = broadcast_object(resolve_precision(recipe.engine.precision, runtime.device))
+    of_rank = all_ranks({"recipe": resolved, "dataset": dataset.fingerprint})
+    agreed(lambda: _check_alike(of_rank))
     lock = agreed(lambda: _own(recipe.run_dir) if runtime.is_main else None)
     folder = recipe.run_dir / CHECKPOINTS
     found: Checkpoint | None = broadcast_object(
         agreed(lambda: checkpoint.newest(folder) if runtime.is_main else None)
     )
-    fresh = RunState(dataset_fingerprint=dataset.fingerprint)
-    state = fresh if found is None else found.state
+    state = RunState() if found is None else found.state
+    state = replace(state, dataset_fingerprint=dataset.fingerprint)
     if found is not None:
-        agreed(lambda: _check_same_run(recipe, stages, precision, found, fresh, runtime))
-    if runtime.is_main:
-        write_durably(recipe.run_dir / RECIPE_FILE, resolved)
-        metrics.truncate(recipe.run_dir, state.samples_seen)
-    log = RunLog(
-        recipe.run_dir,
-        is_main=runtime.is_main,
-        tensorboard=recipe.log.tensorboard,
-        samples=sum(stage.samples for stage in stages),
-        samples_seen=state.samples_seen,
-    )
+        agreed(lambda: _check_same_run(recipe, stages, precision, found, dataset, runtime))
+    log = agreed(lambda: _open_log(recipe, resolved, stages, state, runtime))
     job = Job(
         recipe=recipe,
         stages=stages,
         runtime=runtime,
         precision=precision,
-        dataset=dataset,
+        datasets=datasets,
         evaluator=evaluator,
         log=log,
     )
     return job, state, None if found is None else found.tag, lock
 
 
-def _open(recipe: Recipe, runtime: Runtime) -> tuple[Dataset, Evaluator, list[Stage]]:
+def _open(recipe: Recipe, runtime: Runtime) -> tuple[dict[str, Dataset], Evaluator, list[Stage]]:
+    """The dataset by tier, the evaluation sets, and the stages, all checked."""
     check_ranks(recipe, runtime.world_size)
     check_engine(recipe.engine, recipe.optimizer)
-    dataset = Dataset(recipe.data.train, recipe.data.tier)
+    train, tier = recipe.data.train, recipe.data.tier
+    datasets = {tier: Dataset(train, tier)}
     for name, stage in recipe.stages.items():
-        if stage.tier is not None:
-            check_tier(dataset.manifest, stage.tier, dataset.directory, f"stages.{name}.tier")
+        if stage.tier is not None and stage.tier not in datasets:
+            datasets[stage.tier] = Dataset(train, stage.tier, f"stages.{name}.tier")
+    dataset = datasets[tier]
     caption_shares(dataset.manifest.captions, recipe.data.caption_weights)
     stages = plan_stages(recipe.stages, len(dataset))
     evaluator = Evaluator(
@@ -78,17 +77,45 @@ def _open(recipe: Recipe, runtime: Runtime) -> tuple[Dataset, Evaluator, list[St
         tokenizer=dataset.tokenizer(),
         normalisation=recipe.data.normalisation,
     )
-    return dataset, evaluator, stages
+    return datasets, evaluator, stages
+
+
+def _check_alike(of_rank: list[dict[str, str]]) -> None:
+    """ValueError where ranks were started with different recipes, or see different datasets."""
+    for rank, its in enumerate(of_rank):
+        for what, value in its.items():
+            if value != of_rank[0][what]:
+                raise ValueError(
+                    f"rank {rank} has another {what} than rank 0: give every rank the same "
+                    "command, and the same data.train on every machine"
+                )
+
+
+def _open_log(
+    recipe: Recipe, resolved: str, stages: list[Stage], state: RunState, runtime: Runtime
+) -> RunLog:
+    """The run's log from where the run stands, with the recipe that goes on beside it."""
+    if runtime.is_main:
+        write_durably(recipe.run_dir / RECIPE_FILE, resolved)
+        metrics.truncate(recipe.run_dir, state.samples_seen)
+    return RunLog(
+        recipe.run_dir,
+        is_main=runtime.is_main,
+        tensorboard=recipe.log.tensorboard,
+        samples=sum(stage.samples for stage in stages),
+        samples_seen=state.samples_seen,
+    )
 
 
 def _own(run_dir: Path) -> RunLock:
     try:
         (run_dir / CHECKPOINTS).mkdir(parents=True, exist_ok=True)
+        return RunLock(run_dir)
     except OSError as error:
         raise OSError(
-            f"run_dir={run_dir} cannot be written ({error.strerror}): choose another run_dir"
+            f"run_dir={run_dir} cannot be owned ({error.strerror}): it must lie where this user "
+            "can write and where files can be locked; choose another run_dir"
         ) from error
-    return RunLock(run_dir)
 
 
 def _check_same_run(
@@ -96,31 +123,35 @@ def _check_same_run(
     stages: list[Stage],
     precision: str,
     found: Checkpoint,
-    asked: RunState,
+    dataset: Dataset,
     runtime: Runtime,
 ) -> None:
     """ValueError where a run folder's checkpoint cannot be continued by what is asked now."""
     state, run_dir = found.state, recipe.run_dir
-    begun = state.stage + (state.stage_step > 0)
-    fixed = found.fixed or _fixed_before(run_dir, begun)
+    fixed = found.fixed or _fixed_before(run_dir, state.begun)
     if changed := changed_values(fixed, recipe, stages, precision):
         raise ValueError(
             f"run_dir={run_dir} holds a run with other options: {'; '.join(changed)}. Put these "
             "back to resume it, or choose another run_dir; only execution and the stages that have "
             "not begun can change"
         )
-    if state.dataset_fingerprint != asked.dataset_fingerprint:
+    if state.dataset_fingerprint != dataset.fingerprint:
         raise ValueError(
             f"run_dir={run_dir} was trained on another dataset than {recipe.data.train} "
             "is now: put that one back, or choose another run_dir"
         )
     if state.stage_step == 0:
         return
-    now = zero_stage(read_ds_config(recipe.engine.ds_config))
-    if (state.world_size, state.zero_stage) != (runtime.world_size, now):
+    config = read_ds_config(recipe.engine.ds_config)
+    now = (runtime.world_size, zero_stage(config), offloads_optimizer(config))
+    then = (state.world_size, state.zero_stage, state.offload)
+    if then != now:
+        before, asked = (
+            f"{ranks} ranks in ZeRO {zero}{' with offload' if offload else ''}"
+            for ranks, zero, offload in (then, now)
+        )
         raise ValueError(
-            f"run_dir={run_dir} stands inside a stage with {state.world_size} ranks in ZeRO "
-            f"{state.zero_stage}, asked for {runtime.world_size} ranks in ZeRO {now}: start as "
+            f"run_dir={run_dir} stands inside a stage with {before}, asked for {asked}: start as "
             "many with that engine.ds_config (others are possible between stages, so far)"
         )
 
@@ -130,9 +161,3 @@ def _fixed_before(run_dir: Path, begun: int) -> dict[str, Any]:
     stored = stored_recipe(run_dir)
     stored["stages"] = dict(list(stored["stages"].items())[:begun])
     return stored
-
-
-def begun_values(job: Job, state: RunState) -> dict[str, Any]:
-    """What the stages that have begun fix, for the checkpoint."""
-    begun = job.stages[: state.stage + (state.stage_step > 0)]
-    return fixed_values(job.recipe, begun, job.precision)
