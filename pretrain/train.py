@@ -17,13 +17,16 @@ from pretrain.data.order import SampleOrder
 from pretrain.distributed import Runtime, agreed
 from pretrain.faults import ended_at_once, one_line_faults
 from pretrain.losses.build import build_objective
+from pretrain.models.build import build_model
 from pretrain.recipe import Recipe, parse
 from pretrain.run import checkpoint
 from pretrain.run.checkpoint import RunState
 from pretrain.run.continuation import fixed_values
 from pretrain.run.job import Job
 from pretrain.run.skips import count_skip
+from pretrain.run.stage_evaluation import evaluate_stage
 from pretrain.run.stage_log import Meter, log_start, log_step, say_forecast
+from pretrain.run.start import start_run
 from pretrain.run.weights import load_stage_weights, save_stage_weights
 from pretrain.stages import Stage
 
@@ -43,9 +46,6 @@ def main(arguments: list[str] | None = None) -> None:
 
 def train(recipe: Recipe, resolved: str, runtime: Runtime) -> None:
     """Run, or go on with, every stage of a recipe. Collective."""
-    # Imports DeepSpeed: seconds that a spelling mistake need not wait for.
-    from pretrain.run.start import start_run
-
     with one_line_faults(known_to_all=True):
         job, state, tag, lock = start_run(recipe, resolved, runtime)
     for index in range(state.stage, len(job.stages)):
@@ -117,8 +117,7 @@ def run_stage(job: Job, index: int, state: RunState, tag: str | None) -> RunStat
 
 def _start_engine(job: Job, index: int) -> "Engine":
     """The stage's engine: random weights in the first stage, else those of the stage before."""
-    from pretrain.engine.engine import Engine
-    from pretrain.models.build import build_model
+    from pretrain.engine.engine import Engine  # imports DeepSpeed
 
     recipe, runtime, stage = job.recipe, job.runtime, job.stages[index].options
     torch.manual_seed(recipe.seed + index)
@@ -201,16 +200,12 @@ def _count_replaced(job: Job, state: RunState, meter: Meter) -> RunState:
 
 
 def _evaluate(job: Job, stage: Stage, state: RunState, engine: "Engine") -> None:
-    from pretrain.run.stage_evaluation import evaluate_stage
-
     if job.evaluator.sets:
         evaluate_stage(job, stage.name, state, engine.full_weights(), [stage.name])
 
 
 def _finish_stage(job: Job, index: int, state: RunState, engine: "Engine") -> RunState:
     """Weights, evaluation at every stage's token lengths, and the checkpoint that ends a stage."""
-    from pretrain.run.stage_evaluation import evaluate_stage
-
     name = job.stages[index].name
     weights = engine.full_weights()
     agreed(

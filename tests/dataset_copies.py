@@ -5,6 +5,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from pretrain.files import file_sha256
 from pretrain.shard_format import INDEX_FILE, MANIFEST_FILE
 
@@ -20,3 +22,13 @@ def record_index(dataset: Path) -> None:
     """Make the manifest vouch for the index as it is now."""
     sha256 = file_sha256(dataset / "full" / INDEX_FILE)
     change_manifest(dataset, lambda m: m["tiers"]["full"].update(index_sha256=sha256))
+
+
+def damage(dataset: Path, rows: list[int], member: str = "jpg") -> None:
+    """Flip a byte in the middle of a member of some samples."""
+    index = np.load(dataset / "full" / INDEX_FILE)
+    for row in rows:
+        path = dataset / "full" / f"{index[row]['shard']:05d}.tar"
+        content = bytearray(path.read_bytes())
+        content[int(index[row][member]["offset"]) + int(index[row][member]["size"]) // 2] ^= 0xFF
+        path.write_bytes(content)

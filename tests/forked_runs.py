@@ -18,10 +18,8 @@ _CONTEXT.set_forkserver_preload(
     ]
 )
 TIMEOUT_S = 120
-TINY = [
-    *("--config", str(ROOT / "pretrain/recipes/tiny.yaml"), "--data.loader.workers", "0"),
-    *("--log.tensorboard", "false"),
-]
+TINY = ROOT / "pretrain/recipes/tiny.yaml"
+PLAIN = ["--data.loader.workers", "0", "--log.tensorboard", "false", "--log.every_steps", "1"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,10 +30,19 @@ class Ended:
     output: str
 
 
-def train(run_dir: Path, dataset: Path, *options: str) -> Ended:
-    """The tiny recipe on a dataset, with more options over it."""
+def train(run_dir: Path, dataset: Path, *options: str, recipe: Path = TINY) -> Ended:
+    """A recipe, the tiny one by default, on a dataset, with more options over it."""
     log = run_dir.with_name(run_dir.name + ".log")
-    words = [*TINY, "--data.train", str(dataset), "--run_dir", str(run_dir), *options]
+    words = [
+        "--config",
+        str(recipe),
+        *PLAIN,
+        "--data.train",
+        str(dataset),
+        "--run_dir",
+        str(run_dir),
+        *options,
+    ]
     process = _CONTEXT.Process(target=_train, args=(words, log))
     process.start()
     process.join(TIMEOUT_S)

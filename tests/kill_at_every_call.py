@@ -78,6 +78,7 @@ def watch(run_dir: Path, calls: Path, kill_at: int | None) -> None:
 def numbers(run_dir: Path) -> list[tuple]:
     """Everything of the log but times, in order, without the starts."""
     kept = ("event", "stage", "step", "samples_seen", "loss", "grad_norm", "logit_scale", "sets")
+    kept += ("samples_replaced", "updates_skipped")
     events = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
     return [tuple(e.get(k) for k in kept) for e in events if e["event"] != "start"]
 

@@ -6,23 +6,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from dataset_copies import record_index
+from dataset_copies import damage, record_index
 
 from pretrain.data.collate import Collator, FailureOptions, check_failures
 from pretrain.data.dataset import Dataset
 from pretrain.data.images import CropOptions, decode
 from pretrain.shard_format import INDEX_FILE
 from pretrain.tokens.options import TokenOptions
-
-
-def damage(dataset: Path, rows: list[int], member: str = "jpg") -> None:
-    """Flip a byte in the middle of a member of some samples."""
-    index = np.load(dataset / "full" / INDEX_FILE)
-    for row in rows:
-        path = dataset / "full" / f"{index[row]['shard']:05d}.tar"
-        content = bytearray(path.read_bytes())
-        content[int(index[row][member]["offset"]) + int(index[row][member]["size"]) // 2] ^= 0xFF
-        path.write_bytes(content)
 
 
 def collator(

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -65,6 +66,28 @@ def test_a_missing_rank_file_is_damage(stopped, tmp_path):
     (folder / "step-00000009/zero_pp_rank_0_mp_rank_00_optim_states.pt").unlink()
     found = newest(folder)
     assert found is not None and found.state.step == 6
+
+
+def test_the_screen_shows_stages_figures_and_nothing_of_deepspeed(
+    tiny_dataset, tiny_evaluation_set, tmp_path
+):
+    ended = train(
+        *(tmp_path / "run", tiny_dataset, "--engine.precision", "bf16"),
+        *("--evaluation.sets", f"{{held: {tiny_evaluation_set}}}"),
+    )
+    assert ended.code == 0, ended.output
+    lines = [line.strip() for line in re.split(r"[\r\n]", ended.output)]
+    begins = ("stage reduced, step 0 of 6", "stage full, step 0 of 4", "the bar:", "R@1: the share")
+    begins += ("about ", "finished: 160 samples")
+    for begin in begins:
+        assert sum(line.startswith(begin) for line in lines) == 1, begin
+    figures = ("reduced step 6, held at", "full step 4, held at")
+    other = [
+        line
+        for line in lines
+        if line and not line.startswith((*begins, *figures)) and "%|" not in line
+    ]
+    assert other == []
 
 
 def test_tensorboard_shows_a_resumed_run_once(stopped, tiny_dataset, tmp_path):

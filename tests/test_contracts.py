@@ -2,6 +2,7 @@
 
 import ast
 import dataclasses
+import graphlib
 import inspect
 import resource
 import subprocess
@@ -78,6 +79,18 @@ def test_imports_go_downward_only():
             target = imported.removeprefix("pretrain.")
             if imported.startswith("pretrain.") and target in ORDER:
                 assert ORDER[target] < ORDER[name], f"{name} imports {target}, a layer above it"
+
+
+@pytest.mark.parametrize("room", ["data_prep", "benchmarks"])
+def test_the_other_rooms_have_no_cycles(room):
+    graph: dict[str, set[str]] = {}
+    for path in (ROOT / room).rglob("*.py"):
+        parts = path.relative_to(ROOT).with_suffix("").parts
+        graph[".".join(part for part in parts if part != "__init__")] = imports(path)
+    order = graphlib.TopologicalSorter(
+        {name: found & graph.keys() - {name} for name, found in graph.items()}
+    )
+    order.prepare()  # CycleError names the modules
 
 
 def test_only_the_engine_room_imports_deepspeed():

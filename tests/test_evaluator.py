@@ -7,12 +7,14 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from dataset_copies import damage
 from tiny_datasets import build_food
 
 from pretrain.data.augment import AugmentOptions, prepare
 from pretrain.data.dataset import Dataset
 from pretrain.data.images import centre_box, decode, resize
 from pretrain.evaluation.evaluator import Evaluator, tier_for
+from pretrain.evaluation.features import image_features
 from pretrain.evaluation.options import EvaluationOptions, ZeroShotOptions
 from pretrain.models.build import build_model
 from pretrain.models.clip import CLIP, ModelOptions
@@ -28,6 +30,29 @@ OPTIONS = ModelOptions(
     text=TextTowerOptions(width=32, depth=1, heads=2, positions_resize="extend"),
     embed_dim=32,
 )
+
+
+def test_what_a_zero_shot_task_cannot_use_is_found_before_training(tiny_dataset, two_tiers):
+    for prompt in ("{} and {}", "no name", "{name}", "{", "{0}"):
+        with pytest.raises(ValueError, match="zero-shot prompt"):
+            ZeroShotOptions(prompts=[prompt])
+    task = {"no_such_column": ZeroShotOptions(label_ensemble=two_tiers)}
+    with pytest.raises(ValueError, match=r"zero_shot\.no_such_column.*has metadata"):
+        evaluator(tiny_dataset, zero_shot=task)
+
+
+def test_a_damaged_evaluation_set_is_named(tiny_dataset, copy):
+    damage(copy, [5], "json")
+    with pytest.raises(ValueError, match=r"evaluation\.sets\.held: sample .*crc_mismatch"):
+        evaluator(tiny_dataset, sets={"held": copy})
+
+
+def test_a_damaged_picture_of_an_evaluation_set_is_named_with_its_set(tiny_dataset, copy):
+    one = evaluator(tiny_dataset, sets={"held": copy})
+    damage(copy, [5])
+    key = one.sets["held"].dataset.key(5)
+    with pytest.raises(ValueError, match=rf"evaluation set {copy}, tier full, sample {key}"):
+        image_features(build(), one.sets["held"].dataset, "imagenet", 64)
 
 
 def build(image_px: int = 32, text_tokens: int = 8, weights=None) -> CLIP:

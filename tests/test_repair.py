@@ -1,6 +1,7 @@
 """A run can be repaired: what has begun is fixed by its values, all else can change at a resume."""
 
 import dataclasses
+import hashlib
 import json
 import shutil
 import subprocess
@@ -8,14 +9,18 @@ import sys
 import tarfile
 from pathlib import Path
 
+import pyarrow.parquet
 import pytest
 from forked_runs import train
+from tiny_datasets import CORPUS, build_food
 from tiny_runs import ROOT
 
+from data_prep.__main__ import main as data_prep
 from pretrain.files import write_durably
 from pretrain.recipe import parse
 from pretrain.run.continuation import changed_values, fixed_values
 from pretrain.run.lock import RunLock
+from pretrain.shard_format import read_manifest
 from pretrain.stages import plan_stages
 
 
@@ -56,12 +61,16 @@ def standing(finished: Path, folder: Path, step: int) -> Path:
 )  # fmt: skip
 def test_execution_and_stages_to_come_can_change(finished, tiny_dataset, tmp_path, step, options):
     run_dir = standing(finished, tmp_path, step)
-    ended = train(run_dir, tiny_dataset, *options)
-    assert ended.code == 0, ended.output
-    before, after = losses(finished), losses(run_dir)
-    same = [s for s in after if s <= 6 or step == 9]  # what the change does not touch
-    worst = max(abs(before[s] - after[s]) for s in same)
+    fresh = tmp_path / "fresh"
+    for one in (run_dir, fresh):
+        ended = train(one, tiny_dataset, *options)
+        assert ended.code == 0, ended.output
+    repaired, anew = losses(run_dir), losses(fresh)
+    assert repaired.keys() == anew.keys()
+    worst = max(abs(repaired[s] - anew[s]) for s in anew)
     assert worst < 2e-5, f"largest difference of a loss: {worst}"
+    if "--stages.full.base_learning_rate" in options:
+        assert repaired[8] != losses(finished)[8]
 
 
 @pytest.mark.parametrize(
@@ -78,6 +87,7 @@ def test_execution_and_stages_to_come_can_change(finished, tiny_dataset, tmp_pat
         (9, ("--engine.precision", "bf16"), "engine.precision=bf16 (was fp32)"),
         (9, ("--data.normalisation", "openai"), "data.normalisation=openai (was imagenet)"),
         (9, ("--engine.ds_config", "ds_configs/zero2.json"), "ZeRO 1, asked for 1 ranks in ZeRO 2"),
+        (3, ("--model.image.mlp_ratio", "2"), "model.image.mlp_ratio=2.0 (was 4.0)"),
     ],
 )  # fmt: skip
 def test_what_has_begun_is_fixed_and_the_change_is_named(
@@ -88,6 +98,64 @@ def test_what_has_begun_is_fixed_and_the_change_is_named(
     assert ended.code == 2
     errors = [line for line in ended.output.splitlines() if "error" in line]
     assert len(errors) == 1 and named in errors[0], ended.output
+
+
+def test_another_dataset_is_refused(finished, tiny_evaluation_set, tmp_path):
+    ended = train(standing(finished, tmp_path, 9), tiny_evaluation_set)
+    assert ended.code == 2 and "was trained on another dataset than" in ended.output
+
+
+def test_a_fingerprint_means_the_same_as_in_november_2026():
+    """Or every run folder of that day would be refused as one of another dataset."""
+    manifest = read_manifest(ROOT / "tests/data/manifest_of_november_2026")
+    fingerprint = hashlib.sha256(manifest.to_json().encode()).hexdigest()
+    assert fingerprint == "439544aa34d28b5e04123f22613eb17d7597409d648e07fe663b0767386b9b43"
+
+
+def test_each_stage_reads_its_own_tier_and_both_are_checked_first(tmp_path):
+    dataset = build_food(tmp_path / "tiers", "artist = 'noto'", "--tiers", "32:95,full:95")
+    options = ("--stages.reduced.tier", "32", "--stages.full.global_batch_samples", "32")
+    ended = train(tmp_path / "run", dataset, *options)
+    assert ended.code == 0, ended.output
+    plain = train(tmp_path / "plain", dataset, *options[2:])
+    assert plain.code == 0, plain.output
+    ours, theirs = losses(tmp_path / "run"), losses(tmp_path / "plain")
+    assert ours[1] != theirs[1] and abs(ours[1] - theirs[1]) < 0.3  # of smaller pictures
+    shard = dataset / "32/00001.tar"
+    shard.write_bytes(shard.read_bytes()[:-512])
+    (dataset / "32/index.npy").touch()
+    ended = train(tmp_path / "cut", dataset, "--stages.full.tier", "32")  # begins last
+    assert ended.code == 2 and "32/00001.tar" in ended.output
+    assert not (tmp_path / "cut/metrics.jsonl").exists()
+
+
+def test_a_temperature_rate_of_zero_freezes_the_temperature(tiny_dataset, tmp_path):
+    ended = train(tmp_path / "run", tiny_dataset, "--temperature_base_learning_rate", "0.0")
+    assert ended.code == 0, ended.output
+    lines = (tmp_path / "run/metrics.jsonl").read_text().splitlines()
+    steps = [e for e in map(json.loads, lines) if e["event"] == "step"]
+    assert {round(e["logit_scale"], 4) for e in steps} == {round(1 / 0.07, 4)}
+
+
+def test_own_yaml_trains_on_a_folder_of_pictures(tmp_path):
+    """README's own corpus, with a smaller model and one epoch."""
+    rows = pyarrow.parquet.read_table(CORPUS).slice(0, 300).to_pylist()
+    for place, row in enumerate(rows):
+        (tmp_path / "pictures").mkdir(exist_ok=True)
+        (tmp_path / f"pictures/{place:03d}.png").write_bytes(row["image"]["bytes"])
+        (tmp_path / f"pictures/{place:03d}.txt").write_text(row["caption"])
+    made = tmp_path / "dataset"
+    assert data_prep(["build", "--source", str(tmp_path / "pictures"), "--out", str(made)]) == 0
+    small = [
+        word
+        for tower in ("image", "text")
+        for word in (f"--model.{tower}.width", "32", f"--model.{tower}.depth", "1")
+    ]
+    one = ("--stages.reduced.epochs", "1.0", "--stages.full.epochs", "1.0")
+    own = ROOT / "pretrain/recipes/own.yaml"
+    ended = train(tmp_path / "run", made, *small, *one, recipe=own)
+    assert ended.code == 0, ended.output
+    assert len(losses(tmp_path / "run")) == 2
 
 
 def test_the_same_length_in_another_unit_is_the_same_run(finished, tiny_dataset, tmp_path):
@@ -187,7 +255,8 @@ def test_updates_that_are_not_finite_are_skipped_counted_and_bounded(tiny_datase
         *("--stages.reduced.warmup_steps", "0", "--engine.max_skipped_in_a_row", "2"),
     )
     assert ended.code == 1
-    assert "NonFiniteError" in ended.output and "engine.max_skipped_in_a_row=2" in ended.output
+    errors = [line for line in ended.output.splitlines() if line.startswith("error:")]
+    assert len(errors) == 1 and "engine.max_skipped_in_a_row=2" in errors[0], ended.output
     lines = (tmp_path / "run/metrics.jsonl").read_text().splitlines()
     skipped = [e for e in map(json.loads, lines) if e["event"] == "skipped_update"]
     assert [e["in_a_row"] for e in skipped] == [1, 2, 3]

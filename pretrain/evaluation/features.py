@@ -4,8 +4,6 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
-from accelerate import PartialState
-from accelerate.utils import gather
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -18,6 +16,10 @@ from pretrain.tokens.context import context
 
 def distributed_rows(count: int, batch: int, embed: Callable[[list[int]], Tensor]) -> Tensor:
     """(count, E): embed(rows) of every row 0…count-1, each computed on one rank. Collective."""
+    # accelerate takes seconds to import, which a mistake in an option need not wait for.
+    from accelerate import PartialState
+    from accelerate.utils import gather
+
     state = PartialState()
     with state.split_between_processes(list(range(count)), apply_padding=True) as mine:
         parts = [embed(mine[at : at + batch]) for at in range(0, len(mine), batch)]

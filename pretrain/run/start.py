@@ -8,7 +8,6 @@ from pretrain.data.collate import caption_shares
 from pretrain.data.dataset import Dataset
 from pretrain.distributed import Runtime, agreed, all_ranks, broadcast_object
 from pretrain.engine.ds_config import offloads_optimizer, read_ds_config, zero_stage
-from pretrain.engine.engine import check_engine
 from pretrain.engine.precision import resolve_precision
 from pretrain.evaluation.evaluator import Evaluator
 from pretrain.files import write_durably
@@ -33,6 +32,7 @@ def start_run(
     """
     datasets, evaluator, stages = agreed(lambda: _open(recipe, runtime))
     dataset = datasets[recipe.data.tier]
+    agreed(lambda: _check_engine(recipe))
     # The main rank's answer: machines may differ, and all ranks must train alike.
     precision = broadcast_object(resolve_precision(recipe.engine.precision, runtime.device))
     of_rank = all_ranks({"recipe": resolved, "dataset": dataset.fingerprint})
@@ -62,7 +62,6 @@ def start_run(
 def _open(recipe: Recipe, runtime: Runtime) -> tuple[dict[str, Dataset], Evaluator, list[Stage]]:
     """The dataset by tier, the evaluation sets, and the stages, all checked."""
     check_ranks(recipe, runtime.world_size)
-    check_engine(recipe.engine, recipe.optimizer)
     train, tier = recipe.data.train, recipe.data.tier
     datasets = {tier: Dataset(train, tier)}
     for name, stage in recipe.stages.items():
@@ -78,6 +77,13 @@ def _open(recipe: Recipe, runtime: Runtime) -> tuple[dict[str, Dataset], Evaluat
         normalisation=recipe.data.normalisation,
     )
     return datasets, evaluator, stages
+
+
+def _check_engine(recipe: Recipe) -> None:
+    # Imports DeepSpeed: seconds that a mistake in the recipe or the data need not wait for.
+    from pretrain.engine.engine import check_engine
+
+    check_engine(recipe.engine, recipe.optimizer)
 
 
 def _check_alike(of_rank: list[dict[str, str]]) -> None:
