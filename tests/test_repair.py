@@ -142,7 +142,7 @@ def test_own_yaml_trains_on_a_folder_of_pictures(tmp_path):
     rows = pyarrow.parquet.read_table(CORPUS).slice(0, 300).to_pylist()
     for place, row in enumerate(rows):
         (tmp_path / "pictures").mkdir(exist_ok=True)
-        (tmp_path / f"pictures/{place:03d}.png").write_bytes(row["image"]["bytes"])
+        (tmp_path / f"pictures/{place:03d}.png").write_bytes(row["image"])
         (tmp_path / f"pictures/{place:03d}.txt").write_text(row["caption"])
     made = tmp_path / "dataset"
     assert data_prep(["build", "--source", str(tmp_path / "pictures"), "--out", str(made)]) == 0
