@@ -49,6 +49,10 @@ def write_tensors(path: Path, tensors: "dict[str, Tensor]") -> None:
     from safetensors.torch import save_file  # imports torch, which most users of this module lack
 
     save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, str(aside(path)))
+    # The library makes the file for its owner alone, and a lab shares its models.
+    mask = os.umask(0)
+    os.umask(mask)
+    aside(path).chmod(0o666 & ~mask)
     sync(aside(path))
     rename_durably(aside(path), path)
 

@@ -150,3 +150,16 @@ def test_captions_are_drawn_by_weight(tiny_dataset):
     phrases = one(np.arange(16), np.arange(16))["text_ids"]
     tokenizer = one.dataset.tokenizer()
     assert all(row[1:4].tolist() == tokenizer.encode("a drawing of")[:3] for row in phrases)
+
+
+def test_ids_of_another_vocabulary_are_found_at_the_start_by_shard(copy):
+    dataset = Dataset(copy, "full")
+    dataset.check_ids()
+    too_many = np.full(
+        int(dataset.index[0]["ids"]["size"]) // 2, dataset.manifest.tokenizer.vocab_size, "<u2"
+    )
+    wrong_writer(copy, {0: ("ids", too_many.tobytes())})
+    with pytest.raises(ValueError, match=r"full/00000\.tar: sample .*ids_invalid"):
+        Dataset(copy, "full").check_ids()
+    damage(copy, [0])  # damage is another thing: it is replaced and counted
+    Dataset(copy, "full").check_ids()

@@ -152,6 +152,22 @@ class Dataset:
             raise SampleError("ids_invalid", self.key(row), f"vocabulary of {vocab_size}")
         return ids
 
+    def check_ids(self, rows: int = 256) -> None:
+        """ValueError, with the shard's name, where ids of some evenly spaced rows are not of the
+        manifest's vocabulary: a writer that is wrong is wrong everywhere. Damaged rows are passed
+        over here: training replaces and counts them."""
+        step = max(1, len(self) // rows)
+        for row in range(0, len(self), step):
+            try:
+                self.read_ids(row)
+            except SampleError as error:
+                if error.reason == "ids_invalid":
+                    shard = self.shards[int(self.index[row]["shard"])]
+                    raise ValueError(
+                        f"{shard}: {error}: it was tokenized by another tokenizer than the "
+                        "manifest says; build the dataset again"
+                    ) from error
+
     def read_json(self, row: int) -> dict[str, Any]:
         """The sample's json member: captions, token counts, metadata. SampleError on damage."""
         entry = self.index[row]

@@ -68,6 +68,7 @@ def _open(recipe: Recipe, runtime: Runtime) -> tuple[dict[str, Dataset], Evaluat
         if stage.tier is not None and stage.tier not in datasets:
             datasets[stage.tier] = Dataset(train, stage.tier, f"stages.{name}.tier")
     dataset = datasets[tier]
+    dataset.check_ids()
     caption_shares(dataset.manifest.captions, recipe.data.caption_weights)
     stages = plan_stages(recipe.stages, len(dataset))
     evaluator = Evaluator(
