@@ -39,8 +39,8 @@ def ended_at_once() -> Iterator[None]:
     try:
         yield
     except StoppedError as error:
-        if os.environ.get("RANK", "0") == "0":
-            print("error:", " ".join(str(error).split()), file=sys.stderr)
+        if os.environ.get("RANK", "0") == "0":  # on a line of its own, below a progress bar
+            print("\nerror:", " ".join(str(error).split()), file=sys.stderr)
         leave(1)
     except Exception:
         traceback.print_exc()

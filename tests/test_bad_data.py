@@ -11,6 +11,7 @@ from dataset_copies import damage, record_index
 from pretrain.data.collate import Collator, FailureOptions, check_failures
 from pretrain.data.dataset import Dataset
 from pretrain.data.images import CropOptions, decode
+from pretrain.faults import StoppedError
 from pretrain.shard_format import INDEX_FILE
 from pretrain.tokens.options import TokenOptions
 
@@ -60,7 +61,7 @@ def test_the_share_of_replaced_samples_is_judged_over_all_ranks_from_ten_thousan
     check_failures({"crc_mismatch": 9_999}, 9_999, options, directory)
     check_failures({"crc_mismatch": 4, "undecodable": 6}, 10_000, options, directory)
     check_failures({}, 10_000, FailureOptions(max_share=0.0), directory)
-    with pytest.raises(RuntimeError) as stopped:
+    with pytest.raises(StoppedError) as stopped:
         check_failures({"undecodable": 7, "crc_mismatch": 4}, 10_000, options, directory)
     message = str(stopped.value)
     assert "\n" not in message
