@@ -30,10 +30,13 @@ PIECES = 500
 
 def ours_and_theirs(name: str, image_px: int, depth: int | None = 2, **image) -> tuple[CLIP, CLIP]:
     """Our model and open_clip's of a published configuration, in full width, on the same random
-    weights. depth: blocks of either tower; the promise is about the formula of a block and what is
-    around the blocks, which more of them do not change. None: all of them."""
+    weights; image: choices in place of the case's.
+
+    depth: blocks of either tower, None for all; the promise is about the formula of a block and of
+    what is around the blocks, which more of them do not change.
+    """
     preset, (image_choices, text_choices) = CASES[name]
-    quick = {"gelu": "quick"} if image.pop("quick", False) else {"gelu": "exact"}
+    gelu = {"gelu": image.pop("gelu", "exact")}
     shape = PRESETS[preset]
     less = {} if depth is None else {"depth": depth}
     config = open_clip.get_model_config(name)
@@ -41,8 +44,8 @@ def ours_and_theirs(name: str, image_px: int, depth: int | None = 2, **image) ->
     torch.manual_seed(0)
     ours = CLIP(
         ModelOptions(
-            image=ImageTowerOptions(**{**shape["image"], **less, **image_choices, **quick}),
-            text=TextTowerOptions(**{**shape["text"], **less, **text_choices, **quick}),
+            image=ImageTowerOptions(**{**shape["image"], **less, **image_choices, **gelu, **image}),
+            text=TextTowerOptions(**{**shape["text"], **less, **text_choices, **gelu}),
             embed_dim=shape["embed_dim"],
         ),
         vocab_size=PIECES,
@@ -56,7 +59,7 @@ def ours_and_theirs(name: str, image_px: int, depth: int | None = 2, **image) ->
         embed_dim=config["embed_dim"],
         vision_cfg={**config["vision_cfg"], **fewer, "image_size": image_px},
         text_cfg={n: v for n, v in text.items() if "tokenizer" not in n},
-        quick_gelu=quick["gelu"] == "quick",
+        quick_gelu=gelu["gelu"] == "quick",
     ).eval()
     with torch.no_grad():  # norms and biases too, which start at one and zero
         for parameter in ours.parameters():
@@ -67,12 +70,18 @@ def ours_and_theirs(name: str, image_px: int, depth: int | None = 2, **image) ->
 
 
 def as_open_clips(ours: CLIP) -> dict[str, Tensor]:
-    """Our weights under open_clip's names: all of them, and no more than it has."""
+    """Our weights under open_clip's names: all of them, and no more than it has. A bias of the
+    patch embedding is the same as a constant in every patch's position."""
     vit, text = ours.image.vit, ours.text.encoder
+    positions = ours.image.positions
+    if not ours.options.image.cls_position:
+        positions = F.pad(positions, (0, 0, 1, 0))
+    if ours.options.image.has_patch_bias:
+        positions = torch.cat([positions[:1], positions[1:] + vit.patch_embed.proj.bias])
     found: dict[str, Tensor] = {
         "visual.conv1.weight": vit.patch_embed.proj.weight,
         "visual.class_embedding": vit.cls_token[0, 0],
-        "visual.positional_embedding": ours.image.positions,
+        "visual.positional_embedding": positions,
         "visual.proj": ours.image_projection.weight.T,
         "token_embedding.weight": text.embeddings.token_embedding.weight,
         "positional_embedding": text.embeddings.position_embedding.weight,
@@ -98,7 +107,10 @@ def as_open_clips(ours: CLIP) -> dict[str, Tensor]:
         found[f"{at}.attn.in_proj_weight"] = torch.cat([p.weight for p in parts])
         found[f"{at}.attn.in_proj_bias"] = torch.cat([p.bias for p in parts])
     count = sum(value.numel() for value in found.values())
-    assert count == sum(p.numel() for p in ours.parameters()), "not all weights are copied"
+    stock = ours.options.image.cls_position and not ours.options.image.has_patch_bias
+    assert not stock or count == sum(p.numel() for p in ours.parameters()), (
+        "not all weights are copied"
+    )
     return found
 
 
@@ -142,11 +154,18 @@ def test_a_tower_equals_open_clips(name, image_px):
 
 
 def test_quick_gelu_equals_open_clips():
-    ours, theirs = ours_and_theirs("ViT-B-16", 96, quick=True)
+    ours, theirs = ours_and_theirs("ViT-B-16", 96, gelu="quick")
     worst = largest_difference(ours, theirs)
     assert worst < 1e-4, f"largest difference {worst}"
     exact, _ = ours_and_theirs("ViT-B-16", 96)
     assert largest_difference(exact, theirs) > 1e-4  # the two formulas can be told apart
+
+
+@pytest.mark.parametrize("positions", ["sincos", "learned"])
+def test_no_position_for_cls_and_a_patch_bias_lose_no_formula(positions):
+    image = {"positions": positions, "cls_position": False, "patch_bias": True}
+    worst = largest_difference(*ours_and_theirs("ViT-L-14-CLIPA", 84, **image))
+    assert worst < 1e-4, f"largest difference {worst}"
 
 
 @pytest.mark.soak
