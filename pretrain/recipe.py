@@ -1,6 +1,8 @@
 """The recipe: every option of a training job, composed; YAML files under dotted overrides."""
 
 import argparse
+import itertools
+import json
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,6 +20,7 @@ from pretrain.engine.optimizers import OptimizerOptions
 from pretrain.evaluation.options import EvaluationOptions
 from pretrain.losses.contrastive import LossOptions
 from pretrain.models.clip import ModelOptions
+from pretrain.models.presets import PRESETS
 from pretrain.run_folder import RECIPE_FILE
 from pretrain.spelling import check_words, known_options
 from pretrain.stages import StageOptions
@@ -175,10 +178,44 @@ def parse(arguments: list[str] | None = None) -> tuple[Recipe, str]:
     if not {"-h", "--help", "--stages.help"} & set(words):
         check_words(words, Recipe)
     try:
+        words, presets = _with_presets(words)
         parsed = options.parse_args(words)
     except argparse.ArgumentError as error:
         raise ValueError(" ".join(str(error).split())) from error
+    if parsed.model.preset in presets:  # its numbers stand there, and hold whatever it means later
+        parsed.model.preset = None
     return _recipe(options, parsed), options.dump(parsed, skip_none=False)
+
+
+def _with_presets(words: list[str]) -> tuple[list[str], list[str]]:
+    """(a command line where the numbers of every preset stand too, the presets found).
+
+    Its numbers are a recipe right before the file that names it, or behind the last file where the
+    command line does: over earlier files, under all that its own source says beside it.
+    """
+    found: list[str] = []
+    presets: list[str] = []
+    behind_files = 0
+    for word, following in itertools.pairwise([*words, ""]):
+        option, equals, value = word.partition("=")
+        value = value if equals else following
+        if option == "--config":
+            content = yaml.safe_load(Path(value).read_text(encoding="utf-8"))
+            model = content.get("model")
+            if name := model.get("preset") if isinstance(model, dict) else None:
+                presets.append(name)
+                found += _preset_words(name)
+            behind_files = len(found) + (1 if equals else 2)
+        elif option == "--model.preset" and value != "null":
+            presets.append(value)
+            found[behind_files:behind_files] = _preset_words(value)
+            behind_files += 2
+        found.append(word)
+    return found, presets
+
+
+def _preset_words(name: str) -> list[str]:
+    return ["--config", json.dumps({"model": PRESETS[name]})]
 
 
 def _recipe(options: ArgumentParser, parsed: Namespace) -> Recipe:

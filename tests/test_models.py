@@ -1,4 +1,4 @@
-"""The towers equal their references, and keeping all tokens equals no reduction."""
+"""Keeping all tokens equals no reduction, and weights fit other token lengths."""
 
 import pytest
 import torch
@@ -35,7 +35,7 @@ def clip(image_px=48, text_tokens=8, image=None, text=None, explicit=True) -> CL
     ).eval()
 
 
-@pytest.mark.parametrize("pool", ["gap", "gap_cls", "cls"])
+@pytest.mark.parametrize("pool", ["gap", "gap_cls", "cls", "attention"])
 @pytest.mark.parametrize("positions", ["sincos", "learned", "learned_from_sincos"])
 def test_keeping_all_tokens_equals_no_reduction_exactly(pool, positions):
     model = clip(image={"pool": pool, "positions": positions})
@@ -80,80 +80,6 @@ def test_gradient_checkpointing_changes_no_gradient():
     assert worst < 1e-6, f"largest difference {worst}"
 
 
-def open_clip_reference(ours: CLIP):
-    """open_clip's CLIPA model of the same shape, with our weights copied into it."""
-    from open_clip import model as open_clip
-
-    reference = open_clip.CLIP(
-        embed_dim=32,
-        vision_cfg=open_clip.CLIPVisionCfg(
-            layers=3,
-            width=64,
-            head_width=16,
-            patch_size=8,
-            image_size=48,
-            no_ln_pre=True,
-            pool_type="avg",
-            final_ln_after_pool=True,
-        ),
-        text_cfg=open_clip.CLIPTextCfg(
-            context_length=8,
-            vocab_size=100,
-            width=48,
-            heads=4,
-            layers=2,
-            pool_type="last",
-            no_causal_mask=True,
-        ),
-    ).eval()
-    vit, text = ours.image.vit, ours.text.encoder
-    with torch.no_grad():
-        visual = reference.visual
-        visual.conv1.weight.copy_(vit.patch_embed.proj.weight)
-        visual.class_embedding.copy_(vit.cls_token[0, 0])
-        visual.positional_embedding.zero_()
-        # Our convolution has a bias, which is the same as a constant in every position.
-        visual.positional_embedding[1:] = ours.image.positions + vit.patch_embed.proj.bias
-        for block, theirs in zip(vit.blocks, visual.transformer.resblocks, strict=True):
-            copy_block(theirs, block.norm1, block.norm2, block.mlp)
-            theirs.attn.in_proj_weight.copy_(block.attn.qkv.weight)
-            theirs.attn.in_proj_bias.copy_(block.attn.qkv.bias)
-            theirs.attn.out_proj.load_state_dict(block.attn.proj.state_dict())
-        visual.ln_post.load_state_dict(vit.fc_norm.state_dict())
-        visual.proj.copy_(ours.image_projection.weight.T)
-        reference.token_embedding.weight.copy_(text.embeddings.token_embedding.weight)
-        reference.positional_embedding.copy_(text.embeddings.position_embedding.weight)
-        for layer, theirs in zip(text.encoder.layers, reference.transformer.resblocks, strict=True):
-            copy_block(theirs, layer.layer_norm1, layer.layer_norm2, layer.mlp)
-            parts = [getattr(layer.self_attn, f"{n}_proj") for n in "qkv"]
-            theirs.attn.in_proj_weight.copy_(torch.cat([p.weight for p in parts]))
-            theirs.attn.in_proj_bias.copy_(torch.cat([p.bias for p in parts]))
-            theirs.attn.out_proj.load_state_dict(layer.self_attn.out_proj.state_dict())
-        reference.ln_final.load_state_dict(text.final_layer_norm.state_dict())
-        reference.text_projection.copy_(ours.text_projection.weight.T)
-    return reference
-
-
-def copy_block(theirs, norm1, norm2, mlp):
-    theirs.ln_1.load_state_dict(norm1.state_dict())
-    theirs.ln_2.load_state_dict(norm2.state_dict())
-    theirs.mlp.c_fc.load_state_dict(mlp.fc1.state_dict())
-    theirs.mlp.c_proj.load_state_dict(mlp.fc2.state_dict())
-
-
-def test_towers_equal_open_clips_clipa_model():
-    ours = clip(image={"positions": "sincos"})
-    reference = open_clip_reference(ours)
-    images, ids = torch.randn(4, 3, 48, 48), torch.randint(1, 100, (4, 8))
-    worst = max(
-        float(
-            (ours.encode_image(images) - reference.encode_image(images, normalize=True)).abs().max()
-        ),
-        float((ours.encode_text(ids) - reference.encode_text(ids, normalize=True)).abs().max()),
-    )
-    assert worst < 1e-6, f"largest difference {worst}"
-
-
 def test_weights_resize_to_other_token_lengths():
     for positions in ("sincos", "learned"):
         small = clip(32, 8, image={"positions": positions})
@@ -176,8 +102,21 @@ def test_sincos_positions_follow_the_grid_and_resizing_keeps_a_plane():
     assert torch.equal(
         sincos_2d(16, 4).reshape(4, 4, 16), sincos_2d(16, 8).reshape(8, 8, 16)[:4, :4]
     )
+    # CLIPA JAX's last frequency is 1/T itself, clipa_torch's stops before it.
+    width = 16
+    for jax, last in ((True, 1e-4), (False, 1e4 ** -(3 / 4))):
+        sines = sincos_2d(width, 8, jax=jax)[5, : width // 4]  # x = 5, y = 0
+        assert torch.allclose(sines[-1], torch.tensor(5 * last).sin(), atol=1e-7), jax
     plane = torch.full((16, 3), 2.5)
     assert torch.allclose(resize_image_positions(plane, 7), torch.full((49, 3), 2.5), atol=1e-5)
+
+
+def test_a_fixed_table_has_no_row_for_cls():
+    with pytest.raises(ValueError, match=r"model\.image\.cls_position=True with positions=sincos"):
+        ImageTowerOptions(cls_position=True)
+    with_row = clip(image={"positions": "learned_from_sincos", "cls_position": True})
+    assert torch.equal(with_row.image.positions[0], torch.zeros(64))
+    assert torch.equal(with_row.image.positions[1:], sincos_2d(64, 6))
 
 
 def test_weights_of_another_shape_are_refused_by_name():

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from pretrain.checks import check_positive
 from pretrain.models.image_tower import ImageTower, ImageTowerOptions
 from pretrain.models.positions import resize_image_positions, resize_text_positions
+from pretrain.models.presets import PresetName
 from pretrain.models.text_tower import TextTower, TextTowerOptions
 
 IMAGE_POSITIONS = "image.positions"
@@ -23,6 +24,9 @@ _TEXT_POSITIONS_SUFFIX = "position_embedding.weight"
 class ModelOptions:
     """Two towers and the width of the space they share."""
 
+    preset: PresetName | None = None
+    """Shape of a published model, under the other options of the same file or command line. Only a
+    recipe's word: once read, its numbers stand in its place and this is null."""
     image: ImageTowerOptions = field(default_factory=ImageTowerOptions)
     """The image tower."""
     text: TextTowerOptions = field(default_factory=TextTowerOptions)
@@ -31,6 +35,11 @@ class ModelOptions:
     """Width of the shared embedding."""
 
     def __post_init__(self) -> None:
+        if self.preset is not None:
+            raise ValueError(
+                f"model.preset={self.preset} was not read as one: give it as --model.preset, or "
+                "as `model: {preset: ...}` in a --config file"
+            )
         check_positive({"model.embed_dim": self.embed_dim})
 
 
@@ -101,7 +110,9 @@ def resized_weights(weights: dict[str, Tensor], model: CLIP) -> dict[str, Tensor
     fitted = dict(weights)
     for name, tensor in weights.items():
         if name == IMAGE_POSITIONS:
-            fitted[name] = resize_image_positions(tensor, model.image.grid)
+            fitted[name] = resize_image_positions(
+                tensor, model.image.grid, cls=model.options.image.cls_position
+            )
         elif name.endswith(_TEXT_POSITIONS_SUFFIX):
             if model.options.text.positions_resize == "interpolate":
                 fitted[name] = resize_text_positions(tensor, model.text.text_tokens)

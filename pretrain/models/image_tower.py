@@ -2,16 +2,18 @@
 
 import functools
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from pretrain.checks import check_positive
 from pretrain.models.positions import sincos_2d
 
-Gelu = Literal["exact", "tanh"]
+Gelu = Literal["exact", "tanh", "quick"]
+_TIMM_GELU = {"exact": "gelu", "tanh": "gelu_tanh", "quick": "quick_gelu"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,14 +30,23 @@ class ImageTowerOptions:
     """Hidden width of the MLP over the tower's width."""
     patch_px: int = 16
     """Side of a patch in pixels."""
-    pool: Literal["gap", "gap_cls", "cls"] = "gap"
-    """gap: mean of the patches (CLIPA v2); gap_cls: mean with CLS (clipa_torch L/16); cls."""
-    positions: Literal["sincos", "learned", "learned_from_sincos"] = "sincos"
-    """Fixed 2-D sin-cos positions, a learned table, or a learned table that starts as sin-cos."""
+    pool: Literal["gap", "gap_cls", "cls", "attention"] = "gap"
+    """gap: mean of the patches (CLIPA v2); gap_cls: mean with CLS (clipa_torch L/16); cls; or
+    attention: of one learned query over the patches (big_vision's MAP head, as in SigLIP)."""
+    positions: Literal["sincos", "sincos_jax", "learned", "learned_from_sincos"] = "sincos"
+    """Fixed 2-D sin-cos positions (sincos: clipa_torch's frequencies, sincos_jax: CLIPA JAX's), a
+    learned table, or a learned table that starts as sin-cos."""
+    cls_position: bool = False
+    """CLS has a row of the learned table too, as in open_clip's towers."""
     pre_norm: bool = False
     """LayerNorm before the first block, as in OpenAI's CLIP; CLIPA v2 has none."""
+    patch_bias: bool | None = None
+    """Bias of the patch embedding (CLIPA JAX; open_clip has none); by default, unless pre_norm."""
     gelu: Gelu = "tanh"
-    """tanh (JAX, all released v2 weights) or exact (clipa_torch)."""
+    """tanh (JAX, all released v2 weights), exact (clipa_torch), or quick (OpenAI's CLIP)."""
+    init: Literal["xavier", "torch"] = "xavier"
+    """Random start: xavier, CLS at zero (CLIPA JAX), or PyTorch's defaults, CLS of std width^-0.5
+    (clipa_torch, open_clip)."""
     norm_eps: float = 1e-5
     """Epsilon of the LayerNorms."""
 
@@ -47,21 +58,32 @@ class ImageTowerOptions:
                 f"model.image.width={self.width} is not divisible by heads={self.heads}: "
                 "change one of them"
             )
+        if self.cls_position and self.positions.startswith("sincos"):
+            raise ValueError(
+                f"model.image.cls_position=True with positions={self.positions}: the fixed table's "
+                "CLS row is zero; set cls_position to false, or positions to learned"
+            )
+
+    @property
+    def has_patch_bias(self) -> bool:
+        return not self.pre_norm if self.patch_bias is None else self.patch_bias
 
 
 class ImageTower(nn.Module):
     """Pictures to one pooled vector each.
 
     Built for one picture size. Positions are added before tokens are gathered, so a token keeps
-    its place whatever else is dropped. CLS has no position of its own: a learned CLS row would be
-    a constant added to the CLS token.
+    its place whatever else is dropped. Without cls_position CLS has none of its own: a learned row
+    for it adds a constant to the CLS token, so that no formula is lost.
     """
+
+    positions: Tensor
 
     def __init__(
         self, options: ImageTowerOptions, *, image_px: int, explicit_attention: bool
     ) -> None:
         # timm takes seconds to import, which a mistake in an option need not wait for.
-        from timm.layers import Attention
+        from timm.layers import Attention, AttentionPoolLatent, PatchEmbed
         from timm.models.vision_transformer import VisionTransformer
 
         super().__init__()
@@ -74,9 +96,11 @@ class ImageTower(nn.Module):
         self.image_px = image_px
         self.grid = image_px // options.patch_px
         self.checkpoint_blocks = False
-        activation = (
-            functools.partial(nn.GELU, approximate="tanh") if options.gelu == "tanh" else nn.GELU
-        )
+        pooling: dict[str, Any] = {"cls": "token", "attention": "map"}
+
+        def patch_embedding(**timms: Any) -> PatchEmbed:
+            return PatchEmbed(**{**timms, "bias": options.has_patch_bias})
+
         self.vit = VisionTransformer(
             img_size=image_px,
             patch_size=options.patch_px,
@@ -88,38 +112,62 @@ class ImageTower(nn.Module):
             class_token=True,
             pos_embed="none",
             pre_norm=options.pre_norm,
-            global_pool="token" if options.pool == "cls" else "avg",
+            global_pool=pooling.get(options.pool, "avg"),
             pool_include_prefix=options.pool == "gap_cls",
-            fc_norm=options.pool != "cls",
+            fc_norm=options.pool.startswith("gap"),
             final_norm=True,
             norm_layer=functools.partial(nn.LayerNorm, eps=options.norm_eps),
-            act_layer=activation,
-            weight_init="jax",  # Xavier-uniform, as CLIPA's JAX towers
+            act_layer=_TIMM_GELU[options.gelu],
+            embed_layer=patch_embedding,
+            weight_init="jax" if options.init == "xavier" else "skip",
         )
         assert self.vit.cls_token is not None
-        nn.init.zeros_(self.vit.cls_token)  # CLIPA JAX
+        if options.init == "xavier":
+            nn.init.zeros_(self.vit.cls_token)
+        else:
+            self._initialise_as_torch()
         for module in self.vit.modules():
-            if isinstance(module, Attention):
+            if isinstance(module, Attention | AttentionPoolLatent):
                 module.fused_attn = not explicit_attention  # type: ignore[misc]
         self._make_positions()
 
+    @torch.no_grad()
+    def _initialise_as_torch(self) -> None:
+        """What timm's layers do not start with by themselves: nn.MultiheadAttention's defaults
+        (one Xavier matrix for q, k and v, biases zero), and CLIP's CLS (arXiv 2103.00020)."""
+        assert self.vit.cls_token is not None
+        nn.init.normal_(self.vit.cls_token, std=self.options.width**-0.5)
+        block: Any
+        for block in self.vit.blocks:
+            nn.init.xavier_uniform_(block.attn.qkv.weight)
+            nn.init.zeros_(block.attn.qkv.bias)
+            nn.init.zeros_(block.attn.proj.bias)
+
     def _make_positions(self) -> None:
-        width, kind = self.options.width, self.options.positions
-        if kind == "sincos":
-            self.register_buffer("positions", sincos_2d(width, self.grid), persistent=False)
-        elif kind == "learned_from_sincos":
-            self.positions = nn.Parameter(sincos_2d(width, self.grid))
+        """`positions` (N, D), or (1 + N, D) where CLS has a row: the first."""
+        width, kind, has_cls = self.options.width, self.options.positions, self.options.cls_position
+        if kind == "learned":
+            rows = self.grid**2 + has_cls
+            self.positions = nn.Parameter(torch.randn(rows, width) * width**-0.5)
+            return
+        table = sincos_2d(width, self.grid, jax=kind == "sincos_jax")
+        if kind == "learned_from_sincos":
+            self.positions = nn.Parameter(F.pad(table, (0, 0, int(has_cls), 0)))
         else:
-            self.positions = nn.Parameter(torch.randn(self.grid**2, width) * width**-0.5)
+            self.register_buffer("positions", table, persistent=False)
 
     def forward(self, images: Tensor, keep_index: Tensor | None = None) -> Tensor:
         """images (B, 3, H, W) normalised, keep_index (B, K) int64 or None → (B, D)."""
         tokens = self.vit.patch_embed(images)
-        tokens = tokens + self.positions.to(tokens.dtype)
+        positions = self.positions.to(tokens.dtype)
+        tokens = tokens + positions[-tokens.shape[1] :]
         if keep_index is not None:
             tokens = tokens.gather(1, keep_index[:, :, None].expand(-1, -1, tokens.shape[2]))
         assert self.vit.cls_token is not None
-        cls = self.vit.cls_token.expand(len(tokens), -1, -1)
+        cls: Tensor = self.vit.cls_token
+        if self.options.cls_position:
+            cls = cls + positions[0]
+        cls = cls.expand(len(tokens), -1, -1)
         tokens = self.vit.norm_pre(torch.cat([cls, tokens], dim=1))
         for block in self.vit.blocks:
             if self.checkpoint_blocks and self.training:

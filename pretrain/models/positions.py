@@ -4,15 +4,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-# Both as in clipa_torch (after MAE, arXiv 2111.06377): integer grid coordinates, T = 10000,
-# frequency exponents k / (D/4), order [sin x, cos x, sin y, cos y].
+# As in clipa_torch (after MAE, arXiv 2111.06377) and CLIPA JAX (after big_vision): integer grid
+# coordinates, T = 10000, order [sin x, cos x, sin y, cos y]. Frequency exponents are k / (D/4) in
+# clipa_torch, k / (D/4 - 1) in JAX.
 _TEMPERATURE = 10_000.0
 
 
-def sincos_2d(width: int, grid: int) -> Tensor:
+def sincos_2d(width: int, grid: int, *, jax: bool = False) -> Tensor:
     """Fixed position table (grid * grid, width) fp32, row by row, on integer coordinates.
 
     A larger picture gets the table of its own grid (the coordinates go on), it is not resized.
+    jax: CLIPA JAX's frequencies instead of clipa_torch's.
     ValueError unless width is divisible by 4.
     """
     if width % 4:
@@ -20,7 +22,9 @@ def sincos_2d(width: int, grid: int) -> Tensor:
             f"model.image.width={width} is not divisible by 4: sin-cos positions need that; "
             "choose another width or model.image.positions=learned"
         )
-    frequencies = _TEMPERATURE ** -(torch.arange(width // 4, dtype=torch.float64) / (width // 4))
+    count = width // 4
+    steps = torch.arange(count, dtype=torch.float64) / (max(count - 1, 1) if jax else count)
+    frequencies = _TEMPERATURE**-steps
     rows, columns = torch.meshgrid(
         torch.arange(grid, dtype=torch.float64),
         torch.arange(grid, dtype=torch.float64),
@@ -31,8 +35,13 @@ def sincos_2d(width: int, grid: int) -> Tensor:
     return torch.cat([x.sin(), x.cos(), y.sin(), y.cos()], dim=1).float()
 
 
-def resize_image_positions(table: Tensor, grid: int) -> Tensor:
-    """Learned table (N, D) of a square grid → (grid * grid, D), bicubic and antialiased, fp32."""
+def resize_image_positions(table: Tensor, grid: int, *, cls: bool = False) -> Tensor:
+    """Learned table (N, D) of a square grid → (grid * grid, D), bicubic and antialiased, fp32.
+
+    cls: one row more before the grid's, which is kept as it is.
+    """
+    if cls:
+        return torch.cat([table[:1], resize_image_positions(table[1:], grid)])
     old = round(table.shape[0] ** 0.5)
     if old == grid:
         return table

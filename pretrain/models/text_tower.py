@@ -11,6 +11,8 @@ from pretrain.models.image_tower import Gelu
 from pretrain.tokens.context import Specials
 from pretrain.tokens.tokenizer import BOS_ID, EOS_ID, PAD_ID
 
+_TRANSFORMERS_GELU = {"exact": "gelu", "tanh": "gelu_pytorch_tanh", "quick": "quick_gelu"}
+
 
 @dataclass(frozen=True, kw_only=True)
 class TextTowerOptions:
@@ -28,14 +30,15 @@ class TextTowerOptions:
     """Attention to the left only (CLIP, clipa_torch v1) or to all tokens (CLIPA JAX and v2)."""
     padding_mask: bool = False
     """Hide padding from attention; CLIPA's towers attend to it."""
-    pool: Literal["last", "eos", "mean"] = "last"
-    """Pooled place: the last position (CLIPA), the eos token (CLIP), or the mean of the tokens."""
+    pool: Literal["last", "eos", "highest_id", "mean"] = "last"
+    """Pooled place: the last position (CLIPA), the eos token (CLIP), that of the highest id (eos in
+    the vocabulary of OpenAI's CLIP), or the mean of the tokens."""
     specials: Specials = "bos"
     """Special tokens around a caption: CLIPA JAX has a leading one only, CLIP both."""
     positions_resize: Literal["interpolate", "extend"] = "interpolate"
     """A longer context stretches the position table (clipa_torch), or continues it."""
     gelu: Gelu = "tanh"
-    """tanh (JAX, all released v2 weights) or exact (clipa_torch)."""
+    """tanh (JAX, all released v2 weights), exact (clipa_torch), or quick (OpenAI's CLIP)."""
     norm_eps: float = 1e-5
     """Epsilon of the LayerNorms."""
 
@@ -78,7 +81,7 @@ class TextTower(nn.Module):
             num_attention_heads=options.heads,
             max_position_embeddings=text_tokens,
             layer_norm_eps=options.norm_eps,
-            hidden_act="gelu" if options.gelu == "exact" else "gelu_pytorch_tanh",
+            hidden_act=_TRANSFORMERS_GELU[options.gelu],
             attention_dropout=0.0,
             pad_token_id=PAD_ID,
             bos_token_id=BOS_ID,
@@ -129,8 +132,9 @@ class TextTower(nn.Module):
         ).last_hidden_state
         if self.options.pool == "last":
             return hidden[:, -1]
-        if self.options.pool == "eos":
-            place = (text_ids == EOS_ID).int().argmax(dim=1)
+        if self.options.pool in ("eos", "highest_id"):
+            is_place = text_ids == EOS_ID if self.options.pool == "eos" else text_ids
+            place = is_place.int().argmax(dim=1)
             return hidden[torch.arange(len(hidden), device=hidden.device), place]
         weight = valid.to(hidden.dtype)[:, :, None]
         return (hidden * weight).sum(1) / weight.sum(1)
