@@ -103,7 +103,7 @@ def test_only_the_engine_room_imports_deepspeed():
 
 
 def test_data_preparation_imports_no_torch_and_of_training_only_the_contract():
-    allowed = {"shard_format", "files", "pictures", "tokens", "tokens.tokenizer"}
+    allowed = {"shard_format", "files", "checks", "pictures", "tokens", "tokens.tokenizer"}
     for path in (ROOT / "data_prep").rglob("*.py"):
         for imported in imports(path):
             assert imported.split(".")[0] != "torch", path

@@ -7,6 +7,8 @@ import numpy as np
 import pytest
 from forked_runs import train
 
+from data_prep.__main__ import main as data_prep
+from pretrain.data.dataset import Dataset
 from pretrain.data.order import SampleOrder
 from pretrain.data.weights import SampleWeights, open_weights
 
@@ -130,3 +132,46 @@ def test_a_run_trains_by_weights_and_other_weights_are_refused_at_a_resume(copy,
     assert again.code == 0, again.output
     small = train(tmp_path / "small", copy, *options, "--stages.full.global_batch_samples", "32")
     assert small.code == 2 and "has 30 samples" in small.output
+
+
+def weigh(dataset: Path, *more: str) -> int:
+    return data_prep(["weigh", str(dataset), "--by", "artist", *more])
+
+
+def test_weigh_shows_groups_by_the_rule(copy, capsys):
+    assert weigh(copy, "--alpha", "0.5", "--target", "400", "--out", "by-artist") == 0
+    table = capsys.readouterr().out
+    data = Dataset(copy, "full")
+    artists = np.array([data.read_json(row)["meta"]["artist"] for row in range(len(data))])
+    weights = np.load(copy / "weights/by-artist.npy")
+    assert weights.dtype == np.float32 and abs(weights.sum() - 400) < 1e-2
+    names, counts = np.unique(artists, return_counts=True)
+    assert len(names) == 2
+    shown = np.array([weights[artists == name].sum() for name in names])
+    assert np.allclose(shown, 400 * counts**0.5 / (counts**0.5).sum(), rtol=1e-5)
+    for name, count in zip(names, counts, strict=True):
+        assert len(set(weights[artists == name])) == 1
+        assert any(f'"{name}"' in line and str(count) in line for line in table.splitlines())
+    assert SampleWeights(weights).epoch_samples == 400
+    open_weights(copy, "by-artist", len(data))
+
+
+def test_alpha_of_one_is_as_often_as_without_weights(copy):
+    assert weigh(copy, "--alpha", "1", "--out", "plain") == 0
+    assert np.allclose(np.load(copy / "weights/plain.npy"), 1)
+
+
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [
+        (["--by", "painter", "--out", "x"], "--by painter"),
+        (["--out", "../x"], "--out='../x'"),
+        (["--out", "x", "--target", "0"], "--target=0"),
+        (["--out", "x", "--alpha", "-1"], "--alpha=-1"),
+    ],
+)
+def test_a_wrong_request_to_weigh_is_one_line(copy, capsys, options, named):
+    assert weigh(copy, *options) == 2
+    errors = capsys.readouterr().err.strip()
+    assert errors.startswith("error: ") and named in errors and "\n" not in errors
+    assert not (copy / "weights").exists()
