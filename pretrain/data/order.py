@@ -51,6 +51,10 @@ class SampleOrder:
     elsewhere every epoch, and then permutes windows of these sample by sample. The windows of all
     lanes together hold `window_samples` samples, up to twice as many where it comes out so: 16 to
     32 MB of memory on one rank, kept for two windows, and a rank's share of this on many.
+
+    So a sample moves by a third of an epoch on average, as in a uniform permutation; neighbours on
+    disk meet in one batch with a chance of at most batch / window_samples (1 in 32 at 65,536), and
+    whether they met says nothing of the next epoch.
     """
 
     def __init__(
