@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import fields
+from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
@@ -13,6 +14,7 @@ from data_prep.captions import CaptionOptions
 from data_prep.pictures import PictureOptions
 from data_prep.sources import SourceOptions
 from data_prep.vocabulary import VocabularyOptions
+from data_prep.weigh import WeighOptions, weigh
 from data_prep.writer import WriterOptions
 from pretrain.shard_format import Manifest
 
@@ -28,6 +30,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         command = ArgumentParser(description=description)
         for part in parts:
             command.add_class_arguments(part)
+        if name in ON_A_DATASET:
+            command.add_argument("dataset", metavar="DIR", type=Path, help="Dataset directory.")
         subcommands.add_subcommand(name, command, help=description)
     chosen = parser.parse_args(spell_options(sys.argv[1:] if argv is None else argv))
     _, _, run = COMMANDS[chosen.subcommand]
@@ -80,6 +84,11 @@ def run_build(chosen: Namespace) -> None:
     print(summarise(options, manifest, tokens))
 
 
+def run_weigh(chosen: Namespace) -> None:
+    """Write weights of a dataset and say what they change."""
+    print(weigh(chosen.dataset, options_of(WeighOptions, chosen)))
+
+
 def summarise(options: BuildOptions, manifest: Manifest, tokens: np.ndarray) -> str:
     """A short table of what was written and what was left out."""
     lines = [("dataset", str(options.writer.out)), ("samples", f"{manifest.samples:,}")]
@@ -110,7 +119,13 @@ COMMANDS: dict[str, tuple[str, tuple[type, ...], Callable[[Namespace], None]]] =
         ),
         run_build,
     ),
+    "weigh": (
+        "Weigh the samples of a dataset directory by a metadata column.",
+        (WeighOptions,),
+        run_weigh,
+    ),
 }
+ON_A_DATASET = {"weigh"}  # commands that name a dataset directory first
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -15,6 +15,7 @@ from pretrain.checks import check_positive
 from pretrain.data.augment import Normalisation
 from pretrain.data.collate import FailureOptions
 from pretrain.data.loader import LoaderOptions
+from pretrain.data.order import WINDOW_SAMPLES, OrderRule
 from pretrain.engine.ds_config import EngineOptions
 from pretrain.engine.optimizers import OptimizerOptions
 from pretrain.evaluation.options import EvaluationOptions
@@ -38,6 +39,13 @@ class DataOptions:
     """Image tier to read; a stage may name another."""
     caption_weights: dict[str, float] = field(default_factory=dict)
     """How often each named caption of a picture is drawn; empty draws all alike."""
+    weights: str | None = None
+    """Name of weights/NAME.npy in the dataset: how often each sample is shown an epoch; null shows
+    each once. `python -m data_prep weigh` makes one."""
+    order: OrderRule | None = None
+    """Rule of the sample order; null is the newest, or the one that a run folder began with."""
+    shuffle_window_samples: int = WINDOW_SAMPLES
+    """Samples shuffled into each other: at least 16 of the largest global batch."""
     normalisation: Normalisation = "imagenet"
     """Pixel mean and std: imagenet (CLIPA v2) or openai (clipa_torch v1)."""
     loader: LoaderOptions = field(default_factory=LoaderOptions)
@@ -111,8 +119,14 @@ class Recipe:
             raise ValueError(
                 f"temperature_base_learning_rate={rate}: 0 (freeze), a positive rate, or null"
             )
+        window = self.data.shuffle_window_samples
         for name, stage in self.stages.items():
             stage.check(f"stages.{name}")
+            if (batch := stage.global_batch_samples) * 16 > window:
+                raise ValueError(
+                    f"data.shuffle_window_samples={window} holds fewer than 16 batches of "
+                    f"stages.{name}.global_batch_samples={batch}: choose {batch * 16} or more"
+                )
             tokens, image = stage.tokens, self.model.image
             if tokens.image_px < 1 or tokens.image_px % image.patch_px:
                 raise ValueError(

@@ -4,6 +4,7 @@
     DIR/tokenizer.model           the SentencePiece model that made the token ids
     DIR/<tier>/00000.tar …        ustar shards, WebDataset-compatible; one folder per image tier
     DIR/<tier>/index.npy          one row per sample: where each member lies, its size and crc32
+    DIR/weights/<name>.npy        may follow later: how often each sample is shown an epoch, float32
 
 Every tier holds the same samples in the same order, so row i of one tier's index is row i of
 every other's. This module imports no torch: data preparation must not.
@@ -11,6 +12,7 @@ every other's. This module imports no torch: data preparation must not.
 
 import enum
 import json
+import re
 import struct
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -209,3 +211,13 @@ def path_inside(dataset_dir: Path, name: str, entry: str) -> Path:
             "directory, which is never followed: copy the file into it, name it by a relative path"
         )
     return path
+
+
+def weights_file(dataset_dir: Path, name: str, option: str) -> Path:
+    """Where a dataset's weights of a name lie; ValueError where it is no plain name."""
+    if not re.fullmatch(r"[A-Za-z0-9_-][A-Za-z0-9._-]*", name) or name.endswith(".npy"):
+        raise ValueError(
+            f"{option}={name!r} must be a name as in {dataset_dir}/weights/NAME.npy: letters, "
+            "digits, and . _ - inside, without .npy"
+        )
+    return dataset_dir / "weights" / f"{name}.npy"

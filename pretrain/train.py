@@ -13,7 +13,6 @@ from pretrain import distributed
 from pretrain.data.augment import prepare
 from pretrain.data.collate import Batch, Collator, check_failures
 from pretrain.data.loader import batches
-from pretrain.data.order import SampleOrder
 from pretrain.distributed import Runtime, agreed
 from pretrain.faults import ended_at_once, one_line_faults
 from pretrain.losses.build import build_objective
@@ -69,7 +68,7 @@ def run_stage(job: Job, index: int, state: RunState, tag: str | None) -> RunStat
     batch_samples = stage.options.global_batch_samples
     stream = batches(
         collator=_collator(job, stage),
-        order=SampleOrder(samples=len(job.dataset), seed=recipe.seed),
+        order=job.order(),
         start=state.samples_seen,
         end=stage.first_sample + stage.samples,
         global_batch_samples=batch_samples,
@@ -151,6 +150,7 @@ def _collator(job: Job, stage: Stage) -> Collator:
         specials=job.recipe.model.text.specials,
         crop=stage.options.crop,
         caption_weights=data.caption_weights,
+        weights=job.weights,
         seed=job.recipe.seed,
     )
 

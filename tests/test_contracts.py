@@ -31,8 +31,8 @@ LAYERS = [
      "tokens.options"],
     ["models.positions", "models.image_tower", "models.text_tower", "models.presets", "models.clip",
      "models.build"],
-    ["data.order", "data.images", "data.augment", "data.shards", "data.index", "data.dataset",
-     "data.collate", "data.loader"],
+    ["data.weights", "data.order", "data.images", "data.augment", "data.shards", "data.index",
+     "data.dataset", "data.collate", "data.loader"],
     ["losses.objective", "losses.contrastive", "losses.build"],
     ["engine.precision", "engine.ds_config", "engine.schedule", "engine.optimizers",
      "engine.gradient_norm", "engine.engine"],
@@ -105,7 +105,7 @@ def test_only_the_engine_room_imports_deepspeed():
 
 
 def test_data_preparation_imports_no_torch_and_of_training_only_the_contract():
-    allowed = {"shard_format", "files", "pictures", "tokens", "tokens.tokenizer"}
+    allowed = {"shard_format", "files", "checks", "pictures", "tokens", "tokens.tokenizer"}
     for path in (ROOT / "data_prep").rglob("*.py"):
         for imported in imports(path):
             assert imported.split(".")[0] != "torch", path

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from pretrain.data.augment import AUGMENT_DRAWS
 from pretrain.data.dataset import Dataset, Sample, SampleError
 from pretrain.data.images import CROP_DRAWS, CropOptions, crop_box, decode, resize
+from pretrain.data.weights import SampleWeights
 from pretrain.faults import StoppedError
 from pretrain.seeding import Purpose, hashes, uniforms
 from pretrain.tokens.context import Specials, add_specials, special_count
@@ -96,6 +97,7 @@ class Collator:
     crop: CropOptions
     caption_weights: dict[str, float]
     seed: int
+    weights: SampleWeights | None = None  # substitutes are drawn by these
 
     def __post_init__(self) -> None:
         self._weights = caption_shares(self.dataset.manifest.captions, self.caption_weights)
@@ -163,8 +165,11 @@ class Collator:
         """The position's row, then substitutes by (seed, position)."""
         yield row
         draws = hashes(self.seed, np.asarray([position]), Purpose.SUBSTITUTE, _SUBSTITUTES)[0]
-        for draw in draws % np.uint64(len(self.dataset)):
-            yield int(draw)
+        if self.weights is None:
+            substitutes = draws % np.uint64(len(self.dataset))
+        else:
+            substitutes = self.weights.pick(draws * 2.0**-64)
+        yield from map(int, substitutes)
 
     def _invalid_ids(self, rows: NDArray[np.int64], samples: list[Sample]) -> list[int]:
         """Places in the batch whose ids no tokenizer of this dataset wrote: wrong writers, which

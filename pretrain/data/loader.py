@@ -5,8 +5,6 @@ from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
-import numpy as np
-
 from pretrain.checks import check_positive
 from pretrain.data.collate import Batch, Collator
 from pretrain.data.order import SampleOrder
@@ -40,14 +38,13 @@ def batches(
 ) -> Iterator[Batch]:
     """This rank's slice of each global batch for positions start…end of the stream, in order.
 
-    Position p of global batch k is start + k * global_batch_samples + p; a rank takes the
-    contiguous slice of its number. Equal for any number of workers.
+    Global batch k holds positions start + k * global_batch_samples and on; the order says which of
+    them are whose. Equal for any number of workers.
     """
-    local = global_batch_samples // world_size
-    starts = range(start + rank * local, end, global_batch_samples)
+    starts = range(start, end, global_batch_samples)
 
     def build(first: int) -> Batch:
-        positions = np.arange(first, first + local, dtype=np.int64)
+        positions = order.share(first, global_batch_samples, rank, world_size)
         return collator(positions, order.rows(positions))
 
     if options.workers == 0:

@@ -39,6 +39,7 @@ class RunState:
     zero_stage: int = 0
     offload: bool = False
     dataset_fingerprint: str = ""
+    weights_sha256: str = ""
     replaced: dict[str, int] = field(default_factory=dict)  # unusable samples by reason, all ranks
     skipped: int = 0  # updates that were not made because a number was not finite
     skipped_in_a_row: int = 0

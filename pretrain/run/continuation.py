@@ -10,11 +10,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from pretrain.data.order import NEWEST_RULE, OLDEST_RULE, OrderRule
 from pretrain.recipe import Recipe
 from pretrain.stages import Stage
 
 _WHOLE = ("seed", "model", "loss", "optimizer", "temperature_base_learning_rate")
-_DATA = ("tier", "caption_weights", "normalisation")
+_DATA = ("tier", "caption_weights", "weights", "order", "shuffle_window_samples", "normalisation")
 # Execution, or said by `steps` and `warmup_steps` once the dataset is known.
 _OF_A_STAGE_FREE = ("micro_batch_samples", "samples", "epochs", "warmup_share")
 
@@ -39,8 +40,9 @@ def changed_values(
     found: list[str] = []
     for name in _WHOLE:
         found += _differences(getattr(recipe, name), fixed.get(name), name)
-    for name in _DATA:
-        found += _differences(getattr(recipe.data, name), fixed["data"].get(name), f"data.{name}")
+    free = tuple(one.name for one in dataclasses.fields(recipe.data) if one.name not in _DATA)
+    data = {**fixed["data"], "order": _fixed_order(fixed)}
+    found += _differences(recipe.data, data, "data", skip=free)
     # Run folders before November 2026 hold what was asked for, `auto` too.
     if fixed["engine"]["precision"] not in ("auto", precision):
         found.append(f"engine.precision={precision} (was {fixed['engine']['precision']})")
@@ -59,6 +61,20 @@ def changed_values(
         )
         found += _differences(options, old, f"stages.{stage.name}", skip=_OF_A_STAGE_FREE)
     return found
+
+
+def with_order(recipe: Recipe, fixed: dict[str, Any] | None) -> Recipe:
+    """The recipe with its rule of the sample order: what is asked for, else what the run folder
+    began with, else the newest."""
+    if recipe.data.order is not None:
+        return recipe
+    order = NEWEST_RULE if fixed is None else _fixed_order(fixed)
+    return dataclasses.replace(recipe, data=dataclasses.replace(recipe.data, order=order))
+
+
+def _fixed_order(fixed: dict[str, Any]) -> OrderRule:
+    # Run folders before lanes do not name their rule.
+    return fixed["data"].get("order", OLDEST_RULE)
 
 
 def _stage_values(stage: Stage) -> dict[str, Any]:

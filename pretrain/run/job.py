@@ -5,6 +5,8 @@ from pathlib import Path
 from typing import Literal
 
 from pretrain.data.dataset import Dataset
+from pretrain.data.order import NEWEST_RULE, SampleOrder
+from pretrain.data.weights import SampleWeights
 from pretrain.distributed import Runtime
 from pretrain.evaluation.evaluator import Evaluator
 from pretrain.recipe import Recipe
@@ -22,12 +24,24 @@ class Job:
     runtime: Runtime
     precision: Literal["bf16", "fp32"]
     datasets: dict[str, Dataset]  # by image tier
+    weights: SampleWeights | None
     evaluator: Evaluator
     log: RunLog
 
     @property
     def checkpoints(self) -> Path:
         return self.recipe.run_dir / CHECKPOINTS
+
+    def order(self) -> SampleOrder:
+        """The run's sample order, the same in every stage."""
+        data = self.recipe.data
+        return SampleOrder(
+            samples=len(self.dataset),
+            seed=self.recipe.seed,
+            rule=data.order or NEWEST_RULE,
+            window_samples=data.shuffle_window_samples,
+            weights=self.weights,
+        )
 
     @property
     def dataset(self) -> Dataset:

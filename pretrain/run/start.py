@@ -6,6 +6,7 @@ from typing import Any
 
 from pretrain.data.collate import caption_shares
 from pretrain.data.dataset import Dataset
+from pretrain.data.weights import SampleWeights, open_weights
 from pretrain.distributed import Runtime, agreed, all_ranks, broadcast_object
 from pretrain.engine.ds_config import offloads_optimizer, read_ds_config, zero_stage
 from pretrain.engine.precision import resolve_precision
@@ -14,7 +15,7 @@ from pretrain.files import write_durably
 from pretrain.recipe import Recipe, check_ranks, stored_recipe
 from pretrain.run import checkpoint, metrics
 from pretrain.run.checkpoint import Checkpoint, RunState
-from pretrain.run.continuation import changed_values
+from pretrain.run.continuation import changed_values, with_order
 from pretrain.run.job import Job
 from pretrain.run.lock import RunLock
 from pretrain.run.metrics import RunLog
@@ -30,12 +31,15 @@ def start_run(
     ValueError on every rank alike. Nothing of a run changes before all checks have passed.
     Collective.
     """
-    datasets, evaluator, stages = agreed(lambda: _open(recipe, runtime))
+    datasets, weights, evaluator, stages = agreed(lambda: _open(recipe, runtime))
     dataset = datasets[recipe.data.tier]
     agreed(lambda: _check_engine(recipe))
     # The main rank's answer: machines may differ, and all ranks must train alike.
     precision = broadcast_object(resolve_precision(recipe.engine.precision, runtime.device))
-    of_rank = all_ranks({"recipe": resolved, "dataset": dataset.fingerprint})
+    weights_sha256 = "" if weights is None else weights.sha256
+    of_rank = all_ranks(
+        {"recipe": resolved, "dataset": dataset.fingerprint, "data.weights": weights_sha256}
+    )
     agreed(lambda: _check_alike(of_rank))
     lock = agreed(lambda: _own(recipe.run_dir) if runtime.is_main else None)
     folder = recipe.run_dir / CHECKPOINTS
@@ -43,9 +47,12 @@ def start_run(
         agreed(lambda: checkpoint.newest(folder) if runtime.is_main else None)
     )
     state = RunState() if found is None else found.state
-    state = replace(state, dataset_fingerprint=dataset.fingerprint)
-    if found is not None:
-        agreed(lambda: _check_same_run(recipe, stages, precision, found, dataset, runtime))
+    fixed = None if found is None else agreed(lambda: _fixed(recipe.run_dir, found))
+    recipe = with_order(recipe, fixed)
+    asked = replace(state, dataset_fingerprint=dataset.fingerprint, weights_sha256=weights_sha256)
+    if fixed is not None:
+        agreed(lambda: _check_same_run(recipe, stages, precision, fixed, state, asked, runtime))
+    state = asked
     log = agreed(lambda: _open_log(recipe, resolved, stages, state, runtime))
     job = Job(
         recipe=recipe,
@@ -53,14 +60,17 @@ def start_run(
         runtime=runtime,
         precision=precision,
         datasets=datasets,
+        weights=weights,
         evaluator=evaluator,
         log=log,
     )
     return job, state, None if found is None else found.tag, lock
 
 
-def _open(recipe: Recipe, runtime: Runtime) -> tuple[dict[str, Dataset], Evaluator, list[Stage]]:
-    """The dataset by tier, the evaluation sets, and the stages, all checked."""
+def _open(
+    recipe: Recipe, runtime: Runtime
+) -> tuple[dict[str, Dataset], SampleWeights | None, Evaluator, list[Stage]]:
+    """The dataset by tier, its weights, the evaluation sets, and the stages, all checked."""
     check_ranks(recipe, runtime.world_size)
     train, tier = recipe.data.train, recipe.data.tier
     datasets = {tier: Dataset(train, tier)}
@@ -70,14 +80,17 @@ def _open(recipe: Recipe, runtime: Runtime) -> tuple[dict[str, Dataset], Evaluat
     dataset = datasets[tier]
     dataset.check_ids()
     caption_shares(dataset.manifest.captions, recipe.data.caption_weights)
-    stages = plan_stages(recipe.stages, len(dataset))
+    asked = recipe.data.weights
+    weights = None if asked is None else open_weights(train, asked, len(dataset))
+    samples = len(dataset) if weights is None else weights.epoch_samples
+    stages = plan_stages(recipe.stages, samples)
     evaluator = Evaluator(
         recipe.evaluation,
         image_sizes={stage.tokens.image_px for stage in recipe.stages.values()},
         tokenizer=dataset.tokenizer(),
         normalisation=recipe.data.normalisation,
     )
-    return datasets, evaluator, stages
+    return datasets, weights, evaluator, stages
 
 
 def _check_engine(recipe: Recipe) -> None:
@@ -129,23 +142,29 @@ def _check_same_run(
     recipe: Recipe,
     stages: list[Stage],
     precision: str,
-    found: Checkpoint,
-    dataset: Dataset,
+    fixed: dict[str, Any],
+    state: RunState,
+    asked: RunState,
     runtime: Runtime,
 ) -> None:
     """ValueError where a run folder's checkpoint cannot be continued by what is asked now."""
-    state, run_dir = found.state, recipe.run_dir
-    fixed = found.fixed or _fixed_before(run_dir, state.begun)
+    run_dir = recipe.run_dir
     if changed := changed_values(fixed, recipe, stages, precision):
         raise ValueError(
             f"run_dir={run_dir} holds a run with other options: {'; '.join(changed)}. Put these "
             "back to resume it, or choose another run_dir; only execution and the stages that have "
             "not begun can change"
         )
-    if state.dataset_fingerprint != dataset.fingerprint:
+    if state.dataset_fingerprint != asked.dataset_fingerprint:
         raise ValueError(
             f"run_dir={run_dir} was trained on another dataset than {recipe.data.train} "
             "is now: put that one back, or choose another run_dir"
+        )
+    if state.weights_sha256 != asked.weights_sha256:
+        raise ValueError(
+            f"run_dir={run_dir} was trained with other weights than data.weights="
+            f"{recipe.data.weights!r} of {recipe.data.train} are now: put that file back, or "
+            "choose another run_dir"
         )
     if state.stage_step == 0:
         return
@@ -153,18 +172,20 @@ def _check_same_run(
     now = (runtime.world_size, zero_stage(config), offloads_optimizer(config))
     then = (state.world_size, state.zero_stage, state.offload)
     if then != now:
-        before, asked = (
+        before, wanted = (
             f"{ranks} ranks in ZeRO {zero}{' with offload' if offload else ''}"
             for ranks, zero, offload in (then, now)
         )
         raise ValueError(
-            f"run_dir={run_dir} stands inside a stage with {before}, asked for {asked}: start as "
+            f"run_dir={run_dir} stands inside a stage with {before}, asked for {wanted}: start as "
             "many with that engine.ds_config (others are possible between stages, so far)"
         )
 
 
-def _fixed_before(run_dir: Path, begun: int) -> dict[str, Any]:
-    """What a checkpoint that does not say so itself has fixed: its recipe.yaml's values."""
+def _fixed(run_dir: Path, found: Checkpoint) -> dict[str, Any]:
+    """What a checkpoint has fixed; where it does not say so itself, its recipe.yaml's values."""
+    if found.fixed is not None:
+        return found.fixed
     stored = stored_recipe(run_dir)
-    stored["stages"] = dict(list(stored["stages"].items())[:begun])
+    stored["stages"] = dict(list(stored["stages"].items())[: found.state.begun])
     return stored

@@ -1,0 +1,135 @@
+"""Weights from a metadata column: large groups are shown less often a sample, small ones more."""
+
+import io
+import json
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pretrain.checks import check_between, check_positive
+from pretrain.files import write_durably
+from pretrain.shard_format import (
+    COPY_AGAIN,
+    INDEX_FILE,
+    Manifest,
+    index_dtype,
+    path_inside,
+    read_manifest,
+    weights_file,
+)
+
+_SHOWN_GROUPS = 10
+
+
+@dataclass(frozen=True, kw_only=True)
+class WeighOptions:
+    """How often the samples of a group are shown"""
+
+    by: str
+    """Metadata column whose values are the groups."""
+    out: str
+    """Name of the weights: DIR/weights/NAME.npy, which training reads by data.weights=NAME."""
+    alpha: float = 0.5
+    """A group of n samples is shown in proportion to n^alpha: 1 as often as without weights, 0 all
+    groups alike (DynamiCS, arXiv 2604.27932: 0.2 to 0.5)."""
+    target: int | None = None
+    """Samples shown an epoch; by default as many as the dataset has."""
+
+    def __post_init__(self) -> None:
+        check_between({"--alpha": self.alpha}, 0, 10)
+        check_positive({"--target": self.target})
+
+
+def weigh(directory: Path, options: WeighOptions) -> str:
+    """Write the weights of a dataset; returns a table of the largest groups.
+
+    ValueError or FileNotFoundError name what to change. Reads every sample's metadata once.
+    """
+    path = weights_file(directory, options.out, "--out")
+    manifest = read_manifest(directory)
+    groups, names = _groups(directory, manifest, options.by)
+    sizes = np.bincount(groups)
+    target = options.target or manifest.samples
+    weights = group_weights(sizes, options.alpha, target)
+    content = io.BytesIO()
+    np.save(content, weights[groups].astype("<f4"))
+    write_durably(path, content.getvalue())
+    return _table(path, names, sizes, weights)
+
+
+def group_weights(sizes: np.ndarray, alpha: float, target: int) -> np.ndarray:
+    """(groups,) weight of a sample of each group of `sizes` samples.
+
+    DynamiCS (arXiv 2604.27932): a group of n is shown n^alpha / sum(n^alpha) x target times an
+    epoch, spread evenly over its samples.
+    """
+    shares = sizes.astype(np.float64) ** alpha
+    return shares / shares.sum() * target / sizes
+
+
+def _groups(directory: Path, manifest: Manifest, column: str) -> tuple[np.ndarray, list[str]]:
+    """(number of each sample's group, the groups' values as JSON)."""
+    numbers: dict[str, int] = {}
+    groups = np.empty(manifest.samples, np.int32)
+    for row, meta in enumerate(_metadata(directory, manifest)):
+        if column not in meta:
+            raise ValueError(
+                f"--by {column}: {directory} has no such metadata (sample {row}); choose one of "
+                f"{sorted(meta)}"
+            )
+        value = json.dumps(meta[column], ensure_ascii=False, sort_keys=True)
+        groups[row] = numbers.setdefault(value, len(numbers))
+    return groups, list(numbers)
+
+
+def _metadata(directory: Path, manifest: Manifest) -> Iterator[dict[str, Any]]:
+    """Metadata of every sample, from the tier with the smallest files."""
+    name, tier = min(
+        manifest.tiers.items(), key=lambda t: sum(shard.bytes for shard in t[1].shards)
+    )
+    path = path_inside(directory, f"{name}/{INDEX_FILE}", "tiers")
+    index = np.load(path, mmap_mode="r")
+    if index.dtype != index_dtype(len(manifest.captions)) or len(index) != manifest.samples:
+        raise ValueError(f"index {path} does not go with the manifest: {COPY_AGAIN}")
+    first = 0
+    for number, shard in enumerate(tier.shards):
+        file = path_inside(directory, shard.file, f"tiers.{name}.shards.{number}.file")
+        members = index["json"][first : first + shard.samples].tolist()
+        first += shard.samples
+        with file.open("rb") as content:
+            for offset, size, crc32 in members:
+                content.seek(offset)
+                block = content.read(size)
+                if zlib.crc32(block) != crc32:
+                    raise ValueError(f"{file}: metadata at byte {offset} is damaged: {COPY_AGAIN}")
+                yield json.loads(block)["meta"]
+
+
+def _table(path: Path, names: list[str], sizes: np.ndarray, weights: np.ndarray) -> str:
+    """What was written: the largest groups, how many samples they have, how many are shown."""
+    shown = sizes * weights
+    largest = np.argsort(-sizes, kind="stable")[:_SHOWN_GROUPS]
+    lines = [
+        ("group", "samples", "share", "shown", "share", "weight"),
+        *(
+            (
+                *(names[group], f"{sizes[group]:,}", f"{sizes[group] / sizes.sum():.2%}"),
+                *(f"{shown[group]:,.1f}", f"{shown[group] / shown.sum():.2%}"),
+                f"{weights[group]:.4g}",
+            )
+            for group in largest
+        ),
+    ]
+    wide = max(len(line[0]) for line in lines)
+    table = [
+        f"{name:<{wide}}  " + "  ".join(f"{cell:>12}" for cell in cells) for name, *cells in lines
+    ]
+    summary = (
+        f"{path}: {sizes.sum():,} samples in {len(sizes):,} groups, {shown.sum():,.0f} shown an "
+        f"epoch, the largest weight is {weights.max():.4g}"
+    )
+    return "\n".join([*table, summary])
