@@ -24,7 +24,8 @@ from pretrain.stages import Stage, StageOptions
 
 # Of a GPU's memory: the CUDA context, cuBLAS, NCCL (assumed), and what the allocator cannot use.
 _CONTEXT_GIB, _USABLE = 1.5, 0.92
-# On a CPU: what torch, oneDNN and DeepSpeed take at their first step (measured, a model of 1 MB).
+# On a CPU: what torch, oneDNN and DeepSpeed take at their first step (what a measured run of
+# a million parameters took beyond the other parts).
 _CPU_CONTEXT_GIB = 0.06
 # Pictures a second that one core reads, decodes, crops and collates, measured with this loader on
 # photographs on one AMD EPYC core (Zen 5 class), by the picture's side and the side of its tier.
