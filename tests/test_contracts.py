@@ -39,6 +39,8 @@ LAYERS = [
     ["evaluation.options", "evaluation.retrieval", "evaluation.zero_shot", "evaluation.features",
      "evaluation.evaluator"],
     ["stages", "recipe"],
+    ["plan.hardware", "plan.flops", "plan.memory", "plan.communication", "plan.estimate",
+     "plan.budget", "plan.table", "plan.__main__"],
     ["run.metrics", "run.lock", "run.weights", "run.checkpoint", "run.continuation", "run.job",
      "run.skips", "run.start", "run.stage_evaluation", "run.stage_log"],
     ["report.theme", "report.figures", "report.table", "report.chart", "report.run_folder",

@@ -1,0 +1,54 @@
+"""What ranks send each other in one optimizer step, and how long that takes."""
+
+from dataclasses import dataclass
+
+from pretrain.plan.memory import ZeroLayout
+
+
+@dataclass(frozen=True, kw_only=True)
+class Links:
+    """Speeds of one direction: a GPU to its neighbours, and a node to the others."""
+
+    gpu_gb_per_s: float
+    node_gb_per_s: float
+
+
+def step_bytes(
+    layout: ZeroLayout,
+    *,
+    parameters: int,
+    weight_bytes: int,
+    embed_dim: int,
+    global_batch: int,
+    ranks: int,
+    passes: int,
+) -> dict[str, int]:
+    """Bytes that each rank sends in a step, by purpose.
+
+    A ring sends (N - 1) / N of a tensor for a gather or a reduce-scatter, twice that for an
+    all-reduce. passes: micro batches of a step; more than one are run forward twice. ZeRO 1 reduces
+    once a step, ZeRO 2 and 3 after every backward pass; ZeRO 3 gathers the weights for every
+    forward and every backward.
+    """
+    share = (ranks - 1) / ranks
+    weights, features = parameters * weight_bytes, global_batch * 2 * embed_dim * 4
+    if layout.stage == 1:
+        gradients, gathers = 2 * weights, weights
+    elif layout.stage == 2:
+        gradients, gathers = passes * weights, weights
+    else:
+        gradients = passes * weights
+        gathers = (3 if passes > 1 else 2) * passes * weights
+    sent = {
+        "features gathered": features,
+        "their gradients reduce-scattered": features,
+        "gradients reduced": gradients,
+        "weights gathered": gathers,
+    }
+    return {name: round(share * amount) for name, amount in sent.items()}
+
+
+def seconds(sent: dict[str, int], links: Links, *, nodes: int) -> float:
+    """On the slowest link: a ring over several nodes crosses each node's link once."""
+    speed = links.gpu_gb_per_s if nodes == 1 else min(links.gpu_gb_per_s, links.node_gb_per_s)
+    return sum(sent.values()) / (speed * 1e9)

@@ -1,0 +1,267 @@
+"""What each stage of a recipe takes on a machine: FLOPs, memory, time, pictures, communication."""
+
+import math
+from dataclasses import dataclass, replace
+
+import torch
+
+from pretrain.engine.ds_config import read_ds_config
+from pretrain.engine.precision import resolve_precision
+from pretrain.plan import communication
+from pretrain.plan.communication import Links
+from pretrain.plan.flops import Flops, count_parameters, meta_model, stage_flops
+from pretrain.plan.hardware import GIB, Hardware
+from pretrain.plan.memory import (
+    Memory,
+    ZeroLayout,
+    batch_bytes,
+    moment_bytes,
+    sample_bytes,
+    states,
+)
+from pretrain.recipe import Recipe, check_ranks, image_tokens
+from pretrain.stages import Stage, StageOptions
+
+# Of a GPU's memory: the CUDA context, cuBLAS, NCCL (assumed), and what the allocator cannot use.
+_CONTEXT_GIB, _USABLE = 1.5, 0.92
+# On a CPU: what torch, oneDNN and DeepSpeed take at their first step (what a measured run of
+# a million parameters took beyond the other parts).
+_CPU_CONTEXT_GIB = 0.06
+# Pictures a second that one core reads, decodes, crops and collates, measured with this loader on
+# photographs on one AMD EPYC core (Zen 5 class), by the picture's side and the side of its tier.
+_LOADER_RATES = ((80, 4670.0), (128, 3672.0))
+_LOADER_RATE_224, _LOADER_RATE_224_FULL = 1293.0, 278.0  # from a 320 px tier; from originals
+# Bytes a picture, JPEG q90, by the tier's shorter side (3,000 photographs of 0.2 MP); its ustar
+# members' headers and padding (5 x 768) and its row of the index beside them.
+_TIER_BYTES = {128: 6_200, 160: 9_000, 256: 19_900}
+_ORIGINAL_BYTES, _SAMPLE_OVERHEAD_BYTES = 42_100, 5 * 768 + 100
+
+
+@dataclass(frozen=True, kw_only=True)
+class Machine:
+    """What trains."""
+
+    name: str
+    hardware: Hardware
+    ranks: int
+    nodes: int
+    mfu: float
+    links: Links
+
+    @property
+    def is_cpu(self) -> bool:
+        return self.name == "cpu"
+
+
+@dataclass(frozen=True, kw_only=True)
+class StageEstimate:
+    """One stage on a machine."""
+
+    name: str
+    samples: int
+    parameters: dict[str, int]  # by tower
+    kept_tokens: int
+    full_tokens: int
+    text_tokens: int
+    flops: Flops
+    executed_flops: float  # of one sample in training
+    precision: str
+    zero_stage: int
+    memory: Memory
+    micro: int
+    local: int
+    largest_micro: dict[int, int | None]  # by ZeRO stage
+    sent: dict[str, int]  # bytes a rank sends in a step
+    step_s: float
+    sent_s: float
+    loader_images_per_s: float  # of one core
+    tier: str
+
+    @property
+    def images_per_s(self) -> float:
+        """Of all ranks."""
+        return self.local * self.ranks / self.step_s
+
+    ranks: int
+
+    @property
+    def hours(self) -> float:
+        return self.samples / self.images_per_s / 3600
+
+    @property
+    def loader_cores(self) -> int:
+        return math.ceil(self.images_per_s / self.loader_images_per_s)
+
+    @property
+    def memory_gib(self) -> float:
+        return self.memory.total(self.micro) / GIB
+
+
+def loader_rate(image_px: int, tier: str) -> float:
+    """Pictures a second that one core delivers."""
+    for side, rate in _LOADER_RATES:
+        if image_px <= side and tier != "full":
+            return rate
+    return _LOADER_RATE_224 if tier != "full" else _LOADER_RATE_224_FULL
+
+
+def tier_bytes(tier: str) -> int:
+    """Bytes of one sample on disk in a tier named by its shorter side, or of an original."""
+    if not tier.isdigit():
+        return _ORIGINAL_BYTES + _SAMPLE_OVERHEAD_BYTES
+    side = int(tier)
+    nearest = min(_TIER_BYTES, key=lambda known: abs(math.log(known / max(side, 1))))
+    # Between 128 and 256 px bytes grow with the side to the power of 1.7.
+    picture = _TIER_BYTES[nearest] * (side / nearest) ** 1.7
+    return round(min(picture, _ORIGINAL_BYTES)) + _SAMPLE_OVERHEAD_BYTES
+
+
+def stage_estimate(
+    recipe: Recipe, stage: Stage, machine: Machine, *, vocab_size: int
+) -> StageEstimate:
+    """A stage of a recipe on a machine. ValueError where its batch does not divide."""
+    options = stage.options
+    check_ranks(recipe, machine.ranks)
+    kept, full = image_tokens(recipe, options)
+    model = meta_model(recipe.model, options.tokens, vocab_size)
+    parameters = count_parameters(model)
+    total = sum(parameters.values())
+    layout = ZeroLayout.of(read_ds_config(recipe.engine.ds_config))
+    precision = _precision(recipe, machine)
+    weight_bytes = 2 if precision == "bf16" else 4
+    local = options.global_batch_samples // machine.ranks
+    micro = options.micro_batch_samples or local
+    flops = stage_flops(recipe, options)
+    executed = _executed(recipe, flops, two_passes=micro < local)
+    sent = communication.step_bytes(
+        layout,
+        parameters=total,
+        weight_bytes=weight_bytes,
+        embed_dim=recipe.model.embed_dim,
+        global_batch=options.global_batch_samples,
+        ranks=machine.ranks,
+        passes=local // micro,
+    )
+    sent_s = communication.seconds(sent, machine.links, nodes=machine.nodes)
+    moments = moment_bytes(model, recipe.optimizer)
+    memories = {
+        zero: _memory(
+            recipe,
+            options,
+            machine,
+            replace(layout, stage=zero),
+            parameters=total,
+            moments=moments,
+            weight_bytes=weight_bytes,
+        )
+        for zero in (1, 2, 3)
+    }
+    room = round(_USABLE * machine.hardware.memory_gib * GIB)
+    tier = options.tier or recipe.data.tier
+    return StageEstimate(
+        name=stage.name,
+        samples=stage.samples,
+        parameters=parameters,
+        kept_tokens=kept,
+        full_tokens=full,
+        text_tokens=options.tokens.text_tokens,
+        flops=flops,
+        executed_flops=executed,
+        precision=precision,
+        zero_stage=layout.stage,
+        memory=memories[layout.stage],
+        micro=micro,
+        local=local,
+        ranks=machine.ranks,
+        largest_micro={z: memory.largest_micro(room, local) for z, memory in memories.items()},
+        sent=sent,
+        sent_s=sent_s,
+        step_s=local * executed / (machine.hardware.peak_tflops * 1e12 * machine.mfu) + sent_s,
+        loader_images_per_s=loader_rate(options.tokens.image_px, tier),
+        tier=tier,
+    )
+
+
+def _precision(recipe: Recipe, machine: Machine) -> str:
+    if machine.is_cpu or recipe.engine.precision != "auto":
+        return resolve_precision(recipe.engine.precision, torch.device("cpu"))
+    return "bf16"  # every GPU that is listed computes in it
+
+
+def _executed(recipe: Recipe, flops: Flops, *, two_passes: bool) -> float:
+    return flops.executed(
+        recompute_image=recipe.engine.checkpoint_image,
+        recompute_text=recipe.engine.checkpoint_text,
+        two_passes=two_passes,
+    )
+
+
+def _memory(
+    recipe: Recipe,
+    stage: StageOptions,
+    machine: Machine,
+    layout: ZeroLayout,
+    *,
+    parameters: int,
+    moments: int,
+    weight_bytes: int,
+) -> Memory:
+    kept, _ = image_tokens(recipe, stage)
+    fixed, host = states(
+        layout,
+        parameters=parameters,
+        moments=moments,
+        ranks=machine.ranks,
+        weight_bytes=weight_bytes,
+    )
+    if machine.is_cpu:
+        # A CPU's memory is taken when it is touched, of a bucket only what is used.
+        fixed["buckets"] = min(fixed["buckets"], weight_bytes * parameters)
+    fixed["context"] = round((_CPU_CONTEXT_GIB if machine.is_cpu else _CONTEXT_GIB) * GIB)
+    fixed |= batch_bytes(
+        recipe.model,
+        local=stage.global_batch_samples // machine.ranks,
+        global_batch=stage.global_batch_samples,
+        image_px=stage.tokens.image_px,
+        weight_bytes=weight_bytes,
+    )
+    per_sample = sample_bytes(
+        recipe.model,
+        image_seq_len=kept + 1,
+        text_tokens=stage.tokens.text_tokens,
+        weight_bytes=weight_bytes,
+        explicit_attention=machine.is_cpu,
+        recompute_image=recipe.engine.checkpoint_image,
+        recompute_text=recipe.engine.checkpoint_text,
+    )
+    return Memory(fixed=fixed, per_sample=per_sample, host=host)
+
+
+def forecast(estimates: list[StageEstimate], machine: Machine) -> str:
+    """The plan in a line, as training says it at its start."""
+    rates = ", ".join(f"{e.name} {e.images_per_s:,.0f} images/s" for e in estimates)
+    memory = max(e.memory_gib for e in estimates)
+    return (
+        f"plan: {rates} ({machine.mfu:.0%} of {machine.ranks} x {machine.name}), "
+        f"{say_hours(sum(e.hours for e in estimates))}, {memory:.1f} GiB a rank"
+    )
+
+
+def shortfall(
+    estimate: StageEstimate, images_per_s: float, *, tolerated: float = 0.2
+) -> str | None:
+    """A warning where a measured rate lies below the plan's by more than the tolerated share."""
+    if images_per_s >= (1 - tolerated) * estimate.images_per_s:
+        return None
+    return (
+        f"stage {estimate.name}: {images_per_s:,.0f} images/s, "
+        f"{images_per_s / estimate.images_per_s:.0%} of the plan's {estimate.images_per_s:,.0f}; "
+        f"if much of the time is spent waiting for data, the loader needs about "
+        f"{estimate.loader_cores} cores"
+    )
+
+
+def say_hours(hours: float) -> str:
+    if hours < 2:
+        return f"{hours * 60:.0f} min"
+    return f"{hours:.1f} h" if hours < 48 else f"{hours / 24:.1f} days"

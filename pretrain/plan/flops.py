@@ -1,0 +1,80 @@
+"""Parameters, tokens and FLOPs of a recipe's stages.
+
+Counted as open_clip's model_profile.csv and CLIPA's tables do: 2 FLOPs a multiply-add of every
+matrix product, attention's scores included; norms, softmax and activations are not counted.
+"""
+
+from dataclasses import dataclass
+
+import torch
+
+from pretrain.models.build import build_model
+from pretrain.models.clip import ModelOptions
+from pretrain.recipe import Recipe, image_tokens
+from pretrain.stages import StageOptions
+from pretrain.tokens.options import TokenOptions
+
+
+@dataclass(frozen=True, kw_only=True)
+class Flops:
+    """FLOPs of one sample in one forward, by tower."""
+
+    image: float
+    text: float
+
+    @property
+    def forward(self) -> float:
+        return self.image + self.text
+
+    def executed(
+        self, *, recompute_image: bool = False, recompute_text: bool = False, two_passes: bool
+    ) -> float:
+        """One training step's share: forward and a backward of twice that, another forward of each
+        tower that recomputes its blocks, and another of both where features are cached first."""
+        again = self.image * recompute_image + self.text * recompute_text
+        return 3 * self.forward + again + self.forward * two_passes
+
+
+def _blocks(seq_len: int, width: int, depth: int, mlp_ratio: float) -> float:
+    """q, k, v and output 4 D² and the MLP 2 D H multiply-adds a token; scores and their use 2 N D
+    a token, whatever is masked of them."""
+    hidden = int(width * mlp_ratio)
+    return 2 * depth * seq_len * (4 * width**2 + 2 * width * hidden + 2 * seq_len * width)
+
+
+def forward_flops(model: ModelOptions, *, kept: int, full: int, text_tokens: int) -> Flops:
+    """Of one sample: `kept` patch tokens of `full` that are embedded, CLS beside them."""
+    image, text = model.image, model.text
+    return Flops(
+        image=_blocks(kept + 1, image.width, image.depth, image.mlp_ratio)
+        + 2 * full * 3 * image.patch_px**2 * image.width
+        + 2 * image.width * model.embed_dim,
+        text=_blocks(text_tokens, text.width, text.depth, text.mlp_ratio)
+        + 2 * text.width * model.embed_dim,
+    )
+
+
+def stage_flops(recipe: Recipe, stage: StageOptions) -> Flops:
+    """Of one sample of a stage."""
+    kept, full = image_tokens(recipe, stage)
+    return forward_flops(recipe.model, kept=kept, full=full, text_tokens=stage.tokens.text_tokens)
+
+
+def flops_per_sample(recipe: Recipe, stage: StageOptions) -> float:
+    """FLOPs of one sample's forward."""
+    return stage_flops(recipe, stage).forward
+
+
+def meta_model(model: ModelOptions, tokens: TokenOptions, vocab_size: int) -> torch.nn.Module:
+    """The model itself, without memory for its weights: its parameters' names and shapes."""
+    meta = torch.device("meta")
+    with meta:
+        return build_model(model, tokens=tokens, vocab_size=vocab_size, device=meta)
+
+
+def count_parameters(module: torch.nn.Module) -> dict[str, int]:
+    """Parameters by tower, each with its projection."""
+    counts = {"image": 0, "text": 0}
+    for name, parameter in module.named_parameters():
+        counts["image" if name.startswith("image") else "text"] += parameter.numel()
+    return counts

@@ -1,0 +1,68 @@
+"""Accelerators as data: peak, memory, power, and the share of the peak that CLIP training reaches.
+
+Peaks are dense bf16 with fp32 accumulation, from the vendors' data sheets: NVIDIA H100 SXM (989.4),
+H200 SXM (989.4), A100 (312), L40S (362, without sparsity), RTX 4090 (165.2, Ada whitepaper).
+Watts are the boards' limits. A data sheet's GB of an HBM board is what the driver shows in GiB.
+
+Shares of the peak, over all FLOPs executed:
+  a100  0.33  CLIPA's published A100-hours (arXiv 2305.07017, its README) are 17-28 % over three
+              forwards a sample; they recompute activations, so a third more is executed.
+  h100  0.20  NeMo's published CLIP g/14, 117 images/s a GPU: 204 TFLOP/s. A fork of open_clip
+              (arXiv 2604.27932, B/16 at 112 px) reaches 9 %: a share is a wish until measured.
+  h200, l40s, rtx4090: nothing is published for CLIP; the H100's share is assumed.
+  cpu   0.45  the demo's reduced stage: 2,098 images/s on two cores, bf16.
+"""
+
+from dataclasses import dataclass
+
+GIB = 2**30
+
+
+@dataclass(frozen=True, kw_only=True)
+class Hardware:
+    """One accelerator."""
+
+    peak_tflops: float  # dense bf16
+    memory_gib: float
+    watts: float
+    mfu: float  # default share of the peak
+    link_gb_per_s: float  # to its neighbours in a node, one direction
+    price_per_hour: float | None = None  # USD, where a published one is at hand
+    marks: tuple[str, ...] = ()  # words of its device name
+
+
+# A100: USD 1.575 an hour is the price that CLIPA-v2's cost table is reckoned with.
+# Links: NVLink 4 450 GB/s, NVLink 3 300 GB/s, PCIe 4 x16 32 GB/s, each in one direction.
+HARDWARE = {
+    "h100": Hardware(
+        peak_tflops=989.4, memory_gib=80, watts=700, mfu=0.20, link_gb_per_s=450, marks=("H100",)
+    ),
+    "h200": Hardware(
+        peak_tflops=989.4, memory_gib=141, watts=700, mfu=0.20, link_gb_per_s=450, marks=("H200",)
+    ),
+    "a100-80g": Hardware(
+        peak_tflops=312, memory_gib=80, watts=400, mfu=0.33, link_gb_per_s=300,
+        price_per_hour=1.575, marks=("A100", "80GB"),
+    ),
+    "a100-40g": Hardware(
+        peak_tflops=312, memory_gib=40, watts=400, mfu=0.33, link_gb_per_s=300,
+        price_per_hour=1.575, marks=("A100",),
+    ),
+    "l40s": Hardware(
+        peak_tflops=362, memory_gib=48, watts=350, mfu=0.20, link_gb_per_s=32, marks=("L40S",)
+    ),
+    "rtx4090": Hardware(
+        peak_tflops=165.2, memory_gib=24, watts=450, mfu=0.20, link_gb_per_s=32, marks=("4090",)
+    ),
+    # One core of a server CPU: 64 bf16 FLOP a cycle (one AVX512-BF16 instruction) at 3.5 GHz, with
+    # its share of a 2 GiB-a-core machine's memory and of a 64-core socket's 320 W.
+    "cpu": Hardware(peak_tflops=0.224, memory_gib=2, watts=5, mfu=0.45, link_gb_per_s=10),
+}  # fmt: skip
+
+
+def hardware_of_device(device_name: str) -> str | None:
+    """Which accelerator torch.cuda.get_device_name() names; None for one that is not listed."""
+    for name, hardware in HARDWARE.items():
+        if hardware.marks and all(mark in device_name for mark in hardware.marks):
+            return name
+    return None
