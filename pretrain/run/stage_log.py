@@ -6,11 +6,12 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from pretrain.recipe import Recipe, image_tokens
+from pretrain.plan.flops import flops_per_sample
+from pretrain.recipe import image_tokens
 from pretrain.run import metrics
 from pretrain.run.checkpoint import RunState
 from pretrain.run.job import Job
-from pretrain.stages import Stage, StageOptions
+from pretrain.stages import Stage
 
 if TYPE_CHECKING:
     from pretrain.engine.engine import Engine, StepResult
@@ -147,18 +148,6 @@ def say_forecast(job: Job, stage: Stage, state: RunState, step_s: float) -> None
         left += later.samples * flops_per_sample(job.recipe, later.options) * second_per_flop
     job.log.say_once(
         "forecast", f"about {_duration(left)} of training to go, judged by the first steps"
-    )
-
-
-def flops_per_sample(recipe: Recipe, stage: StageOptions) -> float:
-    """Matrix multiplications of one forward, up to a factor: 12 D² a block and token (attention's
-    4 D² and an MLP of 8 D² at mlp_ratio 4), CLS included; attention's scores left out."""
-    image, text = recipe.model.image, recipe.model.text
-    kept, full = image_tokens(recipe, stage)
-    return (
-        (kept + 1) * image.depth * image.width**2 * (4 + 2 * image.mlp_ratio)
-        + stage.tokens.text_tokens * text.depth * text.width**2 * (4 + 2 * text.mlp_ratio)
-        + full * 3 * image.patch_px**2 * image.width
     )
 
 
