@@ -20,6 +20,7 @@ from pretrain.data.dataset import Dataset
 from pretrain.data.images import centre_box, resize
 from pretrain.faults import one_line_faults
 from pretrain.files import write_durably, write_tensors
+from pretrain.losses.build import build_objective
 from pretrain.models.build import build_model
 from pretrain.models.clip import CLIP, ModelOptions
 from pretrain.models.image_tower import ImageTowerOptions
@@ -43,6 +44,7 @@ class ExportedModel:
     tokenizer: Tokenizer
     normalisation: Normalisation
     logit_scale: float
+    logit_bias: float | None  # None after the softmax loss
 
     @torch.inference_mode()
     def encode_images(self, images: list[Image.Image]) -> Tensor:
@@ -73,7 +75,9 @@ def _pixels(image: Image.Image, image_px: int) -> np.ndarray:
 
 def export(recipe: Recipe, stage: str, out: Path) -> ExportedModel:
     """Write weights, config and tokenizer of a finished stage into `out`; returns it loaded."""
-    weights, objective = read_stage_weights(recipe.run_dir, stage)
+    weights, parameters = read_stage_weights(recipe.run_dir, stage)
+    objective = build_objective(recipe.loss)
+    objective.load_state_dict(parameters)
     dataset = Dataset(recipe.data.train, recipe.data.tier)
     tokens = recipe.stages[stage].tokens
     config: dict[str, Any] = {
@@ -83,7 +87,7 @@ def export(recipe: Recipe, stage: str, out: Path) -> ExportedModel:
         "image_px": tokens.image_px,
         "text_tokens": tokens.text_tokens,
         "normalisation": recipe.data.normalisation,
-        "logit_scale": float(objective["log_scale"].exp()),
+        **objective.figures(),
         "tokenizer_sha256": dataset.manifest.tokenizer.sha256,
     }
     out.mkdir(parents=True, exist_ok=True)
@@ -126,6 +130,7 @@ def load(folder: Path | str) -> ExportedModel:
         tokenizer=tokenizer,
         normalisation=config["normalisation"],
         logit_scale=config["logit_scale"],
+        logit_bias=config.get("logit_bias"),
     )
 
 

@@ -2,9 +2,13 @@
 
 import os
 import sys
+import time
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
+
+# A launcher ends all ranks when the first one leaves: so the silent ones let the speaker speak.
+_SPEAKER_S = 3.0
 
 
 class StoppedError(ValueError):
@@ -29,6 +33,8 @@ def one_line_faults(*, known_to_all: bool = False) -> Iterator[None]:
             print("error:", " ".join(str(error).split()), file=sys.stderr)
         elif local == "0" and not known_to_all:
             print(f"error on {os.uname().nodename}:", " ".join(str(error).split()), file=sys.stderr)
+        else:
+            time.sleep(_SPEAKER_S)
         leave(2)
 
 

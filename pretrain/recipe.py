@@ -19,7 +19,7 @@ from pretrain.data.order import WINDOW_SAMPLES, OrderRule
 from pretrain.engine.ds_config import EngineOptions
 from pretrain.engine.optimizers import OptimizerOptions
 from pretrain.evaluation.options import EvaluationOptions
-from pretrain.losses.contrastive import LossOptions
+from pretrain.losses.options import LossOptions
 from pretrain.models.clip import ModelOptions
 from pretrain.models.presets import PRESETS
 from pretrain.run_folder import RECIPE_FILE
@@ -93,7 +93,7 @@ class Recipe:
     model: ModelOptions = field(default_factory=ModelOptions)
     """The two towers."""
     loss: LossOptions = field(default_factory=LossOptions)
-    """The contrastive loss."""
+    """The loss over the global batch: softmax or sigmoid."""
     optimizer: OptimizerOptions = field(default_factory=OptimizerOptions)
     """The optimizer, fresh in each stage."""
     temperature_base_learning_rate: float | None = None

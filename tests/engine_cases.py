@@ -73,13 +73,14 @@ def build_engine(case: Case) -> Any:
     from pretrain.engine.ds_config import EngineOptions
     from pretrain.engine.engine import Engine
     from pretrain.engine.optimizers import OptimizerOptions
-    from pretrain.losses.contrastive import ContrastiveLoss, LossOptions
+    from pretrain.losses.build import build_objective
+    from pretrain.losses.options import LossOptions
 
     rank, world = torch.distributed.get_rank(), torch.distributed.get_world_size()
     local = GLOBAL_BATCH // world
     return Engine(
         model=small_clip(),
-        objective=ContrastiveLoss(LossOptions()),
+        objective=build_objective(LossOptions()),
         runtime=Runtime(rank=rank, local_rank=rank, world_size=world, device=torch.device("cpu")),
         options=EngineOptions(
             ds_config=ROOT / f"ds_configs/zero{case.zero}.json",

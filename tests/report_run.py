@@ -200,7 +200,7 @@ class Page(HTMLParser):
 
 
 def report(folder: Path, comparison: Path | None = None) -> tuple[str, Page]:
-    source = write_report(ReportOptions(run=folder, comparison=comparison)).read_text("utf-8")
+    source = write_report(ReportOptions(run_dir=folder, comparison=comparison)).read_text("utf-8")
     return source, Page(source)
 
 

@@ -1,5 +1,6 @@
 """What one rank finds, all say: agreed checks, unusable samples counted over all ranks."""
 
+import time
 from types import SimpleNamespace
 
 import pytest
@@ -87,6 +88,7 @@ def test_only_the_main_rank_prints_what_all_know(monkeypatch, capsys):
     def told(rank: str, local: str, known_to_all: bool) -> str:
         monkeypatch.setenv("RANK", rank)
         monkeypatch.setenv("LOCAL_RANK", local)
+        monkeypatch.setattr(time, "sleep", lambda _: None)
         with pytest.raises(SystemExit), one_line_faults(known_to_all=known_to_all):
             raise ValueError("no such option")
         return capsys.readouterr().err

@@ -160,10 +160,10 @@ def test_figures_that_are_no_numbers_become_dashes(tmp_path: Path) -> None:
 
 def test_errors_name_what_is_missing(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"nowhere.*--run"):
-        write_report(ReportOptions(run=tmp_path / "nowhere"))
+        write_report(ReportOptions(run_dir=tmp_path / "nowhere"))
     (tmp_path / "recipe.yaml").write_text("seed: 0\n")
     with pytest.raises(FileNotFoundError, match=r"none\.json.*--comparison"):
-        write_report(ReportOptions(run=tmp_path, comparison=tmp_path / "none.json"))
+        write_report(ReportOptions(run_dir=tmp_path, comparison=tmp_path / "none.json"))
     (tmp_path / "bad.json").write_text("[1]")
     with pytest.raises(ValueError, match=r"bad\.json.*rows"):
-        write_report(ReportOptions(run=tmp_path, comparison=tmp_path / "bad.json"))
+        write_report(ReportOptions(run_dir=tmp_path, comparison=tmp_path / "bad.json"))

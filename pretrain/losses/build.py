@@ -1,9 +1,11 @@
 """Which objective a recipe's loss options mean."""
 
-from pretrain.losses.contrastive import ContrastiveLoss, LossOptions
 from pretrain.losses.objective import Objective
+from pretrain.losses.options import LossOptions
+from pretrain.losses.sigmoid import SigmoidLoss
+from pretrain.losses.softmax import SoftmaxLoss
 
 
 def build_objective(options: LossOptions) -> Objective:
     """The objective with its parameters at their start."""
-    return ContrastiveLoss(options)
+    return SoftmaxLoss(options) if options.kind == "softmax" else SigmoidLoss(options.sigmoid)

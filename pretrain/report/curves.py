@@ -39,7 +39,7 @@ def _points(records: Sequence[Record], *path: str, factor: float = 1.0) -> list[
 
 def _training_charts(run: Run) -> list[Chart | None]:
     marks, limit = _marks(run), float(run.samples_seen)
-    loss = Line(name="contrastive", points=_points(run.steps, "loss"), is_noisy=True)
+    loss = Line(name="loss", points=_points(run.steps, "loss"), is_noisy=True)
     accuracy = [
         Line(
             name=label,
@@ -114,6 +114,7 @@ def running_curves(run: Run) -> list[Chart]:
         ("Waiting for data", _points(waits, "share"), "c2", True, figures.percent),
         ("Learning rate", _points(run.steps, "learning_rate"), "c3", False, figures.decimal),
         ("Logit scale", _points(run.steps, "logit_scale"), "c4", False, figures.decimal),
+        ("Logit bias", _points(run.steps, "logit_bias"), "c4", False, figures.decimal),
         ("Gradient norm", _points(run.steps, "grad_norm"), "c4", True, figures.decimal),
     ):
         is_share = write_value is figures.percent

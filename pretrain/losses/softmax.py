@@ -1,0 +1,117 @@
+"""The softmax contrastive loss (InfoNCE), and the temperature that it owns."""
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+
+from pretrain.distributed import gather_rows
+from pretrain.losses.objective import LossResult, Objective
+from pretrain.losses.pairs import CHUNK_SAMPLES, Chunk, Pairs
+
+
+@dataclass(frozen=True, kw_only=True)
+class SoftmaxOptions:
+    """Softmax contrastive loss (InfoNCE) and its learned temperature."""
+
+    initial_scale: float = 1 / 0.07
+    """Softmax: logit scale at the start (CLIP, arXiv 2103.00020: 1 / 0.07)."""
+    max_scale: float = 100.0
+    """Softmax: the logit scale never exceeds this (CLIP: 100)."""
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.initial_scale <= self.max_scale < math.inf:
+            raise ValueError(
+                f"loss.initial_scale={self.initial_scale}, loss.max_scale={self.max_scale}: needs "
+                "1 <= initial_scale <= max_scale"
+            )
+
+
+class SoftmaxLoss(Objective):
+    """Symmetric InfoNCE over the global batch: local rows × gathered columns, fp32 logits.
+
+    measures: the share of local pictures whose own caption scored highest, and of captions.
+    """
+
+    def __init__(self, options: SoftmaxOptions, chunk_samples: int = CHUNK_SAMPLES) -> None:
+        super().__init__()
+        self.options, self.chunk_samples = options, chunk_samples
+        self.log_scale = nn.Parameter(torch.tensor([math.log(options.initial_scale)]))
+
+    def forward(self, images: Tensor, texts: Tensor) -> LossResult:
+        both = gather_rows(torch.cat([images, texts], dim=1))
+        all_images, all_texts = both.split([images.shape[1], texts.shape[1]], dim=1)
+        scale, first_own = self.log_scale.exp(), dist.get_rank() * len(images)
+        image_loss, image_right = _CrossEntropy.apply(
+            scale * images, all_texts, first_own, self.chunk_samples
+        )
+        text_loss, text_right = _CrossEntropy.apply(
+            scale * texts, all_images, first_own, self.chunk_samples
+        )
+        return LossResult(
+            loss=(image_loss + text_loss) / 2,
+            measures={
+                "image_to_text_accuracy": image_right,
+                "text_to_image_accuracy": text_right,
+            },
+        )
+
+    @torch.no_grad()
+    def clamp(self) -> None:
+        self.log_scale.clamp_(0.0, math.log(self.options.max_scale))
+
+    def figures(self) -> dict[str, float]:
+        return {"logit_scale": float(self.log_scale.detach().exp())}
+
+
+class _CrossEntropy(torch.autograd.Function):
+    """(mean cross-entropy of the rows with their own columns, share of rows whose own is highest).
+
+    The log-sum-exp of a row is kept as its highest logit so far and the sum of exponentials
+    relative to that (Milakov & Gimelshein, arXiv 1805.02867).
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, rows: Tensor, columns: Tensor, first_own: int, chunk_samples: int
+    ) -> tuple[Tensor, Tensor]:
+        pairs = Pairs(rows=rows, columns=columns, first_own=first_own, chunk_samples=chunk_samples)
+        top, total = rows.new_full((len(rows),), -math.inf), rows.new_zeros(len(rows))
+        own, best = rows.new_empty(len(rows)), torch.zeros_like(total, dtype=torch.long)
+        for chunk in pairs.chunks():
+            own[chunk.own_rows] = chunk.own
+            highest, place = chunk.logits.max(dim=1)
+            best = torch.where(highest > top, place + chunk.start, best)
+            higher = torch.maximum(top, highest)
+            relative = chunk.logits.sub_(higher[:, None]).exp_()
+            total = total * (top - higher).exp() + relative.sum(dim=1)
+            top = higher
+        log_sum = top + total.log()
+        ctx.save_for_backward(rows, columns, log_sum)
+        ctx.first_own, ctx.chunk_samples = first_own, chunk_samples
+        right = best == first_own + torch.arange(len(rows), device=rows.device)
+        share_right = right.to(rows.dtype).mean()
+        ctx.mark_non_differentiable(share_right)
+        return (log_sum - own).mean(), share_right
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, None, None]:
+        rows, columns, log_sum = ctx.saved_tensors
+
+        def slopes(chunk: Chunk) -> Tensor:
+            probabilities = chunk.logits.sub_(log_sum[:, None]).exp_()
+            chunk.own.sub_(1)
+            return probabilities
+
+        pairs = Pairs(
+            rows=rows,
+            columns=columns,
+            first_own=ctx.first_own,
+            chunk_samples=ctx.chunk_samples,
+        )
+        return *pairs.gradients(slopes, grads[0] / len(rows)), None, None
