@@ -90,6 +90,8 @@ class SampleMaker:
         key = sample_key(record.image or b"", text)
         if key in self.keys:
             raise RejectedError("duplicate_key")
+        if record.refused is not None:
+            raise RejectedError(record.refused)
         picture = decode_picture(record.image, self.options.pictures)
         self.keys.add(key)
         return Sample(
@@ -233,7 +235,7 @@ def check_result(options: BuildOptions, *, rows: int, rejected: Counter[str]) ->
         reasons = {reason: count for reason, count in rejected.items() if count}
         raise ValueError(
             f"all {rows} rows of {options.source.source} were rejected: {reasons}; check "
-            "--image-column, --caption and the limits"
+            "--image-column, --image-root, --caption and the limits"
         )
 
 
@@ -260,8 +262,12 @@ def provenance(
     """
     writer = asdict(options.writer)
     del writer["out"], writer["overwrite"]
-    source = {**asdict(options.source), "image_column": corpus.source.image_column}
-    del source["source"]
+    source = {
+        **asdict(options.source),
+        "format": corpus.format,
+        "image_column": corpus.source.image_column,
+    }
+    del source["source"], source["image_root"]
     captions = {
         **asdict(options.captions),
         "caption": [f"{template.name}={template.template}" for template in templates],

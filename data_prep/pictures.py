@@ -73,8 +73,8 @@ def decode_picture(data: bytes | None, options: PictureOptions) -> Image.Image:
     RejectedError: image_unreadable, image_too_large, image_too_small, image_aspect,
     image_truncated. Size is judged by the header, before anything is decoded.
     """
-    if not data:
-        raise RejectedError("image_unreadable")
+    if data is None:
+        raise RejectedError("image_missing")
     with warnings.catch_warnings():
         # Pillow warns of big pictures and damaged metadata, both of which are judged here.
         warnings.simplefilter("ignore")

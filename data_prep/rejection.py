@@ -8,6 +8,8 @@ Reason = Literal[
     "caption_too_long",
     "duplicate_key",
     "image_aspect",
+    "image_missing",
+    "image_outside_root",
     "image_too_large",
     "image_too_small",
     "image_truncated",

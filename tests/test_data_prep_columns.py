@@ -71,7 +71,7 @@ REFUSED = {
     ),
     "links alone": (
         {"url": ["http://host/x.jpg"] * 6, "TEXT": CAPTIONS},
-        ["no column", "url: string", "img2dataset", "--source"],
+        ["table of links", "'url'", "img2dataset --url_list", "--source"],
     ),
     "file names in the picture column": (
         {"image": ["a.jpg"] * 6, "caption": CAPTIONS},
@@ -79,7 +79,7 @@ REFUSED = {
     ),
     "paths alone": (
         {"image": [None] + [{"bytes": None, "path": "pics/a.jpg"}] * 5, "caption": CAPTIONS},
-        ["paths alone", "'pics/a.jpg'", "save_to_disk", "--source"],
+        ["paths alone", "'pics/a.jpg'", "save_to_disk", "--image-root"],
     ),
 }
 
@@ -111,6 +111,28 @@ def test_the_remedy_for_paths_alone_works(tmp_path, capsys):
     assert build(tmp_path / "saved", tmp_path / "out") == 0
 
 
+@pytest.mark.parametrize("shape", ["struct", "text"])
+def test_paths_are_followed_below_a_named_root_only(tmp_path, shape):
+    (tmp_path / "pics").mkdir()
+    (tmp_path / "pics/a.png").write_bytes(PICTURES[0])
+    (tmp_path / "secret.png").write_bytes(PICTURES[1])
+    (tmp_path / "pics/link.png").symlink_to(tmp_path / "secret.png")
+    inside = str(tmp_path / "pics/a.png")
+    paths = ["a.png", inside, "../secret.png", str(tmp_path / "secret.png"), "link.png", "no.png"]
+    images = pa.array(paths)
+    if shape == "struct":
+        kind = pa.struct({"bytes": pa.binary(), "path": pa.string()})
+        images = pa.array([{"bytes": None, "path": path} for path in paths], kind)
+    source = write_corpus(tmp_path / "c.parquet", {"image": images, "caption": CAPTIONS})
+    root = ["--image-root", str(tmp_path / "pics")]
+    assert build(source, tmp_path / "out", *root) == 0
+    manifest = read_manifest(tmp_path / "out")
+    assert manifest.samples == 2
+    assert manifest.rejected["image_outside_root"] == 3
+    assert manifest.rejected["image_missing"] == 1
+    assert str(tmp_path) not in (tmp_path / "out/manifest.json").read_text()
+
+
 def test_a_column_with_some_bytes_is_read(tmp_path):
     """Rows without bytes are counted, however late the first bytes come."""
     kind = pa.struct({"bytes": pa.binary(), "path": pa.string()})
@@ -120,7 +142,7 @@ def test_a_column_with_some_bytes_is_read(tmp_path):
     source = write_corpus(tmp_path / "c.parquet", {"image": images, "caption": captions})
     assert build(source, tmp_path / "out") == 0
     manifest = read_manifest(tmp_path / "out")
-    assert (manifest.samples, manifest.rejected["image_unreadable"]) == (1, 300)
+    assert (manifest.samples, manifest.rejected["image_missing"]) == (1, 300)
 
 
 @pytest.mark.parametrize("column", ["image", "caption"])

@@ -133,7 +133,16 @@ def test_the_command_line_offers_these_options(capsys: pytest.CaptureFixture[str
         main(["build", "--help"])
     words = capsys.readouterr().out.replace("[", " ").replace("]", " ").replace(",", " ").split()
     assert {word for word in words if word.startswith("--")} == {
-        *("--help", "--source", "--image_column", "--where", "--out", "--overwrite"),
+        *(
+            "--help",
+            "--source",
+            "--image_column",
+            "--image_root",
+            "--format",
+            "--where",
+            "--out",
+            "--overwrite",
+        ),
         *("--shard_samples", "--shard_bytes", "--caption", "--caption+", "--caption_max_chars"),
         *("--tiers", "--min_image_px", "--max_aspect", "--tokenizer", "--tokenizer_kind"),
         *("--vocab_size", "--lower_case", "--byte_fallback", "--tokenizer_captions", "--tagger"),

@@ -48,7 +48,7 @@ BAD_PICTURES = {
     "JPEG cut in its header": (JPEG[:150], "image_unreadable"),
     "text": (b"<html>404 not found</html>", "image_unreadable"),
     "no bytes": (b"", "image_unreadable"),
-    "null": (None, "image_unreadable"),
+    "null": (None, "image_missing"),
     "PostScript": (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 64 64\n", "image_unreadable"),
     "60000x60000 PNG header": (png_header(60000, 60000), "image_too_large"),
     "60000x60000 JPEG header": (jpeg_claiming(60000, 60000), "image_too_large"),

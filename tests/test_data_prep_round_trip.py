@@ -64,7 +64,7 @@ def test_manifest_states_counts_and_checksums(dataset: Path) -> None:
     manifest = read_manifest(dataset)
     assert Manifest.from_json(manifest.to_json()) == manifest
     assert manifest.samples == 32 and manifest.captions == ["label", "keywords"]
-    assert list(manifest.rejected.values()) == [0] * 9
+    assert list(manifest.rejected.values()) == [0] * 11
     model = dataset / manifest.tokenizer.file
     assert manifest.tokenizer.sha256 == hashlib.sha256(model.read_bytes()).hexdigest()
     for name, tier in manifest.tiers.items():

@@ -1,23 +1,40 @@
 """Which column holds the pictures and which the captions, where the user does not say."""
 
+from typing import Any
+
 import pyarrow as pa
 
 DEFAULT_IMAGE_COLUMN = "image"
 DEFAULT_CAPTION_COLUMN = "caption"
+DEFAULT_PATH_COLUMN = "file_name"  # as in the imagefolder of Hugging Face
 # Names that corpora in the field use, in lower case.
 IMAGE_NAMES = ("image", "jpg", "jpeg", "png", "webp", "img", "picture", "image_bytes", "img_bytes")
+PATH_NAMES = (
+    *("file_name", "filename", "file", "filepath", "file_path", "path", "image_path", "img_path"),
+    *("image_file", "image_name", "image", "img", "picture"),
+)
+LINK_NAMES = ("url", "image_url", "img_url", "image_link", "link", "uri")
 CAPTION_NAMES = ("caption", "text", "txt", "alt_text", "alt")
+TITLE_NAMES = ("title",)  # a caption only where nothing else is
 
 
-def choose_image_column(source: str, schema: pa.Schema, asked: str | None) -> str:
-    """The column of encoded pictures. ValueError if there is none, or no single one to choose."""
-    usable = [field.name for field in schema if holds_pictures(field.type)]
+def choose_image_column(
+    source: str, schema: pa.Schema, asked: str | None, *, paths: bool = False
+) -> str:
+    """The column of encoded pictures. ValueError if there is none, or no single one to choose.
+
+    With `paths`, the pictures may also be files that a column of text names.
+    """
+    usable = [f.name for f in schema if holds_pictures(f.type) or (paths and holds_text(f.type))]
     found = ", ".join(f"{field.name}: {field.type}" for field in schema)
     if not usable:
+        links = [field.name for field in schema if field.name.lower() in LINK_NAMES]
+        if links:
+            raise links_alone(source, links[0], schema.names)
         raise ValueError(
             f"no column of {source} can hold encoded pictures (binary, or struct<bytes: binary, "
-            f"path: string>), it has {found}; get the pictures into it (img2dataset: "
-            "--output_format parquet), or name a folder of NAME.jpg and NAME.txt with --source"
+            f"path: string>), it has {found}; if one holds paths of pictures, name their folder "
+            "with --image-root, or name a folder of NAME.jpg and NAME.txt with --source"
         )
     if asked is not None:
         if asked not in usable:
@@ -27,6 +44,8 @@ def choose_image_column(source: str, schema: pa.Schema, asked: str | None) -> st
             )
         return asked
     chosen = only_known(usable, DEFAULT_IMAGE_COLUMN, IMAGE_NAMES)
+    if chosen is None and paths:
+        chosen = only_known(usable, DEFAULT_PATH_COLUMN, PATH_NAMES)
     if chosen is None:
         raise ValueError(
             f"which column of {source} holds the pictures? It has {found}; choose one of "
@@ -35,12 +54,55 @@ def choose_image_column(source: str, schema: pa.Schema, asked: str | None) -> st
     return chosen
 
 
+def choose_path_column(source: str, record: dict[str, Any], asked: str | None) -> str:
+    """The column of a table that names the files of the pictures. ValueError if none is clear."""
+    names = list(record)
+    chosen = asked if asked is not None else only_known(names, DEFAULT_PATH_COLUMN, PATH_NAMES)
+    if chosen is None or chosen not in names:
+        links = [name for name in names if name.lower() in LINK_NAMES]
+        if links and asked is None:
+            raise links_alone(source, links[0], names)
+        asks = "which column" if asked is None else f"image_column={asked!r}: which column"
+        raise ValueError(
+            f"{asks} of {source} holds the paths of the pictures? Its first line names {names}; "
+            "choose one of these with --image-column"
+        )
+    if is_link(record[chosen]):
+        raise links_alone(source, chosen, names)
+    return chosen
+
+
+def refuse_links(source: str, record: dict[str, Any]) -> None:
+    """ValueError for a table of links whose first line is a row already, not names."""
+    if any(is_link(name) for name in record):
+        raise links_alone(source, "the first", ["no names: the first line is a row"])
+
+
+def is_link(value: Any) -> bool:
+    """Whether a value is a link to a picture elsewhere."""
+    return isinstance(value, str) and value.lower().startswith(("http://", "https://", "s3://"))
+
+
+def links_alone(source: str, column: str, names: list[str]) -> ValueError:
+    """What to say of a table of links."""
+    caption = next((name for name in names if name.lower() in CAPTION_NAMES), "caption")
+    return ValueError(
+        f"{source} is a table of links (column {column!r} of {names}), the pictures are not in it; "
+        f"fetch them first: img2dataset --url_list FILE --input_format FORMAT --url_col {column!r} "
+        f"--caption_col {caption!r} --output_format webdataset --output_folder DIR, and name DIR "
+        "with --source"
+    )
+
+
 def choose_caption_column(schema: pa.Schema) -> str:
     """The column of the captions; the default name, for a later complaint, if none is clear."""
     if DEFAULT_CAPTION_COLUMN in schema.names:
         return DEFAULT_CAPTION_COLUMN
     texts = [field.name for field in schema if holds_text(field.type)]
-    return only_known(texts, DEFAULT_CAPTION_COLUMN, CAPTION_NAMES) or DEFAULT_CAPTION_COLUMN
+    familiar = [name for name in texts if name.lower() in CAPTION_NAMES] or [
+        name for name in texts if name.lower() in TITLE_NAMES
+    ]
+    return familiar[0] if len(familiar) == 1 else DEFAULT_CAPTION_COLUMN
 
 
 def only_known(names: list[str], default: str, known: tuple[str, ...]) -> str | None:

@@ -5,9 +5,10 @@ from dataclasses import dataclass
 
 import pyarrow as pa
 
+from data_prep.rejection import Reason, RejectedError
 from data_prep.sources.column_choice import choose_caption_column
-from data_prep.sources.kinds import open_source
-from data_prep.sources.source import Record
+from data_prep.sources.kinds import Format, open_source
+from data_prep.sources.source import Batch, Record
 from data_prep.sources.values import column_values
 from data_prep.sources.where import compile_where, matching_rows
 
@@ -17,13 +18,21 @@ class SourceOptions:
     """What is read"""
 
     source: str
-    """Parquet corpus: a file, a folder (all *.parquet below it) or a glob pattern; or a folder
-    of pictures with their texts (NAME.jpg and NAME.txt, subfolders too; its columns are path,
-    folder and caption); or a folder that `Dataset.save_to_disk` of Hugging Face `datasets`
-    wrote."""
+    """The corpus: a file, a folder (all below it) or a glob pattern of Parquet, of WebDataset
+    tars, or of CSV, TSV or JSON Lines tables of paths and captions; a folder of pictures with
+    their texts (NAME.jpg, NAME.txt and perhaps NAME.json, subfolders too); or a folder that
+    `Dataset.save_to_disk` of Hugging Face `datasets` wrote."""
+    format: Format | None = None
+    """How the source is read: parquet, webdataset, folder, table (CSV, TSV, JSON Lines),
+    imagefolder (pictures with metadata.csv or metadata.jsonl) or saved (`save_to_disk`). Null: by
+    what stands there."""
     image_column: str | None = None
-    """Column of the encoded pictures: binary, or a Hugging Face image struct {bytes, path}. Null:
-    `image`, or the only one with a well-known name (jpg, png, image_bytes and the like)."""
+    """Column of the pictures: encoded (binary, or a Hugging Face image struct {bytes, path}), or
+    their paths in a table; of tars, the members' extension. Null: `image`, or the only one with a
+    well-known name (jpg, png, image_bytes, file_name, path and the like)."""
+    image_root: str | None = None
+    """Folder below which paths of pictures lie; none outside it is read. Null: a table's own
+    folder; paths in Parquet are not followed."""
     where: str | None = None
     """Keep the rows for which this SQL expression over the other columns is true, e.g.
     "split = 'train' AND artist != 'emojione'"."""
@@ -36,7 +45,9 @@ class Corpus:
     """
 
     def __init__(self, options: SourceOptions) -> None:
-        self.source = open_source(options.source, options.image_column)
+        self.format, self.source = open_source(
+            options.source, options.format, options.image_column, options.image_root
+        )
         self.rows = self.source.rows
         self.columns: list[str] = self.source.schema.names
         self.caption_column = choose_caption_column(self.source.schema)
@@ -55,8 +66,18 @@ class Corpus:
             table = batch.table.take(pa.array(rows, pa.int64()))
             values = [column_values(table.column(name)) for name in columns]
             for i, row in enumerate(rows):
+                image, refused = read_image(batch, row) if with_images else (None, None)
                 yield Record(
-                    image=batch.image(row) if with_images else None,
+                    image=image,
+                    refused=refused,
                     columns={name: values[c][i] for c, name in enumerate(columns)},
                     place=batch.place(row),
                 )
+
+
+def read_image(batch: Batch, row: int) -> tuple[bytes | None, Reason | None]:
+    """A row's picture, or why there is none."""
+    try:
+        return batch.image(row), None
+    except RejectedError as rejection:
+        return None, rejection.reason

@@ -16,6 +16,7 @@ PICTURE_SUFFIXES = frozenset(
     (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif")
 )
 TEXT_SUFFIX = ".txt"
+METADATA_FILES = ("metadata.csv", "metadata.jsonl")  # huggingface.co/docs/datasets/image_dataset
 # No caption may be as long; a giant that is called .txt by mistake must not fill the memory.
 TEXT_BYTES_CAP = 1 << 20
 
@@ -27,6 +28,7 @@ class Listing:
     pictures: list[str] = field(default_factory=list)  # in bytewise order
     texts: dict[str, str] = field(default_factory=dict)  # path without suffix -> path
     others: Counter[str] = field(default_factory=Counter)  # suffix -> files
+    metadata: list[str] = field(default_factory=list)  # tables of an imagefolder, among the others
     links: list[str] = field(default_factory=list)  # symbolic links that are not followed
 
     def without_text(self) -> list[str]:
@@ -63,6 +65,8 @@ def list_folder(folder: Path) -> Listing:
             listing.texts[stem(path)] = max(path, listing.texts.get(stem(path), ""))
         else:
             listing.others[suffix or "without suffix"] += 1
+            if entry.name in METADATA_FILES:
+                listing.metadata.append(path)
     listing.pictures.sort(key=os.fsencode)
     listing.links.sort(key=os.fsencode)
     return listing

@@ -1,45 +1,130 @@
-"""Which kind of corpus stands at a path."""
+"""Which kind of corpus stands at a path, and the reader for each kind."""
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Literal, get_args
 
-from data_prep.sources.folder import FolderSource, list_folder
+from data_prep.sources.folder import FolderSource, Listing, list_folder
 from data_prep.sources.parquet import ParquetSource
+from data_prep.sources.path_tables import (
+    TABLE_SUFFIXES,
+    PathTableSource,
+    find_metadata,
+    find_tables,
+)
 from data_prep.sources.saved_datasets import SavedDatasetSource, is_saved_dataset
 from data_prep.sources.source import ACCEPTED, Source
 from data_prep.sources.tables import TableSource, refuse_bare_paths
+from data_prep.sources.webdataset import WebDatasetSource
 from pretrain.shard_format import INDEX_FILE, MANIFEST_FILE
 
+Format = Literal["parquet", "saved", "folder", "webdataset", "table", "imagefolder"]
+FORMATS: tuple[Format, ...] = get_args(Format)
+USING_ROOT = ("parquet", "table", "imagefolder")
 
-def open_source(source: str, image_column: str | None) -> Source:
+
+def open_source(
+    source: str, kind: Format | None, image_column: str | None, image_root: str | None
+) -> tuple[Format, Source]:
     """The reader for what stands at `source`. ValueError or FileNotFoundError if none fits."""
+    kind = kind or detect(source)
+    if image_root is not None:
+        if kind not in USING_ROOT:
+            raise ValueError(
+                f"image_root={image_root}: {source} is read as {kind}, which holds its pictures; "
+                "leave out --image-root"
+            )
+        if not Path(image_root).is_dir():
+            raise FileNotFoundError(f"image_root={image_root}: no such folder; mend --image-root")
+    return kind, OPENERS[kind](source, image_column, image_root)
+
+
+def detect(source: str) -> Format:
+    """The format of what stands at a path, folder or pattern. ValueError if it is none."""
     path = Path(source)
     if not path.is_dir():
-        return open_tables(ParquetSource(source, image_column))
+        suffix = path.suffix.lower()  # of a pattern, too
+        if suffix == ".tar":
+            return "webdataset"
+        return "table" if suffix in TABLE_SUFFIXES else "parquet"
     if is_saved_dataset(path):
-        return open_tables(SavedDatasetSource(path, image_column))
+        return "saved"
     if (path / MANIFEST_FILE).is_file() and any(path.glob(f"*/{INDEX_FILE}")):
         raise ValueError(
             f"source={source} is a dataset directory, ready for training; name the corpus that "
             "it was built from"
         )
-    listing = list_folder(path)
-    # Links too: a snapshot in the cache of huggingface_hub consists of them.
-    parquet = any(path.rglob("*.parquet"))
+    return detect_folder(source, list_folder(path), any(path.rglob("*.parquet")))
+
+
+def detect_folder(source: str, listing: Listing, parquet: bool) -> Format:
+    """The format of a folder. `parquet` counts links too: huggingface_hub's cache is of them."""
+    if listing.others[".tar"]:
+        return "webdataset"  # Parquet beside tars tells of the downloads, and holds no pictures
+    if listing.metadata and listing.pictures:
+        return "imagefolder"
     # Pictures without any text beside Parquet files are a README's illustrations.
     paired = len(listing.without_text()) < len(listing.pictures)
     if listing.pictures and (paired or not parquet):
-        if image_column is not None:
-            raise ValueError(
-                f"image_column={image_column!r}: {source} is a folder of pictures, the files are "
-                "the pictures; leave out --image-column"
-            )
-        return FolderSource(path, listing)
-    if parquet and not listing.others[".tar"]:
-        return open_tables(ParquetSource(source, image_column))
-    raise ValueError(f"source={source} holds {listing.describe()}; {ACCEPTED}")
+        return "folder"
+    if parquet:
+        return "parquet"
+    raise ValueError(
+        f"source={source} holds {listing.describe()}; {ACCEPTED}; --format names one of "
+        f"{list(FORMATS)}"
+    )
 
 
-def open_tables(source: TableSource) -> TableSource:
+def open_parquet(source: str, image_column: str | None, image_root: str | None) -> Source:
+    """Parquet files, their pictures seen to be there."""
+    return with_pictures(ParquetSource(source, image_column, image_root))
+
+
+def open_saved(source: str, image_column: str | None, image_root: str | None) -> Source:
+    """A folder saved by Hugging Face `datasets`, its pictures seen to be there."""
+    del image_root
+    return with_pictures(SavedDatasetSource(Path(source), image_column))
+
+
+def open_folder(source: str, image_column: str | None, image_root: str | None) -> Source:
+    """A folder of pictures with their texts."""
+    del image_root
+    if image_column is not None:
+        raise ValueError(
+            f"image_column={image_column!r}: {source} is a folder of pictures, the files are "
+            "the pictures; leave out --image-column"
+        )
+    return FolderSource(Path(source), list_folder(Path(source)))
+
+
+def open_webdataset(source: str, image_column: str | None, image_root: str | None) -> Source:
+    """WebDataset tars."""
+    del image_root
+    return WebDatasetSource(source, image_column)
+
+
+def open_table(source: str, image_column: str | None, image_root: str | None) -> Source:
+    """CSV, TSV or JSON Lines of paths."""
+    return PathTableSource(source, find_tables(source), image_column, image_root)
+
+
+def open_imagefolder(source: str, image_column: str | None, image_root: str | None) -> Source:
+    """Pictures with metadata.csv or metadata.jsonl beside them."""
+    return PathTableSource(source, find_metadata(source), image_column, image_root)
+
+
+def with_pictures(source: TableSource) -> TableSource:
     """The source, its pictures seen to be there."""
     refuse_bare_paths(source)
     return source
+
+
+Opener = Callable[[str, str | None, str | None], Source]
+OPENERS: dict[Format, Opener] = {
+    "parquet": open_parquet,
+    "saved": open_saved,
+    "folder": open_folder,
+    "webdataset": open_webdataset,
+    "table": open_table,
+    "imagefolder": open_imagefolder,
+}

@@ -5,7 +5,6 @@ the process (exit status 134) when a run ends early, so no error could end it in
 Measured with datasets 5.2.0, pyarrow 26.0.1; huggingface/datasets#7467, huggingface_hub#4178.
 """
 
-import glob
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from data_prep.sources.find import find_files
 from data_prep.sources.source import ACCEPTED, READ_ROWS
 from data_prep.sources.tables import TableSource
 
@@ -20,10 +20,10 @@ from data_prep.sources.tables import TableSource
 class ParquetSource(TableSource):
     """A file, a folder of files, or a glob pattern."""
 
-    def __init__(self, source: str, image_column: str | None) -> None:
-        self.paths = find_parquet_files(source)
+    def __init__(self, source: str, image_column: str | None, image_root: str | None) -> None:
+        self.paths = find_files(source, (".parquet",))
         schema, rows = read_footers(self.paths)
-        super().__init__(source, schema, rows, image_column)
+        super().__init__(source, schema, rows, image_column, image_root)
 
     def files(self) -> list[dict[str, Any]]:
         """Names and sizes of the files."""
@@ -53,20 +53,6 @@ def read_batches(path: Path, columns: list[str]) -> Iterator[pa.RecordBatch]:
             if batch is None:
                 return
             yield batch
-
-
-def find_parquet_files(source: str) -> list[Path]:
-    """The files that a path, folder or pattern stands for, sorted. FileNotFoundError if none."""
-    path = Path(source)
-    if path.is_dir():
-        files = sorted(path.rglob("*.parquet"))
-    elif path.is_file():
-        files = [path]
-    else:
-        files = sorted(Path(name) for name in glob.glob(source, recursive=True))  # noqa: PTH207
-    if not files:
-        raise FileNotFoundError(f"source={source}: no such file or pattern; {ACCEPTED}")
-    return files
 
 
 def read_footers(files: list[Path]) -> tuple[pa.Schema, int]:

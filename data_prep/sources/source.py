@@ -6,12 +6,15 @@ from typing import Any, Protocol
 
 import pyarrow as pa
 
+from data_prep.rejection import Reason
+
 READ_ROWS = 256  # rows in memory at once: at 4 MB a picture, 1 GB where a batch holds pictures
 
 ACCEPTED = (
     "a source is Parquet with the pictures in a column (a file, a folder, or 'DIR/*.parquet'), "
-    "a folder of pictures with their texts (NAME.jpg and NAME.txt), or a folder saved by "
-    "Dataset.save_to_disk of Hugging Face datasets"
+    "WebDataset tars, a folder of pictures with their texts (NAME.jpg and NAME.txt), a CSV, TSV "
+    "or JSONL file of paths and captions, or a folder saved by Dataset.save_to_disk of Hugging "
+    "Face datasets"
 )
 
 
@@ -20,13 +23,17 @@ class Record:
     """One row of a corpus. Text that is not UTF-8 stays bytes, for the reader to judge."""
 
     image: bytes | None
+    refused: Reason | None = None  # why there is no picture, where its reader knows
     columns: dict[str, Any]
     place: str = field(compare=False)  # for people: where in the corpus it stands
 
 
 @dataclass(frozen=True, kw_only=True)
 class Batch:
-    """Some rows in order. A picture may be read only when it is asked for, by its row here."""
+    """Some rows in order. A picture may be read only when it is asked for, by its row here.
+
+    `image` raises RejectedError where a row's picture cannot be had.
+    """
 
     table: pa.Table
     image: Callable[[int], bytes | None]

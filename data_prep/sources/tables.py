@@ -2,21 +2,38 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from data_prep.sources.column_choice import DEFAULT_IMAGE_COLUMN, choose_image_column
+from data_prep.sources.column_choice import (
+    DEFAULT_IMAGE_COLUMN,
+    choose_image_column,
+    holds_text,
+)
+from data_prep.sources.picture_files import PictureRoot
 from data_prep.sources.source import Batch
+from data_prep.sources.values import column_values
 
 
 class TableSource(ABC):
     """A source whose rows come as tables, pictures included."""
 
-    def __init__(self, source: str, schema: pa.Schema, rows: int, image_column: str | None) -> None:
+    def __init__(
+        self,
+        source: str,
+        schema: pa.Schema,
+        rows: int,
+        image_column: str | None,
+        image_root: str | None = None,
+    ) -> None:
         self.name = source
-        self.image_column = choose_image_column(source, schema, image_column)
+        self.root = None if image_root is None else PictureRoot(Path(image_root))
+        self.image_column = choose_image_column(
+            source, schema, image_column, paths=self.root is not None
+        )
         self.pictures_type = schema.field(self.image_column).type
         self.schema = schema.remove(schema.get_field_index(self.image_column))
         self.rows = rows
@@ -38,27 +55,38 @@ class TableSource(ABC):
         columns = columns or self.schema.names[:1]
         asked = [*columns, self.image_column] if with_images else columns
         for where, first, table in self.tables(asked):
-            images = encoded_pictures(table.column(self.image_column)) if with_images else None
-            yield make_batch(table.select(columns), images, where, first)
+            pictures = table.column(self.image_column) if with_images else None
+            yield make_batch(table.select(columns), pictures, self.root, where, first)
 
 
-def make_batch(table: pa.Table, images: pa.ChunkedArray | None, where: str, first: int) -> Batch:
+def make_batch(
+    table: pa.Table,
+    pictures: pa.ChunkedArray | None,
+    root: PictureRoot | None,
+    where: str,
+    first: int,
+) -> Batch:
     """Rows of one table, the first of which is number `first` in `where`."""
+    encoded = None if pictures is None else encoded_pictures(pictures)
+    paths = None if pictures is None or root is None else picture_paths(pictures)
 
     def image(row: int) -> bytes | None:
-        return None if images is None else images[row].as_py()
+        data = None if encoded is None else encoded[row].as_py()
+        if data is None and root is not None and paths is not None:
+            return root.read(paths[row])
+        return data
 
     return Batch(table=table, image=image, place=lambda row: f"{where} row {first + row}")
 
 
 def refuse_bare_paths(source: TableSource) -> None:
     """ValueError if the picture column holds {bytes, path} and there are paths alone."""
-    if not pa.types.is_struct(source.pictures_type):
+    if not pa.types.is_struct(source.pictures_type) or source.root is not None:
         return
     example = None
     for _, _, table in source.tables([source.image_column]):
         column = table.column(source.image_column)
-        if encoded_pictures(column).null_count < len(column):
+        if pc.struct_field(column, "bytes").null_count < len(column):
             return  # nearly always in the first rows; a column of paths alone is small
         if example is None and source.pictures_type.get_field_index("path") >= 0:
             paths = pc.struct_field(column, "path").drop_null()
@@ -66,15 +94,26 @@ def refuse_bare_paths(source: TableSource) -> None:
     if example is not None:
         raise ValueError(
             f"image_column={source.image_column!r} of {source.name} holds paths alone, e.g. "
-            f"{example!r}, which are never followed; Dataset.save_to_disk of Hugging Face "
-            "datasets puts the bytes in (to_parquet does not), or name the folder of pictures "
-            "with --source"
+            f"{example!r}; name the folder of these pictures with --image-root (none outside it "
+            "is read), or put the bytes in, as Dataset.save_to_disk of Hugging Face datasets does"
         )
 
 
-def encoded_pictures(column: pa.ChunkedArray) -> pa.ChunkedArray:
-    """The bytes of a binary or {bytes, path} column; null where there are none.
+def encoded_pictures(column: pa.ChunkedArray) -> pa.ChunkedArray | None:
+    """The bytes of a binary or {bytes, path} column, null where there are none; None of paths.
 
-    A `path` is never followed: a corpus must not choose which local files are read.
+    A `path` is followed only below a root that the user named: a corpus must not choose which
+    local files are read.
     """
+    if holds_text(column.type):
+        return None
     return pc.struct_field(column, "bytes") if pa.types.is_struct(column.type) else column
+
+
+def picture_paths(column: pa.ChunkedArray) -> list[str | bytes | None] | None:
+    """The paths of a column of text or {bytes, path}; None if it has none."""
+    if pa.types.is_struct(column.type):
+        if column.type.get_field_index("path") < 0:
+            return None
+        column = pc.struct_field(column, "path")
+    return column_values(column) if holds_text(column.type) else None

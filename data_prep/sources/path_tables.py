@@ -1,0 +1,160 @@
+"""CSV, TSV and JSON Lines files of paths and captions; `imagefolder` of Hugging Face is one."""
+
+import csv
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from data_prep.sources.column_choice import choose_path_column, refuse_links
+from data_prep.sources.columns import ColumnTypes, cell_value
+from data_prep.sources.find import find_files
+from data_prep.sources.folder import METADATA_FILES
+from data_prep.sources.picture_files import PictureRoot
+from data_prep.sources.rows import Row, RowSource, parse_object
+
+DELIMITERS = {".csv": ",", ".tsv": "\t"}
+LINES_SUFFIXES = (".jsonl", ".ndjson")
+TABLE_SUFFIXES = (*DELIMITERS, *LINES_SUFFIXES)
+LINE_CHARS_CAP = 1 << 24  # no row is as long; a binary file without line ends must not be read
+LOOKED_AT = 1000  # rows among which a picture must be found, or the root is wrong
+
+
+class PathTableSource(RowSource):
+    """Tables in the order of their paths; each row names a picture below the table's folder.
+
+    Columns: the tables' own, the path too, and `table` (relative path) where there are several.
+    """
+
+    def __init__(
+        self, source: str, tables: list[Path], image_column: str | None, image_root: str | None
+    ) -> None:
+        self.paths = tables
+        self.base = Path(source) if Path(source).is_dir() else None
+        self.roots = {
+            path: PictureRoot(Path(image_root) if image_root is not None else path.parent)
+            for path in tables
+        }
+        self.notes = []
+        types = ColumnTypes()
+        rows, found, missed = 0, False, ""
+        for path in tables:
+            for place, record in self.records_of(path):
+                if rows == 0:
+                    refuse_links(source, record)
+                    self.image_column = choose_path_column(source, record, image_column)
+                types.see(record)
+                rows += 1
+                if not found and rows <= LOOKED_AT:
+                    value = record.get(self.image_column or "")
+                    found = self.roots[path].holds(value if isinstance(value, str) else None)
+                    missed = missed or f"{place}: {value!r}"
+        if rows == 0:
+            raise ValueError(f"source={source} has no rows; name another --source")
+        if not found:
+            root = next(iter(self.roots.values())).root
+            raise ValueError(
+                f"no file is found for the column {self.image_column!r} of {source}, e.g. "
+                f"{missed}, below {root}; name the pictures' folder with --image-root, or "
+                "another column with --image-column"
+            )
+        self.rows = rows
+        self.schema = pa.schema(types.fields())
+        if image_column is None:
+            self.notes.append(f"paths of pictures are read from column {self.image_column!r}")
+
+    def files(self) -> list[dict[str, Any]]:
+        """Names and sizes of the tables."""
+        return [{"name": path.name, "bytes": path.stat().st_size} for path in self.paths]
+
+    def read_rows(self, columns: list[str]) -> Iterator[Row]:
+        """All rows."""
+        del columns
+        assert self.image_column is not None
+        for path in self.paths:
+            for place, record in self.records_of(path):
+                value = record.get(self.image_column)
+                yield self.make_row(self.roots[path], value, record, place)
+
+    def make_row(self, root: PictureRoot, value: Any, record: dict[str, Any], place: str) -> Row:
+        """One row, whose picture lies at the path `value`, if that is one."""
+        path = value if isinstance(value, str) else None
+        return Row(columns=record, image=lambda: root.read(path), place=place)
+
+    def records_of(self, path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+        """Place and columns of each row of one table."""
+        suffix = path.suffix.lower()
+        reader = read_lines(path) if suffix in LINES_SUFFIXES else read_cells(path)
+        for line, record in reader:
+            if len(self.paths) > 1:
+                name = path.relative_to(self.base) if self.base else path.name
+                record = {"table": str(name), **record}
+            yield f"{path} line {line}", record
+
+
+def find_tables(source: str) -> list[Path]:
+    """The tables that a path, folder or pattern stands for."""
+    return find_files(source, TABLE_SUFFIXES)
+
+
+def find_metadata(source: str) -> list[Path]:
+    """The metadata tables of an `imagefolder`."""
+    return find_files(source, METADATA_FILES)
+
+
+def read_cells(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Rows of a CSV or TSV file by its first line's names, with their line numbers.
+
+    ValueError names the line that has more or fewer cells, or an open quote.
+    """
+    with path.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
+        delimiter = choose_delimiter(path, file.readline(LINE_CHARS_CAP))
+        file.seek(0)
+        reader = csv.reader(file, delimiter=delimiter, strict=True)
+        line = 0
+        try:
+            names = next(reader, [])
+            if len(set(names)) < len(names):
+                raise ValueError(f"source: {path} names a column twice: {names}; rename one")
+            for cells in reader:
+                line = reader.line_num
+                if not cells:
+                    continue  # an empty line
+                if len(cells) != len(names):
+                    raise ValueError(
+                        f"source: {path} line {line} has {len(cells)} cells, its first line names "
+                        f"{len(names)} columns {names}; mend the line (cells with {delimiter!r}, "
+                        "quotes or line ends stand in double quotes)"
+                    )
+                yield line, dict(zip(names, map(cell_value, cells), strict=True))
+        except csv.Error as error:
+            raise ValueError(
+                f"source: {path} line {reader.line_num}: {error}; mend the line (a cell that "
+                "begins with a quote ends with one, quotes inside are doubled)"
+            ) from error
+
+
+def choose_delimiter(path: Path, first: str) -> str:
+    """Tab or comma by the file's suffix; the first line tells where a .csv has other ones."""
+    usual = DELIMITERS.get(path.suffix.lower(), ",")
+    if usual in first:
+        return usual
+    return next((other for other in ("\t", ";", "|") if other in first), usual)
+
+
+def read_lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Rows of a JSON Lines file, with their line numbers. ValueError names a line that is none."""
+    with path.open("rb") as file:
+        number = 0
+        while line := file.readline(LINE_CHARS_CAP):
+            number += 1
+            if not line.strip():
+                continue
+            record = parse_object(line.removeprefix(b"\xef\xbb\xbf") if number == 1 else line)
+            if record is None:
+                raise ValueError(
+                    f"source: {path} line {number} is no JSON object ({line[:60]!r}); mend or "
+                    "remove the line"
+                )
+            yield number, record

@@ -1,0 +1,143 @@
+"""The files inside a tar archive of anyone's making: where each lies. Nothing is extracted.
+
+The standard library's tarfile takes a damaged header in the middle for the end of the archive
+(CPython, `TarFile.next`), so half of it would be lost in silence; webdataset reads through it and
+imports torch. Formats: POSIX ustar and pax, GNU tar, v7; as in tar(5).
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+from data_prep.ustar import BLOCK_BYTES, HEADER
+
+REGULAR = (b"0", b"\0", b"7")
+LONG_NAME, LONG_LINK, PAX, PAX_GLOBAL = b"L", b"K", b"x", b"g"
+EXTENSION_BYTES_CAP = 1 << 20  # of a long name or a pax header, which are read into memory
+AGAIN = "get or make it again, or leave it out of --source"
+COMPRESSED = {b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ": "xz", b"\x28\xb5\x2f\xfd": "zstd"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Member:
+    """One entry. Bytes of a name that are no UTF-8 are escaped as in file names."""
+
+    name: str
+    offset: int  # of the content in the archive
+    size: int
+    regular: bool  # a plain file; else a link, a folder, a sparse file or a device
+
+
+def read_tar(path: Path, file: BinaryIO) -> Iterator[Member]:
+    """All entries in order. ValueError names the archive and the byte where it is not whole."""
+    end = path.stat().st_size
+    offset = 0
+    name: str | None = None
+    size: int | None = None
+    while True:
+        file.seek(offset)
+        header = file.read(BLOCK_BYTES)
+        place = f"source: {path}, byte {offset:,}"
+        if len(header) < BLOCK_BYTES:
+            raise ValueError(
+                f"{place}: the archive is cut short (a whole one ends in empty blocks); {AGAIN}"
+            )
+        if header == bytes(BLOCK_BYTES):
+            refuse_more(file, place)
+            return
+        fields = parse_header(header, place)
+        kind, header_size = fields[7], parse_number(fields[4], header, place)
+        start = offset + BLOCK_BYTES
+        length = header_size
+        if kind in (LONG_NAME, PAX, LONG_LINK, PAX_GLOBAL):
+            if length > EXTENSION_BYTES_CAP:
+                raise ValueError(f"{place}: an extended header of {length:,} bytes; {AGAIN}")
+            content = file.read(length)
+            if kind == LONG_NAME:
+                name = decode_name(content)
+            elif kind == PAX:
+                name, size = parse_pax(content, place, name)
+        else:
+            length = header_size if size is None else size
+            yield Member(
+                name=name or header_name(fields),
+                offset=start,
+                size=length,
+                regular=kind in REGULAR,
+            )
+            if kind in (b"1", b"2", b"3", b"4", b"5", b"6"):
+                length = 0  # links, devices and folders have no content, whatever the header says
+            name = size = None
+        offset = start + length + -length % BLOCK_BYTES
+        if start + length > end:
+            raise ValueError(
+                f"{place}: the archive is cut short, the file that begins here does not end in it; "
+                f"{AGAIN}"
+            )
+
+
+def refuse_more(file: BinaryIO, place: str) -> None:
+    """ValueError if anything but zeros follows the end of the archive."""
+    while block := file.read(1 << 20):
+        if block.count(0) != len(block):
+            raise ValueError(
+                f"{place}: more follows the end of the archive (archives joined by cat, or "
+                "damage); name the parts as files of their own"
+            )
+
+
+def parse_header(header: bytes, place: str) -> tuple[bytes, ...]:
+    """The fields of a header whose checksum is right."""
+    fields: tuple[bytes, ...] = HEADER.unpack(header)
+    checksum = fields[6]
+    total = sum(header) - sum(checksum) + 8 * ord(" ")  # its own field counts as spaces
+    if parse_number(checksum, header, place) != total:
+        raise damaged(header, place)
+    return fields
+
+
+def damaged(header: bytes, place: str) -> ValueError:
+    """What to say of a header that is none."""
+    for magic, name in COMPRESSED.items():
+        if place.endswith("byte 0") and header.startswith(magic):
+            return ValueError(f"{place}: a {name} file, no plain tar; decompress it first")
+    return ValueError(f"{place}: no tar header, the archive is damaged here; {AGAIN}")
+
+
+def parse_number(field: bytes, header: bytes, place: str) -> int:
+    """An octal number, or GNU's binary one for sizes of 8 GiB and more."""
+    if field[0] == 0x80:
+        return int.from_bytes(field[1:], "big")
+    try:
+        return int(field.strip(b"\0 ") or b"0", 8)
+    except ValueError:
+        raise damaged(header, place) from None
+
+
+def parse_pax(content: bytes, place: str, name: str | None) -> tuple[str | None, int | None]:
+    """Name and size of the next entry, where a pax header gives them: "LENGTH KEY=VALUE\\n"…"""
+    size = None
+    while content:
+        digits, _, rest = content.partition(b" ")
+        if not digits.isdigit() or not len(digits) + 1 < int(digits) <= len(content):
+            raise ValueError(f"{place}: a damaged pax header; {AGAIN}")
+        key, _, value = rest[: int(digits) - len(digits) - 2].partition(b"=")
+        if key == b"path":
+            name = decode_name(value)
+        elif key == b"size" and value.isdigit():
+            size = int(value)
+        content = content[int(digits) :]
+    return name, size
+
+
+def header_name(fields: tuple[bytes, ...]) -> str:
+    """The name in a header; POSIX puts the front of a long one into another field."""
+    prefix = decode_name(fields[15]) if fields[9] == b"ustar\0" else ""
+    name = decode_name(fields[0])
+    return f"{prefix}/{name}" if prefix else name
+
+
+def decode_name(field: bytes) -> str:
+    """Text up to the first zero byte."""
+    return field.partition(b"\0")[0].decode("utf-8", "surrogateescape")

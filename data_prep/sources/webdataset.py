@@ -1,0 +1,222 @@
+"""WebDataset tars, those of img2dataset too: members of one name are one record.
+
+Read by our own strict walk over the archive, not by the `webdataset` package: that imports torch,
+and by default runs pickles that lie in the tar. Key and extension are split as it does
+(`base_plus_ext` in webdataset/tariterators.py).
+"""
+
+import re
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+from tqdm import tqdm
+
+from data_prep.rejection import RejectedError
+from data_prep.sources.columns import ColumnTypes
+from data_prep.sources.find import find_files
+from data_prep.sources.folder import PICTURE_SUFFIXES, TEXT_BYTES_CAP, describe_suffixes
+from data_prep.sources.picture_files import read_bounded
+from data_prep.sources.rows import Row, RowSource, parse_object
+from data_prep.sources.tar_members import Member, read_tar
+
+KEY_AND_EXTENSION = re.compile(r"((?:.*/|)[^.]+)[.]([^/]*)")
+# What webdataset itself decodes as text or as a number's text, and the field's other names.
+TEXT_EXTENSIONS = frozenset(
+    ("txt", "text", "caption", "transcript", "cls", "class", "index", "id", "url", "label")
+)
+CAPTION_EXTENSION = "txt"
+
+
+@dataclass(kw_only=True)
+class Group:
+    """The members of one key, by extension in lower case; texts with their content."""
+
+    key: str
+    members: dict[str, Member] = field(default_factory=dict)
+    texts: dict[str, bytes] = field(default_factory=dict)
+
+
+@dataclass(kw_only=True)
+class Findings:
+    """What a look through all archives found besides columns."""
+
+    groups: int = 0
+    pictures: Counter[str] = field(default_factory=Counter)  # extension -> members
+    without_picture: list[str] = field(default_factory=list)  # the first; counted below
+    bare: int = 0
+    damaged: int = 0
+    damaged_example: str = ""
+    others: Counter[str] = field(default_factory=Counter)  # suffix -> members left alone
+
+
+class WebDatasetSource(RowSource):
+    """Tars in the order of their paths, records in the order of the archive.
+
+    Columns: key, caption (the .txt, or else `caption` of the .json), the .json's top level, and
+    every other text member by its extension.
+    """
+
+    def __init__(self, source: str, image_column: str | None) -> None:
+        self.paths = find_files(source, (".tar",))
+        self.image_column = image_column
+        self.notes = []
+        self.look_through(source)
+
+    def files(self) -> list[dict[str, Any]]:
+        """Names and sizes of the archives."""
+        return [{"name": path.name, "bytes": path.stat().st_size} for path in self.paths]
+
+    def look_through(self, source: str) -> None:
+        """Find the columns, count the records, and see that every archive is whole."""
+        types = ColumnTypes(("key", "caption"))
+        found = Findings()
+        for path in tqdm(self.paths, unit=" tars", desc="look through", disable=None):
+            seen: set[str] = set()
+            for group in read_groups(path, found.others):
+                if group.key in seen:
+                    raise ValueError(
+                        f"source: {path} holds the members of {group.key!r} apart from one "
+                        "another, or twice; make it again with names in order "
+                        "(tar --sort=name -cf …)"
+                    )
+                seen.add(group.key)
+                self.look_at(path, group, types, found)
+        if not found.pictures:
+            raise ValueError(
+                f"source={source} holds no pictures ({found.groups:,} records in "
+                f"{len(self.paths):,} tars; {describe_suffixes(found.others) or 'no others'}); "
+                "pictures are members named KEY.jpg, KEY.png and the like"
+            )
+        if self.image_column is not None and self.image_column not in found.pictures:
+            raise ValueError(
+                f"image_column={self.image_column!r}: pictures in {source} have the extensions "
+                f"{sorted(found.pictures)}; choose one of them with --image-column"
+            )
+        self.rows = found.groups
+        self.schema = pa.schema(types.fields())
+        self.notes = notes_of(found)
+
+    def look_at(self, path: Path, group: Group, types: ColumnTypes, found: Findings) -> None:
+        """Note what one record holds. ValueError if it has several pictures and none is named."""
+        found.groups += 1
+        pictures = [name for name in group.members if is_picture(name)]
+        found.pictures.update(pictures)
+        if len(pictures) > 1 and self.image_column is None:
+            raise ValueError(
+                f"source: {path} has several pictures for {group.key!r}: {sorted(pictures)}; "
+                "choose one with --image-column"
+            )
+        if not pictures:
+            found.bare += 1
+            found.without_picture = found.without_picture or [f"{path} {group.key}"]
+        columns, damaged = columns_of(group)
+        types.see(columns)
+        if damaged:
+            found.damaged += 1
+            found.damaged_example = found.damaged_example or f"{path} {group.key}"
+
+    def read_rows(self, columns: list[str]) -> Iterator[Row]:
+        """All records."""
+        del columns
+        for path in self.paths:
+            for group in read_groups(path, Counter()):
+                yield self.make_row(path, group)
+
+    def make_row(self, path: Path, group: Group) -> Row:
+        """One record; its picture stays in the archive until it is asked for."""
+        names = [name for name in group.members if is_picture(name)]
+        name = self.image_column or (names[0] if names else None)
+        member = group.members.get(name) if name is not None else None
+
+        def image() -> bytes:
+            if member is None:
+                raise RejectedError("image_missing")
+            return read_bounded(path, member.offset, member.size)
+
+        return Row(columns=columns_of(group)[0], image=image, place=f"{path} {group.key}")
+
+
+def read_groups(path: Path, others: Counter[str]) -> Iterator[Group]:
+    """Neighbouring members of one key, small texts read. What is no part of a record is counted.
+
+    ValueError if a key has two members of one extension.
+    """
+    group: Group | None = None
+    with path.open("rb") as file:
+        for member in read_tar(path, file):
+            split = KEY_AND_EXTENSION.fullmatch(member.name)
+            if not member.regular or split is None:
+                if not member.name.endswith("/"):
+                    others["unnamed or special"] += 1
+                continue
+            key, extension = split.group(1), split.group(2).lower()
+            if group is None or key != group.key:
+                if group is not None:
+                    yield group
+                group = Group(key=key)
+            if extension in group.members:
+                raise ValueError(
+                    f"source: {path} holds {key}.{extension} twice; make it again with one of them"
+                )
+            group.members[extension] = member
+            if is_text(extension) or is_json(extension):
+                file.seek(member.offset)
+                group.texts[extension] = file.read(min(member.size, TEXT_BYTES_CAP))
+            elif not is_picture(extension):
+                others["." + extension] += 1
+    if group is not None:
+        yield group
+
+
+def columns_of(group: Group) -> tuple[dict[str, Any], bool]:
+    """The record's columns, and whether a .json in it could not be read."""
+    columns: dict[str, Any] = {"key": group.key}
+    damaged = False
+    for extension, text in group.texts.items():
+        if extension == CAPTION_EXTENSION:
+            columns["caption"] = text
+        elif is_text(extension):
+            columns[extension.replace(".", "_")] = text
+    for extension, text in group.texts.items():
+        if is_json(extension):
+            values = parse_object(text)
+            damaged = damaged or values is None
+            columns = {**(values or {}), **columns}
+    return columns, damaged
+
+
+def is_picture(extension: str) -> bool:
+    """Whether members of this extension are pictures."""
+    return "." + extension.rpartition(".")[2] in PICTURE_SUFFIXES
+
+
+def is_json(extension: str) -> bool:
+    """Whether members of this extension hold columns."""
+    return extension.rpartition(".")[2] == "json"
+
+
+def is_text(extension: str) -> bool:
+    """Whether members of this extension are a column each."""
+    return extension.rpartition(".")[2] in TEXT_EXTENSIONS
+
+
+def notes_of(found: Findings) -> list[str]:
+    """What a user may not expect of the archives, a line each."""
+    notes: list[str] = []
+    if found.bare:
+        notes.append(
+            f"records without a picture: {found.bare:,} of {found.groups:,}, e.g. "
+            f"{found.without_picture[0]}; they are rejected (image_missing)"
+        )
+    if found.damaged:
+        notes.append(
+            f".json members that hold no JSON object: {found.damaged:,}, e.g. "
+            f"{found.damaged_example}; their columns are empty"
+        )
+    if found.others:
+        notes.append(f"members of other kinds are left alone: {describe_suffixes(found.others)}")
+    return notes
