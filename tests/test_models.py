@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from pretrain.export.open_clip import open_clip_config, open_clip_weights
 from pretrain.models.clip import CLIP, ModelOptions, resized_weights
 from pretrain.models.image_tower import ImageTowerOptions
 from pretrain.models.positions import resize_image_positions, sincos_2d
@@ -81,70 +82,35 @@ def test_gradient_checkpointing_changes_no_gradient():
 
 
 def open_clip_reference(ours: CLIP):
-    """open_clip's CLIPA model of the same shape, with our weights copied into it."""
+    """open_clip's model of the same function, with our weights under its names."""
     from open_clip import model as open_clip
 
-    reference = open_clip.CLIP(
-        embed_dim=32,
-        vision_cfg=open_clip.CLIPVisionCfg(
-            layers=3,
-            width=64,
-            head_width=16,
-            patch_size=8,
-            image_size=48,
-            no_ln_pre=True,
-            pool_type="avg",
-            final_ln_after_pool=True,
-        ),
-        text_cfg=open_clip.CLIPTextCfg(
-            context_length=8,
-            vocab_size=100,
-            width=48,
-            heads=4,
-            layers=2,
-            pool_type="last",
-            no_causal_mask=True,
-        ),
-    ).eval()
-    vit, text = ours.image.vit, ours.text.encoder
-    with torch.no_grad():
-        visual = reference.visual
-        visual.conv1.weight.copy_(vit.patch_embed.proj.weight)
-        visual.class_embedding.copy_(vit.cls_token[0, 0])
-        visual.positional_embedding.zero_()
-        # Our convolution has a bias, which is the same as a constant in every position.
-        visual.positional_embedding[1:] = ours.image.positions + vit.patch_embed.proj.bias
-        for block, theirs in zip(vit.blocks, visual.transformer.resblocks, strict=True):
-            copy_block(theirs, block.norm1, block.norm2, block.mlp)
-            theirs.attn.in_proj_weight.copy_(block.attn.qkv.weight)
-            theirs.attn.in_proj_bias.copy_(block.attn.qkv.bias)
-            theirs.attn.out_proj.load_state_dict(block.attn.proj.state_dict())
-        visual.ln_post.load_state_dict(vit.fc_norm.state_dict())
-        visual.proj.copy_(ours.image_projection.weight.T)
-        reference.token_embedding.weight.copy_(text.embeddings.token_embedding.weight)
-        reference.positional_embedding.copy_(text.embeddings.position_embedding.weight)
-        for layer, theirs in zip(text.encoder.layers, reference.transformer.resblocks, strict=True):
-            copy_block(theirs, layer.layer_norm1, layer.layer_norm2, layer.mlp)
-            parts = [getattr(layer.self_attn, f"{n}_proj") for n in "qkv"]
-            theirs.attn.in_proj_weight.copy_(torch.cat([p.weight for p in parts]))
-            theirs.attn.in_proj_bias.copy_(torch.cat([p.bias for p in parts]))
-            theirs.attn.out_proj.load_state_dict(layer.self_attn.out_proj.state_dict())
-        reference.ln_final.load_state_dict(text.final_layer_norm.state_dict())
-        reference.text_projection.copy_(ours.text_projection.weight.T)
+    reference = open_clip.CLIP(**open_clip_config(ours, logit_bias=None)).eval()
+    reference.load_state_dict(open_clip_weights(ours, logit_scale=10.0, logit_bias=None))
     return reference
 
 
-def copy_block(theirs, norm1, norm2, mlp):
-    theirs.ln_1.load_state_dict(norm1.state_dict())
-    theirs.ln_2.load_state_dict(norm2.state_dict())
-    theirs.mlp.c_fc.load_state_dict(mlp.fc1.state_dict())
-    theirs.mlp.c_proj.load_state_dict(mlp.fc2.state_dict())
-
-
-def test_towers_equal_open_clips_clipa_model():
-    ours = clip(image={"positions": "sincos"})
+@pytest.mark.parametrize(
+    ("image", "text"),
+    [
+        ({"positions": "sincos"}, {}),  # CLIPA
+        ({"gelu": "tanh", "mlp_ratio": 3.0}, {"gelu": "tanh", "norm_eps": 1e-6}),  # CLIPA v2
+        ({"pool": "cls", "pre_norm": True, "positions": "learned"},
+         {"causal": True, "pool": "eos", "specials": "bos_eos"}),  # CLIP
+        ({"pool": "cls"}, {"causal": True, "padding_mask": True, "pool": "eos", "specials": "eos"}),
+        ({"positions": "learned_from_sincos"}, {"pool": "eos", "specials": "bos_eos"}),
+    ],
+)  # fmt: skip
+def test_towers_equal_open_clips(image, text):
+    ours = clip(image=image, text=text)
+    torch.manual_seed(1)
+    with torch.no_grad():  # biases, norms and CLS start at 0 or 1, where a wrong place is unseen
+        for parameter in ours.parameters():
+            parameter += 0.1 * torch.randn_like(parameter)
     reference = open_clip_reference(ours)
-    images, ids = torch.randn(4, 3, 48, 48), torch.randint(1, 100, (4, 8))
+    images, ids = torch.randn(4, 3, 48, 48), torch.randint(4, 100, (4, 8))
+    for row, end in enumerate((2, 4, 5, 7)):  # an eos and padding, as real captions have
+        ids[row, end], ids[row, end + 1 :] = 2, 0
     worst = max(
         float(
             (ours.encode_image(images) - reference.encode_image(images, normalize=True)).abs().max()
@@ -152,6 +118,20 @@ def test_towers_equal_open_clips_clipa_model():
         float((ours.encode_text(ids) - reference.encode_text(ids, normalize=True)).abs().max()),
     )
     assert worst < 1e-6, f"largest difference {worst}"
+
+
+@pytest.mark.parametrize(
+    ("image", "text", "named"),
+    [
+        ({"pool": "gap_cls"}, {}, "model.image.pool=gap_cls"),
+        ({}, {"pool": "mean"}, "model.text.pool=mean"),
+        ({}, {"padding_mask": True}, "model.text.padding_mask=True"),
+        ({}, {"padding_mask": True, "causal": True}, "model.text.padding_mask=True"),
+    ],
+)
+def test_what_open_clip_cannot_express_is_refused_by_option(image, text, named):
+    with pytest.raises(ValueError, match=f"no exact counterpart of {named}: export with"):
+        open_clip_config(clip(image=image, text=text), logit_bias=None)
 
 
 def test_weights_resize_to_other_token_lengths():
