@@ -24,7 +24,7 @@ class _Module:
                     self.ours[alias.asname or alias.name] = (node.module or "", alias.name)
             elif isinstance(node, ast.Import | ast.ImportFrom):
                 for alias in node.names:
-                    single = ast.Import([alias])
+                    single: ast.stmt = ast.Import([alias])
                     if isinstance(node, ast.ImportFrom):
                         single = ast.ImportFrom(node.module, [alias], node.level)
                     self.imports[alias.asname or alias.name.split(".")[0]] = ast.unparse(single)

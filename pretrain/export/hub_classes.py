@@ -5,7 +5,7 @@ the folder. The towers have no exact counterpart among transformers' models (CLI
 text at the highest id where eos is 2, SiglipModel has no mean of patches and no CLS).
 """
 
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -60,8 +60,9 @@ class ClipaModel(transformers.PreTrainedModel):
             self.add_module(name, part)
         self.post_init()
 
-    encode_image = CLIP.encode_image
-    encode_text = CLIP.encode_text
+    # CLIP's own, on the parts that it shares with this.
+    encode_image: Any = CLIP.encode_image
+    encode_text: Any = CLIP.encode_text
 
     def _init_weights(self, module: torch.nn.Module) -> None:
         """Tables that are no weights: transformers builds the model without them."""
@@ -102,8 +103,8 @@ class ClipaModel(transformers.PreTrainedModel):
         **_: Any,
     ) -> CLIPOutput:
         """Similarities of every picture with every text, by the trained temperature."""
-        images = self.get_image_features(pixel_values).pooler_output
-        texts = self.get_text_features(input_ids).pooler_output
+        images = self.encode_image(pixel_values.to(self.dtype))
+        texts = self.encode_text(self._fit(input_ids))
         logits = self.config.logit_scale * texts @ images.T + self.config.logit_bias
         return CLIPOutput(
             logits_per_image=logits.T,
@@ -116,7 +117,7 @@ class ClipaModel(transformers.PreTrainedModel):
 class ClipaImageProcessor(BaseImageProcessor):
     """Pictures as the training saw them: upright, white under transparency, the centre square."""
 
-    model_input_names = ("pixel_values",)
+    model_input_names = ["pixel_values"]  # noqa: RUF012
 
     def __init__(
         self,
@@ -128,13 +129,13 @@ class ClipaImageProcessor(BaseImageProcessor):
         super().__init__(**values)
         self.image_px, self.image_mean, self.image_std = image_px, image_mean, image_std
 
-    def preprocess(self, images: Any, **_: Any) -> Any:
+    def __call__(self, images: Any, *_: Any, **__: Any) -> Any:
         """PIL pictures of any mode, or uint8 arrays (H, W, 3) → pixel_values (B, 3, H, W) fp32."""
         import numpy as np
         from PIL import Image
 
         rows = []
-        for image in make_flat_list_of_images(images):
+        for image in cast(list[Any], make_flat_list_of_images(images)):
             picture = (
                 image if isinstance(image, Image.Image) else Image.fromarray(np.asarray(image))
             )
@@ -146,7 +147,7 @@ class ClipaImageProcessor(BaseImageProcessor):
             {"pixel_values": (torch.stack(rows).float() / 255 - mean) / std}
         )
 
-    __call__ = preprocess
+    preprocess: Any = __call__
 
 
 class ClipaProcessor(transformers.ProcessorMixin):

@@ -79,7 +79,7 @@ def _build(tokenizer: Tokenizer) -> Any:
     from tokenizers import Regex, decoders, models, pre_tokenizers
     from tokenizers import Tokenizer as FastTokenizer
 
-    parsed = sentencepiece_model_pb2.ModelProto()
+    parsed = sentencepiece_model_pb2.ModelProto()  # type: ignore[attr-defined]
     parsed.ParseFromString(tokenizer.file.read_bytes())
     refuse = f"{tokenizer.file} cannot be written as {TOKENIZER_JSON}: "
     remedy = "; export with --format native"
