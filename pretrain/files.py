@@ -44,11 +44,14 @@ def write_durably(path: Path, content: bytes | str) -> None:
     rename_durably(part, path)
 
 
-def write_tensors(path: Path, tensors: "dict[str, Tensor]") -> None:
+def write_tensors(
+    path: Path, tensors: "dict[str, Tensor]", metadata: dict[str, str] | None = None
+) -> None:
     """Write a safetensors file aside, sync it, and give it its name."""
     from safetensors.torch import save_file  # imports torch, which most users of this module lack
 
-    save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, str(aside(path)))
+    whole = {name: tensor.contiguous() for name, tensor in tensors.items()}
+    save_file(whole, str(aside(path)), metadata=metadata)
     # The library makes the file for its owner alone, and a lab shares its models.
     mask = os.umask(0)
     os.umask(mask)

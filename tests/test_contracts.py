@@ -47,7 +47,9 @@ LAYERS = [
     ["report.theme", "report.figures", "report.table", "report.chart", "report.run_folder",
      "report.summary", "report.overview", "report.results", "report.comparison", "report.curves",
      "report.gallery", "report.page", "report.__main__"],
-    ["export", "evaluate", "train"],
+    ["export.native", "export.tokenizer", "export.bundle", "export.hub_classes", "export.hub",
+     "export.open_clip", "export.card", "export.command", "export.__main__"],
+    ["evaluate", "train"],
 ]  # fmt: skip
 ORDER = {name: place for place, name in enumerate(name for row in LAYERS for name in row)}
 

@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from pretrain.export.open_clip import open_clip_config, open_clip_weights
 from pretrain.models.clip import CLIP, ModelOptions, resized_weights
 from pretrain.models.image_tower import ImageTowerOptions
 from pretrain.models.positions import resize_image_positions, sincos_2d
@@ -78,6 +79,59 @@ def test_gradient_checkpointing_changes_no_gradient():
         for p, q in zip(plain.parameters(), saving.parameters(), strict=True)
     )
     assert worst < 1e-6, f"largest difference {worst}"
+
+
+def open_clip_reference(ours: CLIP):
+    """open_clip's model of the same function, with our weights under its names."""
+    from open_clip import model as open_clip
+
+    reference = open_clip.CLIP(**open_clip_config(ours, logit_bias=None)).eval()
+    reference.load_state_dict(open_clip_weights(ours, logit_scale=10.0, logit_bias=None))
+    return reference
+
+
+@pytest.mark.parametrize(
+    ("image", "text"),
+    [
+        ({"positions": "sincos"}, {}),  # CLIPA
+        ({"gelu": "tanh", "mlp_ratio": 3.0}, {"gelu": "tanh", "norm_eps": 1e-6}),  # CLIPA v2
+        ({"pool": "cls", "pre_norm": True, "positions": "learned"},
+         {"causal": True, "pool": "eos", "specials": "bos_eos"}),  # CLIP
+        ({"pool": "cls"}, {"causal": True, "padding_mask": True, "pool": "eos", "specials": "eos"}),
+        ({"positions": "learned_from_sincos"}, {"pool": "eos", "specials": "bos_eos"}),
+    ],
+)  # fmt: skip
+def test_towers_equal_open_clips(image, text):
+    ours = clip(image=image, text=text)
+    torch.manual_seed(1)
+    with torch.no_grad():  # biases, norms and CLS start at 0 or 1, where a wrong place is unseen
+        for parameter in ours.parameters():
+            parameter += 0.1 * torch.randn_like(parameter)
+    reference = open_clip_reference(ours)
+    images, ids = torch.randn(4, 3, 48, 48), torch.randint(4, 100, (4, 8))
+    for row, end in enumerate((2, 4, 5, 7)):  # an eos and padding, as real captions have
+        ids[row, end], ids[row, end + 1 :] = 2, 0
+    worst = max(
+        float(
+            (ours.encode_image(images) - reference.encode_image(images, normalize=True)).abs().max()
+        ),
+        float((ours.encode_text(ids) - reference.encode_text(ids, normalize=True)).abs().max()),
+    )
+    assert worst < 1e-6, f"largest difference {worst}"
+
+
+@pytest.mark.parametrize(
+    ("image", "text", "named"),
+    [
+        ({"pool": "gap_cls"}, {}, "model.image.pool=gap_cls"),
+        ({}, {"pool": "mean"}, "model.text.pool=mean"),
+        ({}, {"padding_mask": True}, "model.text.padding_mask=True"),
+        ({}, {"padding_mask": True, "causal": True}, "model.text.padding_mask=True"),
+    ],
+)
+def test_what_open_clip_cannot_express_is_refused_by_option(image, text, named):
+    with pytest.raises(ValueError, match=f"no exact counterpart of {named}: export with"):
+        open_clip_config(clip(image=image, text=text), logit_bias=None)
 
 
 def test_weights_resize_to_other_token_lengths():

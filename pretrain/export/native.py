@@ -1,7 +1,4 @@
-"""Export: a trained CLIP as one folder of plain files, and loading it back.
-
-python -m pretrain.export --run_dir runs/demo --out runs/demo/export
-"""
+"""An exported folder: plain files that need neither the run nor the corpus, and loading it."""
 
 import json
 from dataclasses import asdict, dataclass
@@ -10,15 +7,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from jsonargparse import auto_cli
 from PIL import Image
 from safetensors.torch import load_file
 from torch import Tensor
 
-from pretrain.data.augment import AugmentOptions, Normalisation, prepare
+from pretrain.data.augment import _MEAN_STD, AugmentOptions, Normalisation, prepare
 from pretrain.data.dataset import Dataset
 from pretrain.data.images import centre_box, resize
-from pretrain.faults import one_line_faults
 from pretrain.files import write_durably, write_tensors
 from pretrain.losses.build import build_objective
 from pretrain.models.build import build_model
@@ -26,14 +21,15 @@ from pretrain.models.clip import CLIP, ModelOptions
 from pretrain.models.image_tower import ImageTowerOptions
 from pretrain.models.text_tower import TextTowerOptions
 from pretrain.pictures import upright_rgb
-from pretrain.recipe import Recipe, read_recipe
-from pretrain.run.weights import read_stage_weights
+from pretrain.recipe import Recipe
 from pretrain.tokens.context import context
 from pretrain.tokens.options import TokenOptions
 from pretrain.tokens.tokenizer import Tokenizer
 
-WEIGHTS_FILE, CONFIG_FILE, TOKENIZER_FILE = "model.safetensors", "config.json", "tokenizer.model"
-EXPORT_FORMAT = 1
+WEIGHTS_FILE, CONFIG_FILE = "model.safetensors", "config.json"
+# Not "tokenizer.model": transformers would read that by rules of its own, and give other ids.
+TOKENIZER_FILE = "sentencepiece.model"
+EXPORT_FORMAT = 2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,26 +42,31 @@ class ExportedModel:
     logit_scale: float
     logit_bias: float | None  # None after the softmax loss
 
-    @torch.inference_mode()
-    def encode_images(self, images: list[Image.Image]) -> Tensor:
-        """(B, E) of PIL pictures of any mode: treated as training's, centre square, resized."""
+    def pixels(self, images: list[Image.Image]) -> Tensor:
+        """(B, 3, H, W) fp32 of PIL pictures of any mode: treated as training's, centre square,
+        resized, normalised."""
         image_px = self.model.image.image_px
-        pixels = np.stack([_pixels(image, image_px) for image in images])
-        return self.model.encode_image(
-            prepare(
-                torch.from_numpy(pixels), None, AugmentOptions(), self.normalisation, torch.float32
-            )
-        )
+        pixels = torch.from_numpy(np.stack([_pixels(image, image_px) for image in images]))
+        return prepare(pixels, None, AugmentOptions(), self.normalisation, torch.float32)
 
     @torch.inference_mode()
-    def encode_texts(self, texts: list[str]) -> Tensor:
-        """(B, E) of texts, truncated to the model's context."""
+    def encode_images(self, images: list[Image.Image]) -> Tensor:
+        """(B, E) of PIL pictures of any mode."""
+        return self.model.encode_image(self.pixels(images))
+
+    def text_ids(self, texts: list[str]) -> Tensor:
+        """(B, T) of texts, truncated to the model's context."""
         ids = context(
             [np.asarray(self.tokenizer.encode(text), np.int64) for text in texts],
             self.model.text.text_tokens,
             self.model.options.text.specials,
         )
-        return self.model.encode_text(torch.from_numpy(ids))
+        return torch.from_numpy(ids)
+
+    @torch.inference_mode()
+    def encode_texts(self, texts: list[str]) -> Tensor:
+        """(B, E) of texts, truncated to the model's context."""
+        return self.model.encode_text(self.text_ids(texts))
 
 
 def _pixels(image: Image.Image, image_px: int) -> np.ndarray:
@@ -73,28 +74,46 @@ def _pixels(image: Image.Image, image_px: int) -> np.ndarray:
     return resize(picture, centre_box(*picture.shape[:2]), image_px)
 
 
-def export(recipe: Recipe, stage: str, out: Path) -> ExportedModel:
-    """Write weights, config and tokenizer of a finished stage into `out`; returns it loaded."""
-    weights, parameters = read_stage_weights(recipe.run_dir, stage)
+def export_config(recipe: Recipe, stage: str, parameters: dict[str, Tensor]) -> dict[str, Any]:
+    """What a finished stage's model is, and how its inputs are prepared, as plain data.
+
+    parameters: the objective's, by name.
+    """
     objective = build_objective(recipe.loss)
     objective.load_state_dict(parameters)
     dataset = Dataset(recipe.data.train, recipe.data.tier)
     tokens = recipe.stages[stage].tokens
-    config: dict[str, Any] = {
+    mean, std = _MEAN_STD[recipe.data.normalisation]
+    return {
         "format": EXPORT_FORMAT,
         "model": asdict(recipe.model),
         "vocab_size": dataset.manifest.tokenizer.vocab_size,
         "image_px": tokens.image_px,
         "text_tokens": tokens.text_tokens,
         "normalisation": recipe.data.normalisation,
+        "preprocessing": {
+            "orientation": "upright by EXIF",
+            "background": [255, 255, 255],
+            "crop": "centre square, the whole shorter side",
+            "resize": "bicubic, antialiased, in uint8 (torch.nn.functional.interpolate)",
+            "image_px": tokens.image_px,
+            "scale": "1/255",
+            "mean": list(mean),
+            "std": list(std),
+        },
         **objective.figures(),
         "tokenizer_sha256": dataset.manifest.tokenizer.sha256,
     }
+
+
+def write_native(
+    out: Path, config: dict[str, Any], weights: dict[str, Tensor], tokenizer: Tokenizer
+) -> None:
+    """Weights, tokenizer and, last, config: what `load` reads."""
     out.mkdir(parents=True, exist_ok=True)
-    write_tensors(out / WEIGHTS_FILE, weights)
-    write_durably(out / TOKENIZER_FILE, dataset.tokenizer().file.read_bytes())
+    write_tensors(out / WEIGHTS_FILE, weights, {"format": "pt"})
+    write_durably(out / TOKENIZER_FILE, tokenizer.file.read_bytes())
     write_durably(out / CONFIG_FILE, json.dumps(config, indent=2) + "\n")
-    return load(out)
 
 
 def load(folder: Path | str) -> ExportedModel:
@@ -106,9 +125,10 @@ def load(folder: Path | str) -> ExportedModel:
             "`python -m pretrain.export --run_dir RUN_DIR --out FOLDER`"
         )
     config = json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8"))
-    if config["format"] != EXPORT_FORMAT:
+    if config.get("format") != EXPORT_FORMAT:
         raise ValueError(
-            f"{folder} has export format {config['format']}, this reads {EXPORT_FORMAT}"
+            f"{folder} has export format {config.get('format')}, this reads {EXPORT_FORMAT}: "
+            "export the run again"
         )
     tokenizer = Tokenizer(folder / TOKENIZER_FILE)
     if tokenizer.sha256 != config["tokenizer_sha256"]:
@@ -132,44 +152,3 @@ def load(folder: Path | str) -> ExportedModel:
         logit_scale=config["logit_scale"],
         logit_bias=config.get("logit_bias"),
     )
-
-
-@torch.inference_mode()
-def largest_difference(recipe: Recipe, stage: str, exported: ExportedModel) -> float:
-    """Largest difference of any embedding value between the run's own weights and the export."""
-    weights, _ = read_stage_weights(recipe.run_dir, stage)
-    own = build_model(
-        recipe.model,
-        tokens=recipe.stages[stage].tokens,
-        vocab_size=exported.model.vocab_size,
-        device=torch.device("cpu"),
-        weights=weights,
-    ).eval()
-    generator = torch.Generator().manual_seed(0)
-    side = own.image.image_px
-    images = torch.randn(16, 3, side, side, generator=generator)
-    shape = (16, own.text.text_tokens)
-    texts = torch.randint(4, own.vocab_size, shape, generator=generator)
-    pairs = zip(own(images, texts), exported.model(images, texts), strict=True)
-    return max(float((a - b).abs().max()) for a, b in pairs)
-
-
-def main(run_dir: Path, out: Path | None = None, stage: str | None = None) -> None:
-    """Export a trained model: safetensors, config and tokenizer.
-
-    Args:
-        run_dir: Run folder of a training run.
-        out: Folder to write; by default RUN_DIR/export.
-        stage: Stage whose weights to export; by default the recipe's last.
-    """
-    with one_line_faults():
-        recipe = read_recipe(run_dir)
-        stage = stage or list(recipe.stages)[-1]
-        folder = out or run_dir / "export"
-        exported = export(recipe, stage, folder)
-    difference = largest_difference(recipe, stage, exported)
-    print(f"exported stage {stage} to {folder}; largest difference after loading {difference:.1e}")
-
-
-if __name__ == "__main__":
-    auto_cli(main, as_positional=False)

@@ -1,0 +1,80 @@
+"""README.md of an exported folder: what the model is, what it learned from, how well it does."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from pretrain.recipe import Recipe
+from pretrain.run_folder import EVALUATION_FILE, RECIPE_FILE
+
+CARD_FILE = "README.md"
+_USE = {
+    "native": 'from pretrain.export import load\n\nmodel = load("FOLDER")',
+    "transformers": (
+        "from transformers import pipeline\n\n"
+        'classify = pipeline("zero-shot-image-classification", model="FOLDER", '
+        "trust_remote_code=True)"
+    ),
+    "open_clip": (
+        "import open_clip\n\n"
+        'model, _, prepare = open_clip.create_model_and_transforms("local-dir:FOLDER")\n'
+        'tokenize = open_clip.get_tokenizer("local-dir:FOLDER")'
+    ),
+}
+_OPEN_CLIP_NOTE = """
+open_clip prepares inputs in its own way: it drops transparency and EXIF orientation, resizes before
+it crops, and cleans texts with ftfy and HTML unescaping. Embeddings equal the training code's on
+opaque, upright, square pictures up to rounding, and on texts that the cleaning leaves alone.
+"""
+
+
+def model_card(
+    recipe: Recipe, stage: str, form: str, config: dict[str, Any], fingerprint: str
+) -> str:
+    """Markdown with the hub's YAML head; `licence` is for the owner of the data to fill in."""
+    head = [
+        "---",
+        "license: other",
+        "license_name: not-stated",
+        "pipeline_tag: zero-shot-image-classification",
+        f"library_name: {form if form != 'native' else 'clipa-pretrain'}",
+        "tags: [clip, clipa]",
+        "---",
+    ]
+    preparation = [f"- {name}: {value}" for name, value in config["preprocessing"].items()]
+    parts = [
+        *head,
+        f"\n# CLIP, {config['image_px']} px, {config['text_tokens']} text tokens\n",
+        "A contrastive image-text model trained by CLIPA token reduction: few image and text "
+        "tokens first, then all.\n",
+        f"Licence: not stated. Set `license` above by the terms of the training data.\n\n"
+        f"```python\n{_USE[form]}\n```",
+        _OPEN_CLIP_NOTE if form == "open_clip" else "",
+        "## Inputs\n\n" + "\n".join(preparation) + "\n",
+        "## Training data\n\nFingerprint of the dataset (sha256 of its manifest): "
+        f"`{fingerprint}`\n",
+        "## Results\n\n" + _results(recipe.run_dir),
+        f"## Recipe\n\nThese are the weights of stage `{stage}`.\n\n```yaml\n"
+        + (recipe.run_dir / RECIPE_FILE).read_text(encoding="utf-8").strip()
+        + "\n```\n",
+    ]
+    return "\n".join(parts)
+
+
+def _results(run_dir: Path) -> str:
+    """A table of the run's last evaluation, or that there is none."""
+    path = run_dir / EVALUATION_FILE
+    if not path.is_file():
+        return "No evaluation in the run folder.\n"
+    figures = _flat(json.loads(path.read_text(encoding="utf-8")))
+    rows = [f"| {name} | {value:.4g} |" for name, value in figures]
+    return "\n".join(["| figure | value |", "|---|---|", *rows]) + "\n"
+
+
+def _flat(value: Any, name: str = "") -> list[tuple[str, float]]:
+    """(dotted name, number) of every number inside."""
+    if isinstance(value, dict):
+        return [
+            row for key, part in value.items() for row in _flat(part, f"{name}.{key}".strip("."))
+        ]
+    return [(name, value)] if isinstance(value, int | float) else []

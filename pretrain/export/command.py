@@ -1,0 +1,139 @@
+"""The command: a finished stage's weights in the format asked for, judged by loading it back."""
+
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Literal
+
+import torch
+from PIL import Image
+
+from pretrain.data.dataset import Dataset
+from pretrain.data.images import decode
+from pretrain.export.card import CARD_FILE, model_card
+from pretrain.export.hub import embed_with_transformers, hub_config, hub_files, write_files
+from pretrain.export.native import ExportedModel, export_config, load, write_native
+from pretrain.export.open_clip import (
+    compare_with_open_clip,
+    open_clip_text_files,
+    write_open_clip,
+)
+from pretrain.faults import one_line_faults
+from pretrain.models.build import build_model
+from pretrain.recipe import Recipe, read_recipe
+from pretrain.run.weights import read_stage_weights
+
+Format = Literal["native", "transformers", "open_clip"]
+# What a format's folder is judged with: the oldest versions that this was tried with.
+_NEEDS = {"transformers": ("transformers", (5, 20)), "open_clip": ("open_clip_torch", (3, 3))}
+_JUDGED_SAMPLES = 16
+_TOKENIZED_CAPTIONS = (
+    10_000  # how many captions must get our ids before a tokenizer.json is written
+)
+_TOLERANCE = 1e-5  # embeddings are unit vectors in fp32
+
+
+def export(recipe: Recipe, stage: str, out: Path, form: Format = "transformers") -> str:
+    """Write a finished stage's model into `out`; what the folder, loaded back, differs by from the
+    run's own weights, on pictures and captions of the training set. ValueError where it differs."""
+    weights, objective = read_stage_weights(recipe.run_dir, stage)
+    config = export_config(recipe, stage, objective)
+    dataset = Dataset(recipe.data.train, recipe.stages[stage].tier or recipe.data.tier)
+    tokenizer = dataset.tokenizer()
+    own = ExportedModel(
+        model=build_model(
+            recipe.model,
+            tokens=recipe.stages[stage].tokens,
+            vocab_size=config["vocab_size"],
+            device=torch.device("cpu"),
+            weights=weights,
+        ).eval(),
+        tokenizer=tokenizer,
+        normalisation=recipe.data.normalisation,
+        logit_scale=config["logit_scale"],
+        logit_bias=config.get("logit_bias"),
+    )
+    captions = _captions(dataset, _TOKENIZED_CAPTIONS)
+    card = model_card(recipe, stage, form, config, dataset.fingerprint)
+    samples = _pictures(dataset), captions[:_JUDGED_SAMPLES]
+    if form == "open_clip":
+        write_files(out, {CARD_FILE: card, **open_clip_text_files(own, config, captions)})
+        write_open_clip(out, own, config)
+        exact, prepared = compare_with_open_clip(out, own, *samples)
+        note = f" ({prepared:.1e} on pictures and texts that open_clip prepares in its own way)"
+        return _judged(out, exact) + note
+    files = {CARD_FILE: card}
+    if form == "transformers":
+        files.update(hub_files(config, tokenizer, captions))
+        config = hub_config(config)
+    write_native(out, config, own.model.state_dict(), tokenizer)
+    write_files(out, files)
+    with torch.inference_mode():
+        loaded = load(out)
+        found = [(loaded.encode_images(samples[0]), loaded.encode_texts(samples[1]))]
+        if form == "transformers":
+            found.append(embed_with_transformers(out, *samples))
+        expected = own.encode_images(samples[0]), own.encode_texts(samples[1])
+        pairs = [pair for both in found for pair in zip(both, expected, strict=True)]
+    return _judged(out, max(float((a - b).abs().max()) for a, b in pairs))
+
+
+def _judged(out: Path, difference: float) -> str:
+    if not difference < _TOLERANCE:
+        raise ValueError(
+            f"{out} gives other embeddings than the run: largest difference {difference:.1e}; do "
+            "not use it"
+        )
+    return f"{difference:.1e}"
+
+
+def _pictures(dataset: Dataset) -> list[Image.Image]:
+    """Pictures from all over the training set."""
+    rows = range(0, len(dataset), max(1, len(dataset) // _JUDGED_SAMPLES))[:_JUDGED_SAMPLES]
+    return [Image.fromarray(decode(dataset.read(row).jpeg)) for row in rows]
+
+
+def _captions(dataset: Dataset, most: int) -> list[str]:
+    rows = range(0, len(dataset), max(1, len(dataset) // most))[:most]
+    return [text for row in rows for text in dataset.read_json(row)["captions"].values()]
+
+
+def check_library(form: Format) -> None:
+    """ValueError unless the library that a format is for is here, at a version that was tried."""
+    package, least = _NEEDS.get(form, ("", ()))
+    if not package:
+        return
+    wanted = ".".join(map(str, least))
+    try:
+        found = version(package)
+    except PackageNotFoundError:
+        found = "none"
+    numbers = tuple(int(part) for part in found.split(".")[:2] if part.isdigit())
+    if numbers < least:
+        raise ValueError(
+            f"--format {form} needs {package} {wanted} or later to judge what it writes, found "
+            f"{found}: pip install '{package}>={wanted}', or export with --format native"
+        )
+
+
+def main(
+    run_dir: Path,
+    out: Path | None = None,
+    stage: str | None = None,
+    format: Format = "transformers",
+) -> None:
+    """Export a trained model, and compare what the folder gives with the run's own weights.
+
+    Args:
+        run_dir: Run folder of a training run.
+        out: Folder to write; by default RUN_DIR/export (open_clip: RUN_DIR/export_open_clip).
+        stage: Stage whose weights to export; by default the recipe's last.
+        format: native (for `pretrain.export.load`), transformers (native, and for AutoModel) or
+            open_clip (for `open_clip.create_model_and_transforms("local-dir:FOLDER")`).
+    """
+    with one_line_faults():
+        recipe = read_recipe(run_dir)
+        stage = stage or list(recipe.stages)[-1]
+        folder = out or run_dir / ("export_open_clip" if format == "open_clip" else "export")
+        check_library(format)
+        difference = export(recipe, stage, folder, format)
+    print(f"exported stage {stage} to {folder}; largest difference after loading {difference}")

@@ -1,0 +1,187 @@
+"""A CLIP as one of open_clip's own models, where that is exact; a refusal by option where not."""
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from pretrain.export.native import ExportedModel
+from pretrain.export.tokenizer import tokenizer_files
+from pretrain.files import write_tensors
+from pretrain.models.clip import CLIP
+from pretrain.tokens.tokenizer import EOS_ID, PAD_ID
+
+CONFIG_FILE, WEIGHTS_FILE = "open_clip_config.json", "open_clip_model.safetensors"
+_BLOCK = {  # open_clip's name -> timm's, transformers'
+    "ln_1": ("norm1", "layer_norm1"),
+    "ln_2": ("norm2", "layer_norm2"),
+    "attn.out_proj": ("attn.proj", "self_attn.out_proj"),
+    "mlp.c_fc": ("mlp.fc1", "mlp.fc1"),
+    "mlp.c_proj": ("mlp.fc2", "mlp.fc2"),
+}
+_WEIGHT_AND_BIAS = ("weight", "bias")
+
+
+def check_expressible(model: CLIP) -> None:
+    """ValueError names the option that open_clip has no counterpart of."""
+    image, text = model.options.image, model.options.text
+    hides = text.padding_mask and not (text.causal and text.pool == "eos")
+    reasons = {
+        f"model.image.pool={image.pool}": image.pool not in ("gap", "cls"),
+        f"model.text.pool={text.pool}": text.pool not in ("last", "eos"),
+        # A causal tower never sees what stands behind its eos, so hiding it changes nothing.
+        f"model.text.padding_mask={text.padding_mask}": hides,
+    }
+    found = [option for option, refused in reasons.items() if refused]
+    if found:
+        raise ValueError(
+            f"open_clip has no exact counterpart of {', '.join(found)}: export with "
+            "--format transformers, or train with another value"
+        )
+
+
+def open_clip_config(model: CLIP, *, logit_bias: float | None) -> dict[str, Any]:
+    """The arguments of open_clip's CLIP that make it the same function as `model`."""
+    check_expressible(model)
+    image, text = model.options.image, model.options.text
+
+    def common(options: Any) -> dict[str, Any]:
+        tanh = {"approximate": "tanh"}
+        return {
+            "width": options.width,
+            "layers": options.depth,
+            "mlp_ratio": options.mlp_ratio,
+            "act_kwargs": tanh if options.gelu == "tanh" else None,
+            "norm_kwargs": {"eps": options.norm_eps},
+        }
+
+    config: dict[str, Any] = {
+        "embed_dim": model.options.embed_dim,
+        "vision_cfg": {
+            **common(image),
+            "head_width": image.width // image.heads,
+            "patch_size": image.patch_px,
+            "image_size": model.image.image_px,
+            "no_ln_pre": not image.pre_norm,
+            "pool_type": "tok" if image.pool == "cls" else "avg",
+            "final_ln_after_pool": image.pool != "cls",
+        },
+        "text_cfg": {
+            **common(text),
+            "heads": text.heads,
+            "context_length": model.text.text_tokens,
+            "vocab_size": model.vocab_size,
+            "hf_tokenizer_name": "local-dir",  # any name: the folder's own tokenizer is read
+            "pool_type": text.pool,
+            "no_causal_mask": not text.causal,
+            "pad_id": PAD_ID,
+            "eos_id": EOS_ID,
+        },
+    }
+    return config if logit_bias is None else {**config, "init_logit_bias": logit_bias}
+
+
+@torch.no_grad()
+def open_clip_weights(
+    model: CLIP, *, logit_scale: float, logit_bias: float | None
+) -> dict[str, Tensor]:
+    """The model's weights by open_clip's names. ValueError names a weight that has no place."""
+    own = {name.replace(".text_model.", "."): w for name, w in model.state_dict().items()}
+
+    def take(name: str) -> Tensor:
+        return own.pop(name).float()
+
+    width = model.options.image.width
+    positions = model.image.positions.float()
+    own.pop("image.positions", None)
+    if "image.vit.patch_embed.proj.bias" in own:
+        # A constant in every patch, which open_clip's convolution has no place for.
+        positions = positions + take("image.vit.patch_embed.proj.bias")
+    out = {
+        "logit_scale": torch.tensor(math.log(logit_scale)),
+        "visual.conv1.weight": take("image.vit.patch_embed.proj.weight"),
+        "visual.class_embedding": take("image.vit.cls_token")[0, 0],
+        # CLS has no position of its own here.
+        "visual.positional_embedding": torch.cat([torch.zeros(1, width), positions]),
+        "visual.proj": take("image_projection.weight").T,
+        "token_embedding.weight": take("text.encoder.embeddings.token_embedding.weight"),
+        "positional_embedding": take("text.encoder.embeddings.position_embedding.weight"),
+        "text_projection": take("text_projection.weight").T,
+    }
+    if logit_bias is not None:
+        out["logit_bias"] = torch.tensor(logit_bias)
+    norm = "image.vit.norm" if model.options.image.pool == "cls" else "image.vit.fc_norm"
+    norms = {"visual.ln_post": norm, "ln_final": "text.encoder.final_layer_norm"}
+    if model.options.image.pre_norm:
+        norms["visual.ln_pre"] = "image.vit.norm_pre"
+    for theirs, ours in norms.items():
+        out.update({f"{theirs}.{kind}": take(f"{ours}.{kind}") for kind in _WEIGHT_AND_BIAS})
+    for side, depth in enumerate((model.options.image.depth, model.options.text.depth)):
+        for place in range(depth):
+            theirs = ("visual.transformer", "transformer")[side] + f".resblocks.{place}"
+            ours = ("image.vit.blocks", "text.encoder.encoder.layers")[side] + f".{place}"
+            for kind in _WEIGHT_AND_BIAS:
+                for name, names in _BLOCK.items():
+                    out[f"{theirs}.{name}.{kind}"] = take(f"{ours}.{names[side]}.{kind}")
+                parts = ("attn.qkv",) if side == 0 else tuple(f"self_attn.{p}_proj" for p in "qkv")
+                whole = torch.cat([take(f"{ours}.{part}.{kind}") for part in parts])
+                out[f"{theirs}.attn.in_proj_{kind}"] = whole
+    if own:
+        raise ValueError(
+            f"open_clip has no place for the weight {min(own)}: export with --format transformers"
+        )
+    return out
+
+
+def open_clip_text_files(
+    own: ExportedModel, config: dict[str, Any], captions: list[str]
+) -> dict[str, str]:
+    """{file name: content} of config and tokenizer. ValueError where the model or an id differs."""
+    shape = open_clip_config(own.model, logit_bias=config.get("logit_bias"))
+    preprocessing = config["preprocessing"]
+    prepare = {
+        "size": config["image_px"],
+        "mode": "RGB",
+        "mean": preprocessing["mean"],
+        "std": preprocessing["std"],
+        "interpolation": "bicubic",
+        "resize_mode": "shortest",
+    }
+    content = {"model_cfg": shape, "preprocess_cfg": prepare}
+    specials, tokens = config["model"]["text"]["specials"], config["text_tokens"]
+    return {
+        CONFIG_FILE: json.dumps(content, indent=2) + "\n",
+        **tokenizer_files(own.tokenizer, specials, tokens, captions),
+    }
+
+
+def write_open_clip(out: Path, own: ExportedModel, config: dict[str, Any]) -> None:
+    weights = open_clip_weights(
+        own.model, logit_scale=config["logit_scale"], logit_bias=config.get("logit_bias")
+    )
+    write_tensors(out / WEIGHTS_FILE, weights)
+
+
+@torch.inference_mode()
+def compare_with_open_clip(
+    folder: Path, own: ExportedModel, pictures: list[Image.Image], texts: list[str]
+) -> tuple[float, float]:
+    """Largest differences of an embedding's value: on our pixels and ids; by open_clip's own
+    preparation of pictures and texts, which has no option for ours."""
+    import open_clip
+
+    model, _, prepare = open_clip.create_model_and_transforms(f"local-dir:{folder}")
+    tokenize = open_clip.get_tokenizer(f"local-dir:{folder}")
+    model.eval()
+    images, words = own.encode_images(pictures), own.encode_texts(texts)
+
+    def worst(pixels: Tensor, ids: Tensor) -> float:
+        found = model.encode_image(pixels, normalize=True), model.encode_text(ids, normalize=True)
+        return max(float((a - b).abs().max()) for a, b in zip(found, (images, words), strict=True))
+
+    prepared = torch.stack([prepare(picture) for picture in pictures])
+    return worst(own.pixels(pictures), own.text_ids(texts)), worst(prepared, tokenize(texts))
