@@ -146,19 +146,20 @@ def _check_same_run(
             f"run_dir={run_dir} was trained on another dataset than {recipe.data.train} "
             "is now: put that one back, or choose another run_dir"
         )
-    if state.stage_step == 0:
+    if found.deepspeed_shape is None:
         return
     config = read_ds_config(recipe.engine.ds_config)
     now = (runtime.world_size, zero_stage(config), offloads_optimizer(config))
-    then = (state.world_size, state.zero_stage, state.offload)
+    then = found.deepspeed_shape
     if then != now:
         before, asked = (
             f"{ranks} ranks in ZeRO {zero}{' with offload' if offload else ''}"
             for ranks, zero, offload in (then, now)
         )
         raise ValueError(
-            f"run_dir={run_dir} stands inside a stage with {before}, asked for {asked}: start as "
-            "many with that engine.ds_config (others are possible between stages, so far)"
+            f"run_dir={run_dir} stands inside a stage with {before}, in DeepSpeed's own files, "
+            f"asked for {asked}: start as many with that engine.ds_config (once it has saved "
+            "again, others are possible)"
         )
 
 
