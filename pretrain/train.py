@@ -62,7 +62,7 @@ def run_stage(job: Job, index: int, state: RunState, tag: str | None) -> RunStat
     recipe, runtime, stage = job.recipe, job.runtime, job.stages[index]
     engine = _start_engine(job, index)
     if state.stage_step > 0 and tag is not None:
-        engine.load(job.checkpoints, tag)
+        checkpoint.load(engine, job.checkpoints, tag)
     log_start(job, stage, state, engine)
 
     batch_samples = stage.options.global_batch_samples
@@ -89,9 +89,6 @@ def run_stage(job: Job, index: int, state: RunState, tag: str | None) -> RunStat
             stage_step=state.stage_step + 1,
             step=state.step + 1,
             samples_seen=state.samples_seen + batch_samples,
-            zero_stage=engine.zero_stage,
-            offload=engine.offload,
-            world_size=runtime.world_size,
         )
         is_last = state.stage_step == stage.steps
         saves = _due(recipe.checkpoint.every_steps, state.stage_step) and not is_last

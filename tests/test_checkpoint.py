@@ -14,7 +14,7 @@ from pretrain.run.checkpoint import newest
 
 
 def damage(checkpoint: Path) -> None:
-    victim = max(checkpoint.glob("*.pt"), key=lambda path: path.stat().st_size)
+    victim = max(checkpoint.glob("*.safetensors"), key=lambda path: path.stat().st_size)
     content = bytearray(victim.read_bytes())
     content[len(content) // 2] ^= 1
     victim.write_bytes(content)
@@ -63,7 +63,7 @@ def test_a_damaged_checkpoint_never_outlives_a_good_one(stopped, tiny_dataset, t
 def test_a_missing_rank_file_is_damage(stopped, tmp_path):
     folder = tmp_path / "checkpoints"
     shutil.copytree(stopped / "checkpoints", folder)
-    (folder / "step-00000009/zero_pp_rank_0_mp_rank_00_optim_states.pt").unlink()
+    (folder / "step-00000009/state-00000-of-00001.safetensors").unlink()
     found = newest(folder)
     assert found is not None and found.state.step == 6
 

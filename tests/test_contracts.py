@@ -36,7 +36,7 @@ LAYERS = [
     ["losses.objective", "losses.pairs", "losses.softmax", "losses.sigmoid", "losses.options",
      "losses.build"],
     ["engine.precision", "engine.ds_config", "engine.schedule", "engine.optimizers",
-     "engine.gradient_norm", "engine.engine"],
+     "engine.gradient_norm", "engine.state", "engine.engine"],
     ["evaluation.options", "evaluation.retrieval", "evaluation.zero_shot", "evaluation.features",
      "evaluation.evaluator"],
     ["stages", "recipe"],
@@ -106,7 +106,7 @@ def test_only_the_engine_room_imports_deepspeed():
         for name, path in modules().items()
         if any(i == "deepspeed" or i.startswith("deepspeed.") for i in imports(path))
     }
-    assert users == {"engine.engine", "engine.gradient_norm"}
+    assert users == {"engine.engine", "engine.gradient_norm", "engine.state"}
 
 
 def test_data_preparation_imports_no_torch_and_of_training_only_the_contract():

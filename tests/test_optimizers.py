@@ -118,15 +118,20 @@ def test_the_judge_of_muon_follows_torch_optim_muon():
 
 def resume_on_a_rank(rank: int, cases: list[Case], folder):
     """{case: (names of weights, then numbers, that differ after a resume)}"""
+    from pretrain.run import checkpoint
+
     found = {}
     for case in cases:
+        of_case, state = folder / f"{case}", checkpoint.RunState(step=2)
         undisturbed = build_engine(case)
         training(undisturbed, case, range(2))
-        undisturbed.save(folder / f"{case.zero}{case.precision}", "two")
+        saved = checkpoint.save(
+            undisturbed, of_case, state, {}, keep=1, runtime=undisturbed.runtime
+        )
         expected = training(undisturbed, case, range(2, 4))
         undisturbed.close()
         resumed = build_engine(case)
-        resumed.load(folder / f"{case.zero}{case.precision}", "two")
+        checkpoint.load(resumed, of_case, saved.name)
         ours = training(resumed, case, range(2, 4))
         resumed.close()
         found[case] = (
@@ -137,11 +142,14 @@ def resume_on_a_rank(rank: int, cases: list[Case], folder):
     return found
 
 
-def test_muon_resumes_bitwise(tmp_path):
+def test_a_resume_is_bitwise(tmp_path):
     cases = [
-        Case(zero=zero, kind="muon", precision=precision)
-        for zero, precision in (("1", "fp32"), ("1", "bf16"), ("2", "bf16"), ("3", "fp32"))
+        Case(zero=zero, kind=kind, precision=precision)
+        for kind in ("adamw", "muon")
+        for precision in ("fp32", "bf16")
+        for zero in ("1", "2", "3")
     ]
+    cases += [Case(zero=zero) for zero in ("2_offload", "3_offload")]
     for rank, found in enumerate(run_ranks(resume_on_a_rank, 2, cases, tmp_path)):
         for case, (differing, ours, expected) in found.items():
             assert ours == expected, f"rank {rank}, {case}: {ours} instead of {expected}"

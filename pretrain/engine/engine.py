@@ -1,12 +1,12 @@
 """The engine: DeepSpeed's optimizer step around CLIP and its loss. Sole importer of deepspeed."""
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from pretrain import compat
@@ -18,11 +18,7 @@ from deepspeed.runtime import bf16_optimizer  # noqa: E402
 from deepspeed.runtime.zero.config import DeepSpeedZeroConfig  # noqa: E402
 from deepspeed.runtime.zero.muon.muon_optimizer import MuonWithAuxAdam  # noqa: E402
 from deepspeed.utils import logger as deepspeed_logger  # noqa: E402
-from deepspeed.utils import (  # noqa: E402
-    safe_get_full_fp32_param,
-    safe_set_full_fp32_param,
-    safe_set_local_fp32_param,
-)
+from deepspeed.utils import safe_get_full_fp32_param  # noqa: E402
 from pydantic import ValidationError  # noqa: E402
 
 from pretrain.distributed import Runtime, mean_over_ranks  # noqa: E402
@@ -34,6 +30,14 @@ from pretrain.engine.ds_config import (  # noqa: E402
 )
 from pretrain.engine.gradient_norm import GradientNorm  # noqa: E402
 from pretrain.engine.optimizers import OptimizerOptions, parameter_groups  # noqa: E402
+from pretrain.engine.state import (  # noqa: E402
+    load_objective,
+    load_state,
+    read_objective,
+    read_state,
+    set_weights,
+    shape_of,
+)
 from pretrain.losses.objective import LossResult, Objective  # noqa: E402
 from pretrain.models.clip import CLIP  # noqa: E402
 
@@ -105,22 +109,22 @@ class Engine:
         if options.checkpoint_text:
             model.text.checkpoint_blocks()
         config = read_ds_config(options.ds_config)
-        self.zero_stage, self.offload = zero_stage(config), offloads_optimizer(config)
-        client = _optimizer(model, optimizer, fused=runtime.device.type == "cuda" or self.offload)
+        self.zero_stage = zero_stage(config)
+        fused = runtime.device.type == "cuda" or offloads_optimizer(config)
+        client = _optimizer(model, optimizer, fused=fused)
         # DeepSpeed rounds the model to bf16 before it makes the fp32 masters of it.
         exact = (
             {name: weight.detach().clone() for name, weight in model.named_parameters()}
             if precision == "bf16"
-            else {}
+            else None
         )
         self.engine, *_ = deepspeed.initialize(
             model=model,
             optimizer=client,
             config=self._config(config, optimizer, precision),
         )
-        for name, parameter in self.engine.module.named_parameters():
-            if name in exact:
-                _set_master(parameter, exact.pop(name).to(runtime.device), runtime)
+        if exact is not None:
+            set_weights(self.engine, exact)
         if options.compile:
             self.engine.compile()
         self.dtype = torch.bfloat16 if precision == "bf16" else torch.float32
@@ -231,16 +235,24 @@ class Engine:
             master = safe_get_full_fp32_param(parameter)
             if master is None:
                 raise RuntimeError(f"DeepSpeed keeps no fp32 master of {name}")
-            weights[name] = master.detach().float().cpu().reshape(_shape(parameter)).clone()
+            weights[name] = master.detach().float().cpu().reshape(shape_of(parameter)).clone()
         return weights
 
-    def save(self, folder: Path, tag: str) -> None:
-        """Write folder/tag. Collective; not atomic by itself."""
-        state = {"objective": self.objective.training_state()}
-        self.engine.save_checkpoint(str(folder), tag=tag, client_state=state, save_latest=False)
+    def training_state(self) -> dict[str, Tensor]:
+        """This rank's share of all that a resume needs, by name, copied to host memory: fp32
+        masters, moments, and on rank 0 the objective's. Collective."""
+        state = read_state(self.engine, self.runtime.device)
+        return {**state, **read_objective(self.objective)} if self.runtime.is_main else state
 
-    def load(self, folder: Path, tag: str) -> None:
-        """Read what `save` wrote, into an engine of the same shape and world size."""
+    def load_training_state(self, state: Mapping[str, Tensor]) -> None:
+        """Go on from all ranks' shares together, of any number of ranks and any ZeRO stage, before
+        the first step. Collective."""
+        load_state(self.engine, state)
+        load_objective(self.objective, state)
+
+    def load_deepspeed(self, folder: Path, tag: str) -> None:
+        """Read what run folders up to November 2026 hold, DeepSpeed's own pickles, into an engine
+        of the same ZeRO stage and world size. Collective."""
         path, state = self.engine.load_checkpoint(str(folder), tag=tag)
         if path is None:
             raise RuntimeError(f"DeepSpeed could not load checkpoint {folder / tag}")
@@ -249,22 +261,6 @@ class Engine:
     def close(self) -> None:
         """Give back what the engine holds, before the next stage builds its own."""
         self.engine.destroy()
-
-
-def _shape(parameter: Tensor) -> tuple[int, ...]:
-    """A parameter's own shape; ZeRO-3 leaves an empty one in its place."""
-    return tuple(getattr(parameter, "ds_shape", parameter.shape))
-
-
-def _set_master(parameter: Tensor, value: Tensor, runtime: Runtime) -> None:
-    """Give DeepSpeed's fp32 master the whole value."""
-    if not hasattr(parameter, "ds_tensor"):
-        safe_set_full_fp32_param(parameter, value)
-        return
-    # ZeRO 3 pads the last rank's part, which DeepSpeed's setter of whole values overlooks.
-    part = parameter.ds_tensor.numel()
-    padded = F.pad(value.flatten(), (0, part * runtime.world_size - value.numel()))
-    safe_set_local_fp32_param(parameter, padded[runtime.rank * part :][:part])
 
 
 def _of_format_1(state: dict[str, Any]) -> dict[str, Any]:

@@ -1,26 +1,32 @@
 """Checkpoints: complete or absent. Written aside, synced, hashed by the writing ranks, renamed.
 
-A checkpoint inside a stage holds DeepSpeed's state; one at a stage's end only says where the run
-stands, because the next stage starts from the stage's weights.
+A checkpoint inside a stage holds the training state by parameter name, of any number of ranks and
+any ZeRO stage, as safetensors; one at a stage's end only says where the run stands, because the
+next stage starts from the stage's weights. Nothing in it is code.
 """
 
 import dataclasses
 import json
 import shutil
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from safetensors import SafetensorError, safe_open
 
 from pretrain.distributed import Runtime, all_ranks, barrier
 from pretrain.files import (
     file_sha256,
     rename_durably,
-    sync,
     why_not_written,
     write_durably,
+    write_tensors,
 )
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from pretrain.engine.engine import Engine
 
 STATE_FILE = "state.json"
@@ -35,9 +41,6 @@ class RunState:
     stage_step: int = 0  # optimizer steps done in it
     step: int = 0  # optimizer steps done in the whole job
     samples_seen: int = 0  # position in the sample stream
-    world_size: int = 0
-    zero_stage: int = 0
-    offload: bool = False
     dataset_fingerprint: str = ""
     weights_sha256: str = ""
     replaced: dict[str, int] = field(default_factory=dict)  # unusable samples by reason, all ranks
@@ -57,6 +60,9 @@ class Checkpoint:
     tag: str
     state: RunState
     fixed: dict[str, Any] | None  # what the run's stages have fixed; None before November 2026
+    # Of one inside a stage up to November 2026, which holds DeepSpeed's files: the only shape that
+    # can load it, as (ranks, ZeRO stage, whether the optimizer is offloaded).
+    deepspeed_shape: tuple[int, int, bool] | None = None
 
 
 def save(
@@ -88,7 +94,7 @@ def save(
             write_durably(aside / STATE_FILE, json.dumps(record, indent=2))
             shutil.rmtree(final, ignore_errors=True)
             rename_durably(aside, final)
-    except (OSError, RuntimeError) as error:  # torch's writer raises RuntimeError on a full disk
+    except (OSError, SafetensorError) as error:
         raise OSError(
             f"checkpoint {final} could not be written: {why_not_written(error, folder)}. The one "
             "before it stands: make room, then give the same command again"
@@ -100,21 +106,52 @@ def save(
 
 
 def _write_state(engine: "Engine", aside: Path, runtime: Runtime) -> dict[str, str]:
-    """DeepSpeed's files of this rank, synced: name -> sha256. All ranks' together are the whole,
-    whatever a listing of the folder shows on a shared file system."""
-    engine.save(aside.parent, aside.name)
-    mine = [path for path in sorted(aside.iterdir()) if _writer(path.name) == runtime.rank]
-    if not mine:
-        raise OSError(f"DeepSpeed wrote no file of rank {runtime.rank} into {aside}")
-    for path in mine:
-        sync(path)
-    return {path.name: file_sha256(path) for path in mine}
+    """This rank's file, synced: name -> sha256. All ranks' together are the whole, whatever a
+    listing of the folder shows on a shared file system."""
+    share = engine.training_state()
+    name = f"state-{runtime.rank:05d}-of-{runtime.world_size:05d}.safetensors"
+    write_tensors(aside / name, share)
+    return {name: file_sha256(aside / name)}
 
 
-def _writer(name: str) -> int:
-    """Rank that writes a file of DeepSpeed's: [bf16_]zero_pp_rank_R_…, all else by rank 0."""
-    _, found, rest = name.partition("zero_pp_rank_")
-    return int(rest.partition("_")[0]) if found else 0
+def load(engine: "Engine", folder: Path, tag: str) -> None:
+    """Give a new engine the state of folder/tag, which `newest` has found whole. Collective."""
+    names = _record(folder / tag)["sha256"]
+    if _is_deepspeed(names):
+        engine.load_deepspeed(folder, tag)
+    else:
+        engine.load_training_state(_Tensors([folder / tag / name for name in names]))
+
+
+class _Tensors(Mapping[str, "Tensor"]):
+    """The tensors of several safetensors files, each read when it is asked for."""
+
+    def __init__(self, paths: list[Path]) -> None:
+        self._paths = paths
+        files = [safe_open(path, framework="pt") for path in paths]
+        self._files = {name: file for file in files for name in file.keys()}  # noqa: SIM118
+
+    def __getitem__(self, name: str) -> "Tensor":
+        if name not in self._files:
+            raise RuntimeError(f"{self._paths[0].parent} holds no {name}: it is of another model")
+        return self._files[name].get_tensor(name)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._files
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._files)
+
+    def __len__(self) -> int:
+        return len(self._files)
+
+
+def _record(path: Path) -> dict[str, Any]:
+    return json.loads((path / STATE_FILE).read_text(encoding="utf-8"))
+
+
+def _is_deepspeed(names: Iterable[str]) -> bool:
+    return any(name.endswith(".pt") for name in names)
 
 
 def newest(folder: Path) -> Checkpoint | None:
@@ -134,9 +171,12 @@ def newest(folder: Path) -> Checkpoint | None:
                 # Else it would count as one of those to keep, and outlive the good ones.
                 shutil.rmtree(one.with_name(one.name + _DAMAGED), ignore_errors=True)
                 one.rename(one.with_name(one.name + _DAMAGED))
-            record = json.loads((path / STATE_FILE).read_text(encoding="utf-8"))
+            record = _record(path)
             return Checkpoint(
-                tag=path.name, state=_state(record["state"]), fixed=record.get("fixed")
+                tag=path.name,
+                state=_state(record["state"]),
+                fixed=record.get("fixed"),
+                deepspeed_shape=_deepspeed_shape(record),
             )
         print(f"checkpoint {path} is damaged ({damage}): trying the one before it", flush=True)
         damaged.append(path)
@@ -154,10 +194,16 @@ def _state(values: dict[str, Any]) -> RunState:
     return RunState(**{name: value for name, value in values.items() if name in known})
 
 
+def _deepspeed_shape(record: dict[str, Any]) -> tuple[int, int, bool] | None:
+    state = record["state"]
+    if state["stage_step"] == 0 or not _is_deepspeed(record["sha256"]):
+        return None
+    return state["world_size"], state["zero_stage"], state.get("offload", False)
+
+
 def _damage(path: Path) -> str | None:
     try:
-        sums = json.loads((path / STATE_FILE).read_text(encoding="utf-8"))["sha256"]
-        for name, expected in sums.items():
+        for name, expected in _record(path)["sha256"].items():
             if file_sha256(path / name) != expected:
                 return f"{name} differs from its checksum"
     except (OSError, ValueError, KeyError) as error:

@@ -50,8 +50,9 @@ def start_run(
     fixed = None if found is None else agreed(lambda: _fixed(recipe.run_dir, found))
     recipe = with_order(recipe, fixed)
     asked = replace(state, dataset_fingerprint=dataset.fingerprint, weights_sha256=weights_sha256)
-    if fixed is not None:
-        agreed(lambda: _check_same_run(recipe, stages, precision, fixed, state, asked, runtime))
+    if found is not None and fixed is not None:
+        agreed(lambda: _check_same_run(recipe, stages, precision, fixed, state, asked))
+        agreed(lambda: _check_deepspeed_files(recipe, found, runtime))
     state = asked
     log = agreed(lambda: _open_log(recipe, resolved, stages, state, runtime))
     job = Job(
@@ -145,7 +146,6 @@ def _check_same_run(
     fixed: dict[str, Any],
     state: RunState,
     asked: RunState,
-    runtime: Runtime,
 ) -> None:
     """ValueError where a run folder's checkpoint cannot be continued by what is asked now."""
     run_dir = recipe.run_dir
@@ -166,19 +166,24 @@ def _check_same_run(
             f"{recipe.data.weights!r} of {recipe.data.train} are now: put that file back, or "
             "choose another run_dir"
         )
-    if state.stage_step == 0:
+
+
+def _check_deepspeed_files(recipe: Recipe, found: Checkpoint, runtime: Runtime) -> None:
+    """ValueError where a checkpoint of DeepSpeed's own making is asked for in another shape."""
+    if found.deepspeed_shape is None:
         return
     config = read_ds_config(recipe.engine.ds_config)
     now = (runtime.world_size, zero_stage(config), offloads_optimizer(config))
-    then = (state.world_size, state.zero_stage, state.offload)
+    then = found.deepspeed_shape
     if then != now:
         before, wanted = (
             f"{ranks} ranks in ZeRO {zero}{' with offload' if offload else ''}"
             for ranks, zero, offload in (then, now)
         )
         raise ValueError(
-            f"run_dir={run_dir} stands inside a stage with {before}, asked for {wanted}: start as "
-            "many with that engine.ds_config (others are possible between stages, so far)"
+            f"run_dir={recipe.run_dir} stands inside a stage with {before}, in DeepSpeed's own "
+            f"files, asked for {wanted}: start as many with that engine.ds_config (once it has saved "
+            "again, others are possible)"
         )
 
 

@@ -1,0 +1,92 @@
+"""A stage goes on with other ranks, ZeRO stages and offload as if nothing had happened."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from engine_cases import Case, build_engine, one_step
+from ranks import run_ranks
+from safetensors.torch import load_file
+
+STEPS = 3  # on each machine
+
+
+def saved(engine: Any, folder: Path, step: int) -> None:
+    from pretrain.run import checkpoint
+
+    state = checkpoint.RunState(step=step)
+    checkpoint.save(engine, folder, state, {}, keep=99, runtime=engine.runtime)
+
+
+def go_on(
+    rank: int, cases: dict[str, Case], folder: Path, first: int, steps: int
+) -> dict[str, list[float]]:
+    """Losses of each case's steps from `first` on, after a resume of folder/NAME where first > 0.
+    What was loaded is saved again, under its step + 1000, before anything is trained."""
+    from pretrain.run import checkpoint
+
+    losses = {}
+    for name, case in cases.items():
+        engine = build_engine(case)
+        if first > 0:
+            checkpoint.load(engine, folder / name, f"step-{first:08d}")
+            saved(engine, folder / name, 1000 + first)
+        losses[name] = [one_step(engine, case, s).loss for s in range(first, first + steps)]
+        saved(engine, folder / name, first + steps)
+        engine.close()
+    return losses
+
+
+def content(folder: Path) -> dict[str, torch.Tensor]:
+    """All tensors of a checkpoint, each once."""
+    found: dict[str, torch.Tensor] = {}
+    for path in sorted(folder.glob("*.safetensors")):
+        tensors = load_file(str(path))
+        assert not found.keys() & tensors.keys(), f"twice: {found.keys() & tensors.keys()}"
+        found |= tensors
+    return found
+
+
+def cases(zero: str) -> dict[str, Case]:
+    """Muon without the offload, which it refuses."""
+    return {
+        f"{kind} {precision}": Case(
+            zero=zero.removesuffix("_offload") if kind == "muon" else zero,
+            kind=kind,
+            precision=precision,
+        )
+        for kind in ("adamw", "muon")
+        for precision in ("fp32", "bf16")
+    }
+
+
+# Largest difference of a loss. Adam is sensitive where a gradient is next to nothing, bf16 rounds
+# the model's sums at 2^-9; Newton-Schulz amplifies both.
+BOUNDS = {"adamw fp32": 1e-5, "muon fp32": 1e-5, "adamw bf16": 1e-2, "muon bf16": 1e-2}
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory) -> dict[str, list[float]]:
+    folder = tmp_path_factory.mktemp("undisturbed")
+    return run_ranks(go_on, 2, cases("1"), folder, 0, 3 * STEPS)[0]
+
+
+@pytest.mark.parametrize(
+    "way", [[(2, "1"), (1, "3"), (4, "2")], [(4, "3"), (2, "2_offload"), (1, "1")]], ids=str
+)
+def test_other_ranks_and_zero_stages_in_the_middle_of_a_stage(undisturbed, tmp_path, way):
+    losses: dict[str, list[float]] = {name: [] for name in undisturbed}
+    for place, (ranks, zero) in enumerate(way):
+        found = run_ranks(go_on, ranks, cases(zero), tmp_path, place * STEPS, STEPS)[0]
+        for name, of_part in found.items():
+            losses[name] += of_part
+    for name, ours in losses.items():
+        worst = max(abs(a - b) for a, b in zip(ours, undisturbed[name], strict=True))
+        assert worst < BOUNDS[name], f"{name}: losses differ by {worst}"
+        for step in (STEPS, 2 * STEPS):
+            before = content(tmp_path / name / f"step-{step:08d}")
+            after = content(tmp_path / name / f"step-{1000 + step:08d}")
+            assert before.keys() == after.keys()
+            differing = [key for key in before if not torch.equal(before[key], after[key])]
+            assert not differing, f"{name}, step {step}: changed on the way: {differing}"
