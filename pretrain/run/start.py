@@ -182,8 +182,8 @@ def _check_deepspeed_files(recipe: Recipe, found: Checkpoint, runtime: Runtime) 
         )
         raise ValueError(
             f"run_dir={recipe.run_dir} stands inside a stage with {before}, in DeepSpeed's own "
-            f"files, asked for {wanted}: start as many with that engine.ds_config (once it has saved "
-            "again, others are possible)"
+            f"files, asked for {wanted}: start as many with that engine.ds_config (once it has "
+            "saved again, others are possible)"
         )
 
 
