@@ -23,7 +23,6 @@ _STYLE = {
     "legend.frameon": False,
     "svg.fonttype": "none",
     "svg.hashsalt": PICTURE,  # the same bytes for the same rows
-    "text.parse_math": False,
 }
 _MARKERS = "osD^vP"
 
@@ -50,10 +49,10 @@ def draw(sweep: Sweep, rows: list[Row]) -> Figure:
     """
     figure = Figure(figsize=(10, 7.4), layout="constrained")
     (image, text), (compute, reducers) = figure.subplots(2, 2)
+    text.sharey(image)
     spread = noise(rows, sweep.drawn_set)
     for axes, axis in ((image, "image_tokens"), (text, "text_tokens")):
         _draw_drops(axes, sweep, rows, axis, spread)
-    image.sharey(text)
     _draw_compute(compute, sweep, rows, spread)
     _draw_reducers(reducers, sweep, rows, spread)
     figure.suptitle(_headline(sweep, rows, spread), x=0.01, ha="left", fontsize=9.5)
@@ -62,14 +61,14 @@ def draw(sweep: Sweep, rows: list[Row]) -> Figure:
 
 def _headline(sweep: Sweep, rows: list[Row], spread: float | None) -> str:
     said = (
-        "one run a cell and no second seed: no error bars"
+        "No cell has a second seed: no error bars."
         if spread is None
-        else f"error bars: ± one standard deviation over seeds of the cells that have several "
-        f"({spread:.1%} for one run)"
+        else f"Error bars: ± one standard deviation over seeds ({spread:.1%} for one run), of the "
+        "cells that have several."
     )
     return (
-        f"Accuracy: mean R@1 of both directions on {sweep.drawn_set}, after the full stage. "
-        f"{len(rows)} runs; {said}."
+        f"Accuracy: mean R@1 of both directions on {sweep.drawn_set} after the full stage, of "
+        f"{len(rows)} runs.\n{said}"
     )
 
 
@@ -94,7 +93,7 @@ def _draw_drops(axes: Axes, sweep: Sweep, rows: list[Row], axis: str, spread: fl
     axes.set_xscale("log", base=2)
     axes.minorticks_off()
     axes.set_xticks(lengths, map(str, lengths))
-    axes.yaxis.set_major_formatter(PercentFormatter(1, symbol=""))
+    axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0, symbol=""))
     kind = _AXES[axis]
     axes.set(
         title=f"Accuracy lost against {lengths[-1]} {kind} tokens",
@@ -117,7 +116,7 @@ def _draw_compute(axes: Axes, sweep: Sweep, rows: list[Row], spread: float | Non
         axes.set_xscale("log")
     else:
         _say_empty(axes)
-    axes.yaxis.set_major_formatter(PercentFormatter(1))
+    axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
     axes.set(
         title="Accuracy by compute, all lengths and reducers",
         xlabel="training FLOPs of both stages",
@@ -166,9 +165,9 @@ def _draw_reducers(axes: Axes, sweep: Sweep, rows: list[Row], spread: float | No
     axes.plot(reduced, y, "|", color="0.2", markersize=11, label="before it, at full lengths")
     axes.set_yticks(y, names)
     axes.invert_yaxis()
-    axes.xaxis.set_major_formatter(PercentFormatter(1))
+    axes.xaxis.set_major_formatter(PercentFormatter(1, decimals=0))
     axes.set_xlabel("R@1")
-    axes.legend(loc="lower right", fontsize=8)
+    axes.legend(loc="upper left", bbox_to_anchor=(0, -0.12), ncols=2, fontsize=8)
 
 
 def _look(number: int) -> dict[str, Any]:

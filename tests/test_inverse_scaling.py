@@ -35,7 +35,7 @@ def sweep_file(
         "common": {
             "data": {"train": str(tiny_dataset)},
             "evaluation": {"sets": {"held_out": str(tiny_evaluation_set)}},
-            "stages": {"reduced": {"steps": 60}, "full": {"steps": 4}},
+            "stages": {"reduced": {"steps": 24}, "full": {"steps": 4}},
             "checkpoint": {"every_steps": 5},
         },
         "sizes": {"w32": {"model": {"image": {"width": 32}}}},
@@ -125,13 +125,13 @@ def test_a_killed_sweep_goes_on_to_the_rows_of_an_undisturbed_one(sweep_file, tm
     for key in ("cell", "recipe_sha256", "samples", "flops", "accuracy", "machine"):
         assert mine[key] == theirs[key], key
 
-    assert mine["samples"] == rows[first]["samples"] == {"reduced": 60 * 16, "full": 4 * 16}
+    assert mine["samples"] == rows[first]["samples"] == {"reduced": 24 * 16, "full": 4 * 16}
     assert mine["commit"] and mine["date"].startswith("20")
     assert mine["wall_s"] > mine["seconds"] > 0
     # 12 D² multiplications a block and token and 3 P² D a patch; 6 FLOPs each in training.
     per_sample = {n: 2 * 32**2 * 12 * (n + 1 + 12) + n * 3 * 8**2 * 32 for n in (16, 36)}
-    assert rows[first]["flops"] == 6 * (960 * per_sample[16] + 64 * per_sample[36])
-    assert mine["flops"] == 6 * (960 + 64) * per_sample[36]
+    assert rows[first]["flops"] == 6 * (384 * per_sample[16] + 64 * per_sample[36])
+    assert mine["flops"] == 6 * (384 + 64) * per_sample[36]
     # At equal lengths both figures are one evaluation's; at unlike ones they are two.
     assert mine["accuracy"]["reduced_at_own_lengths"] == mine["accuracy"]["reduced_at_full_lengths"]
     other = rows[first]["accuracy"]
