@@ -158,7 +158,7 @@ class Training:
     """A cell as the trainer gets it."""
 
     cell: Cell
-    arguments: list[str]  # of python -m pretrain.train, without the run folder
+    arguments: list[str]  # of python -m pretrain.train, before its run folder
     recipe: Recipe
     samples: dict[str, int]  # by stage
     flops: float
@@ -166,22 +166,24 @@ class Training:
 
 def resolve(sweep: Sweep, ranks: int) -> list[Training]:
     """All cells' trainings. ValueError or OSError on the first that cannot be, or on its data."""
-    base, _ = parse(["--config", str(sweep.recipe), *_dotted(sweep.common)])
+    base, _ = parse(_arguments(sweep, _dotted(sweep.common)))
     if len(base.stages) != 2:
         raise ValueError(
             f"recipe={sweep.recipe} has the stages {list(base.stages)}: a sweep needs two, the "
             "reduced one and the full one"
         )
     _check_in("drawn_set", sweep.drawn_set, list(base.evaluation.sets), "evaluation.sets")
-    sized = {
-        size: parse(["--config", str(sweep.recipe), *_sized(sweep, size)])[0]
-        for size in sweep.sizes
-    }
+    sized = {size: parse(_arguments(sweep, _sized(sweep, size)))[0] for size in sweep.sizes}
     trainings = [_training(sweep, sized[cell.size], cell) for cell in cells(sweep)]
     for one in trainings:
         check_ranks(one.recipe, ranks)
     _check_data(trainings)
     return trainings
+
+
+def _arguments(sweep: Sweep, options: list[str]) -> list[str]:
+    """Of `python -m pretrain.train`; each training's own run folder is given after them."""
+    return ["--config", str(sweep.recipe), f"--run_dir={sweep.runs}", *options]
 
 
 def _sized(sweep: Sweep, size: str) -> list[str]:
@@ -196,7 +198,7 @@ def _training(sweep: Sweep, sized: Recipe, cell: Cell) -> Training:
         tokens = _token_options(sized, cell, last)
         reduced = {"tokens": tokens, "tier": tier_for(manifest, tokens["image_px"])}
         own = [*_dotted({"stages": {first: reduced}}), f"--seed={cell.seed}"]
-        arguments = ["--config", str(sweep.recipe), *_sized(sweep, cell.size), *own]
+        arguments = _arguments(sweep, [*_sized(sweep, cell.size), *own])
         recipe, _ = parse(arguments)
         stages = plan_stages(recipe.stages, manifest.samples)
     except ValueError as error:
@@ -248,7 +250,7 @@ def _dotted(options: dict[str, Any], prefix: str = "") -> list[str]:
     """Nested options as the command line's dotted ones."""
     words: list[str] = []
     for name, value in options.items():
-        if isinstance(value, dict):
+        if isinstance(value, dict) and value:
             words += _dotted(value, f"{prefix}{name}.")
         else:
             text = value if isinstance(value, str) else json.dumps(value)
