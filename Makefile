@@ -13,9 +13,11 @@ RANKS ?= $(shell $(BIN)/python -c "import os, psutil; cores = min(psutil.cpu_cou
 	or 1, len(os.sched_getaffinity(0)), 8); print(1 << cores.bit_length() - 1)")
 SEEDS ?= 0
 COMPARISON ?= runs/comparison.json
+LAW ?= benchmarks/results/law_demo
+SLICE ?=
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: help setup demo data test lint soak compare clean
+.PHONY: help setup demo data test lint soak compare law clean
 
 help: ## Show what there is
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -54,6 +56,10 @@ demo: data ## The main job on a laptop: shards, two-stage pretraining, evaluatio
 compare: data ## Two stages against full tokens and a CNN, for the same time; SEEDS="0 1 2" for more
 	$(BIN)/python -m benchmarks.compare --seeds "[$$(echo $(SEEDS) | tr ' ' ',')]" \
 		--ranks $(RANKS) --finished_run $(RUN) --out $(COMPARISON)
+
+law: data ## Accuracy lost against tokens removed, by model size; SLICE=20 ends in 20 minutes, to go on
+	$(BIN)/python -m benchmarks.inverse_scaling --config benchmarks/law_demo.yaml --out $(LAW) \
+		--ranks $(RANKS) $(if $(SLICE),--slice-minutes $(SLICE))
 
 test: $(VENV)/.ready-dev ## Run every test
 	$(BIN)/python -m pytest -m "not soak"
