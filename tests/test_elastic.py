@@ -19,6 +19,16 @@ def saved(engine: Any, folder: Path, step: int) -> None:
     checkpoint.save(engine, folder, state, {}, keep=99, runtime=engine.runtime)
 
 
+def not_rounded_masters(engine: Any) -> list[str]:
+    """Names of weights that the model computes with and that are not their rounded masters."""
+    import deepspeed
+
+    masters = engine.full_weights()
+    parameters = dict(engine.engine.module.named_parameters())
+    with deepspeed.zero.GatheredParameters(list(parameters.values())):
+        return [n for n, p in parameters.items() if not torch.equal(p, masters[n].to(p.dtype))]
+
+
 def go_on(
     rank: int, cases: dict[str, Case], folder: Path, first: int, steps: int
 ) -> dict[str, list[float]]:
@@ -32,6 +42,8 @@ def go_on(
         if first > 0:
             checkpoint.load(engine, folder / name, f"step-{first:08d}")
             saved(engine, folder / name, 1000 + first)
+            stale = not_rounded_masters(engine)
+            assert not stale, f"rank {rank}, {name}: not refreshed from the masters: {stale}"
         losses[name] = [one_step(engine, case, s).loss for s in range(first, first + steps)]
         saved(engine, folder / name, first + steps)
         engine.close()
@@ -61,9 +73,10 @@ def cases(zero: str) -> dict[str, Case]:
     }
 
 
-# Largest difference of a loss. Adam is sensitive where a gradient is next to nothing, bf16 rounds
-# the model's sums at 2^-9; Newton-Schulz amplifies both.
-BOUNDS = {"adamw fp32": 1e-5, "muon fp32": 1e-5, "adamw bf16": 1e-2, "muon bf16": 1e-2}
+# Largest difference of a loss over the nine steps. Runs that are never disturbed, on one rank at
+# ZeRO 3 and on four at ZeRO 2, differ from two at ZeRO 1 by 1e-6, 2.7e-4, 2e-2 and 1.3e-2: in all
+# but the first it is the bitwise comparisons here that judge the checkpoint.
+BOUNDS = {"adamw fp32": 1e-5, "muon fp32": 6e-4, "adamw bf16": 5e-2, "muon bf16": 5e-2}
 
 
 @pytest.fixture(scope="module")
@@ -88,5 +101,10 @@ def test_other_ranks_and_zero_stages_in_the_middle_of_a_stage(undisturbed, tmp_p
             before = content(tmp_path / name / f"step-{step:08d}")
             after = content(tmp_path / name / f"step-{1000 + step:08d}")
             assert before.keys() == after.keys()
+            if name == "muon bf16" and way[step // STEPS][1] != "1":
+                # DeepSpeed keeps this momentum in bf16 there, in fp32 at ZeRO 1.
+                for key in before:
+                    if "/momentum_buffer/" in key:
+                        before[key] = before[key].bfloat16().float()
             differing = [key for key in before if not torch.equal(before[key], after[key])]
             assert not differing, f"{name}, step {step}: changed on the way: {differing}"

@@ -4,7 +4,8 @@ DeepSpeed 0.19.8 lays a group's parameters end to end in flat fp32 tensors, cuts
 ranks, and keeps the moments in the optimizer's state of the flat tensor. Three traps: it links
 moments to parameters after the first group's first step only, and a new engine has none; ZeRO 3
 pads every parameter's part; Muon's momentum at ZeRO 1 and 2 (but in bf16 at ZeRO 1) is one tensor
-of the *whole* matrices that lie in this rank's part, also where a matrix is cut.
+of the *whole* matrices that lie in this rank's part, also where a matrix is cut. In bf16 DeepSpeed
+keeps that momentum in bf16 at ZeRO 2 and 3, so going there from ZeRO 1 rounds it once.
 """
 
 from collections.abc import Iterator, Mapping
