@@ -86,7 +86,12 @@ def undisturbed(tmp_path_factory) -> dict[str, list[float]]:
 
 
 @pytest.mark.parametrize(
-    "way", [[(2, "1"), (1, "3"), (4, "2")], [(4, "3"), (2, "2_offload"), (1, "1")]], ids=str
+    "way",
+    [
+        pytest.param([(2, "1"), (1, "3"), (4, "2")], marks=pytest.mark.soak),
+        [(4, "3"), (2, "2_offload"), (1, "1")],
+    ],
+    ids=str,
 )
 def test_other_ranks_and_zero_stages_in_the_middle_of_a_stage(undisturbed, tmp_path, way):
     losses: dict[str, list[float]] = {name: [] for name in undisturbed}
