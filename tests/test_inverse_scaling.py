@@ -77,6 +77,7 @@ def logged(run: Path, kind: str) -> list[dict[str, Any]]:
     return [event for event in found if event["event"] == kind]
 
 
+@pytest.mark.soak
 def test_a_killed_sweep_goes_on_to_the_rows_of_an_undisturbed_one(sweep_file, tmp_path):
     out, runs = tmp_path / "out", sweep_file.parent / "runs"
     first, second = "w32_i16_t12_s0", "w32_i36_t12_s0"
@@ -128,8 +129,15 @@ def test_a_killed_sweep_goes_on_to_the_rows_of_an_undisturbed_one(sweep_file, tm
     assert mine["samples"] == rows[first]["samples"] == {"reduced": 24 * 16, "full": 4 * 16}
     assert mine["commit"] and mine["date"].startswith("20")
     assert mine["wall_s"] > mine["seconds"] > 0
-    # 12 D² multiplications a block and token and 3 P² D a patch; 6 FLOPs each in training.
-    per_sample = {n: 2 * 32**2 * 12 * (n + 1 + 12) + n * 3 * 8**2 * 32 for n in (16, 36)}
+    # By hand, in multiplications: 12 D² a block and token, 2 n² D a block for attention over n
+    # tokens, 3 P² D a patch, D E a projection; 6 FLOPs each in training.
+    per_sample = {
+        n: 2 * 32**2 * 12 * (n + 1 + 12)
+        + 2 * 2 * 32 * ((n + 1) ** 2 + 12**2)
+        + n * 3 * 8**2 * 32
+        + 2 * 32 * 32
+        for n in (16, 36)
+    }
     assert rows[first]["flops"] == 6 * (384 * per_sample[16] + 64 * per_sample[36])
     assert mine["flops"] == 6 * (384 + 64) * per_sample[36]
     # At equal lengths both figures are one evaluation's; at unlike ones they are two.
