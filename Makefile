@@ -15,6 +15,8 @@ SEEDS ?= 0
 COMPARISON ?= runs/comparison.json
 LAW ?= benchmarks/results/law_demo
 SLICE ?=
+# Tests of one file stay in one process: they share its fixtures.
+PARALLEL := --numprocesses auto --maxprocesses 4 --dist loadfile
 export OMP_NUM_THREADS ?= 1
 
 .PHONY: help setup demo data test lint soak compare law clean
@@ -62,10 +64,10 @@ law: data ## Accuracy lost against tokens removed, by model size; SLICE=20 ends 
 		--ranks $(RANKS) $(if $(SLICE),--slice-minutes $(SLICE))
 
 test: $(VENV)/.ready-dev ## Run every test
-	$(BIN)/python -m pytest -m "not soak"
+	$(BIN)/python -m pytest $(PARALLEL) -m "not soak"
 
 soak: $(VENV)/.ready-dev ## Run the slow tests too
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest $(PARALLEL)
 
 lint: $(VENV)/.ready-dev ## Format check, lint and type check
 	$(BIN)/ruff format --check .

@@ -11,7 +11,7 @@ from torch import Tensor
 AUGMENT_DRAWS = 12
 Normalisation = Literal["imagenet", "openai"]
 # ImageNet: all CLIPA v2 and JAX models; OpenAI: clipa_torch v1 (facts of the released configs).
-_MEAN_STD = {
+MEAN_STD = {
     "imagenet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
     "openai": ((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)),
 }
@@ -88,7 +88,7 @@ def prepare(
         pixels = _move(pixels, draws, options)
     if draws is not None and options.recolours:
         pixels = _recolour(pixels, draws, options)
-    mean, std = (torch.tensor(v, device=pixels.device) for v in _MEAN_STD[normalisation])
+    mean, std = (torch.tensor(v, device=pixels.device) for v in MEAN_STD[normalisation])
     return pixels.sub_(mean[:, None, None]).div_(std[:, None, None]).to(dtype)
 
 

@@ -11,7 +11,7 @@ from PIL import Image
 from safetensors.torch import load_file
 from torch import Tensor
 
-from pretrain.data.augment import _MEAN_STD, AugmentOptions, Normalisation, prepare
+from pretrain.data.augment import MEAN_STD, AugmentOptions, Normalisation, prepare
 from pretrain.data.dataset import Dataset
 from pretrain.data.images import centre_box, resize
 from pretrain.files import write_durably, write_tensors
@@ -83,7 +83,7 @@ def export_config(recipe: Recipe, stage: str, parameters: dict[str, Tensor]) -> 
     objective.load_state_dict(parameters)
     dataset = Dataset(recipe.data.train, recipe.data.tier)
     tokens = recipe.stages[stage].tokens
-    mean, std = _MEAN_STD[recipe.data.normalisation]
+    mean, std = MEAN_STD[recipe.data.normalisation]
     return {
         "format": EXPORT_FORMAT,
         "model": asdict(recipe.model),
