@@ -16,14 +16,15 @@ import math
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from torch import nn
+from torch import Tensor, nn
 
 from pretrain.checks import check_between, check_positive
+from pretrain.models.clip import CLIP
 
-# Never decayed, whatever their shape: they are tables or single vectors, not maps.
-_UNDECAYED = ("position", "cls_token", "token_embedding")
-# Muon's matrices are those inside transformer blocks (timm: blocks, transformers: layers).
-_BLOCKS = (".blocks.", ".layers.")
+# Never decayed, though their shape is a matrix's: tables and single vectors, not maps. With every
+# nn.Embedding and all of one dimension these are what CLIPA JAX leaves out (it decays kernels
+# alone; big_vision's pooling probe is none).
+_UNDECAYED = frozenset({"image.positions", "image.vit.cls_token", "image.vit.attn_pool.latent"})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,7 +63,7 @@ class OptimizerOptions:
             )
 
 
-def parameter_groups(model: nn.Module, options: OptimizerOptions) -> list[dict[str, Any]]:
+def parameter_groups(model: CLIP, options: OptimizerOptions) -> list[dict[str, Any]]:
     """Groups for AdamW or DeepSpeed's MuonWithAuxAdam, each with `lr_scale` over the schedule.
 
     Sets `use_muon` on every parameter when Muon is asked for, as DeepSpeed's ZeRO reads it there.
@@ -70,19 +71,14 @@ def parameter_groups(model: nn.Module, options: OptimizerOptions) -> list[dict[s
     muon: list[nn.Parameter] = []
     decayed: list[nn.Parameter] = []
     plain: list[nn.Parameter] = []
-    for name, parameter in model.named_parameters():
+    maps, matrices = _decayed(model), _block_matrices(model)
+    for parameter in model.parameters():
         if not parameter.requires_grad:
             continue
-        is_matrix = parameter.ndim >= 2 and not any(part in name for part in _UNDECAYED)
-        use_muon = (
-            options.kind == "muon"
-            and is_matrix
-            and parameter.ndim == 2
-            and any(part in name for part in _BLOCKS)
-        )
+        use_muon = options.kind == "muon" and parameter in matrices
         if options.kind == "muon":
             parameter.use_muon = use_muon  # type: ignore[attr-defined]
-        (muon if use_muon else decayed if is_matrix else plain).append(parameter)
+        (muon if use_muon else decayed if parameter in maps else plain).append(parameter)
     adam: dict[str, Any] = dict(
         lr=0.0, betas=(options.beta1, options.beta2), eps=options.eps, lr_scale=1.0
     )
@@ -103,3 +99,23 @@ def parameter_groups(model: nn.Module, options: OptimizerOptions) -> list[dict[s
             )
         )
     return [group for group in groups if group["params"]]
+
+
+def _decayed(model: CLIP) -> set[Tensor]:
+    """The maps: what is multiplied with, neither looked up nor added."""
+    tables = {module.weight for module in model.modules() if isinstance(module, nn.Embedding)}
+    return {
+        parameter
+        for name, parameter in model.named_parameters()
+        if parameter.ndim >= 2 and name not in _UNDECAYED and parameter not in tables
+    }
+
+
+def _block_matrices(model: CLIP) -> set[Tensor]:
+    """The linear maps of the transformer blocks, which Muon steps."""
+    return {
+        module.weight
+        for block in (*model.image.blocks, *model.text.blocks)
+        for module in block.modules()
+        if isinstance(module, nn.Linear)
+    }

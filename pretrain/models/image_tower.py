@@ -156,6 +156,11 @@ class ImageTower(nn.Module):
         else:
             self.register_buffer("positions", table, persistent=False)
 
+    @property
+    def blocks(self) -> list[nn.Module]:
+        """The transformer blocks, first to last."""
+        return list(self.vit.blocks)
+
     def forward(self, images: Tensor, keep_index: Tensor | None = None) -> Tensor:
         """images (B, 3, H, W) normalised, keep_index (B, K) int64 or None → (B, D)."""
         tokens = self.vit.patch_embed(images)
