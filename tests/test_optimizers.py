@@ -1,4 +1,4 @@
-"""Parameter groups, the learning rate's schedule, Muon's rule against torch's own, resuming with
+"""Parameter groups, Muon's rule against torch's own, resuming with
 Muon, exact masters, and the compiled model."""
 
 import itertools
@@ -76,24 +76,6 @@ def test_every_parameter_of_the_demo_is_in_the_group_that_it_belongs_to(kind):
     decay = [0.1, 0.0] if kind == "adamw" else [0.1, 0.0, 0.1]
     assert [group["weight_decay"] for group in groups] == decay
     assert [group["lr_scale"] for group in groups] == ([1, 1] if kind == "adamw" else [1, 1, 8.0])
-
-
-def test_the_schedule_is_a_linear_warmup_and_half_a_cosine():
-    from pretrain.engine.schedule import learning_rate, peak_learning_rate
-
-    def rate(step: int, warmup_steps: int = 10) -> float:
-        return learning_rate(step=step, steps=110, warmup_steps=warmup_steps, peak=2.0)
-
-    # peak × (step + 1) / warmup, then peak × (1 + cos(π (step - warmup) / (steps - warmup))) / 2
-    assert rate(0) == pytest.approx(0.2)
-    assert rate(9) == pytest.approx(2.0)
-    assert rate(10) == pytest.approx(2.0)
-    assert rate(60) == pytest.approx(1.0)
-    assert rate(35) == pytest.approx(1.7071067811865475)  # 1 + cos(π / 4)
-    assert rate(109) == pytest.approx(0.0004934396342684)  # 1 + cos(0.99 π)
-    assert rate(0, warmup_steps=0) == pytest.approx(2.0)
-    assert rate(55, warmup_steps=0) == pytest.approx(1.0)
-    assert peak_learning_rate(1e-3, 1024) == pytest.approx(4e-3)
 
 
 def test_the_judge_of_muon_follows_torch_optim_muon():
