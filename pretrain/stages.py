@@ -32,6 +32,9 @@ class StageOptions:
     """Linear warmup as a share of the stage's steps."""
     schedule: ScheduleOptions = field(default_factory=ScheduleOptions)
     """How the rate goes on after the warmup."""
+    layer_decay: float | None = None
+    """For tuning: the rate of each layer over that of the layer above it (BEiT, FT-CLIP: 0.6 to
+    0.75); null gives all layers the same."""
     tokens: TokenOptions
     """How many image and text tokens, and which."""
     tier: str | None = None
@@ -58,6 +61,11 @@ class StageOptions:
         check_positive({f"{option}.{name}": value for name, value in numbers.items()})
         check_between({f"{option}.warmup_steps": self.warmup_steps}, 0, math.inf)
         self.schedule.check(option, self.warmup_share)
+        if self.layer_decay is not None and not 0 < self.layer_decay <= 1:
+            raise ValueError(
+                f"{option}.layer_decay={self.layer_decay}: it must be above 0 and at most 1, or "
+                "null for one rate"
+            )
         if self.warmup_steps is not None and self.warmup_share is not None:
             raise ValueError(
                 f"{option}.warmup_steps={self.warmup_steps}: drop it, or "

@@ -135,6 +135,7 @@ def _start_engine(job: Job, index: int) -> "Engine":
         precision=job.precision,
         local_batch_samples=stage.global_batch_samples // runtime.world_size,
         micro_batch_samples=stage.micro_batch_samples,
+        layer_decay=stage.layer_decay,
     )
 
 

@@ -28,6 +28,7 @@ class Case:
     gradient_clip: float | None = None
     eps: float = 1e-6
     learning_rate: float = 1e-3
+    layer_decay: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,6 +100,7 @@ def build_engine(case: Case) -> Any:
         precision=case.precision,
         local_batch_samples=local,
         micro_batch_samples=local // case.chunks,
+        layer_decay=case.layer_decay,
     )
 
 
@@ -179,23 +181,32 @@ def _is_table(name: str) -> bool:
     return any(part in name for part in ("position", "cls_token", "token_embedding"))
 
 
+def layers_below_top(name: str) -> int:
+    """Of a parameter of `small_clip`, whose towers have two blocks."""
+    if "blocks.1." in name or "layers.1." in name:
+        return 1
+    if "blocks.0." in name or "layers.0." in name:
+        return 2
+    return 3 if any(p in name for p in ("embed", "cls_token", "image.positions")) else 0
+
+
 def train_in_float64(case: Case) -> Training:
     """The same steps in one float64 process."""
     model = small_clip().double()
-    muon, decayed, plain = [], [], []
+    log_scale = torch.nn.Parameter(torch.tensor([1 / 0.07], dtype=torch.float64).log())
+    muon: list[Tensor] = []
+    groups: list[dict[str, Any]] = [dict(params=[log_scale], weight_decay=0)]
     for name, parameter in model.named_parameters():
         if case.kind == "muon" and parameter.ndim == 2 and ("blocks" in name or "layers" in name):
+            assert case.layer_decay is None
             muon.append(parameter)
-        elif parameter.ndim >= 2 and not _is_table(name):
-            decayed.append(parameter)
         else:
-            plain.append(parameter)
-    log_scale = torch.nn.Parameter(torch.tensor([1 / 0.07], dtype=torch.float64).log())
+            decays = parameter.ndim >= 2 and not _is_table(name)
+            rate = case.learning_rate * (case.layer_decay or 1.0) ** layers_below_top(name)
+            decay = WEIGHT_DECAY if decays else 0
+            groups.append(dict(params=[parameter], weight_decay=decay, lr=rate))
     adam = torch.optim.AdamW(
-        [
-            dict(params=decayed, weight_decay=WEIGHT_DECAY),
-            dict(params=[*plain, log_scale], weight_decay=0),
-        ],
+        groups,
         lr=case.learning_rate,
         betas=(0.9, 0.95),
         eps=case.eps,

@@ -80,9 +80,11 @@ def one_block_clip(image: dict, *, causal: bool, depth: tuple[int, int] = (1, 1)
     )
 
 
-def named_groups(model: CLIP, options: OptimizerOptions) -> list[tuple[set[str], dict]]:
+def named_groups(
+    model: CLIP, options: OptimizerOptions, layer_decay: float | None = None
+) -> list[tuple[set[str], dict]]:
     names = {id(p): n for n, p in model.named_parameters()}
-    groups = parameter_groups(model, options)
+    groups = parameter_groups(model, options, layer_decay)
     assert sum(len(g["params"]) for g in groups) == len(names), "a parameter in two groups"
     return [({names[id(p)] for p in group["params"]}, group) for group in groups]
 
@@ -105,3 +107,40 @@ def test_the_stock_towers_decay_their_maps_alone():
     choices = {"pool": "cls", "positions": "learned", "cls_position": True, "pre_norm": True}
     model = one_block_clip(choices, causal=True)
     check_decay(model, STOCK_DECAYED + TEXT_DECAYED, STOCK_UNDECAYED + TEXT_UNDECAYED)
+
+
+# Three blocks of the image tower, one of the text tower, layer_decay 0.5: 0.5^(layers above).
+RATES = {
+    "image.positions": 0.0625,
+    "image.vit.cls_token": 0.0625,
+    "image.vit.patch_embed.proj.weight": 0.0625,
+    "image.vit.norm_pre.bias": 0.0625,
+    "image.vit.blocks.0.mlp.fc1.weight": 0.125,
+    "image.vit.blocks.1.norm1.weight": 0.25,
+    "image.vit.blocks.2.attn.qkv.bias": 0.5,
+    "image.vit.attn_pool.latent": 1.0,
+    "image.vit.attn_pool.kv.weight": 1.0,
+    "image.vit.norm.weight": 1.0,
+    "image_projection.weight": 1.0,
+    "text.encoder.embeddings.token_embedding.weight": 0.25,
+    "text.encoder.embeddings.position_embedding.weight": 0.25,
+    "text.encoder.encoder.layers.0.self_attn.q_proj.weight": 0.5,
+    "text.encoder.final_layer_norm.weight": 1.0,
+    "text_projection.weight": 1.0,
+}
+
+
+def test_layer_decay_lowers_the_rate_towards_the_embeddings():
+    choices = {"pool": "attention", "positions": "learned", "pre_norm": True}
+    model = one_block_clip(choices, causal=False, depth=(3, 1))
+    for kind in ("adamw", "muon"):
+        options = OptimizerOptions(kind=kind, muon_lr_scale=8.0)
+        groups = named_groups(model, options, layer_decay=0.5)
+        found = {
+            name: group["lr_scale"] / (8 if group.get("use_muon") else 1)
+            for names, group in groups
+            for name in names
+        }
+        assert {name: found[name] for name in RATES} == RATES, kind
+        assert all(group["lr_scale"] in (1, 8) for _, group in named_groups(model, options))
+        assert found["image.vit.blocks.0.norm2.bias"] == 0.125

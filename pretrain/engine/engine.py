@@ -93,6 +93,7 @@ class Engine:
         precision: Literal["bf16", "fp32"],
         local_batch_samples: int,
         micro_batch_samples: int | None,
+        layer_decay: float | None = None,
     ) -> None:
         """micro_batch_samples: samples of this rank in one forward, a divisor of the local batch;
         less than that means two passes with cached features (GradCache, arXiv 2101.06983), which
@@ -111,7 +112,7 @@ class Engine:
         config = read_ds_config(options.ds_config)
         self.zero_stage = zero_stage(config)
         fused = runtime.device.type == "cuda" or offloads_optimizer(config)
-        client = _optimizer(model, optimizer, fused=fused)
+        client = _optimizer(model, optimizer, layer_decay, fused=fused)
         # DeepSpeed rounds the model to bf16 before it makes the fp32 masters of it.
         exact = (
             {name: weight.detach().clone() for name, weight in model.named_parameters()}
@@ -276,8 +277,10 @@ def _means(result: LossResult) -> tuple[float, dict[str, float]]:
     return loss, dict(zip(result.measures, measures, strict=True))
 
 
-def _optimizer(model: CLIP, options: OptimizerOptions, *, fused: bool) -> torch.optim.Optimizer:
-    groups = parameter_groups(model, options)
+def _optimizer(
+    model: CLIP, options: OptimizerOptions, layer_decay: float | None, *, fused: bool
+) -> torch.optim.Optimizer:
+    groups = parameter_groups(model, options, layer_decay)
     if options.kind == "muon":
         # Given as a client optimizer, so that our decay groups reach it; ZeRO orthogonalises
         # each matrix before it is partitioned because the class is DeepSpeed's own.

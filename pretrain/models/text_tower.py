@@ -125,6 +125,11 @@ class TextTower(nn.Module):
         """The transformer blocks, first to last."""
         return list(self.encoder.encoder.layers)
 
+    @property
+    def embedding_parameters(self) -> list[nn.Parameter]:
+        """What makes the first block's input."""
+        return list(self.encoder.embeddings.parameters())
+
     def checkpoint_blocks(self) -> None:
         """Recompute every block in the backward pass instead of keeping its activations."""
         self.encoder.gradient_checkpointing_enable({"use_reentrant": False})
