@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pretrain.checks import check_between, check_positive
 from pretrain.data.augment import AugmentOptions
 from pretrain.data.images import CropOptions
+from pretrain.engine.optimizers import TowerName
 from pretrain.engine.schedule import ScheduleOptions, learning_rate, peak_learning_rate
 from pretrain.tokens.options import TokenOptions
 
@@ -32,6 +33,9 @@ class StageOptions:
     """Linear warmup as a share of the stage's steps."""
     schedule: ScheduleOptions = field(default_factory=ScheduleOptions)
     """How the rate goes on after the warmup."""
+    locked: TowerName | None = None
+    """Tower that stays as it is (LiT, arXiv 2111.07991): no gradients, no optimizer state, no
+    activations kept. Its projection is trained; the other tower too."""
     layer_decay: float | None = None
     """For tuning: the rate of each layer over that of the layer above it (BEiT, FT-CLIP: 0.6 to
     0.75); null gives all layers the same."""

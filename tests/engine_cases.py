@@ -29,6 +29,7 @@ class Case:
     eps: float = 1e-6
     learning_rate: float = 1e-3
     layer_decay: float | None = None
+    locked: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,8 +69,8 @@ def training_batch(step: int) -> tuple[Tensor, Tensor, Tensor]:
     return images, texts, keep
 
 
-def build_engine(case: Case) -> Any:
-    """The engine of a case on this rank."""
+def build_engine(case: Case, *, disturb: bool = False) -> Any:
+    """The engine of a case on this rank; disturb: with other weights than `small_clip`'s."""
     from pretrain.distributed import Runtime
     from pretrain.engine.ds_config import EngineOptions
     from pretrain.engine.engine import Engine
@@ -79,8 +80,13 @@ def build_engine(case: Case) -> Any:
 
     rank, world = torch.distributed.get_rank(), torch.distributed.get_world_size()
     local = GLOBAL_BATCH // world
+    model = small_clip()
+    if disturb:
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter += 0.1
     return Engine(
-        model=small_clip(),
+        model=model,
         objective=build_objective(LossOptions()),
         runtime=Runtime(rank=rank, local_rank=rank, world_size=world, device=torch.device("cpu")),
         options=EngineOptions(
@@ -101,6 +107,7 @@ def build_engine(case: Case) -> Any:
         local_batch_samples=local,
         micro_batch_samples=local // case.chunks,
         layer_decay=case.layer_decay,
+        locked=case.locked,
     )
 
 
@@ -198,7 +205,7 @@ def train_in_float64(case: Case) -> Training:
     groups: list[dict[str, Any]] = [dict(params=[log_scale], weight_decay=0)]
     for name, parameter in model.named_parameters():
         if case.kind == "muon" and parameter.ndim == 2 and ("blocks" in name or "layers" in name):
-            assert case.layer_decay is None
+            assert case.layer_decay is None and case.locked is None
             muon.append(parameter)
         else:
             decays = parameter.ndim >= 2 and not _is_table(name)
@@ -229,6 +236,9 @@ def train_in_float64(case: Case) -> Training:
         model.zero_grad()
         log_scale.grad = None
         loss.backward()
+        for name, parameter in model.named_parameters():
+            if case.locked is not None and name.startswith(f"{case.locked}."):
+                parameter.grad = None  # for AdamW the parameter is not there
         gradients = [p.grad for p in model.parameters() if p.grad is not None]
         norms.append(float(torch.cat([g.reshape(-1) for g in gradients]).norm()))
         if case.gradient_clip is not None:

@@ -135,6 +135,9 @@ TUNING = [
     Case(zero="1", kind="muon", layer_decay=0.5),
     Case(zero="2", layer_decay=0.5, precision="bf16"),
     Case(zero="3", layer_decay=0.5),
+    Case(zero="1", locked="image"),
+    Case(zero="2", locked="text", kind="muon"),
+    Case(zero="3", locked="image", precision="bf16"),
 ]
 EVERY = list(itertools.product(("1", "2", "3"), ("adamw", "muon"), ("fp32", "bf16")))
 EVERY += [(zero, "adamw", "fp32") for zero in ("2_offload", "3_offload")]

@@ -21,6 +21,8 @@ from torch import Tensor, nn
 from pretrain.checks import check_between, check_positive
 from pretrain.models.clip import CLIP
 
+TowerName = Literal["image", "text"]
+
 # Never decayed, though their shape is a matrix's: tables and single vectors, not maps. With every
 # nn.Embedding and all of one dimension these are what CLIPA JAX leaves out (it decays kernels
 # alone; big_vision's pooling probe is none).
