@@ -22,6 +22,7 @@ from pretrain.evaluation.options import EvaluationOptions
 from pretrain.losses.options import LossOptions
 from pretrain.models.clip import ModelOptions
 from pretrain.models.presets import PRESETS
+from pretrain.models.starting import StartOptions
 from pretrain.run_folder import RECIPE_FILE
 from pretrain.spelling import check_words, known_options
 from pretrain.stages import StageOptions
@@ -82,7 +83,7 @@ class LogOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """A training job from random weights to the last stage's end."""
+    """A training job from random or given weights to the last stage's end."""
 
     run_dir: Path
     """Run folder: everything the run writes; the same command on it resumes."""
@@ -92,6 +93,8 @@ class Recipe:
     """Stages by name, run in order as one job."""
     model: ModelOptions = field(default_factory=ModelOptions)
     """The two towers."""
+    start: StartOptions = field(default_factory=StartOptions)
+    """Weights that the first stage starts from."""
     loss: LossOptions = field(default_factory=LossOptions)
     """The loss over the global batch: softmax or sigmoid."""
     optimizer: OptimizerOptions = field(default_factory=OptimizerOptions)

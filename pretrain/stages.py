@@ -6,7 +6,8 @@ from dataclasses import dataclass, field
 from pretrain.checks import check_between, check_positive
 from pretrain.data.augment import AugmentOptions
 from pretrain.data.images import CropOptions
-from pretrain.engine.schedule import learning_rate, peak_learning_rate
+from pretrain.engine.optimizers import TowerName
+from pretrain.engine.schedule import ScheduleOptions, learning_rate, peak_learning_rate
 from pretrain.tokens.options import TokenOptions
 
 
@@ -30,6 +31,14 @@ class StageOptions:
     """Steps of linear warmup; or give warmup_share instead."""
     warmup_share: float | None = None
     """Linear warmup as a share of the stage's steps."""
+    schedule: ScheduleOptions = field(default_factory=ScheduleOptions)
+    """How the rate goes on after the warmup."""
+    locked: TowerName | None = None
+    """Tower that stays as it is (LiT, arXiv 2111.07991): no gradients, no optimizer state, no
+    activations kept. Its projection is trained; the other tower too."""
+    layer_decay: float | None = None
+    """For tuning: the rate of each layer over that of the layer above it (BEiT, FT-CLIP: 0.6 to
+    0.75); null gives all layers the same."""
     tokens: TokenOptions
     """How many image and text tokens, and which."""
     tier: str | None = None
@@ -55,7 +64,12 @@ class StageOptions:
         numbers[self.length[0]] = self.length[1]
         check_positive({f"{option}.{name}": value for name, value in numbers.items()})
         check_between({f"{option}.warmup_steps": self.warmup_steps}, 0, math.inf)
-        check_between({f"{option}.warmup_share": self.warmup_share}, 0, 1)
+        self.schedule.check(option, self.warmup_share)
+        if self.layer_decay is not None and not 0 < self.layer_decay <= 1:
+            raise ValueError(
+                f"{option}.layer_decay={self.layer_decay}: it must be above 0 and at most 1, or "
+                "null for one rate"
+            )
         if self.warmup_steps is not None and self.warmup_share is not None:
             raise ValueError(
                 f"{option}.warmup_steps={self.warmup_steps}: drop it, or "
@@ -65,7 +79,7 @@ class StageOptions:
             if mistake := part.mistake():
                 raise ValueError(f"{option}.{name}.{mistake}")
         if self.steps is not None:
-            _check_warmup(option, self.warmup_steps or 0, self.steps)
+            _check_warmup(option, self.schedule, self.warmup_steps or 0, self.steps)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,7 +98,13 @@ class Stage:
 
     def schedule(self, step: int) -> float:
         """Share of the peak learning rate at a step of the stage, from 0."""
-        return learning_rate(step=step, steps=self.steps, warmup_steps=self.warmup_steps, peak=1.0)
+        return learning_rate(
+            step=step,
+            steps=self.steps,
+            warmup_steps=self.warmup_steps,
+            peak=1.0,
+            schedule=self.options.schedule,
+        )
 
     def peak(self, base_learning_rate: float | None = None) -> float:
         """Peak learning rate of a base rate, by default the stage's own."""
@@ -107,7 +127,7 @@ def plan_stages(stages: dict[str, StageOptions], dataset_samples: int) -> list[S
         warmup = options.warmup_steps or 0
         if options.warmup_share is not None:
             warmup = round(options.warmup_share * steps)
-        _check_warmup(f"stages.{name}", warmup, steps)
+        _check_warmup(f"stages.{name}", options.schedule, warmup, steps)
         planned.append(
             Stage(name=name, options=options, first_sample=first, steps=steps, warmup_steps=warmup)
         )
@@ -115,11 +135,17 @@ def plan_stages(stages: dict[str, StageOptions], dataset_samples: int) -> list[S
     return planned
 
 
-def _check_warmup(option: str, warmup: int, steps: int) -> None:
+def _check_warmup(option: str, schedule: ScheduleOptions, warmup: int, steps: int) -> None:
     if warmup > steps:
         raise ValueError(
             f"{option}.warmup_steps={warmup}: the stage has only {steps} steps; choose fewer, or "
             "give warmup_share"
+        )
+    # One step may be lost to rounding both shares.
+    if schedule.kind == "wsd" and warmup + (decay := schedule.decay_steps(steps)) > steps + 1:
+        raise ValueError(
+            f"{option}.warmup_steps={warmup} and the {decay} steps of schedule.decay_share="
+            f"{schedule.decay_share} are more than the stage's {steps}: lower one of them"
         )
 
 

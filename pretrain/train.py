@@ -26,7 +26,7 @@ from pretrain.run.skips import count_skip
 from pretrain.run.stage_evaluation import evaluate_stage
 from pretrain.run.stage_log import Meter, log_start, log_step, say_forecast
 from pretrain.run.start import start_run
-from pretrain.run.weights import load_stage_weights, save_stage_weights
+from pretrain.run.weights import load_stage_weights, load_start_weights, save_stage_weights
 from pretrain.stages import Stage
 
 if TYPE_CHECKING:
@@ -60,7 +60,7 @@ def train(recipe: Recipe, resolved: str, runtime: Runtime) -> None:
 def run_stage(job: Job, index: int, state: RunState, tag: str | None) -> RunState:
     """Train stage `index` from where `state` stands to its end; returns the state after it."""
     recipe, runtime, stage = job.recipe, job.runtime, job.stages[index]
-    engine = _start_engine(job, index)
+    engine = _start_engine(job, index, begins=state.stage_step == 0)
     if state.stage_step > 0 and tag is not None:
         checkpoint.load(engine, job.checkpoints, tag)
     log_start(job, stage, state, engine)
@@ -111,8 +111,11 @@ def run_stage(job: Job, index: int, state: RunState, tag: str | None) -> RunStat
     return state
 
 
-def _start_engine(job: Job, index: int) -> "Engine":
-    """The stage's engine: random weights in the first stage, else those of the stage before."""
+def _start_engine(job: Job, index: int, *, begins: bool) -> "Engine":
+    """The stage's engine: the recipe's weights in the first stage, else those of the stage before.
+
+    A stage that goes on takes all of them from its checkpoint.
+    """
     from pretrain.engine.engine import Engine  # imports DeepSpeed
 
     recipe, runtime, stage = job.recipe, job.runtime, job.stages[index].options
@@ -124,7 +127,9 @@ def _start_engine(job: Job, index: int) -> "Engine":
         device=runtime.device,
     )
     objective = build_objective(recipe.loss)
-    if index > 0:
+    if index == 0 and begins:
+        load_start_weights(recipe.start, model, objective)
+    elif index > 0:
         load_stage_weights(recipe.run_dir, job.stages[index - 1].name, model, objective)
     return Engine(
         model=model,
@@ -135,6 +140,8 @@ def _start_engine(job: Job, index: int) -> "Engine":
         precision=job.precision,
         local_batch_samples=stage.global_batch_samples // runtime.world_size,
         micro_batch_samples=stage.micro_batch_samples,
+        layer_decay=stage.layer_decay,
+        locked=stage.locked,
     )
 
 

@@ -28,6 +28,8 @@ class Case:
     gradient_clip: float | None = None
     eps: float = 1e-6
     learning_rate: float = 1e-3
+    layer_decay: float | None = None
+    locked: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,8 +69,8 @@ def training_batch(step: int) -> tuple[Tensor, Tensor, Tensor]:
     return images, texts, keep
 
 
-def build_engine(case: Case) -> Any:
-    """The engine of a case on this rank."""
+def build_engine(case: Case, *, disturb: bool = False) -> Any:
+    """The engine of a case on this rank; disturb: with other weights than `small_clip`'s."""
     from pretrain.distributed import Runtime
     from pretrain.engine.ds_config import EngineOptions
     from pretrain.engine.engine import Engine
@@ -78,8 +80,13 @@ def build_engine(case: Case) -> Any:
 
     rank, world = torch.distributed.get_rank(), torch.distributed.get_world_size()
     local = GLOBAL_BATCH // world
+    model = small_clip()
+    if disturb:
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter += 0.1
     return Engine(
-        model=small_clip(),
+        model=model,
         objective=build_objective(LossOptions()),
         runtime=Runtime(rank=rank, local_rank=rank, world_size=world, device=torch.device("cpu")),
         options=EngineOptions(
@@ -99,6 +106,8 @@ def build_engine(case: Case) -> Any:
         precision=case.precision,
         local_batch_samples=local,
         micro_batch_samples=local // case.chunks,
+        layer_decay=case.layer_decay,
+        locked=case.locked,
     )
 
 
@@ -179,23 +188,32 @@ def _is_table(name: str) -> bool:
     return any(part in name for part in ("position", "cls_token", "token_embedding"))
 
 
+def layers_below_top(name: str) -> int:
+    """Of a parameter of `small_clip`, whose towers have two blocks."""
+    if "blocks.1." in name or "layers.1." in name:
+        return 1
+    if "blocks.0." in name or "layers.0." in name:
+        return 2
+    return 3 if any(p in name for p in ("embed", "cls_token", "image.positions")) else 0
+
+
 def train_in_float64(case: Case) -> Training:
     """The same steps in one float64 process."""
     model = small_clip().double()
-    muon, decayed, plain = [], [], []
+    log_scale = torch.nn.Parameter(torch.tensor([1 / 0.07], dtype=torch.float64).log())
+    muon: list[Tensor] = []
+    groups: list[dict[str, Any]] = [dict(params=[log_scale], weight_decay=0)]
     for name, parameter in model.named_parameters():
         if case.kind == "muon" and parameter.ndim == 2 and ("blocks" in name or "layers" in name):
+            assert case.layer_decay is None and case.locked is None
             muon.append(parameter)
-        elif parameter.ndim >= 2 and not _is_table(name):
-            decayed.append(parameter)
         else:
-            plain.append(parameter)
-    log_scale = torch.nn.Parameter(torch.tensor([1 / 0.07], dtype=torch.float64).log())
+            decays = parameter.ndim >= 2 and not _is_table(name)
+            rate = case.learning_rate * (case.layer_decay or 1.0) ** layers_below_top(name)
+            decay = WEIGHT_DECAY if decays else 0
+            groups.append(dict(params=[parameter], weight_decay=decay, lr=rate))
     adam = torch.optim.AdamW(
-        [
-            dict(params=decayed, weight_decay=WEIGHT_DECAY),
-            dict(params=[*plain, log_scale], weight_decay=0),
-        ],
+        groups,
         lr=case.learning_rate,
         betas=(0.9, 0.95),
         eps=case.eps,
@@ -218,6 +236,9 @@ def train_in_float64(case: Case) -> Training:
         model.zero_grad()
         log_scale.grad = None
         loss.backward()
+        for name, parameter in model.named_parameters():
+            if case.locked is not None and name.startswith(f"{case.locked}."):
+                parameter.grad = None  # for AdamW the parameter is not there
         gradients = [p.grad for p in model.parameters() if p.grad is not None]
         norms.append(float(torch.cat([g.reshape(-1) for g in gradients]).norm()))
         if case.gradient_clip is not None:

@@ -30,7 +30,7 @@ LAYERS = [
     ["tokens.tokenizer", "tokens.context", "tokens.image_reduction", "tokens.text_reduction",
      "tokens.options"],
     ["models.positions", "models.image_tower", "models.text_tower", "models.presets", "models.clip",
-     "models.build"],
+     "models.build", "models.starting"],
     ["data.weights", "data.order", "data.images", "data.augment", "data.shards", "data.index",
      "data.dataset", "data.collate", "data.loader"],
     ["losses.objective", "losses.pairs", "losses.softmax", "losses.sigmoid", "losses.options",

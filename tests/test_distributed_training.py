@@ -21,6 +21,9 @@ FP32 = [
     Case(zero="1", chunks=4, recompute=True), Case(zero="2", chunks=4),
     Case(zero="3", chunks=4, recompute=True),
     Case(zero="2_offload"), Case(zero="3_offload"),
+    *(Case(zero=zero, layer_decay=0.5) for zero in STAGES),
+    *(Case(zero=zero, locked="image", recompute=True) for zero in STAGES),
+    *(Case(zero=zero, locked="text", chunks=4) for zero in STAGES),
 ]  # fmt: skip
 MUON = [Case(zero=zero, kind="muon", chunks=chunks) for zero in STAGES for chunks in (1, 4)]
 BF16 = [
@@ -48,7 +51,14 @@ def judge():
     answers = {}
 
     def answer(case: Case) -> Training:
-        key = (case.kind, case.gradient_clip, case.eps, case.learning_rate)
+        key = (
+            case.kind,
+            case.gradient_clip,
+            case.eps,
+            case.learning_rate,
+            case.layer_decay,
+            case.locked,
+        )
         if key not in answers:
             answers[key] = train_in_float64(case)
         return answers[key]

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from pretrain.losses.sigmoid import SigmoidOptions
 from pretrain.recipe import Recipe, check_ranks, image_tokens, parse
 from pretrain.stages import StageOptions, plan_stages
 
@@ -52,6 +53,10 @@ STAGES = {
         "pretrain": (1_280, 28_000, 8.75e-4, 1_600, 112, 49, 32),
         "tune_224": (128, 8_000, 1.25e-5, 1_600, 224, 196, 32),
     },
+    "b16_siglip": {  # arXiv 2303.15343: batch; big_vision's siglip_lit_coco.py: 1e-3, 3 % of steps
+        "pretrain": (2_560, 32_768, 1e-3, 2_344, 112, 49, 16),
+        "tune_224": (131.07, 32_768, 1e-4, 120, 224, 196, 32),
+    },
     "l14_pe": {  # sizes of arXiv 2504.13181; lengths and rates are this project's own
         "px_98": (1_280, 65_536, 2.048e-3, 3_200, 98, 49, 16),
         "px_154": (512, 32_768, 5.12e-4, 800, 154, 121, 32),
@@ -76,6 +81,7 @@ MODELS = {
     "bigg14_84px": (BIGG, 14, 1280, "gap", "sincos_jax", V2, True, True, DATACOMP_1B),
     "l16_flip": (L, 16, 768, "cls", "sincos_jax", V2, False, False, LAION_400M),
     "b16_dynamics": (B, 16, 512, "cls", "learned", V1, False, False, DFN),
+    "b16_siglip": (B, 16, 512, "attention", "learned", V2, False, False, LAION_400M),
     "l14_pe": (L, 14, 768, "gap", "sincos_jax", V2, True, True, DATACOMP_1B),
 }
 SYNTAX = {"l16_i17t16", "l16_i37t8", "l14_84px", "h14_70px", "h14_84px", "bigg14_84px", "l14_pe"}
@@ -147,7 +153,12 @@ def test_the_model_and_the_optimizer_are_the_published_ones(name):
     assert image.init == ("torch" if choices is V1 else "xavier")
     assert image.cls_position == (name == "b16_dynamics")
     assert (optimizer.kind, optimizer.beta1, optimizer.beta2) == ("adamw", 0.9, 0.95)
-    assert (optimizer.weight_decay, optimizer.gradient_clip) == (0.2, None)
+    decay_and_clip = (optimizer.weight_decay, optimizer.gradient_clip)
+    if name == "b16_siglip":
+        assert decay_and_clip == (1e-4, 1.0) and recipe.loss.kind == "sigmoid"
+        assert recipe.loss.sigmoid == SigmoidOptions(initial_scale=10, initial_bias=-10)
+    else:
+        assert decay_and_clip == (0.2, None) and recipe.loss.kind == "softmax"
     assert recipe.loss.initial_scale == pytest.approx(1 / 0.07) and recipe.loss.max_scale == 100
     assert (recipe.engine.checkpoint_image, recipe.engine.checkpoint_text) == (recomputes,) * 2
 

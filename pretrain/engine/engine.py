@@ -29,8 +29,13 @@ from pretrain.engine.ds_config import (  # noqa: E402
     zero_stage,
 )
 from pretrain.engine.gradient_norm import GradientNorm  # noqa: E402
-from pretrain.engine.optimizers import OptimizerOptions, parameter_groups  # noqa: E402
+from pretrain.engine.optimizers import (  # noqa: E402
+    OptimizerOptions,
+    TowerName,
+    parameter_groups,
+)
 from pretrain.engine.state import (  # noqa: E402
+    load_locked,
     load_objective,
     load_state,
     read_objective,
@@ -93,6 +98,8 @@ class Engine:
         precision: Literal["bf16", "fp32"],
         local_batch_samples: int,
         micro_batch_samples: int | None,
+        layer_decay: float | None = None,
+        locked: TowerName | None = None,
     ) -> None:
         """micro_batch_samples: samples of this rank in one forward, a divisor of the local batch;
         less than that means two passes with cached features (GradCache, arXiv 2101.06983), which
@@ -108,10 +115,18 @@ class Engine:
         model.image.checkpoint_blocks = options.checkpoint_image
         if options.checkpoint_text:
             model.text.checkpoint_blocks()
+        if locked is not None:
+            model.get_submodule(locked).requires_grad_(False)
+        # Whole, in fp32: the optimizer keeps no masters of them, and bf16 would round them.
+        self.locked = {
+            name: weight.detach().float().cpu().clone()
+            for name, weight in model.named_parameters()
+            if not weight.requires_grad
+        }
         config = read_ds_config(options.ds_config)
         self.zero_stage = zero_stage(config)
         fused = runtime.device.type == "cuda" or offloads_optimizer(config)
-        client = _optimizer(model, optimizer, fused=fused)
+        client = _optimizer(model, optimizer, layer_decay, fused=fused)
         # DeepSpeed rounds the model to bf16 before it makes the fp32 masters of it.
         exact = (
             {name: weight.detach().clone() for name, weight in model.named_parameters()}
@@ -232,6 +247,9 @@ class Engine:
         all ranks call it together."""
         weights = {}
         for name, parameter in self.engine.module.named_parameters():
+            if name in self.locked:
+                weights[name] = self.locked[name].clone()
+                continue
             master = safe_get_full_fp32_param(parameter)
             if master is None:
                 raise RuntimeError(f"DeepSpeed keeps no fp32 master of {name}")
@@ -241,13 +259,14 @@ class Engine:
     def training_state(self) -> dict[str, Tensor]:
         """This rank's share of all that a resume needs, by name, copied to host memory: fp32
         masters, moments, and on rank 0 the objective's. Collective."""
-        state = read_state(self.engine, self.runtime.device)
+        state = read_state(self.engine, self.runtime.device, self.locked)
         return {**state, **read_objective(self.objective)} if self.runtime.is_main else state
 
     def load_training_state(self, state: Mapping[str, Tensor]) -> None:
         """Go on from all ranks' shares together, of any number of ranks and any ZeRO stage, before
         the first step. Collective."""
         load_state(self.engine, state)
+        self.locked = load_locked(self.engine, state, self.locked)
         load_objective(self.objective, state)
 
     def load_deepspeed(self, folder: Path, tag: str) -> None:
@@ -276,8 +295,10 @@ def _means(result: LossResult) -> tuple[float, dict[str, float]]:
     return loss, dict(zip(result.measures, measures, strict=True))
 
 
-def _optimizer(model: CLIP, options: OptimizerOptions, *, fused: bool) -> torch.optim.Optimizer:
-    groups = parameter_groups(model, options)
+def _optimizer(
+    model: CLIP, options: OptimizerOptions, layer_decay: float | None, *, fused: bool
+) -> torch.optim.Optimizer:
+    groups = parameter_groups(model, options, layer_decay)
     if options.kind == "muon":
         # Given as a client optimizer, so that our decay groups reach it; ZeRO orthogonalises
         # each matrix before it is partitioned because the class is DeepSpeed's own.

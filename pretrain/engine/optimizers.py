@@ -16,14 +16,17 @@ import math
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from torch import nn
+from torch import Tensor, nn
 
 from pretrain.checks import check_between, check_positive
+from pretrain.models.clip import CLIP
 
-# Never decayed, whatever their shape: they are tables or single vectors, not maps.
-_UNDECAYED = ("position", "cls_token", "token_embedding")
-# Muon's matrices are those inside transformer blocks (timm: blocks, transformers: layers).
-_BLOCKS = (".blocks.", ".layers.")
+TowerName = Literal["image", "text"]
+
+# Never decayed, though their shape is a matrix's: tables and single vectors, not maps. With every
+# nn.Embedding and all of one dimension these are what CLIPA JAX leaves out (it decays kernels
+# alone; big_vision's pooling probe is none).
+_UNDECAYED = frozenset({"image.positions", "image.vit.cls_token", "image.vit.attn_pool.latent"})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,44 +65,72 @@ class OptimizerOptions:
             )
 
 
-def parameter_groups(model: nn.Module, options: OptimizerOptions) -> list[dict[str, Any]]:
+def parameter_groups(
+    model: CLIP, options: OptimizerOptions, layer_decay: float | None = None
+) -> list[dict[str, Any]]:
     """Groups for AdamW or DeepSpeed's MuonWithAuxAdam, each with `lr_scale` over the schedule.
 
-    Sets `use_muon` on every parameter when Muon is asked for, as DeepSpeed's ZeRO reads it there.
+    layer_decay: factor of the rate for every layer that a parameter lies below the top, as BEiT
+    (arXiv 2106.08254) and FT-CLIP (arXiv 2212.06138) tune: 1 for final norms, pooling and
+    projections, layer_decay for a tower's last block, layer_decay^(depth + 1) for its embeddings.
+    Parameters without a gradient are in no group. Sets `use_muon` on every other one when Muon is
+    asked for, as DeepSpeed's ZeRO reads it there.
     """
-    muon: list[nn.Parameter] = []
-    decayed: list[nn.Parameter] = []
-    plain: list[nn.Parameter] = []
-    for name, parameter in model.named_parameters():
+    maps, matrices, below = _decayed(model), _block_matrices(model), _layers_below_top(model)
+    groups: dict[tuple[int, bool, bool], dict[str, Any]] = {}
+    for parameter in model.parameters():
         if not parameter.requires_grad:
             continue
-        is_matrix = parameter.ndim >= 2 and not any(part in name for part in _UNDECAYED)
-        use_muon = (
-            options.kind == "muon"
-            and is_matrix
-            and parameter.ndim == 2
-            and any(part in name for part in _BLOCKS)
-        )
+        use_muon = options.kind == "muon" and parameter in matrices
         if options.kind == "muon":
             parameter.use_muon = use_muon  # type: ignore[attr-defined]
-        (muon if use_muon else decayed if is_matrix else plain).append(parameter)
-    adam: dict[str, Any] = dict(
-        lr=0.0, betas=(options.beta1, options.beta2), eps=options.eps, lr_scale=1.0
-    )
-    groups: list[dict[str, Any]] = [
-        dict(params=decayed, weight_decay=options.weight_decay, **adam),
-        dict(params=plain, weight_decay=0.0, **adam),
-    ]
-    if options.kind == "muon":
-        groups = [dict(use_muon=False, **group) for group in groups]
-        groups.append(
-            dict(
-                params=muon,
-                lr=0.0,
-                momentum=options.muon_momentum,
-                weight_decay=options.weight_decay,
-                use_muon=True,
-                lr_scale=options.muon_lr_scale,
-            )
+        layers = 0 if layer_decay is None else below.get(parameter, 0)
+        # Muon's last, and from the top of the towers down: the same order on every rank.
+        key = (layers, use_muon, parameter not in maps)
+        group = groups.setdefault(key, {"params": []})
+        group["params"].append(parameter)
+    for (layers, use_muon, is_plain), group in groups.items():
+        group.update(
+            lr=0.0,
+            lr_scale=(layer_decay or 1.0) ** layers,
+            weight_decay=0.0 if is_plain else options.weight_decay,
         )
-    return [group for group in groups if group["params"]]
+        if options.kind == "muon":
+            group["use_muon"] = use_muon
+        if use_muon:
+            group["lr_scale"] *= options.muon_lr_scale
+            group["momentum"] = options.muon_momentum
+        else:
+            group.update(betas=(options.beta1, options.beta2), eps=options.eps)
+    return [groups[key] for key in sorted(groups)]
+
+
+def _layers_below_top(model: CLIP) -> dict[Tensor, int]:
+    """How many layers lie above a parameter in its tower; those that are missing lie at the top."""
+    found: dict[Tensor, int] = {}
+    for tower in (model.image, model.text):
+        depth = len(tower.blocks)
+        found.update(dict.fromkeys(tower.embedding_parameters, depth + 1))
+        for index, block in enumerate(tower.blocks):
+            found.update(dict.fromkeys(block.parameters(), depth - index))
+    return found
+
+
+def _decayed(model: CLIP) -> set[Tensor]:
+    """The maps: what is multiplied with, neither looked up nor added."""
+    tables = {module.weight for module in model.modules() if isinstance(module, nn.Embedding)}
+    return {
+        parameter
+        for name, parameter in model.named_parameters()
+        if parameter.ndim >= 2 and name not in _UNDECAYED and parameter not in tables
+    }
+
+
+def _block_matrices(model: CLIP) -> set[Tensor]:
+    """The linear maps of the transformer blocks, which Muon steps."""
+    return {
+        module.weight
+        for block in (*model.image.blocks, *model.text.blocks)
+        for module in block.modules()
+        if isinstance(module, nn.Linear)
+    }

@@ -1,17 +1,58 @@
 """The learning rate as a pure function of the step."""
 
 import math
+from dataclasses import dataclass
+from typing import Literal
+
+from pretrain.checks import check_between
 
 
-def learning_rate(*, step: int, steps: int, warmup_steps: int, peak: float) -> float:
-    """Learning rate of step (0-based) of a stage: linear warmup, then cosine to 0.
+@dataclass(frozen=True, kw_only=True)
+class ScheduleOptions:
+    """How the learning rate goes on from its peak to zero."""
 
-    Source: CLIPA's recipes (clipa_torch `cosine_lr`): warmup reaches the peak at its last step.
+    kind: Literal["cosine", "wsd"] = "cosine"
+    """cosine (CLIPA): half a cosine. wsd (warmup, stable, decay): the peak, then a decay over the
+    last decay_share of the stage, so that one long run can be ended at any length."""
+    decay_share: float = 0.2
+    """wsd: share of the stage's steps in which the rate decays (arXiv 2405.18392: 0.2)."""
+    decay: Literal["sqrt", "linear"] = "sqrt"
+    """wsd: form of the decay, 1 - sqrt(share of it that is done) or 1 - that share."""
+
+    def check(self, option: str, warmup_share: float | None) -> None:
+        """ValueError for what cannot be; `option` is the full name of the stage."""
+        where = f"{option}.schedule.decay_share"
+        if not 0 < self.decay_share <= 1:
+            raise ValueError(f"{where}={self.decay_share}: it must be above 0 and at most 1")
+        check_between({f"{option}.warmup_share": warmup_share}, 0, 1)
+        if self.kind == "wsd" and (warmup_share or 0) + self.decay_share > 1:
+            raise ValueError(
+                f"{where}={self.decay_share} with {option}.warmup_share={warmup_share}: together "
+                "they are more than the stage; lower one of them"
+            )
+
+    def decay_steps(self, steps: int) -> int:
+        """Steps of a stage in which wsd decays."""
+        return max(1, round(self.decay_share * steps))
+
+
+def learning_rate(
+    *, step: int, steps: int, warmup_steps: int, peak: float, schedule: ScheduleOptions
+) -> float:
+    """Learning rate of step (0-based) of a stage: linear warmup, then towards 0.
+
+    Warmup reaches the peak at its last step (clipa_torch `cosine_lr`, and its cosine). wsd with
+    the share x of the decay that is done: 1 - sqrt(x), the better form in arXiv 2405.18392,
+    or 1 - x.
     """
     if step < warmup_steps:
         return peak * (step + 1) / warmup_steps
-    progress = (step - warmup_steps) / max(1, steps - warmup_steps)
-    return peak * 0.5 * (1 + math.cos(math.pi * min(progress, 1.0)))
+    if schedule.kind == "cosine":
+        progress = (step - warmup_steps) / max(1, steps - warmup_steps)
+        return peak * 0.5 * (1 + math.cos(math.pi * min(progress, 1.0)))
+    decay_steps = schedule.decay_steps(steps)
+    done = min(max(step - (steps - decay_steps), 0) / decay_steps, 1.0)
+    return peak * (1 - (math.sqrt(done) if schedule.decay == "sqrt" else done))
 
 
 def peak_learning_rate(base: float, global_batch_samples: int) -> float:

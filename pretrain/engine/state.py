@@ -8,13 +8,14 @@ of the *whole* matrices that lie in this rank's part, also where a matrix is cut
 keeps that momentum in bf16 at ZeRO 2 and 3, so going there from ZeRO 1 rounds it once.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from deepspeed.runtime.bf16_optimizer import BF16_Optimizer
+from deepspeed.runtime.zero.partition_parameters import GatheredParameters
 from deepspeed.runtime.zero.stage3 import DeepSpeedZeroOptimizer_Stage3
 from torch import Tensor
 
@@ -48,10 +49,13 @@ def set_weights(engine: Any, weights: Mapping[str, Tensor]) -> None:
 
 
 @torch.no_grad()
-def read_state(engine: Any, device: torch.device) -> dict[str, Tensor]:
+def read_state(
+    engine: Any, device: torch.device, locked: Mapping[str, Tensor]
+) -> dict[str, Tensor]:
     """This rank's share of the training state, in host memory: `model/KIND/NAME` -> tensor.
 
-    Whole parameters are shared out over the ranks by bytes. Collective.
+    locked: whole weights that the optimizer knows nothing of, in host memory on every rank. Whole
+    parameters are shared out over the ranks by bytes. Collective.
     """
     states, parts, step = engine.optimizer.optimizer.state, _parts(engine), _step(engine)
     rank, world = dist.get_rank(), dist.get_world_size()
@@ -59,6 +63,10 @@ def read_state(engine: Any, device: torch.device) -> dict[str, Tensor]:
     owners = _owners({name: shape_of(p) for name, p in named.items()}, world)
     found = {STEP: torch.tensor(step)} if rank == 0 else {}
     for name, parameter in named.items():
+        if name in locked:
+            if owners[name] == rank:
+                found[f"model/{WEIGHT}/{name}"] = locked[name]
+            continue
         kinds, shape = (WEIGHT, *_moments(parameter)), shape_of(parameter)
         whole = torch.zeros(len(kinds), shape_numel(shape), device=device)
         if name in parts:
@@ -98,6 +106,22 @@ def load_state(engine: Any, tensors: Mapping[str, Tensor]) -> None:
                 own = values[part.first : part.first + part.numel]
                 _copy(part.flat if kind == WEIGHT else states[part.flat][kind], part.at, own)
     _refresh_weights(optimizer)
+
+
+@torch.no_grad()
+def load_locked(
+    engine: Any, tensors: Mapping[str, Tensor], names: Iterable[str]
+) -> dict[str, Tensor]:
+    """Give the weights of these names, which are not trained, what `read_state` of all ranks gave;
+    returns them whole. Collective."""
+    found = {}
+    for name in names:
+        found[name] = _flattened(tensors, f"model/{WEIGHT}/{name}", engine, name)
+        parameter = engine.module.get_parameter(name)
+        found[name] = found[name].reshape(shape_of(parameter))
+        with GatheredParameters([parameter], modifier_rank=0):
+            parameter.data.copy_(found[name])
+    return found
 
 
 def read_objective(objective: Objective) -> dict[str, Tensor]:

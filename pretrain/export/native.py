@@ -19,6 +19,7 @@ from pretrain.losses.build import build_objective
 from pretrain.models.build import build_model
 from pretrain.models.clip import CLIP, ModelOptions
 from pretrain.models.image_tower import ImageTowerOptions
+from pretrain.models.starting import CONFIG_FILE, WEIGHTS_FILE
 from pretrain.models.text_tower import TextTowerOptions
 from pretrain.pictures import upright_rgb
 from pretrain.recipe import Recipe
@@ -26,7 +27,6 @@ from pretrain.tokens.context import context
 from pretrain.tokens.options import TokenOptions
 from pretrain.tokens.tokenizer import Tokenizer
 
-WEIGHTS_FILE, CONFIG_FILE = "model.safetensors", "config.json"
 # Not "tokenizer.model": transformers would read that by rules of its own, and give other ids.
 TOKENIZER_FILE = "sentencepiece.model"
 EXPORT_FORMAT = 2

@@ -156,6 +156,19 @@ class ImageTower(nn.Module):
         else:
             self.register_buffer("positions", table, persistent=False)
 
+    @property
+    def blocks(self) -> list[nn.Module]:
+        """The transformer blocks, first to last."""
+        return list(self.vit.blocks)
+
+    @property
+    def embedding_parameters(self) -> list[nn.Parameter]:
+        """What makes the first block's input."""
+        assert self.vit.cls_token is not None
+        own = [self.positions] if isinstance(self.positions, nn.Parameter) else []
+        modules = (self.vit.patch_embed, self.vit.norm_pre)
+        return [*own, self.vit.cls_token, *(p for m in modules for p in m.parameters())]
+
     def forward(self, images: Tensor, keep_index: Tensor | None = None) -> Tensor:
         """images (B, 3, H, W) normalised, keep_index (B, K) int64 or None → (B, D)."""
         tokens = self.vit.patch_embed(images)

@@ -120,6 +120,16 @@ class TextTower(nn.Module):
                 if getattr(module, "bias", None) is not None:
                     nn.init.zeros_(module.bias)
 
+    @property
+    def blocks(self) -> list[nn.Module]:
+        """The transformer blocks, first to last."""
+        return list(self.encoder.encoder.layers)
+
+    @property
+    def embedding_parameters(self) -> list[nn.Parameter]:
+        """What makes the first block's input."""
+        return list(self.encoder.embeddings.parameters())
+
     def checkpoint_blocks(self) -> None:
         """Recompute every block in the backward pass instead of keeping its activations."""
         self.encoder.gradient_checkpointing_enable({"use_reentrant": False})

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 
 from pretrain.models.build import build_model
-from pretrain.models.clip import ModelOptions
+from pretrain.models.clip import CLIP, ModelOptions
 from pretrain.recipe import Recipe, image_tokens
 from pretrain.stages import StageOptions
 from pretrain.tokens.options import TokenOptions
@@ -65,7 +65,7 @@ def flops_per_sample(recipe: Recipe, stage: StageOptions) -> float:
     return stage_flops(recipe, stage).forward
 
 
-def meta_model(model: ModelOptions, tokens: TokenOptions, vocab_size: int) -> torch.nn.Module:
+def meta_model(model: ModelOptions, tokens: TokenOptions, vocab_size: int) -> CLIP:
     """The model itself, without memory for its weights: its parameters' names and shapes."""
     meta = torch.device("meta")
     with meta:

@@ -15,11 +15,9 @@ beside the bf16 one (its BF16_Optimizer), so ZeRO 2 is the smaller one by far.
 from dataclasses import dataclass
 from typing import Any
 
-from torch import nn
-
 from pretrain.engine.ds_config import offloads_optimizer, zero_stage
 from pretrain.engine.optimizers import OptimizerOptions, parameter_groups
-from pretrain.models.clip import ModelOptions
+from pretrain.models.clip import CLIP, ModelOptions
 from pretrain.models.image_tower import ImageTowerOptions
 from pretrain.models.text_tower import TextTowerOptions
 
@@ -70,11 +68,11 @@ class Memory:
         return max(fitting, default=None)
 
 
-def moment_bytes(module: nn.Module, options: OptimizerOptions) -> int:
+def moment_bytes(model: CLIP, options: OptimizerOptions) -> int:
     """Of the optimizer's moments of a whole model, in fp32."""
     return sum(
         (4 if group.get("use_muon") else 8) * parameter.numel()
-        for group in parameter_groups(module, options)
+        for group in parameter_groups(model, options)
         for parameter in group["params"]
     )
 

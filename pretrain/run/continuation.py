@@ -23,6 +23,7 @@ _OF_A_STAGE_FREE = ("micro_batch_samples", "samples", "epochs", "warmup_share")
 def fixed_values(recipe: Recipe, stages: list[Stage], precision: str) -> dict[str, Any]:
     """All values that decide the numbers of these stages (those that have begun), for JSON."""
     values: dict[str, Any] = {name: _plain(getattr(recipe, name)) for name in _WHOLE}
+    values["start"] = _plain(recipe.start)
     values["data"] = {name: _plain(getattr(recipe.data, name)) for name in _DATA}
     values["engine"] = {"precision": precision}
     values["stages"] = {stage.name: _stage_values(stage) for stage in stages}
@@ -40,6 +41,8 @@ def changed_values(
     found: list[str] = []
     for name in _WHOLE:
         found += _differences(getattr(recipe, name), fixed.get(name), name)
+    # Run folders before November 2026 all began with random weights.
+    found += _differences(recipe.start, fixed.get("start", {}), "start")
     free = tuple(one.name for one in dataclasses.fields(recipe.data) if one.name not in _DATA)
     data = {**fixed["data"], "order": _fixed_order(fixed)}
     found += _differences(recipe.data, data, "data", skip=free)

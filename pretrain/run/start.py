@@ -4,6 +4,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from pretrain.data.collate import caption_shares
 from pretrain.data.dataset import Dataset
 from pretrain.data.weights import SampleWeights, open_weights
@@ -12,6 +14,8 @@ from pretrain.engine.ds_config import offloads_optimizer, read_ds_config, zero_s
 from pretrain.engine.precision import resolve_precision
 from pretrain.evaluation.evaluator import Evaluator
 from pretrain.files import write_durably
+from pretrain.models.build import build_model
+from pretrain.models.starting import StartOptions, check_start
 from pretrain.recipe import Recipe, check_ranks, stored_recipe
 from pretrain.run import checkpoint, metrics
 from pretrain.run.checkpoint import Checkpoint, RunState
@@ -80,6 +84,8 @@ def _open(
             datasets[stage.tier] = Dataset(train, stage.tier, f"stages.{name}.tier")
     dataset = datasets[tier]
     dataset.check_ids()
+    if runtime.is_main:
+        _check_start(recipe, dataset)
     caption_shares(dataset.manifest.captions, recipe.data.caption_weights)
     asked = recipe.data.weights
     weights = None if asked is None else open_weights(train, asked, len(dataset))
@@ -92,6 +98,21 @@ def _open(
         normalisation=recipe.data.normalisation,
     )
     return datasets, weights, evaluator, stages
+
+
+def _check_start(recipe: Recipe, dataset: Dataset) -> None:
+    """ValueError where the first stage's model cannot start from the given weights."""
+    if recipe.start == StartOptions():
+        return
+    tokenizer, meta = dataset.manifest.tokenizer, torch.device("meta")
+    with meta:
+        model = build_model(
+            recipe.model,
+            tokens=next(iter(recipe.stages.values())).tokens,
+            vocab_size=tokenizer.vocab_size,
+            device=meta,
+        )
+    check_start(recipe.start, model, tokenizer.sha256)
 
 
 def _check_engine(recipe: Recipe) -> None:

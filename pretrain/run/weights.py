@@ -1,13 +1,16 @@
 """A stage's weights in the run folder: what the next stage, evaluation and export start from."""
 
+import math
 from pathlib import Path
 
+import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
 from pretrain.files import why_not_written, write_tensors
 from pretrain.losses.objective import Objective
 from pretrain.models.clip import CLIP, resized_weights
+from pretrain.models.starting import StartOptions, load_start
 from pretrain.run_folder import STAGES
 
 _OBJECTIVE = "loss."  # stands before the names of the objective's own parameters
@@ -55,4 +58,16 @@ def load_stage_weights(run_dir: Path, stage: str, model: CLIP, objective: Object
     """Fit a stage's weights into a model of other token lengths, and its objective's."""
     weights, own = read_stage_weights(run_dir, stage)
     model.load_state_dict(resized_weights(weights, model))
+    objective.load_state_dict(own)
+
+
+def load_start_weights(options: StartOptions, model: CLIP, objective: Objective) -> None:
+    """Give a new model what the recipe starts from, and the objective an export's figures."""
+    figures = load_start(options, model)
+    if not figures:
+        return
+    own = objective.state_dict()
+    own["log_scale"] = torch.full_like(own["log_scale"], math.log(figures["logit_scale"]))
+    if "bias" in own and "logit_bias" in figures:
+        own["bias"] = torch.full_like(own["bias"], figures["logit_bias"])
     objective.load_state_dict(own)
