@@ -60,6 +60,7 @@ def read_state(engine: Any, device: torch.device) -> dict[str, Tensor]:
     found = {STEP: torch.tensor(step)} if rank == 0 else {}
     for name, parameter in named.items():
         kinds, shape = (WEIGHT, *_moments(parameter)), shape_of(parameter)
+        # New memory: what is handed out is a copy, and later steps do not change it.
         whole = torch.zeros(len(kinds), shape_numel(shape), device=device)
         if name in parts:
             part = parts[name]
@@ -70,7 +71,7 @@ def read_state(engine: Any, device: torch.device) -> dict[str, Tensor]:
             dist.reduce(whole.view(torch.int32), dst=owners[name])
         if owners[name] == rank:
             for row, kind in zip(whole, kinds, strict=True):
-                found[f"model/{kind}/{name}"] = row.to("cpu", copy=True).reshape(shape)
+                found[f"model/{kind}/{name}"] = row.cpu().reshape(shape)
     return found
 
 
