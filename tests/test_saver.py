@@ -55,8 +55,8 @@ def differing(ours: dict[str, torch.Tensor], theirs: dict[str, torch.Tensor]) ->
 
 
 def steps_go_on(rank: int, folder: Path) -> dict[str, Any]:
-    """A save whose second rank is held up by a pipe that nobody reads, then fails by it; one that
-    is written while the next steps are made; what is on the disk."""
+    """A save that is held up by a pipe that nobody reads, then fails by it, as a pipe cannot be
+    synced; one that is written while the next steps are made; what is on the disk."""
     from pretrain.faults import StoppedError
     from pretrain.run import checkpoint
     from pretrain.run.checkpoint import RunState
@@ -64,8 +64,8 @@ def steps_go_on(rank: int, folder: Path) -> dict[str, Any]:
     saver, log = opened(rank, folder, every_steps=1)
     engine = build_engine(CASE)
     found: dict[str, Any] = {"losses": [one_step(engine, CASE, 0).loss]}
-    held = folder / "checkpoints/step-00000001.incomplete/state-00001-of-00002.safetensors.part"
-    if rank == 1:
+    held = folder / "checkpoints/step-00000001.incomplete/state.json.part"
+    if rank == 0:
         held.parent.mkdir(parents=True)
         os.mkfifo(held)
     torch.distributed.barrier()
@@ -75,7 +75,7 @@ def steps_go_on(rank: int, folder: Path) -> dict[str, Any]:
         assert saver.due(step + 1)
     found["while held up"] = tags(folder)
     torch.distributed.barrier()
-    reader = os.open(held, os.O_RDONLY | os.O_NONBLOCK) if rank == 1 else None
+    reader = os.open(held, os.O_RDONLY | os.O_NONBLOCK) if rank == 0 else None
     saver.wait()
     if reader is not None:
         os.close(reader)
