@@ -71,7 +71,7 @@ def measured(
         vocab_size=VOCAB_SIZE,
         image_px=IMAGE_PX,
         text_tokens=TEXT_TOKENS,
-        explicit_attention=False,
+        explicit_attention=True,
     )
     parameters = sum(p.numel() for p in clip.parameters())
     engine = Engine(
