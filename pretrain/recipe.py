@@ -3,6 +3,7 @@
 import argparse
 import itertools
 import json
+import math
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import Any
 import yaml
 from jsonargparse import ArgumentParser, Namespace, set_parsing_settings
 
-from pretrain.checks import check_positive
+from pretrain.checks import check_between, check_positive
 from pretrain.data.augment import Normalisation
 from pretrain.data.collate import FailureOptions
 from pretrain.data.loader import LoaderOptions
@@ -59,13 +60,28 @@ class DataOptions:
 class CheckpointOptions:
     """What is written for a resume, and when."""
 
-    every_steps: int = 1000
-    """Steps between checkpoints; one is always written at the end of a stage."""
+    every_steps: int | None = 1000
+    """Steps between checkpoints; one is always written at the end of a stage. None: no more."""
+    every_minutes: float | None = None
+    """Minutes after a checkpoint when one is due too, by the main rank's clock."""
     keep: int = 2
     """Newest checkpoints kept; older ones are removed."""
+    keep_every_steps: int | None = None
+    """The first checkpoint at or past each multiple of so many steps of the job is never removed.
+    None: none is kept for ever."""
+    late_files_s: float = 60.0
+    """How long a resume waits for files of a checkpoint that a network disk does not show yet."""
 
     def __post_init__(self) -> None:
-        check_positive({"checkpoint.every_steps": self.every_steps, "checkpoint.keep": self.keep})
+        check_positive(
+            {
+                "checkpoint.every_steps": self.every_steps,
+                "checkpoint.every_minutes": self.every_minutes,
+                "checkpoint.keep": self.keep,
+                "checkpoint.keep_every_steps": self.keep_every_steps,
+            }
+        )
+        check_between({"checkpoint.late_files_s": self.late_files_s}, 0, math.inf)
 
 
 @dataclass(frozen=True, kw_only=True)

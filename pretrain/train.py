@@ -47,9 +47,10 @@ def train(recipe: Recipe, resolved: str, runtime: Runtime) -> None:
     """Run, or go on with, every stage of a recipe. Collective."""
     with one_line_faults(known_to_all=True):
         job, state, tag, lock = start_run(recipe, resolved, runtime)
-    for index in range(state.stage, len(job.stages)):
-        state = run_stage(job, index, state, tag)
-        tag = None
+    with job.saver:
+        for index in range(state.stage, len(job.stages)):
+            state = run_stage(job, index, state, tag)
+            tag = None
     job.log.event("end", samples_seen=state.samples_seen)
     job.log.say(f"finished: {state.samples_seen:,} samples in {recipe.run_dir}")
     job.log.close()
@@ -62,7 +63,7 @@ def run_stage(job: Job, index: int, state: RunState, tag: str | None) -> RunStat
     recipe, runtime, stage = job.recipe, job.runtime, job.stages[index]
     engine = _start_engine(job, index, begins=state.stage_step == 0)
     if state.stage_step > 0 and tag is not None:
-        checkpoint.load(engine, job.checkpoints, tag)
+        checkpoint.load(engine, job.checkpoints, tag, late_files_s=recipe.checkpoint.late_files_s)
     log_start(job, stage, state, engine)
 
     batch_samples = stage.options.global_batch_samples
@@ -91,7 +92,7 @@ def run_stage(job: Job, index: int, state: RunState, tag: str | None) -> RunStat
             samples_seen=state.samples_seen + batch_samples,
         )
         is_last = state.stage_step == stage.steps
-        saves = _due(recipe.checkpoint.every_steps, state.stage_step) and not is_last
+        saves = job.saver.due(state.stage_step) and not is_last
         logs = _due(recipe.log.every_steps, state.stage_step) or is_last
         if saves or logs:
             state = _count_replaced(job, state, meter)
@@ -224,20 +225,13 @@ def _finish_stage(job: Job, index: int, state: RunState, engine: "Engine") -> Ru
         job.log.say(f"replaced so far as unusable: {state.replaced} of {state.samples_seen:,}")
     state = replace(state, stage=index + 1, stage_step=0)
     _save(job, None, state)
+    job.saver.finish()
     return state
 
 
 def _save(job: Job, engine: "Engine | None", state: RunState) -> None:
-    job.log.event("checkpoint", step=state.step, samples_seen=state.samples_seen)
-    job.log.sync()
-    checkpoint.save(
-        engine,
-        job.checkpoints,
-        state,
-        fixed_values(job.recipe, job.stages[: state.begun], job.precision),
-        keep=job.recipe.checkpoint.keep,
-        runtime=job.runtime,
-    )
+    fixed = fixed_values(job.recipe, job.stages[: state.begun], job.precision)
+    job.saver.save(engine, state, fixed)
 
 
 def _due(every: int | None, step: int) -> bool:

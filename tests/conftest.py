@@ -49,3 +49,23 @@ def tiny_run(
     command = train_command(run_dir, tiny_dataset, *evaluation_options(tiny_evaluation_set))
     subprocess.run(command, cwd=ROOT, check=True)
     return run_dir
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A file system of one megabyte, and how to make it larger."""
+    if os.geteuid() != 0:
+        pytest.skip("needs root, to mount a tmpfs of a given size")
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", folder], capture_output=True, text=True
+    )
+    if mounted.returncode:
+        pytest.skip(f"this container may not mount: {mounted.stderr.strip()}")
+
+    def grow() -> None:
+        subprocess.run(["mount", "-o", "remount,size=64m", folder], check=True)
+
+    yield folder, grow
+    subprocess.run(["umount", "--lazy", folder], check=True)

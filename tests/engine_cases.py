@@ -111,6 +111,23 @@ def build_engine(case: Case, *, disturb: bool = False) -> Any:
     )
 
 
+def build_saver(engine: Any, folder: Path, **options: Any) -> Any:
+    """What writes an engine's checkpoints into a folder, without a log."""
+    from pretrain.recipe import CheckpointOptions
+    from pretrain.run.metrics import RunLog
+    from pretrain.run.saver import Saver
+
+    log = RunLog(folder, is_main=False, tensorboard=False, samples=0, samples_seen=0)
+    return Saver(folder, CheckpointOptions(**options), engine.runtime, log)
+
+
+def save_whole(engine: Any, folder: Path, state: Any) -> None:
+    """A checkpoint, whole when this returns; all others in the folder are kept."""
+    saver = build_saver(engine, folder, keep=99)
+    saver.save(engine, state, {})
+    saver.finish()
+
+
 def one_step(engine: Any, case: Case, batch: int, *, poison_images: bool = False) -> Any:
     """The engine's step on this rank's part of a batch; with NaN among its pictures if asked."""
     rank, world = torch.distributed.get_rank(), torch.distributed.get_world_size()

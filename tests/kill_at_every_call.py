@@ -1,4 +1,5 @@
-"""Kills a tiny run at chosen file-system calls, resumes it, and compares with an undisturbed one.
+"""Kills a tiny run at chosen file-system calls of its threads, resumes it, and compares with an
+undisturbed one.
 
     PYTHONPATH=. python tests/kill_at_every_call.py FOLDER COUNT -- TRAINING OPTIONS
 
@@ -12,6 +13,7 @@ import os
 import shutil
 import signal
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -49,17 +51,18 @@ def forked(action: Callable[[], None], log: Path) -> int:
 
 def watch(run_dir: Path, calls: Path, kill_at: int | None) -> None:
     """Count this process's calls in the run folder, and die at one of them, before it is made."""
-    count = 0
+    count, one_at_a_time = 0, threading.RLock()
     out = os.open(calls, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
 
     def called(name: str, path: object) -> None:
         nonlocal count
         if str(run_dir) not in str(path) or "tensorboard" in str(path):
             return
-        if count == kill_at:
-            os.kill(os.getpid(), signal.SIGKILL)
-        count += 1
-        os.write(out, f"{name} {path}\n".encode())
+        with one_at_a_time:  # the loop's calls, and those of the thread that writes a checkpoint
+            if count == kill_at:
+                os.kill(os.getpid(), signal.SIGKILL)
+            count += 1
+            os.write(out, f"{threading.current_thread().name}: {name} {path}\n".encode())
 
     def hook(event: str, arguments: tuple) -> None:
         if event in EVENTS:
@@ -76,11 +79,13 @@ def watch(run_dir: Path, calls: Path, kill_at: int | None) -> None:
 
 
 def numbers(run_dir: Path) -> list[tuple]:
-    """Everything of the log but times, in order, without the starts."""
+    """Everything of the log but times, in order, without the starts and the ends of saves, which
+    come when the disk is done."""
     kept = ("event", "stage", "step", "samples_seen", "loss", "grad_norm", "logit_scale", "sets")
     kept += ("samples_replaced", "updates_skipped")
+    left_out = ("start", "checkpoint_written")
     events = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
-    return [tuple(e.get(k) for k in kept) for e in events if e["event"] != "start"]
+    return [tuple(e.get(k) for k in kept) for e in events if e["event"] not in left_out]
 
 
 def difference(ours: Path, theirs: Path) -> str | None:

@@ -1,10 +1,10 @@
 """Checkpoints are complete or absent, and a full disk costs none of those before it."""
 
 import json
-import os
 import re
 import shutil
-import subprocess
+import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -35,16 +35,16 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_it_is_used(stopped, tm
     folder = tmp_path / "checkpoints"
     shutil.copytree(stopped / "checkpoints", folder)
     (folder / "step-99999999.incomplete").mkdir()  # of a killed save
-    found = newest(folder)
+    found = newest(folder, late_files_s=0)
     assert found is not None and (found.tag, found.state.step) == ("step-00000009", 9)
     damage(folder / "step-00000009")
-    found = newest(folder)
+    found = newest(folder, late_files_s=0)
     assert found is not None and found.state.step == 6
     assert "step-00000009 is damaged" in capsys.readouterr().out
     (folder / "step-00000006/state.json").unlink()
     damage(folder / "step-00000003")
     with pytest.raises(RuntimeError, match="all 2 checkpoints"):
-        newest(folder)
+        newest(folder, late_files_s=0)
 
 
 def test_a_damaged_checkpoint_never_outlives_a_good_one(stopped, tiny_dataset, tmp_path):
@@ -56,7 +56,7 @@ def test_a_damaged_checkpoint_never_outlives_a_good_one(stopped, tiny_dataset, t
     ended = train(run_dir, tiny_dataset, "--stages.reduced.steps", "12", *more)
     assert ended.code == 0, ended.output
     assert "step-00000009 is damaged" in ended.output
-    found = newest(run_dir / "checkpoints")
+    found = newest(run_dir / "checkpoints", late_files_s=0)
     assert found is not None and found.state.step == 16
 
 
@@ -64,8 +64,38 @@ def test_a_missing_rank_file_is_damage(stopped, tmp_path):
     folder = tmp_path / "checkpoints"
     shutil.copytree(stopped / "checkpoints", folder)
     (folder / "step-00000009/state-00000-of-00001.safetensors").unlink()
-    found = newest(folder)
+    found = newest(folder, late_files_s=0)
     assert found is not None and found.state.step == 6
+
+
+def test_files_of_other_nodes_that_are_seen_late_are_waited_for(stopped, tmp_path, capsys):
+    folder = tmp_path / "checkpoints"
+    shutil.copytree(stopped / "checkpoints", folder)
+    file = folder / "step-00000009/state-00000-of-00001.safetensors"
+    whole = file.read_bytes()
+
+    def found_after(seconds: float, late_files_s: float) -> tuple[int, float]:
+        """(step of what is found, seconds) where the file is whole only after so many seconds."""
+        begin = time.monotonic()
+        arrival = threading.Timer(seconds, file.write_bytes, [whole])
+        arrival.start()
+        found = newest(folder, late_files_s=late_files_s)
+        arrival.cancel()
+        assert found is not None
+        return found.state.step, time.monotonic() - begin
+
+    file.unlink()
+    step, seconds = found_after(1.0, 60)
+    assert step == 9 and seconds >= 1.0
+    file.write_bytes(whole[: len(whole) // 2])
+    step, seconds = found_after(1.0, 60)
+    assert step == 9 and seconds >= 1.0
+    assert capsys.readouterr().out == ""
+    file.write_bytes(whole[: len(whole) // 2])
+    step, seconds = found_after(600, 0.5)
+    assert step == 6 and seconds >= 0.5
+    said = capsys.readouterr().out
+    assert f"has {len(whole) // 2} of {len(whole)} bytes" in said and "late_files_s=0.5" in said
 
 
 def test_the_screen_shows_stages_figures_and_nothing_of_deepspeed(
@@ -107,26 +137,6 @@ def test_tensorboard_shows_a_resumed_run_once(stopped, tiny_dataset, tmp_path):
     lines = (tmp_path / "run/metrics.jsonl").read_text().splitlines()
     logged = [e["samples_seen"] for e in map(json.loads, lines) if e["event"] == "step"]
     assert logged == shown
-
-
-@pytest.fixture
-def small_disk(tmp_path):
-    """A file system of one megabyte, and how to make it larger."""
-    if os.geteuid() != 0:
-        pytest.skip("needs root, to mount a tmpfs of a given size")
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", folder], capture_output=True, text=True
-    )
-    if mounted.returncode:
-        pytest.skip(f"this container may not mount: {mounted.stderr.strip()}")
-
-    def grow() -> None:
-        subprocess.run(["mount", "-o", "remount,size=64m", folder], check=True)
-
-    yield folder, grow
-    subprocess.run(["umount", "--lazy", folder], check=True)
 
 
 def test_a_full_disk_is_named_and_the_run_goes_on_when_there_is_room(

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 import torch
-from engine_cases import Case, build_engine, one_step
+from engine_cases import Case, build_engine, one_step, save_whole
 from ranks import run_ranks
 from safetensors.torch import load_file
 
@@ -13,10 +13,9 @@ STEPS = 3  # on each machine
 
 
 def saved(engine: Any, folder: Path, step: int) -> None:
-    from pretrain.run import checkpoint
+    from pretrain.run.checkpoint import RunState
 
-    state = checkpoint.RunState(step=step)
-    checkpoint.save(engine, folder, state, {}, keep=99, runtime=engine.runtime)
+    save_whole(engine, folder, RunState(step=step))
 
 
 def not_rounded_masters(engine: Any) -> list[str]:
@@ -40,7 +39,7 @@ def go_on(
     for name, case in cases.items():
         engine = build_engine(case)
         if first > 0:
-            checkpoint.load(engine, folder / name, f"step-{first:08d}")
+            checkpoint.load(engine, folder / name, f"step-{first:08d}", late_files_s=0)
             saved(engine, folder / name, 1000 + first)
             stale = not_rounded_masters(engine)
             assert not stale, f"rank {rank}, {name}: not refreshed from the masters: {stale}"

@@ -13,6 +13,7 @@ from engine_cases import (
     Case,
     MuonRule,
     build_engine,
+    save_whole,
     small_clip,
     train_on_a_rank,
     training,
@@ -108,13 +109,11 @@ def resume_on_a_rank(rank: int, cases: list[Case], folder):
         of_case, state = folder / f"{case}", checkpoint.RunState(step=2)
         undisturbed = build_engine(case)
         training(undisturbed, case, range(2))
-        saved = checkpoint.save(
-            undisturbed, of_case, state, {}, keep=1, runtime=undisturbed.runtime
-        )
+        save_whole(undisturbed, of_case, state)
         expected = training(undisturbed, case, range(2, 4))
         undisturbed.close()
         resumed = build_engine(case)
-        checkpoint.load(resumed, of_case, saved.name)
+        checkpoint.load(resumed, of_case, checkpoint.tag_of(state), late_files_s=0)
         ours = training(resumed, case, range(2, 4))
         resumed.close()
         found[case] = (

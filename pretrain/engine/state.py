@@ -68,6 +68,7 @@ def read_state(
                 found[f"model/{WEIGHT}/{name}"] = locked[name]
             continue
         kinds, shape = (WEIGHT, *_moments(parameter)), shape_of(parameter)
+        # New memory: what is handed out is a copy, and later steps do not change it.
         whole = torch.zeros(len(kinds), shape_numel(shape), device=device)
         if name in parts:
             part = parts[name]
@@ -78,7 +79,7 @@ def read_state(
             dist.reduce(whole.view(torch.int32), dst=owners[name])
         if owners[name] == rank:
             for row, kind in zip(whole, kinds, strict=True):
-                found[f"model/{kind}/{name}"] = row.to("cpu", copy=True).reshape(shape)
+                found[f"model/{kind}/{name}"] = row.cpu().reshape(shape)
     return found
 
 

@@ -1,4 +1,4 @@
-"""Checkpoints: complete or absent. Written aside, synced, hashed by the writing ranks, renamed.
+"""Checkpoints on the disk: complete or absent, found and read. Another module writes them.
 
 A checkpoint inside a stage holds the training state by parameter name, of any number of ranks and
 any ZeRO stage, as safetensors; one at a stage's end only says where the run stands, because the
@@ -7,30 +7,27 @@ next stage starts from the stage's weights. Nothing in it is code.
 
 import dataclasses
 import json
+import os
 import shutil
+import time
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 
-from pretrain.distributed import Runtime, all_ranks, barrier
-from pretrain.files import (
-    file_sha256,
-    rename_durably,
-    why_not_written,
-    write_durably,
-    write_tensors,
-)
+from pretrain.distributed import agreed
+from pretrain.files import file_sha256
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from pretrain.engine.engine import Engine
 
-STATE_FILE = "state.json"
-_ASIDE, _DAMAGED = ".incomplete", ".damaged"
+STATE_FILE = "state.json"  # written last: names every file, with its sha256 and its bytes
+ASIDE, _DAMAGED = ".incomplete", ".damaged"
+_LOOK_AGAIN_S = 0.2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,57 +62,18 @@ class Checkpoint:
     deepspeed_shape: tuple[int, int, bool] | None = None
 
 
-def save(
-    engine: "Engine | None",
-    folder: Path,
-    state: RunState,
-    fixed: dict[str, Any],
-    *,
-    keep: int,
-    runtime: Runtime,
-) -> Path:
-    """Write folder/step-N from all ranks; returns it. A kill at any instant leaves the last one.
+def tag_of(state: RunState) -> str:
+    """The folder of the checkpoint that a state is kept in."""
+    return f"step-{state.step:08d}"
 
-    engine None at a stage's end. OSError on a rank that could not write, with the space that is
-    left where that is the reason; the others wait for it, so it has to end the process.
+
+def load(engine: "Engine", folder: Path, tag: str, *, late_files_s: float) -> None:
+    """Give a new engine the state of folder/tag, which `newest` has found whole.
+
+    StoppedError on all ranks where one does not see a file of it within late_files_s; the engine
+    is as it was then. Collective.
     """
-    tag = f"step-{state.step:08d}"
-    aside = folder / (tag + _ASIDE)
-    if runtime.is_main:
-        shutil.rmtree(aside, ignore_errors=True)
-        aside.mkdir(parents=True)
-    barrier()
-    final = folder / tag
-    try:
-        sums = all_ranks({} if engine is None else _write_state(engine, aside, runtime))
-        if runtime.is_main:
-            every = {name: value for of_rank in sums for name, value in of_rank.items()}
-            record = {"state": asdict(state), "fixed": fixed, "sha256": every}
-            write_durably(aside / STATE_FILE, json.dumps(record, indent=2))
-            shutil.rmtree(final, ignore_errors=True)
-            rename_durably(aside, final)
-    except (OSError, SafetensorError) as error:
-        raise OSError(
-            f"checkpoint {final} could not be written: {why_not_written(error, folder)}. The one "
-            "before it stands: make room, then give the same command again"
-        ) from error
-    if runtime.is_main:
-        _remove_old(folder, keep)
-    barrier()
-    return final
-
-
-def _write_state(engine: "Engine", aside: Path, runtime: Runtime) -> dict[str, str]:
-    """This rank's file, synced: name -> sha256. All ranks' together are the whole, whatever a
-    listing of the folder shows on a shared file system."""
-    share = engine.training_state()
-    name = f"state-{runtime.rank:05d}-of-{runtime.world_size:05d}.safetensors"
-    write_tensors(aside / name, share)
-    return {name: file_sha256(aside / name)}
-
-
-def load(engine: "Engine", folder: Path, tag: str) -> None:
-    """Give a new engine the state of folder/tag, which `newest` has found whole. Collective."""
+    agreed(lambda: _await_files(folder / tag, late_files_s))
     names = _record(folder / tag)["sha256"]
     if _is_deepspeed(names):
         engine.load_deepspeed(folder, tag)
@@ -154,18 +112,18 @@ def _is_deepspeed(names: Iterable[str]) -> bool:
     return any(name.endswith(".pt") for name in names)
 
 
-def newest(folder: Path) -> Checkpoint | None:
+def newest(folder: Path, *, late_files_s: float) -> Checkpoint | None:
     """The newest whole checkpoint; None without any. For the main rank alone.
 
-    A damaged one is named, put out of the way and the one before it is taken. RuntimeError where
-    all are damaged. What killed saves left is removed: the caller owns the folder.
+    A damaged one, one of whose files is missing after late_files_s too, is named, put out of the
+    way and the one before it is taken. RuntimeError where all are damaged. What killed saves left
+    is removed: the caller owns the folder.
     """
-    for path in folder.glob("step-*" + _ASIDE):
+    for path in folder.glob("step-*" + ASIDE):
         shutil.rmtree(path)  # of a save that was killed
-    complete = sorted(folder.glob("step-" + "[0-9]" * 8), reverse=True)
     damaged: list[Path] = []
-    for path in complete:
-        damage = _damage(path)
+    for path in reversed(_complete(folder)):
+        damage = _damage(path, late_files_s)
         if damage is None:
             for one in damaged:
                 # Else it would count as one of those to keep, and outlive the good ones.
@@ -201,9 +159,11 @@ def _deepspeed_shape(record: dict[str, Any]) -> tuple[int, int, bool] | None:
     return state["world_size"], state["zero_stage"], state.get("offload", False)
 
 
-def _damage(path: Path) -> str | None:
+def _damage(path: Path, late_files_s: float) -> str | None:
     try:
-        for name, expected in _record(path)["sha256"].items():
+        sums = _record(path)["sha256"]
+        _await_files(path, late_files_s)
+        for name, expected in sums.items():
             if file_sha256(path / name) != expected:
                 return f"{name} differs from its checksum"
     except (OSError, ValueError, KeyError) as error:
@@ -211,7 +171,54 @@ def _damage(path: Path) -> str | None:
     return None
 
 
-def _remove_old(folder: Path, keep: int) -> None:
-    complete = sorted(folder.glob("step-" + "[0-9]" * 8))
-    for path in [*complete[:-keep], *folder.glob("step-*" + _DAMAGED)]:
-        shutil.rmtree(path)
+def _await_files(path: Path, late_files_s: float) -> None:
+    """Wait until all of a checkpoint is seen here: a network disk shows other nodes' files late.
+
+    OSError where one is not there, or has not its size, after so many seconds.
+    """
+    deadline = time.monotonic() + late_files_s
+    while late := _late_file(path):
+        if time.monotonic() > deadline:
+            raise OSError(
+                f"checkpoint {path}: {late} on {os.uname().nodename} after "
+                f"checkpoint.late_files_s={late_files_s:g}: raise it where the disk is slower"
+            )
+        time.sleep(_LOOK_AGAIN_S)
+
+
+def _late_file(path: Path) -> str | None:
+    """What is not yet seen of a checkpoint. Opens each file: a stat may be answered from memory."""
+    name = STATE_FILE
+    try:
+        record = _record(path)
+        sizes = record.get("bytes", {})  # not in those before December 2026
+        for name in record["sha256"]:
+            with (path / name).open("rb") as file:
+                size = os.fstat(file.fileno()).st_size
+            if size < sizes.get(name, 0):
+                return f"{name} has {size} of {sizes[name]} bytes"
+    except (FileNotFoundError, json.JSONDecodeError):
+        return f"{name} is missing"
+    return None
+
+
+def remove_old(folder: Path, *, keep: int, keep_every_steps: int | None) -> None:
+    """Remove all but the `keep` newest checkpoints and, for ever, the first that stands at or past
+    each multiple of keep_every_steps; damaged ones too. The newest always stays."""
+    complete = _complete(folder)
+    kept = set(complete[-keep:])
+    if keep_every_steps is not None:
+        multiple = 0
+        for path in complete:
+            if int(path.name.removeprefix("step-")) // keep_every_steps > multiple:
+                multiple = int(path.name.removeprefix("step-")) // keep_every_steps
+                kept.add(path)
+    for path in [*complete, *folder.glob("step-*" + _DAMAGED)]:
+        if path not in kept:
+            # What cannot be removed now (a file that a network disk still holds) is tried again
+            # after the next save; this one is whole all the same.
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def _complete(folder: Path) -> list[Path]:
+    return sorted(folder.glob("step-" + "[0-9]" * 8))

@@ -11,6 +11,7 @@ from pretrain.distributed import Runtime
 from pretrain.evaluation.evaluator import Evaluator
 from pretrain.recipe import Recipe
 from pretrain.run.metrics import RunLog
+from pretrain.run.saver import Saver
 from pretrain.run_folder import CHECKPOINTS
 from pretrain.stages import Stage
 
@@ -27,6 +28,7 @@ class Job:
     weights: SampleWeights | None
     evaluator: Evaluator
     log: RunLog
+    saver: Saver
 
     @property
     def checkpoints(self) -> Path:

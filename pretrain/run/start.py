@@ -23,6 +23,7 @@ from pretrain.run.continuation import changed_values, with_order
 from pretrain.run.job import Job
 from pretrain.run.lock import RunLock
 from pretrain.run.metrics import RunLog
+from pretrain.run.saver import Saver
 from pretrain.run_folder import CHECKPOINTS, RECIPE_FILE
 from pretrain.stages import Stage, plan_stages
 
@@ -48,7 +49,13 @@ def start_run(
     lock = agreed(lambda: _own(recipe.run_dir) if runtime.is_main else None)
     folder = recipe.run_dir / CHECKPOINTS
     found: Checkpoint | None = broadcast_object(
-        agreed(lambda: checkpoint.newest(folder) if runtime.is_main else None)
+        agreed(
+            lambda: (
+                checkpoint.newest(folder, late_files_s=recipe.checkpoint.late_files_s)
+                if runtime.is_main
+                else None
+            )
+        )
     )
     state = RunState() if found is None else found.state
     fixed = None if found is None else agreed(lambda: _fixed(recipe.run_dir, found))
@@ -68,6 +75,7 @@ def start_run(
         weights=weights,
         evaluator=evaluator,
         log=log,
+        saver=Saver(folder, recipe.checkpoint, runtime, log),
     )
     return job, state, None if found is None else found.tag, lock
 
