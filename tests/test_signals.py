@@ -1,111 +1,21 @@
 """A run that is asked to stop saves, says by its exit code that it goes on, and does so exactly."""
 
-import contextlib
 import json
-import os
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 
-import psutil
 import pytest
 import torch
-from forked_runs import PLAIN, TINY
 from forked_runs import train as train_here
+from launched_runs import DEEPSPEED, LAUNCH, LONG, PLAIN_PYTHON, TIMEOUT_S, TORCHRUN, Run
 from tiny_runs import ROOT
 
 from pretrain.faults import CONTINUE, INTERRUPTED
 from pretrain.run import checkpoint
 from pretrain.run.weights import read_stage_weights
 from pretrain.run_folder import CHECKPOINTS, METRICS_FILE
-
-TIMEOUT_S = 100
-LAUNCH = [sys.executable, "-m", "pretrain.launch"]
-TORCHRUN = [*(sys.executable, "-m", "torch.distributed.run", "--standalone")]
-TORCHRUN += ["--nproc_per_node", "2", "-m"]
-DEEPSPEED = [str(Path(sys.executable).with_name("deepspeed")), "--num_accelerators", "2"]
-DEEPSPEED += ["--no_local_rank", "--module"]
-PLAIN_PYTHON = [sys.executable, "-m"]
-LONG = ["--stages.reduced.steps", "20000", "--checkpoint.every_steps", "1000000"]
-
-
-class Run:
-    """A run with everything that it printed, and every process that it has started."""
-
-    def __init__(self, start: list[str], run_dir: Path, dataset: Path, *more: str) -> None:
-        run_dir.parent.mkdir(exist_ok=True, parents=True)
-        self.run_dir, self.log = run_dir, run_dir.with_name(run_dir.name + ".log")
-        words = ["pretrain.train", "--config", str(TINY), *PLAIN, "--run_dir", str(run_dir)]
-        with self.log.open("ab") as file:
-            self.process = subprocess.Popen(
-                [*start, *words, "--data.train", str(dataset), *more],
-                cwd=ROOT,
-                stdout=file,
-                stderr=file,
-                env={**os.environ, "OMP_NUM_THREADS": "1"},
-                start_new_session=True,
-            )
-        self.family: list[psutil.Process] = []
-
-    def __enter__(self) -> "Run":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for member in [*self._look(), psutil.Process(os.getpid())][:-1]:
-            with contextlib.suppress(psutil.NoSuchProcess):
-                member.kill()
-        self.process.wait()
-
-    def _look(self) -> list[psutil.Process]:
-        with contextlib.suppress(psutil.NoSuchProcess):
-            root = psutil.Process(self.process.pid)
-            known = set(self.family)
-            for member in [root, *root.children(recursive=True)]:
-                if member not in known:
-                    self.family.append(member)
-        return self.family
-
-    def wait_for(self, text: str, *, log: bool = False) -> None:
-        """Until metrics.jsonl, or what was printed, holds a text."""
-        path = self.log if log else self.run_dir / METRICS_FILE
-        deadline = time.monotonic() + TIMEOUT_S
-        while not (path.is_file() and text in path.read_text()):
-            assert self.process.poll() is None, f"ended early: {self.log.read_text()}"
-            assert time.monotonic() < deadline, f"no {text!r}: {self.log.read_text()}"
-            time.sleep(0.02)
-        self._look()
-
-    def ranks(self) -> list[psutil.Process]:
-        """The processes that train: those that have started no other."""
-        found = {}
-        for member in self._look():
-            with contextlib.suppress(psutil.Error):
-                if "RANK" in (env := member.environ()) and "pretrain.train" in member.cmdline():
-                    found[int(env["RANK"])] = member
-        return [found[rank] for rank in sorted(found)]
-
-    def end(self, within_s: float = TIMEOUT_S) -> int:
-        """The exit code; a process that is left behind fails."""
-        code = self.process.wait(within_s)
-        deadline = time.monotonic() + 5
-        while (left := [one for one in self.family if is_alive(one)]) and (
-            time.monotonic() < deadline
-        ):
-            time.sleep(0.05)
-        assert not left, f"left behind: {left}\n{self.log.read_text()}"
-        return code
-
-    def events(self, kind: str) -> list[dict]:
-        lines = (self.run_dir / METRICS_FILE).read_text().splitlines()
-        return [event for event in map(json.loads, lines) if event["event"] == kind]
-
-
-def is_alive(process: psutil.Process) -> bool:
-    with contextlib.suppress(psutil.NoSuchProcess):
-        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
-    return False
 
 
 def stopped_at(run_dir: Path) -> checkpoint.RunState:
@@ -151,9 +61,7 @@ def test_a_signal_ends_in_a_checkpoint_of_the_last_step(
 
 def test_a_second_ctrl_c_ends_at_once_without_a_checkpoint(tiny_dataset, tmp_path):
     slow = ["--stages.reduced.global_batch_samples", "1024", "--data.shuffle_window_samples"]
-    with Run(
-        [*LAUNCH, *TORCHRUN], tmp_path / "run", tiny_dataset, *LONG, *slow, "16384"
-    ) as run:
+    with Run([*LAUNCH, *TORCHRUN], tmp_path / "run", tiny_dataset, *LONG, *slow, "16384") as run:
         run.wait_for('"step": 1, ')
         run.process.send_signal(signal.SIGINT)
         run.wait_for("SIGINT: a checkpoint after this step", log=True)
@@ -169,7 +77,7 @@ def test_before_training_it_ends_at_once_and_asks_to_be_continued(tiny_dataset, 
         while not (run.run_dir / "lock").is_file():  # owned, and DeepSpeed is not there yet
             assert time.monotonic() < deadline and run.process.poll() is None
             time.sleep(0.01)
-        run._look()
+        run.look()
         run.process.send_signal(signal.SIGTERM)
         assert run.end(20) == CONTINUE, run.log.read_text()
         assert not (run.run_dir / METRICS_FILE).is_file() or not run.events("step")
@@ -196,11 +104,13 @@ def test_a_run_stopped_in_any_place_equals_the_undisturbed_one(
     undisturbed = tmp_path / "undisturbed"
     assert train_here(undisturbed, tiny_dataset, *sets).code == 0
     run_dir = tmp_path / "stopped"
+    metrics = run_dir / METRICS_FILE
     stops = []
     for moment in ('"step": 2, ', '"event": "checkpoint"', '"event": "evaluation"', None):
+        before = len(metrics.read_text()) if metrics.is_file() else 0
         with Run(PLAIN_PYTHON, run_dir, tiny_dataset, *sets) as run:
             if moment is not None:
-                run.wait_for_new(moment)
+                run.wait_for(moment, past=before)
                 run.process.send_signal(signal.SIGTERM)
             stops.append(run.end())
             if moment is None:

@@ -1,0 +1,129 @@
+"""What stands still, or has lost a rank, ends: with a reason and a code, and nobody is left."""
+
+import contextlib
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from launched_runs import LAUNCH, LONG, PLAIN_PYTHON, TORCHRUN, Run
+from tiny_runs import ROOT
+
+from pretrain.faults import STALLED
+from pretrain.run.spikes import SpikeOptions, SpikeWatch
+
+
+@contextlib.contextmanager
+def two_plain_ranks(tmp_path: Path, dataset: Path, *more: str):
+    """Two ranks that only environment variables join: nobody stands above them."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = str(probe.getsockname()[1])
+    joint = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
+    joint |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    with contextlib.ExitStack() as stack:
+        runs = []
+        for rank in ("0", "1"):
+            own = {**joint, "RANK": rank, "LOCAL_RANK": rank}
+            run = Run(PLAIN_PYTHON, tmp_path / "run", dataset, *LONG, *more, environment=own)
+            runs.append(stack.enter_context(run))
+        yield runs
+
+
+def test_a_rank_that_waits_for_a_stopped_one_says_where_and_ends(tiny_dataset, tmp_path):
+    with two_plain_ranks(tmp_path, tiny_dataset, "--watchdog.timeout_s", "10") as (first, second):
+        first.wait_for('"step": 3, ')
+        second.process.send_signal(signal.SIGSTOP)
+        assert first.end(40) == STALLED, first.log.read_text()
+        said = first.log.read_text()
+        assert re.search(r"rank 0 on \S+ stands still: no progress for 1\d s .* in step \d+", said)
+        (stacks,) = (first.run_dir / "stacks").glob("rank0-*.txt")
+        text = stacks.read_text()
+        assert text.splitlines()[0] in said
+        assert "engine.py" in text and "all_reduce" in text, text
+        # The other one, let go, finds its peer gone; or its own watchdog has seen that time passed.
+        second.process.send_signal(signal.SIGCONT)
+        assert second.end(60) not in (0, None)
+
+
+@pytest.mark.soak  # torchrun gives a stopped rank half a minute
+def test_a_stopped_rank_ends_the_job_under_a_launcher(tiny_dataset, tmp_path):
+    options = [*LONG, "--watchdog.timeout_s", "10"]
+    with Run([*LAUNCH, *TORCHRUN], tmp_path / "run", tiny_dataset, *options) as run:
+        run.wait_for('"step": 3, ')
+        run.ranks()[1].suspend()
+        assert run.end(80) == STALLED, run.log.read_text()
+        assert list((run.run_dir / "stacks").glob("rank0-*.txt"))
+
+
+def test_a_thread_that_keeps_the_interpreter_to_itself_is_ended_too(tmp_path):
+    program = (
+        "import ctypes, pathlib, sys\n"
+        "from pretrain.run import watchdog\n"
+        "watchdog._BACKSTOP_S = 1.0\n"
+        "options = watchdog.WatchdogOptions(timeout_s=1.0)\n"
+        "watchdog.watch(options, pathlib.Path(sys.argv[1]), 0)\n"
+        "import time; time.sleep(0.5)\n"
+        "ctypes.PyDLL(None).sleep(60)\n"  # keeps the lock, unlike CDLL
+    )
+    begin = time.monotonic()
+    ended = subprocess.run(
+        [sys.executable, "-c", program, str(tmp_path)], cwd=ROOT, capture_output=True, text=True
+    )
+    assert ended.returncode == 1 and "Timeout (0:00:02)" in ended.stderr, ended.stderr
+    assert 'File "<string>", line 7' in ended.stderr
+    assert time.monotonic() - begin < 30
+
+
+def test_one_killed_rank_ends_all_within_a_minute(tiny_dataset, tmp_path):
+    with Run([*LAUNCH, *TORCHRUN], tmp_path / "torchrun", tiny_dataset, *LONG) as run:
+        run.wait_for('"step": 3, ')
+        run.ranks()[1].kill()
+        assert run.end(60) not in (0, 75)
+        said = run.log.read_text()
+        assert "Signal 9" in said or "Connection closed by peer" in said, said
+    with two_plain_ranks(tmp_path, tiny_dataset) as (first, second):
+        first.wait_for('"step": 3, ')
+        second.process.kill()
+        assert first.end(60) == 1
+        assert re.search("Connection (closed|reset) by peer", first.log.read_text())
+
+
+def test_a_spike_is_named_once_and_noise_is_not():
+    watch = SpikeWatch(SpikeOptions(factor=1.5, window_logs=5, logs_in_a_row=2))
+    calm = [2.0, 2.1, 1.9, 2.0, 2.2]
+    losses = [*calm, 4.0, 2.0, float("nan"), 4.0, 4.1, 4.2, 2.0, 2.0, 2.0, 2.0, 9.0, 9.0]
+    found = {place: usual for place, loss in enumerate(losses) if (usual := watch.see(loss))}
+    assert set(found) == {9, 16}, found  # the second high one in a row, once each time
+    assert found[9] == 2.0 or found[9] == 2.2, found
+    silent = SpikeWatch(None)
+    assert not any(silent.see(loss) for loss in losses)
+
+
+def test_a_run_names_its_spike_with_the_samples(tiny_dataset, tmp_path):
+    """Weights thrown far off by a huge learning rate: the loss jumps."""
+    from forked_runs import train
+
+    ended = train(
+        tmp_path / "run",
+        tiny_dataset,
+        *("--stages.reduced.steps", "30", "--stages.reduced.warmup_steps", "28"),
+        *("--stages.reduced.base_learning_rate", "100", "--log.spikes.window_logs", "3"),
+        *("--log.spikes.logs_in_a_row", "1", "--log.spikes.factor", "1.01"),
+    )
+    assert ended.code == 0, ended.output
+    import json
+
+    lines = (tmp_path / "run/metrics.jsonl").read_text().splitlines()
+    events = [json.loads(line) for line in lines]
+    found = [event for event in events if event["event"] == "loss_spike"]
+    assert found, ended.output
+    for spike in found:
+        assert spike["loss"] > 1.01 * spike["median"]
+        assert spike["last_sample"] == spike["samples_seen"] - 1
+        assert spike["first_sample"] == spike["samples_seen"] - 16
+    assert "was usual" in ended.output
