@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import socket
 import subprocess
 import sys
 import time
@@ -15,13 +16,21 @@ from tiny_runs import ROOT
 from pretrain.run_folder import METRICS_FILE
 
 TIMEOUT_S = 100
+_PORT = "a free port"  # found anew for every run
 LAUNCH = [sys.executable, "-m", "pretrain.launch"]
 TORCHRUN = [*(sys.executable, "-m", "torch.distributed.run", "--standalone")]
 TORCHRUN += ["--nproc_per_node", "2", "-m"]
 DEEPSPEED = [str(Path(sys.executable).with_name("deepspeed")), "--num_accelerators", "2"]
+DEEPSPEED += ["--master_port", _PORT]
 DEEPSPEED += ["--no_local_rank", "--module"]
 PLAIN_PYTHON = [sys.executable, "-m"]
 LONG = ["--stages.reduced.steps", "20000", "--checkpoint.every_steps", "1000000"]
+
+
+def free_port() -> str:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return str(probe.getsockname()[1])
 
 
 class Run:
@@ -40,7 +49,8 @@ class Run:
         words = ["pretrain.train", "--config", str(TINY), *PLAIN, "--run_dir", str(run_dir)]
         with self.log.open("ab") as file:
             self.process = subprocess.Popen(
-                [*start, *words, "--data.train", str(dataset), *more],
+                [free_port() if word is _PORT else word for word in start]
+                + [*words, "--data.train", str(dataset), *more],
                 cwd=ROOT,
                 stdout=file,
                 stderr=file,
@@ -90,7 +100,7 @@ class Run:
     def end(self, within_s: float = TIMEOUT_S) -> int:
         """The exit code; a process that is left behind fails."""
         code = self.process.wait(within_s)
-        deadline = time.monotonic() + 5
+        deadline = time.monotonic() + 20  # ranks have 15 s to save in
         while (left := [one for one in self.family if is_alive(one)]) and (
             time.monotonic() < deadline
         ):

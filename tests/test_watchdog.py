@@ -1,16 +1,18 @@
 """What stands still, or has lost a rank, ends: with a reason and a code, and nobody is left."""
 
 import contextlib
+import json
+import os
 import re
 import signal
-import socket
 import subprocess
 import sys
 import time
 from pathlib import Path
 
 import pytest
-from launched_runs import LAUNCH, LONG, PLAIN_PYTHON, TORCHRUN, Run
+from forked_runs import train
+from launched_runs import LAUNCH, LONG, PLAIN_PYTHON, TORCHRUN, Run, free_port
 from tiny_runs import ROOT
 
 from pretrain.faults import STALLED
@@ -20,11 +22,8 @@ from pretrain.run.spikes import SpikeOptions, SpikeWatch
 @contextlib.contextmanager
 def two_plain_ranks(tmp_path: Path, dataset: Path, *more: str):
     """Two ranks that only environment variables join: nobody stands above them."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = str(probe.getsockname()[1])
     joint = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
-    joint |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    joint |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": free_port()}
     with contextlib.ExitStack() as stack:
         runs = []
         for rank in ("0", "1"):
@@ -34,29 +33,65 @@ def two_plain_ranks(tmp_path: Path, dataset: Path, *more: str):
         yield runs
 
 
-def test_a_rank_that_waits_for_a_stopped_one_says_where_and_ends(tiny_dataset, tmp_path):
-    with two_plain_ranks(tmp_path, tiny_dataset, "--watchdog.timeout_s", "10") as (first, second):
-        first.wait_for('"step": 3, ')
-        second.process.send_signal(signal.SIGSTOP)
-        assert first.end(40) == STALLED, first.log.read_text()
-        said = first.log.read_text()
-        assert re.search(r"rank 0 on \S+ stands still: no progress for 1\d s .* in step \d+", said)
-        (stacks,) = (first.run_dir / "stacks").glob("rank0-*.txt")
+STEPS = """
+import pathlib, sys
+import torch
+from pretrain import distributed, progress
+from pretrain.faults import ended_at_once
+from pretrain.run.watchdog import WatchdogOptions, watch
+
+runtime = distributed.start()
+watch(WatchdogOptions(timeout_s=4.0), pathlib.Path(sys.argv[1]), runtime.rank)
+with ended_at_once():
+    for step in range(10**9):
+        progress.doing(f"in step {step}")
+        distributed.sum_over_ranks(torch.ones(3))
+        print("moves", flush=True)
+"""
+
+
+def test_a_rank_that_waits_for_a_stopped_one_says_where_and_ends(tmp_path):
+    joint = {**os.environ, "WORLD_SIZE": "2", "OMP_NUM_THREADS": "1"}
+    joint |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": free_port()}
+    first, second = (
+        subprocess.Popen(
+            [sys.executable, "-c", STEPS, str(tmp_path)],
+            cwd=ROOT,
+            env={**joint, "RANK": rank, "LOCAL_RANK": rank},
+            stdout=subprocess.PIPE,
+            stderr=(tmp_path / f"said-{rank}").open("w"),
+        )
+        for rank in "01"
+    )
+    try:
+        assert first.stdout is not None and second.stdout is not None
+        assert first.stdout.readline() == b"moves\n"
+        second.send_signal(signal.SIGSTOP)
+        first.stdout.read()
+        assert first.wait(40) == STALLED
+        said = (tmp_path / "said-0").read_text()
+        assert re.search(r"rank 0 on \S+ stands still: no progress for \d+ s .* in step \d+", said)
+        (stacks,) = (tmp_path / "stacks").glob("rank0-*.txt")
         text = stacks.read_text()
         assert text.splitlines()[0] in said
-        assert "engine.py" in text and "all_reduce" in text, text
-        # The other one, let go, finds its peer gone; or its own watchdog has seen that time passed.
-        second.process.send_signal(signal.SIGCONT)
-        assert second.end(60) not in (0, None)
+        assert "in all_reduce" in text and "in sum_over_ranks" in text, text
+        # Let go, the other one finds its peer gone, or that its own time has passed.
+        second.send_signal(signal.SIGCONT)
+        second.stdout.read()
+        assert second.wait(60) in (1, STALLED)
+    finally:
+        for process in (first, second):
+            process.kill()
+            process.wait()
 
 
-@pytest.mark.soak  # torchrun gives a stopped rank half a minute
+@pytest.mark.soak  # half a minute until it is seen, and half a minute that torchrun gives a rank
 def test_a_stopped_rank_ends_the_job_under_a_launcher(tiny_dataset, tmp_path):
-    options = [*LONG, "--watchdog.timeout_s", "10"]
+    options = [*LONG, "--watchdog.timeout_s", "30"]
     with Run([*LAUNCH, *TORCHRUN], tmp_path / "run", tiny_dataset, *options) as run:
         run.wait_for('"step": 3, ')
         run.ranks()[1].suspend()
-        assert run.end(80) == STALLED, run.log.read_text()
+        assert run.end(100) == STALLED, run.log.read_text()
         assert list((run.run_dir / "stacks").glob("rank0-*.txt"))
 
 
@@ -106,8 +141,6 @@ def test_a_spike_is_named_once_and_noise_is_not():
 
 def test_a_run_names_its_spike_with_the_samples(tiny_dataset, tmp_path):
     """Weights thrown far off by a huge learning rate: the loss jumps."""
-    from forked_runs import train
-
     ended = train(
         tmp_path / "run",
         tiny_dataset,
@@ -116,8 +149,6 @@ def test_a_run_names_its_spike_with_the_samples(tiny_dataset, tmp_path):
         *("--log.spikes.logs_in_a_row", "1", "--log.spikes.factor", "1.01"),
     )
     assert ended.code == 0, ended.output
-    import json
-
     lines = (tmp_path / "run/metrics.jsonl").read_text().splitlines()
     events = [json.loads(line) for line in lines]
     found = [event for event in events if event["event"] == "loss_spike"]

@@ -31,6 +31,7 @@ class Signals:
         signal.set_wakeup_fd(write, warn_on_full_buffer=False)
         for one in _STOPS:
             signal.signal(one, _ignore)
+            signal.siginterrupt(one, False)  # a write or a collective under way goes on
         threading.Thread(target=self._listen, daemon=True, name="signals").start()
         register()
 
