@@ -32,21 +32,20 @@ def main(command: list[str] | None = None) -> int:
         print("error: give the launcher: python -m pretrain.launch torchrun …", file=sys.stderr)
         return REFUSED
     folder = Path(tempfile.mkdtemp(prefix="pretrain-launch-"))
-    early = False  # asked to end before a rank could take the signal
+    asked_to_stop = False
     child: subprocess.Popen[bytes] | None = None
 
     def forward(number: int, _frame: FrameType | None) -> None:
-        nonlocal early
+        nonlocal asked_to_stop
+        asked_to_stop = True
         # A terminal that is gone is a request to stop like any other.
         asked = signal.SIGTERM if number == signal.SIGHUP else signal.Signals(number)
         if ranks := _ranks(folder):
             for rank in ranks:
                 with contextlib.suppress(psutil.Error):
                     rank.send_signal(asked)
-        else:
-            early = True
-            if child is not None:
-                child.terminate()
+        elif child is not None:  # no rank is there yet that could take it
+            child.terminate()
 
     for number in _FORWARDED:
         signal.signal(number, forward)
@@ -55,7 +54,7 @@ def main(command: list[str] | None = None) -> int:
         child = subprocess.Popen(
             command, env={**os.environ, FOLDER_VARIABLE: str(folder)}, start_new_session=True
         )
-        if early:
+        if asked_to_stop:
             child.terminate()
         code = child.wait()
         for rank in _ranks(folder):  # whose launcher left without them
@@ -69,10 +68,10 @@ def main(command: list[str] | None = None) -> int:
         shutil.rmtree(folder, ignore_errors=True)
     if code == 0:
         return 0
-    if early:
-        return CONTINUE
     if ended is not None:
         return ended
+    if asked_to_stop:  # before training: nothing was lost
+        return CONTINUE
     return code if code > 0 else 128 - code
 
 

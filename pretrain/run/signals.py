@@ -55,7 +55,9 @@ class Signals:
         with self._lock:
             if not self._training:
                 _say(f"{one.name} before training: this process ends, and loses nothing by it")
-                end_now(CONTINUE)
+                # Without a word to the command above: it knows whether it passed a request on, or
+                # whether the launcher ends this rank because another one has died.
+                os._exit(CONTINUE)
             if self._first is None:
                 self._first = one.name
                 _say(f"{one.name}: a checkpoint after this step (evaluation, save), then the end")
