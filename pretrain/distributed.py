@@ -34,9 +34,10 @@ class Runtime:
         return self.rank == 0
 
 
-def start(timeout_s: float = 1800.0) -> Runtime:
+def start(timeout_s: float = 3600.0) -> Runtime:
     """Join the process group: gloo on CPU, NCCL on CUDA; one plain process is a group of one.
 
+    timeout_s: of a collective; longer than the watchdog's, which says more about a stall.
     Reads the variables that torchrun, the deepspeed launcher and srun + torchrun set.
     """
     # torch 2.13 renames collectives that DeepSpeed and older torch know by these names only.

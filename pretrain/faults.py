@@ -6,6 +6,16 @@ import time
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import NoReturn
+
+from pretrain.launched import say_ended
+
+# How a process of ours ends, beside 0; slurm/README.md says what each asks for.
+FAILED = 1
+REFUSED = 2  # the request cannot be met: the same command fails again
+CONTINUE = 75  # EX_TEMPFAIL of sysexits.h: stopped on request, the same command goes on
+STALLED = 124  # as timeout(1) has it: nothing moved for too long, the same command may go on
+INTERRUPTED = 130  # ended at once by a person
 
 # A launcher ends all ranks when the first one leaves: so the silent ones let the speaker speak.
 _SPEAKER_S = 3.0
@@ -35,7 +45,7 @@ def one_line_faults(*, known_to_all: bool = False) -> Iterator[None]:
             print(f"error on {os.uname().nodename}:", " ".join(str(error).split()), file=sys.stderr)
         else:
             time.sleep(_SPEAKER_S)
-        leave(2)
+        leave(REFUSED)
 
 
 @contextmanager
@@ -47,16 +57,23 @@ def ended_at_once() -> Iterator[None]:
     except StoppedError as error:
         if os.environ.get("RANK", "0") == "0":  # on a line of its own, below a progress bar
             print("\nerror:", " ".join(str(error).split()), file=sys.stderr)
-        leave(1)
+        leave(FAILED)
     except Exception:
         traceback.print_exc()
-        leave(1)
+        leave(FAILED)
 
 
-def leave(code: int) -> None:
+def leave(code: int) -> NoReturn:
     """End the process with a code, without leaving the process group where there are others."""
+    say_ended(code)
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)
     sys.exit(code)
+
+
+def end_now(code: int) -> NoReturn:
+    """End the process with a code from any thread, whatever the others are stuck in."""
+    say_ended(code)
+    os._exit(code)

@@ -8,15 +8,17 @@ from pathlib import Path
 
 import psutil
 
-_LAUNCHERS = ("torch.distributed.run", "torchrun", "deepspeed")
+_LAUNCHERS = ("torch.distributed.run", "torchrun", "deepspeed", "pretrain.launch")
 _LOOK_S = 1.0
+_SAVE_S = 15.0  # for a checkpoint, where the other ranks are there too
 
 
 def end_with_launcher() -> None:
     """Watch the launchers among this process's ancestors, and end this process with them.
 
     A launcher that is killed outright leaves its ranks training on, unseen, beside those of the
-    next start. Nothing is watched in a process that no launcher started.
+    next start. torchrun dies of SIGUSR1, the deepspeed launcher of SIGTERM: so the rank is asked to
+    stop first, and killed when it does not. Nothing is watched in a process without a launcher.
     """
     launchers = [parent for parent in psutil.Process().parents() if _is_launcher(parent)]
     if launchers:
@@ -43,4 +45,6 @@ def _watch(launchers: list[psutil.Process]) -> None:
     while all(map(_is_alive, launchers)):
         time.sleep(_LOOK_S)
     os.write(2, b"the launcher is gone: this rank ends\n")
+    os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(_SAVE_S)
     os.kill(os.getpid(), signal.SIGKILL)

@@ -24,6 +24,8 @@ from pretrain.losses.options import LossOptions
 from pretrain.models.clip import ModelOptions
 from pretrain.models.presets import PRESETS
 from pretrain.models.starting import StartOptions
+from pretrain.run.spikes import SpikeOptions
+from pretrain.run.watchdog import WatchdogOptions
 from pretrain.run_folder import RECIPE_FILE
 from pretrain.spelling import check_words, known_options
 from pretrain.stages import StageOptions
@@ -92,6 +94,8 @@ class LogOptions:
     """Steps between lines of metrics.jsonl."""
     tensorboard: bool = True
     """Mirror metrics.jsonl into TensorBoard events."""
+    spikes: SpikeOptions | None = field(default_factory=SpikeOptions)
+    """When a loss counts as a spike and is named; null looks for none."""
 
     def __post_init__(self) -> None:
         check_positive({"log.every_steps": self.every_steps})
@@ -125,6 +129,8 @@ class Recipe:
     """Evaluation during and after training."""
     log: LogOptions = field(default_factory=LogOptions)
     """Metrics."""
+    watchdog: WatchdogOptions = field(default_factory=WatchdogOptions)
+    """The end of a run that stands still."""
     seed: int = 0
     """Seeds weights, sample order and every draw."""
 

@@ -5,16 +5,16 @@ torchrun --nproc_per_node 8 -m pretrain.train --config pretrain/recipes/demo.yam
 
 import time
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import torch
 
-from pretrain import distributed
+from pretrain import distributed, progress
 from pretrain.data.augment import prepare
 from pretrain.data.collate import Batch, Collator, check_failures
 from pretrain.data.loader import batches
 from pretrain.distributed import Runtime, agreed
-from pretrain.faults import ended_at_once, one_line_faults
+from pretrain.faults import CONTINUE, ended_at_once, leave, one_line_faults
 from pretrain.losses.build import build_objective
 from pretrain.models.build import build_model
 from pretrain.recipe import Recipe, parse
@@ -22,10 +22,13 @@ from pretrain.run import checkpoint
 from pretrain.run.checkpoint import RunState
 from pretrain.run.continuation import fixed_values
 from pretrain.run.job import Job
+from pretrain.run.signals import Signals
 from pretrain.run.skips import count_skip
+from pretrain.run.spikes import SpikeWatch
 from pretrain.run.stage_evaluation import evaluate_stage
-from pretrain.run.stage_log import Meter, log_start, log_step, say_forecast
+from pretrain.run.stage_log import Meter, log_spike, log_start, log_step, say_forecast
 from pretrain.run.start import start_run
+from pretrain.run.watchdog import watch
 from pretrain.run.weights import load_stage_weights, load_start_weights, save_stage_weights
 from pretrain.stages import Stage
 
@@ -34,22 +37,25 @@ if TYPE_CHECKING:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Exit status: 0 done, 2 the request cannot be met (one line says why), 1 anything else."""
+    """Exit status: 0 done, 75 stopped on request (the same command goes on), 2 the request cannot
+    be met (one line says why), 124 stood still, 130 interrupted at once, 1 anything else."""
     with one_line_faults():
         recipe, resolved = parse(arguments)
+    signals = Signals()
     runtime = distributed.start()
     with ended_at_once():
-        train(recipe, resolved, runtime)
+        train(recipe, resolved, runtime, signals)
     distributed.stop()
 
 
-def train(recipe: Recipe, resolved: str, runtime: Runtime) -> None:
+def train(recipe: Recipe, resolved: str, runtime: Runtime, signals: Signals) -> None:
     """Run, or go on with, every stage of a recipe. Collective."""
     with one_line_faults(known_to_all=True):
         job, state, tag, lock = start_run(recipe, resolved, runtime)
+    watch(recipe.watchdog, recipe.run_dir, runtime.rank)
     with job.saver:
         for index in range(state.stage, len(job.stages)):
-            state = run_stage(job, index, state, tag)
+            state = run_stage(job, index, state, tag, signals)
             tag = None
     job.log.event("end", samples_seen=state.samples_seen)
     job.log.say(f"finished: {state.samples_seen:,} samples in {recipe.run_dir}")
@@ -58,9 +64,10 @@ def train(recipe: Recipe, resolved: str, runtime: Runtime) -> None:
         lock.release()
 
 
-def run_stage(job: Job, index: int, state: RunState, tag: str | None) -> RunState:
+def run_stage(job: Job, index: int, state: RunState, tag: str | None, signals: Signals) -> RunState:
     """Train stage `index` from where `state` stands to its end; returns the state after it."""
     recipe, runtime, stage = job.recipe, job.runtime, job.stages[index]
+    progress.doing(f"building stage {stage.name}")
     engine = _start_engine(job, index, begins=state.stage_step == 0)
     if state.stage_step > 0 and tag is not None:
         checkpoint.load(engine, job.checkpoints, tag, late_files_s=recipe.checkpoint.late_files_s)
@@ -78,12 +85,17 @@ def run_stage(job: Job, index: int, state: RunState, tag: str | None) -> RunStat
         options=recipe.data.loader,
     )
     meter = Meter(batch_samples)
+    spikes = SpikeWatch(recipe.log.spikes)
+    signals.training()
     while state.stage_step < stage.steps:
+        progress.doing(f"waiting for the batch of step {state.step + 1}")
         waiting = time.perf_counter()
         batch = next(stream)
         meter.waited(time.perf_counter() - waiting)
 
-        result, rate = _train_step(job, engine, stage, batch, state.stage_step)
+        progress.doing(f"in step {state.step + 1}")
+        stop = signals.asked is not None
+        result, rate = _train_step(job, engine, stage, batch, state.stage_step, stop)
         meter.stepped(batch["replaced"])
         state = replace(
             count_skip(job, stage, state, result),
@@ -92,13 +104,16 @@ def run_stage(job: Job, index: int, state: RunState, tag: str | None) -> RunStat
             samples_seen=state.samples_seen + batch_samples,
         )
         is_last = state.stage_step == stage.steps
-        saves = job.saver.due(state.stage_step) and not is_last
+        due = job.saver.due(state.stage_step) and not is_last
+        saves = due or result.stop
         logs = _due(recipe.log.every_steps, state.stage_step) or is_last
         if saves or logs:
             state = _count_replaced(job, state, meter)
         if logs:
             timing = meter.read()
             log_step(job, stage, state, engine, result, rate, timing)
+            if (usual := spikes.see(result.loss)) is not None:
+                log_spike(job, stage, state, result.loss, usual)
             if meter.readings == 2:  # the first holds what happens once
                 say_forecast(job, stage, state, timing["step_s"])
         if _due(recipe.evaluation.every_steps, state.stage_step) and not is_last:
@@ -107,8 +122,13 @@ def run_stage(job: Job, index: int, state: RunState, tag: str | None) -> RunStat
         if saves:
             _save(job, engine, state)
             meter.restart()
+        if result.stop:
+            _stop(job, state, signals)
     state = _finish_stage(job, index, state, engine)
     engine.close()
+    asked = any(distributed.all_ranks(signals.asked is not None))
+    if asked and state.stage < len(job.stages):
+        _stop(job, state, signals)
     return state
 
 
@@ -161,7 +181,7 @@ def _collator(job: Job, stage: Stage) -> Collator:
 
 
 def _train_step(
-    job: Job, engine: "Engine", stage: Stage, batch: Batch, step: int
+    job: Job, engine: "Engine", stage: Stage, batch: Batch, step: int, stop: bool
 ) -> "tuple[StepResult, float]":
     """One optimizer step on a batch; returns what it measured and its learning rate."""
     device = job.runtime.device
@@ -185,6 +205,7 @@ def _train_step(
         None if kept is None else put(kept),
         learning_rate=rate,
         objective_learning_rate=share * stage.peak(job.recipe.temperature_base_learning_rate),
+        stop=stop,
     )
     return result, rate
 
@@ -229,7 +250,20 @@ def _finish_stage(job: Job, index: int, state: RunState, engine: "Engine") -> Ru
     return state
 
 
+def _stop(job: Job, state: RunState, signals: Signals) -> NoReturn:
+    """The end of a run that was asked to stop, after its checkpoint. On all ranks together."""
+    job.saver.finish()
+    asked = next(name for name in distributed.all_ranks(signals.asked) if name is not None)
+    job.log.event("stop", step=state.step, samples_seen=state.samples_seen, signal=asked)
+    job.log.say(
+        f"stopped by {asked} after step {state.step}, saved: the same command goes on from there"
+    )
+    job.log.close()
+    leave(CONTINUE)
+
+
 def _save(job: Job, engine: "Engine | None", state: RunState) -> None:
+    progress.doing(f"saving the checkpoint of step {state.step}")
     fixed = fixed_values(job.recipe, job.stages[: state.begun], job.precision)
     job.saver.save(engine, state, fixed)
 

@@ -25,8 +25,8 @@ TINY = str(ROOT / "pretrain/recipes/tiny.yaml")
 
 # Lower layers first; a module imports only from its own row's left, or from rows above it.
 LAYERS = [
-    ["compat", "checks", "files", "pictures", "faults", "run_folder", "shard_format", "seeding",
-     "launcher", "distributed", "spelling"],
+    ["compat", "checks", "files", "pictures", "progress", "launched", "faults",
+     "run_folder", "shard_format", "seeding", "launcher", "distributed", "spelling"],
     ["tokens.tokenizer", "tokens.context", "tokens.image_reduction", "tokens.text_reduction",
      "tokens.options"],
     ["models.positions", "models.image_tower", "models.text_tower", "models.presets", "models.clip",
@@ -39,17 +39,19 @@ LAYERS = [
      "engine.gradient_norm", "engine.state", "engine.engine"],
     ["evaluation.options", "evaluation.retrieval", "evaluation.zero_shot", "evaluation.features",
      "evaluation.evaluator"],
+    ["run.watchdog", "run.spikes"],
     ["stages", "recipe"],
     ["plan.hardware", "plan.flops", "plan.memory", "plan.communication", "plan.estimate",
      "plan.budget", "plan.table", "plan.__main__"],
-    ["run.metrics", "run.lock", "run.weights", "run.checkpoint", "run.saver", "run.continuation",
+    ["run.signals", "run.metrics", "run.lock", "run.weights", "run.checkpoint", "run.saver",
+     "run.continuation",
      "run.job", "run.skips", "run.start", "run.stage_evaluation", "run.stage_log"],
     ["report.theme", "report.figures", "report.table", "report.chart", "report.run_folder",
      "report.summary", "report.overview", "report.results", "report.comparison", "report.curves",
      "report.gallery", "report.page", "report.__main__"],
     ["export.native", "export.tokenizer", "export.bundle", "export.hub_classes", "export.hub",
      "export.open_clip", "export.card", "export.command", "export.__main__"],
-    ["evaluate", "train"],
+    ["evaluate", "train", "launch"],
 ]  # fmt: skip
 ORDER = {name: place for place, name in enumerate(name for row in LAYERS for name in row)}
 

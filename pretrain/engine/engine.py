@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -63,6 +63,7 @@ class StepResult:
     measures: dict[str, float]
     grad_norm: float  # of the global batch's gradient, before clipping and Muon; nan if skipped
     skipped: str | None  # why no rank has updated anything; None for a step that was made
+    stop: bool = False  # some rank was asked to stop: the same answer on every rank
 
 
 def check_engine(options: EngineOptions, optimizer: OptimizerOptions) -> None:
@@ -177,28 +178,25 @@ class Engine:
         *,
         learning_rate: float,
         objective_learning_rate: float,
+        stop: bool = False,
     ) -> StepResult:
         """One optimizer step on this rank's part of the global batch. Collective.
 
         images (B, 3, H, W) in the engine's dtype, text_ids (B, T), keep_index (B, K) or None.
         Where the loss or the gradient is not finite on any rank, no rank updates anything: neither
         weights nor moments nor the objective; `skipped` says so, on every rank alike.
+        stop: whether this rank was asked to stop; the answer tells every rank of it.
         """
         if self.micro == len(images):
             features = self.engine(images, text_ids, keep_index)
             result = self.objective(*features)
-            loss, measures = _means(result)
-            if not math.isfinite(loss):
-                return StepResult(
-                    loss=loss, measures=measures, grad_norm=math.nan, skipped=_NO_LOSS
-                )
-            self.engine.backward(result.loss)
+            found = _agree(result, stop)
+            if found.skipped is None:
+                self.engine.backward(result.loss)
         else:
-            loss, measures = self._two_passes(images, text_ids, keep_index)
-            if not math.isfinite(loss):
-                return StepResult(
-                    loss=loss, measures=measures, grad_norm=math.nan, skipped=_NO_LOSS
-                )
+            found = self._two_passes(images, text_ids, keep_index, stop)
+        if found.skipped is not None:
+            return found
         for group in self.engine.optimizer.param_groups:
             group["lr"] = learning_rate * group["lr_scale"]
         self.engine.step()
@@ -206,16 +204,14 @@ class Engine:
         applied = self.engine.was_step_applied()
         if not applied:
             self.objective.skip()
-            return StepResult(
-                loss=loss, measures=measures, grad_norm=math.nan, skipped=_NO_GRADIENT
-            )
+            return replace(found, skipped=_NO_GRADIENT)
         self.objective.step(objective_learning_rate)
         norm = self.engine.get_global_grad_norm() if self.norm is None else self.norm.read()
-        return StepResult(loss=loss, measures=measures, grad_norm=float(norm), skipped=None)
+        return replace(found, grad_norm=float(norm))
 
     def _two_passes(
-        self, images: Tensor, text_ids: Tensor, keep_index: Tensor | None
-    ) -> tuple[float, dict[str, float]]:
+        self, images: Tensor, text_ids: Tensor, keep_index: Tensor | None, stop: bool
+    ) -> StepResult:
         """Features of all chunks without a graph, the loss's gradient at them, then each chunk
         again with that gradient. The kept tokens are inputs, so both passes see the same.
         Without the second pass where the loss is not finite."""
@@ -229,9 +225,9 @@ class Engine:
             parts = [forward(chunk) for chunk in chunks]
         cached = [torch.cat(column).requires_grad_() for column in zip(*parts, strict=True)]
         result = self.objective(*cached)
-        loss, measures = _means(result)
-        if not math.isfinite(loss):
-            return loss, measures
+        found = _agree(result, stop)
+        if found.skipped is not None:
+            return found
         result.loss.backward()
         for chunk in chunks:
             features = forward(chunk)
@@ -240,7 +236,7 @@ class Engine:
                 [(f * g).sum() for f, g in zip(features, gradients, strict=True)]
             ).sum()
             self.engine.backward(surrogate)
-        return loss, measures
+        return found
 
     def full_weights(self) -> dict[str, Tensor]:
         """Every weight, whole, in fp32 on the CPU, from the optimizer's master copy. Collective:
@@ -288,11 +284,20 @@ def _of_format_1(state: dict[str, Any]) -> dict[str, Any]:
     return {"parameters": {"log_scale": old["log_scale"]}, "optimizer": old}
 
 
-def _means(result: LossResult) -> tuple[float, dict[str, float]]:
-    """(loss, measures) averaged over ranks. Collective."""
-    values = torch.stack([result.loss.detach(), *result.measures.values()])
-    loss, *measures = mean_over_ranks(values).tolist()
-    return loss, dict(zip(result.measures, measures, strict=True))
+def _agree(result: LossResult, stop: bool) -> StepResult:
+    """What all ranks know of a step after its forward pass. Collective: the one sum of a step
+    carries the requests to stop too, so that they cost no collective of their own."""
+    loss = result.loss.detach()
+    asked = loss.new_full((), float(stop))  # filled on the device: nothing waits for a copy
+    means = mean_over_ranks(torch.stack([asked, loss, *result.measures.values()])).tolist()
+    asked_anywhere, mean_loss, *measures = means
+    return StepResult(
+        loss=mean_loss,
+        measures=dict(zip(result.measures, measures, strict=True)),
+        grad_norm=math.nan,
+        skipped=None if math.isfinite(mean_loss) else _NO_LOSS,
+        stop=asked_anywhere > 0,
+    )
 
 
 def _optimizer(

@@ -7,6 +7,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from pretrain import progress
 from pretrain.data.augment import AugmentOptions, Normalisation, prepare
 from pretrain.data.dataset import Dataset
 from pretrain.data.images import centre_box, decode, resize
@@ -22,7 +23,10 @@ def distributed_rows(count: int, batch: int, embed: Callable[[list[int]], Tensor
 
     state = PartialState()
     with state.split_between_processes(list(range(count)), apply_padding=True) as mine:
-        parts = [embed(mine[at : at + batch]) for at in range(0, len(mine), batch)]
+        parts = []
+        for at in range(0, len(mine), batch):
+            progress.doing(f"evaluating, row {at} of {len(mine)}")
+            parts.append(embed(mine[at : at + batch]))
     own = torch.cat(parts)
     if state.num_processes == 1:
         return own

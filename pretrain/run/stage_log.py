@@ -137,6 +137,28 @@ def log_step(
     )
 
 
+def log_spike(job: Job, stage: Stage, state: RunState, loss: float, usual: float) -> None:
+    """A spike of the loss, with the samples since its first high loss."""
+    options, batch = job.recipe.log, stage.options.global_batch_samples
+    logs = options.spikes.logs_in_a_row if options.spikes is not None else 1
+    last = state.samples_seen - 1
+    first = max(stage.first_sample, last + 1 - logs * options.every_steps * batch)
+    job.log.event(
+        "loss_spike",
+        stage=stage.name,
+        step=state.step,
+        samples_seen=state.samples_seen,
+        loss=loss,
+        median=usual,
+        first_sample=first,
+        last_sample=last,
+    )
+    job.log.say(
+        f"stage {stage.name} step {state.stage_step}: the loss is {loss:.3f} where {usual:.3f} was "
+        f"usual, {logs} logged steps in a row (samples {first}…{last} of the stream)"
+    )
+
+
 def say_forecast(job: Job, stage: Stage, state: RunState, step_s: float) -> None:
     """How long the rest will take, once, judged by the first steps; stages to come by their FLOPs,
     evaluations and checkpoints left out."""

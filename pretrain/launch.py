@@ -1,0 +1,91 @@
+"""A launcher with the ranks' exit code, and with signals that give them time to save.
+
+python -m pretrain.launch torchrun --nproc_per_node 8 -m pretrain.train --config RECIPE.yaml
+
+torchrun ends with 1 whatever its ranks ended with, and kills them half a minute after a signal;
+the deepspeed launcher dies of one and leaves them. So signals to this command go to this machine's
+ranks, past the launcher, and it ends with the code of the rank that ended first.
+"""
+
+import contextlib
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from types import FrameType
+
+import psutil
+
+from pretrain.faults import CONTINUE, REFUSED
+from pretrain.launched import FOLDER_VARIABLE, ended_with, registered
+
+_FORWARDED = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT, signal.SIGHUP)
+
+
+def main(command: list[str] | None = None) -> int:
+    """Run a command that starts ranks; returns how they ended: 0, or the first one's code."""
+    command = sys.argv[1:] if command is None else command
+    if not command:
+        print("error: give the launcher: python -m pretrain.launch torchrun …", file=sys.stderr)
+        return REFUSED
+    folder = Path(tempfile.mkdtemp(prefix="pretrain-launch-"))
+    asked_to_stop = False
+    child: subprocess.Popen[bytes] | None = None
+
+    def forward(number: int, _frame: FrameType | None) -> None:
+        nonlocal asked_to_stop
+        asked_to_stop = True
+        # A terminal that is gone is a request to stop like any other.
+        asked = signal.SIGTERM if number == signal.SIGHUP else signal.Signals(number)
+        if ranks := _ranks(folder):
+            for rank in ranks:
+                with contextlib.suppress(psutil.Error):
+                    rank.send_signal(asked)
+        elif child is not None:  # no rank is there yet that could take it
+            child.terminate()
+
+    for number in _FORWARDED:
+        signal.signal(number, forward)
+    try:
+        # Its own session: Ctrl-C at a terminal then comes to this process alone.
+        child = subprocess.Popen(
+            command, env={**os.environ, FOLDER_VARIABLE: str(folder)}, start_new_session=True
+        )
+        if asked_to_stop:
+            child.terminate()
+        code = child.wait()
+        for rank in _ranks(folder):  # whose launcher left without them
+            with contextlib.suppress(psutil.Error):
+                rank.kill()
+        ended = ended_with(folder)
+    except OSError as error:
+        print(f"error: {command[0]} cannot be started: {error.strerror}", file=sys.stderr)
+        return REFUSED
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+    if code == 0:
+        return 0
+    if ended is not None:
+        return ended
+    if asked_to_stop:  # before training: nothing was lost
+        return CONTINUE
+    return code if code > 0 else 128 - code
+
+
+def _ranks(folder: Path) -> list[psutil.Process]:
+    """The ranks of this command that are alive; a number may have become another process's."""
+    found = []
+    for pid in registered(folder):
+        with contextlib.suppress(psutil.Error):
+            process = psutil.Process(pid)
+            alive = process.status() != psutil.STATUS_ZOMBIE
+            if alive and process.environ().get(FOLDER_VARIABLE) == str(folder):
+                found.append(process)
+    return found
+
+
+if __name__ == "__main__":
+    sys.exit(main())
