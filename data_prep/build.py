@@ -1,11 +1,11 @@
 """From a corpus to a dataset directory: the order of things, and nothing else."""
 
-import hashlib
-import math
+import json
 import sys
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from contextlib import closing
+from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -14,163 +14,222 @@ import numpy as np
 from PIL import features
 from tqdm import tqdm
 
-from data_prep.captions import CaptionOptions, CaptionTemplate, make_captions, parse_templates
-from data_prep.pictures import PictureOptions, decode_picture, encode_tier, parse_tiers
-from data_prep.rejection import REASONS, RejectedError
-from data_prep.sources import Corpus, Record, SourceOptions
+from data_prep.captions import CaptionOptions, CaptionTemplate, make_captions
+from data_prep.merge import Built, join, read_built
+from data_prep.options import BuildOptions
+from data_prep.pictures import parse_tiers
+from data_prep.pool import run_in_pool
+from data_prep.rejection import RejectedError
+from data_prep.sources import Corpus
 from data_prep.sources.column_choice import DEFAULT_CAPTION_COLUMN
-from data_prep.vocabulary import VocabularyOptions, sample_texts, train_tokenizer
-from data_prep.word_classes import TAGGERS, TaggerName
-from data_prep.writer import (
-    DatasetWriter,
-    Sample,
-    WriterOptions,
-    refuse_finished,
-    write_manifest,
+from data_prep.tasks import (
+    WORK_FOLDER,
+    Plan,
+    Task,
+    TierPlan,
+    clear,
+    locked,
+    read_parts,
+    read_plan,
+    remove_work,
+    share_of,
+    task_folder,
+    write_plan,
 )
-from pretrain.files import write_durably
-from pretrain.shard_format import KEY_CHARS, Manifest, TokenizerInfo, token_dtype
+from data_prep.vocabulary import sample_texts, train_tokenizer
+from data_prep.work import Job, Progress, run_task, templates_of, writing
+from pretrain.files import file_sha256, write_durably
+from pretrain.shard_format import MANIFEST_FILE, TokenizerInfo, read_manifest, token_dtype
 from pretrain.tokens.tokenizer import BOS_ID, EOS_ID, PAD_ID, UNK_ID, Tokenizer
 
 TOKENIZER_FILE = "tokenizer.model"
-TOKENS_CAP = (1 << 16) - 1  # the index counts a caption's tokens in 16 bits
 # The libraries whose releases may change a byte of the output.
 LIBRARIES = ("ftfy", "pillow", "sentencepiece", "textblob")
 
 
-@dataclass(frozen=True, kw_only=True)
-class TaggingOptions:
-    """How tokens get their word classes"""
-
-    tagger: TaggerName = "pattern"
-    """Part-of-speech tagger for syntax masking: pattern (TextBlob's, English, offline), or none
-    (every token is `other`)."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class BuildOptions:
-    """Everything that decides the bytes of a dataset, each part owned by its module."""
-
-    source: SourceOptions
-    captions: CaptionOptions
-    pictures: PictureOptions
-    vocabulary: VocabularyOptions
-    tagging: TaggingOptions
-    writer: WriterOptions
-
-
-class SampleMaker:
-    """Records to finished samples; a pure function but for the keys it has seen."""
-
-    def __init__(
-        self, options: BuildOptions, templates: list[CaptionTemplate], tokenizer: Tokenizer
-    ) -> None:
-        self.options = options
-        self.templates = templates
-        self.tokenizer = tokenizer
-        self.tiers = parse_tiers(options.pictures.tiers)
-        self.encode = TAGGERS[options.tagging.tagger]
-        self.dtype = token_dtype(tokenizer.vocab_size)
-        self.keys: set[str] = set()
-
-    def make(self, record: Record) -> Sample:
-        """The record's sample. RejectedError names why there is none."""
-        captions = make_captions(
-            self.templates, record.columns, self.options.captions.caption_max_chars
-        )
-        encoded = {name: self.encode(self.tokenizer, text) for name, text in captions.items()}
-        # Text of characters that the tokenizer drops (zero-width ones) leaves no token.
-        encoded = {name: pair for name, pair in encoded.items() if pair[0]}
-        captions = {name: captions[name] for name in encoded}
-        if not captions:
-            raise RejectedError("caption_empty")
-        if any(len(ids) > TOKENS_CAP for ids, _ in encoded.values()):
-            raise RejectedError("caption_too_long")
-        text = next(iter(captions.values()))
-        key = sample_key(record.image or b"", text)
-        if key in self.keys:
-            raise RejectedError("duplicate_key")
-        if record.refused is not None:
-            raise RejectedError(record.refused)
-        picture = decode_picture(record.image, self.options.pictures)
-        self.keys.add(key)
-        return Sample(
-            key=key,
-            pictures={tier.name: encode_tier(picture, tier) for tier in self.tiers},
-            tokens=[
-                len(encoded[template.name][0]) if template.name in encoded else 0
-                for template in self.templates
-            ],
-            ids=b"".join(np.array(ids, dtype=self.dtype).tobytes() for ids, _ in encoded.values()),
-            word_classes=b"".join(classes for _, classes in encoded.values()),
-            text=text,
-            details={
-                "captions": captions,
-                "tokens": {name: len(ids) for name, (ids, _) in encoded.items()},
-                "meta": {name: plain_value(value) for name, value in record.columns.items()},
-                "width": picture.width,
-                "height": picture.height,
-            },
-        )
-
-
-def build_dataset(options: BuildOptions) -> tuple[Manifest, np.ndarray]:
-    """Make the dataset directory. Returns its manifest and the tokens (samples, captions).
+def build_dataset(options: BuildOptions) -> Built:
+    """Make the dataset directory, or what is missing of it.
 
     ValueError, FileNotFoundError or FileExistsError name the option to change; they come before
     anything is written, except where no sample is left in the end.
     """
-    corpus = Corpus(options.source)
-    templates = parse_templates(options.captions, corpus.columns, corpus.caption_column)
-    refuse_finished(options.writer)
-    say_what_was_chosen(corpus, options.captions)
-    # Before the writer clears `out`: a given tokenizer may lie there, and a corpus without a
-    # caption must not cost the dataset that it was to replace.
-    given = options.vocabulary.tokenizer
-    model = (
-        train_on_corpus(corpus, templates, options)
-        if given is None
-        else Tokenizer(given).file.read_bytes()
-    )
-    writer = DatasetWriter(options.writer, parse_tiers(options.pictures.tiers), len(templates))
-    write_durably(options.writer.out / TOKENIZER_FILE, model)
-    tokenizer = Tokenizer(options.writer.out / TOKENIZER_FILE)
+    job = prepare(options)
+    if job is None:
+        return read_built(options.writer.out)
+    run_tasks(job, share_of(len(job.plan.tasks), None, None))
+    with writing(options.writer.out):
+        return join(options.writer.out, options.run.workers)
 
-    maker = SampleMaker(options, templates, tokenizer)
-    rejected: Counter[str] = Counter({reason: 0 for reason in REASONS})
-    rows = 0
-    total = corpus.rows if corpus.where is None else None
-    with tqdm(total=total, unit=" images", desc="build", disable=None) as progress:
-        for record in corpus.records(corpus.columns, with_images=True):
-            rows += 1
-            try:
-                sample = maker.make(record)
-            except RejectedError as rejection:
-                rejected[rejection.reason] += 1
-            except Exception as error:
-                # No known reason: it must not pass as a bad sample, nor end without a place.
-                raise ValueError(
-                    f"{record.place} cannot be made a sample ({type(error).__name__}: {error}); "
-                    "leave it out, e.g. with --where"
-                ) from error
-            else:
-                writer.add(sample)
-            progress.set_postfix(rejected=rejected.total(), refresh=False)
-            progress.update()
-    check_result(options, rows=rows, rejected=rejected)
-    tiers, tokens = writer.finish()
-    manifest = Manifest(
-        samples=len(tokens),
-        captions=[template.name for template in templates],
-        token_dtype=maker.dtype.str,
-        tiers=tiers,
-        tokenizer=tokenizer_info(tokenizer),
-        tagger=options.tagging.tagger,
-        rejected=dict(rejected),
-        provenance=provenance(options, corpus, templates, rows),
+
+def build_share(options: BuildOptions) -> str:
+    """Make the shards of one share of the tasks; returns what is to be done next."""
+    out = options.writer.out
+    job = prepare(options)
+    if job is None:
+        return ""
+    index, count = options.run.task_index, options.run.task_count
+    share = share_of(len(job.plan.tasks), index, count)
+    run_tasks(job, share)
+    return (
+        f"share {index} of {count} is done: {len(share)} of {len(job.plan.tasks)} tasks; when all "
+        f"shares are: python -m data_prep merge {out}"
     )
-    write_manifest(options.writer.out, manifest)
-    return manifest, tokens
+
+
+def prepare(options: BuildOptions) -> Job | None:
+    """The build as it was begun, or a new one. None if the very same one is finished."""
+    out = options.writer.out
+    if out.exists() and not out.is_dir():
+        raise FileExistsError(f"out={out} is a file; choose another --out")
+    corpus = Corpus(options.source)
+    templates = templates_of(options, corpus)
+    request = describe_request(options, corpus, templates)
+    finished = (out / MANIFEST_FILE).exists()
+    if finished and not options.writer.overwrite:
+        manifest = read_manifest(out)
+        found = {**manifest.provenance, "rows_selected": None}
+        refuse_other(options, request, found, manifest.tokenizer, "already holds a dataset")
+        remove_work(out)  # a kill may have left it
+        print(f"note: {out} is finished; --overwrite builds it again", file=sys.stderr)
+        return None
+    with writing(out):
+        (out / WORK_FOLDER).mkdir(parents=True, exist_ok=True)
+    with locked(out / WORK_FOLDER):  # of many shares, the first one plans for all
+        plan = None if finished else read_plan(out)
+        if plan is not None and not options.writer.overwrite:
+            refuse_other(
+                options, request, plan.request, plan.tokenizer, "holds an unfinished build"
+            )
+        if plan is None or any(what_differs(options, request, plan.request, plan.tokenizer)):
+            say_what_was_chosen(corpus, options.captions)
+            plan = plan_anew(options, corpus, templates, request)
+    return Job(options=options, corpus=corpus, plan=plan)
+
+
+def plan_anew(
+    options: BuildOptions,
+    corpus: Corpus,
+    templates: list[CaptionTemplate],
+    request: dict[str, Any],
+) -> Plan:
+    """Train the tokenizer, cut the corpus into tasks, and write both in the place of what was."""
+    out = options.writer.out
+    # Before `out` is cleared: a given tokenizer may lie there, and a corpus without a caption must
+    # not cost the dataset that it was to replace.
+    try:
+        given = options.vocabulary.tokenizer
+        model = (
+            train_on_corpus(corpus, templates, options)
+            if given is None
+            else Tokenizer(given).file.read_bytes()
+        )
+        tasks = cut_tasks(corpus, options.writer.shard_samples)
+        if not tasks:
+            raise ValueError(
+                f"no row of {options.source.source} passes where={options.source.where!r}; "
+                "change --where"
+            )
+    except ValueError:
+        if read_plan(out) is None:
+            remove_work(out)
+        raise
+    tiers = parse_tiers(options.pictures.tiers)
+    with writing(out):
+        clear(out, [tier.name for tier in tiers])
+        write_durably(out / TOKENIZER_FILE, model)
+        tokenizer = tokenizer_info(out / TOKENIZER_FILE)
+        plan = Plan(
+            request=request,
+            tasks=tasks,
+            captions=[template.name for template in templates],
+            token_dtype=token_dtype(tokenizer.vocab_size).str,
+            tiers=[TierPlan(**asdict(tier)) for tier in tiers],
+            tokenizer=tokenizer,
+            tagger=options.tagging.tagger,
+        )
+        write_plan(out, plan)
+    return plan
+
+
+def cut_tasks(corpus: Corpus, task_rows: int) -> list[Task]:
+    """Ranges of the source's rows, in each of which so many pass --where; fewer in the last."""
+    tasks: list[Task] = []
+    held = np.empty(0, np.int64)
+    for numbers in corpus.selected():
+        held = np.concatenate([held, numbers])
+        whole = len(held) // task_rows * task_rows
+        for group in held[:whole].reshape(-1, task_rows):
+            tasks.append(Task(start=int(group[0]), stop=int(group[-1]) + 1, rows=task_rows))
+        held = held[whole:]
+    if len(held):
+        tasks.append(Task(start=int(held[0]), stop=int(held[-1]) + 1, rows=len(held)))
+    return tasks
+
+
+def run_tasks(job: Job, numbers: list[int]) -> None:
+    """Do what is missing of some tasks, with a line that tells how far it is."""
+    out = job.options.writer.out
+    rejected: Counter[str] = Counter()
+    rows, todo = 0, []
+    for number in numbers:
+        parts = read_parts(task_folder(out, number))
+        rows += sum(part.rows for part in parts)
+        for part in parts:
+            rejected.update(part.rejected)
+        if not (parts and parts[-1].last):
+            todo.append(number)
+    written = 0
+    total = sum(job.plan.tasks[number].rows for number in numbers)
+    with tqdm(total=total, initial=rows, unit=" images", desc="build", disable=None) as bar:
+
+        def show(progress: Progress) -> None:
+            nonlocal written
+            written += progress.bytes
+            rejected.update(progress.rejected)
+            seconds = max(bar.format_dict["elapsed"], 1e-3)
+            reasons = " ".join(f"{name}={count:,}" for name, count in rejected.most_common(4))
+            bar.set_postfix_str(f"{written / 1e6 / seconds:.1f} MB/s {reasons}", refresh=False)
+            bar.update(progress.rows)
+
+        with closing(run_in_pool(run_task, job, todo, job.options.run.workers, show)) as running:
+            for _ in running:
+                pass
+
+
+def what_differs(
+    options: BuildOptions, request: dict[str, Any], found: dict[str, Any], tokenizer: TokenizerInfo
+) -> Iterator[str]:
+    """Dotted names of what is asked for now and is not as `out` was begun or built."""
+    yield from differing(found, request, "")
+    given = options.vocabulary.tokenizer
+    # By name it may be the same.
+    if given is not None and file_sha256(given) != tokenizer.sha256:
+        yield "options.vocabulary.tokenizer"
+
+
+def refuse_other(
+    options: BuildOptions,
+    request: dict[str, Any],
+    found: dict[str, Any],
+    tokenizer: TokenizerInfo,
+    state: str,
+) -> None:
+    """FileExistsError that names what differs from what `out` was begun or built with."""
+    other = list(dict.fromkeys(what_differs(options, request, found, tokenizer)))
+    if other:
+        raise FileExistsError(
+            f"out={options.writer.out} {state} made with other {', '.join(other[:6])}; give the "
+            "same options to go on, choose another --out or add --overwrite"
+        )
+
+
+def differing(one: Any, other: Any, name: str) -> Iterator[str]:
+    """Dotted names of the entries that are not the same."""
+    if isinstance(one, dict) and isinstance(other, dict):
+        for key in sorted(one.keys() | other.keys()):
+            yield from differing(one.get(key), other.get(key), f"{name}.{key}" if name else key)
+    elif one != other:
+        yield name
 
 
 def say_what_was_chosen(corpus: Corpus, captions: CaptionOptions) -> None:
@@ -208,39 +267,9 @@ def train_on_corpus(
     return train_tokenizer(texts, options.vocabulary)
 
 
-def sample_key(image: bytes, text: str) -> str:
-    """First 64 bits of the sha256 over picture and first caption, in hex."""
-    return hashlib.sha256(image + b"\0" + text.encode()).hexdigest()[:KEY_CHARS]
-
-
-def plain_value(value: Any) -> Any:
-    """A column's value as JSON can hold it: dates as text, undecodable bytes and NaN as null."""
-    if isinstance(value, dict):
-        return {str(name): plain_value(item) for name, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [plain_value(item) for item in value]
-    if isinstance(value, bytes) or (isinstance(value, float) and not math.isfinite(value)):
-        return None
-    return value if value is None or isinstance(value, str | int | float) else str(value)
-
-
-def check_result(options: BuildOptions, *, rows: int, rejected: Counter[str]) -> None:
-    """ValueError if no sample is left, with what was read and why it was left out."""
-    if rows == 0:
-        raise ValueError(
-            f"no row of {options.source.source} passes where={options.source.where!r}; "
-            "change --where"
-        )
-    if rejected.total() == rows:
-        reasons = {reason: count for reason, count in rejected.items() if count}
-        raise ValueError(
-            f"all {rows} rows of {options.source.source} were rejected: {reasons}; check "
-            "--image-column, --image-root, --caption and the limits"
-        )
-
-
-def tokenizer_info(tokenizer: Tokenizer) -> TokenizerInfo:
-    """The manifest's entry for the tokenizer."""
+def tokenizer_info(path: Path) -> TokenizerInfo:
+    """The manifest's entry for the dataset's tokenizer."""
+    tokenizer = Tokenizer(path)
     return TokenizerInfo(
         file=TOKENIZER_FILE,
         sha256=tokenizer.sha256,
@@ -252,10 +281,10 @@ def tokenizer_info(tokenizer: Tokenizer) -> TokenizerInfo:
     )
 
 
-def provenance(
-    options: BuildOptions, corpus: Corpus, templates: list[CaptionTemplate], rows: int
+def describe_request(
+    options: BuildOptions, corpus: Corpus, templates: list[CaptionTemplate]
 ) -> dict[str, Any]:
-    """Where the dataset comes from: source files, rows, options, libraries. No time, no host.
+    """What decides the bytes: source files, options, libraries. No time, no host.
 
     Files go by name only, so that the same corpus elsewhere gives the same bytes. Columns and
     captions are those that were chosen, whether or not an option said so.
@@ -275,10 +304,9 @@ def provenance(
     vocabulary = {**asdict(options.vocabulary), "tokenizer": None}
     if options.vocabulary.tokenizer is not None:
         vocabulary["tokenizer"] = Path(options.vocabulary.tokenizer).name
-    return {
+    request = {
         "files": corpus.source.files(),
         "rows_found": corpus.rows,
-        "rows_selected": rows,
         "options": {
             "source": source,
             "captions": captions,
@@ -292,3 +320,5 @@ def provenance(
             "libjpeg_turbo": features.version_feature("libjpeg_turbo"),
         },
     }
+    plain: dict[str, Any] = json.loads(json.dumps(request))  # as it reads back from a file
+    return plain
