@@ -39,7 +39,7 @@ class RunOptions(PoolOptions):
     """Who does the work; the result does not depend on it"""
 
     task_index: int | None = None
-    """Do the share of this number, from 0, of --task-count; then `python -m data_prep merge`."""
+    """Do the share of this number, from 0, of `task_count`; `data_prep merge` joins them all."""
     task_count: int | None = None
     """How many shares there are, e.g. the tasks of a Slurm array."""
 

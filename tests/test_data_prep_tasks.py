@@ -30,7 +30,7 @@ REPEATS = {5: 3, 20: 3, 41: 3, 42: 40, 43: 38, 44: 37, 45: 36, 46: 39, 70: 2, 88
 
 @pytest.fixture(scope="module")
 def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Pictures of two kinds, some that repeat, some that are no pictures, some without a caption."""
+    """Pictures of two kinds, some that repeat, some no pictures, some without a caption."""
     images, texts = [], []
     for i in range(ROWS):
         same = REPEATS.get(i, i)
