@@ -9,10 +9,14 @@ from typing import Any, TypeVar
 import numpy as np
 from jsonargparse import ArgumentParser, Namespace, set_parsing_settings
 
-from data_prep.build import BuildOptions, TaggingOptions, build_dataset
+from data_prep.build import build_dataset, build_share
 from data_prep.captions import CaptionOptions
+from data_prep.merge import merge
+from data_prep.options import BuildOptions, TaggingOptions
 from data_prep.pictures import PictureOptions
+from data_prep.pool import PoolOptions, RunOptions
 from data_prep.sources import SourceOptions
+from data_prep.verify import verify
 from data_prep.vocabulary import VocabularyOptions
 from data_prep.weigh import WeighOptions, weigh
 from data_prep.writer import WriterOptions
@@ -22,7 +26,8 @@ T = TypeVar("T")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Exit status: 0 done, 2 the request cannot be met (one line says why), 130 interrupted."""
+    """Exit status: 0 done, 1 a dataset is not right, 2 the request cannot be met (one line says
+    why), 130 interrupted."""
     set_parsing_settings(docstring_parse_attribute_docstrings=True)
     parser = ArgumentParser(prog="data_prep", description=__doc__)
     subcommands = parser.add_subcommands()
@@ -36,14 +41,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     chosen = parser.parse_args(spell_options(sys.argv[1:] if argv is None else argv))
     _, _, run = COMMANDS[chosen.subcommand]
     try:
-        run(chosen[chosen.subcommand])
+        return run(chosen[chosen.subcommand])
     except (ValueError, OSError) as error:
         print("error:", " ".join(str(error).split()), file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("error: interrupted; nothing was finished", file=sys.stderr)
+        print("error: interrupted; give the same command again to go on", file=sys.stderr)
         return 130
-    return 0
 
 
 def spell_options(argv: Sequence[str]) -> list[str]:
@@ -70,7 +74,7 @@ def options_of(kind: Callable[..., T], chosen: Namespace) -> T:
     return kind(**values)
 
 
-def run_build(chosen: Namespace) -> None:
+def run_build(chosen: Namespace) -> int:
     """Build a dataset and say what is in it."""
     options = BuildOptions(
         source=options_of(SourceOptions, chosen),
@@ -79,34 +83,58 @@ def run_build(chosen: Namespace) -> None:
         vocabulary=options_of(VocabularyOptions, chosen),
         tagging=options_of(TaggingOptions, chosen),
         writer=options_of(WriterOptions, chosen),
+        run=options_of(RunOptions, chosen),
     )
-    manifest, tokens = build_dataset(options)
-    print(summarise(options, manifest, tokens))
+    if options.run.task_index is not None:
+        print(build_share(options))
+    else:
+        print(summarise(options.writer.out, *build_dataset(options)))
+    return 0
 
 
-def run_weigh(chosen: Namespace) -> None:
+def run_merge(chosen: Namespace) -> int:
+    """Join the shares of a build and say what is in it."""
+    workers = options_of(PoolOptions, chosen).workers
+    print(summarise(chosen.dataset, *merge(chosen.dataset, workers)))
+    return 0
+
+
+def run_verify(chosen: Namespace) -> int:
+    """Say what is wrong with a dataset, or that nothing is."""
+    faults = 0
+    for fault in verify(chosen.dataset, options_of(PoolOptions, chosen).workers):
+        print(" ".join(fault.split()))
+        faults += 1
+    if not faults:
+        print(f"{chosen.dataset}: everything is as its manifest says")
+    return 1 if faults else 0
+
+
+def run_weigh(chosen: Namespace) -> int:
     """Write weights of a dataset and say what they change."""
     print(weigh(chosen.dataset, options_of(WeighOptions, chosen)))
+    return 0
 
 
-def summarise(options: BuildOptions, manifest: Manifest, tokens: np.ndarray) -> str:
+def summarise(out: Path, manifest: Manifest, tokens: np.ndarray) -> str:
     """A short table of what was written and what was left out."""
-    lines = [("dataset", str(options.writer.out)), ("samples", f"{manifest.samples:,}")]
+    lines = [("dataset", str(out)), ("samples", f"{manifest.samples:,}")]
     for name, tier in manifest.tiers.items():
         size = sum(shard.bytes for shard in tier.shards)
         lines.append((f"tier {name}", f"{len(tier.shards)} shards, {size / 1e6:,.1f} MB"))
     lines.append(("vocabulary", f"{manifest.tokenizer.vocab_size:,} pieces"))
     for column, name in enumerate(manifest.captions):
-        counts = tokens[:, column][tokens[:, column] > 0]
-        mean = f"{counts.mean():.1f} tokens on average" if len(counts) else "no tokens"
-        lines.append((f"caption {name}", f"{len(counts):,} samples, {mean}"))
+        counts = tokens[:, column]
+        having, total = np.count_nonzero(counts), counts.sum(dtype=np.int64)
+        mean = f"{total / having:.1f} tokens on average" if having else "no tokens"
+        lines.append((f"caption {name}", f"{having:,} samples, {mean}"))
     lines.append(("rejected", f"{sum(manifest.rejected.values()):,}"))
     lines += [(f"  {reason}", f"{count:,}") for reason, count in manifest.rejected.items() if count]
     return "\n".join(f"{label:<24}{value}" for label, value in lines)
 
 
 # name -> (description, option dataclasses, what runs)
-COMMANDS: dict[str, tuple[str, tuple[type, ...], Callable[[Namespace], None]]] = {
+COMMANDS: dict[str, tuple[str, tuple[type, ...], Callable[[Namespace], int]]] = {
     "build": (
         "Turn an image-text corpus into a dataset directory.",
         (
@@ -116,8 +144,19 @@ COMMANDS: dict[str, tuple[str, tuple[type, ...], Callable[[Namespace], None]]] =
             PictureOptions,
             VocabularyOptions,
             TaggingOptions,
+            RunOptions,
         ),
         run_build,
+    ),
+    "merge": (
+        "Join the shares of a build (--task-index) to one dataset directory, in place.",
+        (PoolOptions,),
+        run_merge,
+    ),
+    "verify": (
+        "Read a dataset directory in full and name what is not as its manifest says.",
+        (PoolOptions,),
+        run_verify,
     ),
     "weigh": (
         "Weigh the samples of a dataset directory by a metadata column.",
@@ -125,7 +164,7 @@ COMMANDS: dict[str, tuple[str, tuple[type, ...], Callable[[Namespace], None]]] =
         run_weigh,
     ),
 }
-ON_A_DATASET = {"weigh"}  # commands that name a dataset directory first
+ON_A_DATASET = {"weigh", "merge", "verify"}  # commands that name a dataset directory first
 
 if __name__ == "__main__":
     sys.exit(main())

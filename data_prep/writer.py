@@ -1,4 +1,4 @@
-"""Samples to a dataset directory: tar shards, offset indices, the manifest last."""
+"""Samples to tar shards and offset indices, each written aside and read back."""
 
 import hashlib
 import io
@@ -6,24 +6,22 @@ import json
 import os
 import re
 import zlib
+from collections.abc import Iterable
 from dataclasses import dataclass
-from itertools import zip_longest
+from itertools import chain, zip_longest
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
 
-from data_prep.pictures import Tier
 from data_prep.ustar import encode_header, end_of_archive, padding, read_members
 from pretrain.files import aside, file_sha256, rename_durably, write_durably
 from pretrain.shard_format import (
     INDEX_FILE,
     MANIFEST_FILE,
     MEMBERS,
-    SHARD_FILE,
     Manifest,
     ShardInfo,
-    TierInfo,
     index_dtype,
 )
 
@@ -35,9 +33,11 @@ class WriterOptions:
     out: Path
     """Dataset directory to make."""
     overwrite: bool = False
-    """Replace the dataset that `out` holds; otherwise it is refused."""
+    """Replace the dataset that `out` holds, finished or not; otherwise it is refused, unless these
+    options made it."""
     shard_samples: int = 10_000
-    """Most samples in a shard."""
+    """Most samples in a shard. As many rows are one task, so that fewer make use of more workers
+    in a small corpus."""
     shard_bytes: int = 1 << 30
     """A shard is closed once it holds this many bytes; all tiers then begin a new one."""
 
@@ -65,10 +65,9 @@ class Sample:
 class Shard:
     """One tar file in the making. It takes its final name once it was read back without fault."""
 
-    def __init__(self, path: Path, number: int) -> None:
+    def __init__(self, path: Path) -> None:
         self.path = path
         self.part = aside(path)
-        self.number = number
         self.file: BinaryIO = self.part.open("wb")
         self.bytes = 0
         self.rows: list[tuple[Any, ...]] = []  # as index_dtype has them
@@ -81,7 +80,7 @@ class Shard:
             header = encode_header(f"{key}.{member}", len(content))
             places.append((self.bytes + len(header), len(content), zlib.crc32(content)))
             self.write(header + content + padding(len(content)))
-        self.rows.append((key.encode(), self.number, *places, tokens))
+        self.rows.append((key.encode(), 0, *places, tokens))
 
     def write(self, data: bytes) -> None:
         self.file.write(data)
@@ -123,100 +122,90 @@ def verify_shard(path: Path, rows: list[tuple[Any, ...]]) -> None:
             )
 
 
-class DatasetWriter:
-    """Writes the shards and indices of all tiers, with the same samples in the same order.
+class PartWriter:
+    """One shard of each tier, with the same samples in the same order, and their index rows.
 
-    Opening it with `overwrite` unset on a finished dataset raises FileExistsError. Until the
-    manifest is written, the directory is not a dataset.
+    Files are FOLDER/STEM.TIER.tar and .npy; the rows' shard number is for the joining to set.
     """
 
-    def __init__(self, options: WriterOptions, tiers: list[Tier], caption_count: int) -> None:
-        self.options = options
+    def __init__(self, folder: Path, stem: str, tiers: list[str], caption_count: int) -> None:
+        self.folder = folder
+        self.stem = stem
         self.tiers = tiers
         self.dtype = index_dtype(caption_count)
-        clear_out(options)
-        for tier in tiers:
-            (options.out / tier.name).mkdir(parents=True, exist_ok=True)
-            remove_shards(options.out / tier.name)
-        self.open_shards: dict[str, Shard] = {}
-        self.shard_count = 0
-        self.infos: dict[str, list[ShardInfo]] = {tier.name: [] for tier in tiers}
-        self.rows: dict[str, list[np.ndarray]] = {tier.name: [] for tier in tiers}
+        self.shards: dict[str, Shard] = {}
 
-    def add(self, sample: Sample) -> None:
-        """Append a sample to every tier, beginning new shards where the last ones are full."""
-        if not self.open_shards:
-            for tier in self.tiers:
-                path = self.options.out / tier.name / SHARD_FILE.format(shard=self.shard_count)
-                self.open_shards[tier.name] = Shard(path, self.shard_count)
-        members = {
-            "ids": sample.ids,
-            "pos": sample.word_classes,
-            "txt": sample.text.encode(),
-            "json": json.dumps(sample.details, ensure_ascii=False).encode(),
-        }
-        for name, shard in self.open_shards.items():
-            shard.add(sample.key, {**members, "jpg": sample.pictures[name]}, sample.tokens)
-        # All tiers roll over together: a sample's shard number is the same in each, and so is
-        # any order made of shard numbers.
-        if any(
-            len(shard.rows) >= self.options.shard_samples or shard.bytes >= self.options.shard_bytes
-            for shard in self.open_shards.values()
-        ):
-            self.finish_shards()
+    def add(self, key: str, members: dict[str, dict[str, bytes]], tokens: list[int]) -> None:
+        """Append a sample to every tier."""
+        if not self.shards:
+            self.shards = {tier: Shard(self.path(tier, "tar")) for tier in self.tiers}
+        for tier, shard in self.shards.items():
+            shard.add(key, members[tier], tokens)
 
-    def finish_shards(self) -> None:
-        """Close the open shards; the next sample begins new ones."""
-        for name, shard in self.open_shards.items():
-            self.infos[name].append(shard.finish(f"{name}/{shard.path.name}"))
-            self.rows[name].append(np.array(shard.rows, dtype=self.dtype))
-        self.open_shards = {}
-        self.shard_count += 1
+    def path(self, tier: str, kind: str) -> Path:
+        """One of the part's files."""
+        return self.folder / f"{self.stem}.{tier}.{kind}"
 
-    def finish(self) -> tuple[dict[str, TierInfo], np.ndarray]:
-        """Close all shards and write the indices: (tiers for the manifest, tokens (S, captions)).
+    @property
+    def samples(self) -> int:
+        return max((len(shard.rows) for shard in self.shards.values()), default=0)
 
-        The caller has added at least one sample.
-        """
-        if self.open_shards:
-            self.finish_shards()
-        infos: dict[str, TierInfo] = {}
-        rows = np.empty(0, dtype=self.dtype)
-        for tier in self.tiers:
-            rows = np.concatenate(self.rows[tier.name])
-            buffer = io.BytesIO()
-            np.save(buffer, rows, allow_pickle=False)
-            index = buffer.getvalue()
-            write_durably(self.options.out / tier.name / INDEX_FILE, index)
-            infos[tier.name] = TierInfo(
-                shortest_px=tier.shortest_px,
-                jpeg_quality=tier.jpeg_quality,
-                shards=self.infos[tier.name],
-                index_sha256=hashlib.sha256(index).hexdigest(),
-            )
-        return infos, rows["tokens"]
+    @property
+    def bytes(self) -> int:
+        """Of all tiers."""
+        return sum(shard.bytes for shard in self.shards.values())
 
-
-def refuse_finished(options: WriterOptions) -> None:
-    """FileExistsError if `out` is a file, or a dataset that `overwrite` does not give up."""
-    if options.out.exists() and not options.out.is_dir():
-        raise FileExistsError(f"out={options.out} is a file; choose another --out")
-    if (options.out / MANIFEST_FILE).exists() and not options.overwrite:
-        raise FileExistsError(
-            f"out={options.out} already holds a dataset; choose another --out or add --overwrite"
+    def is_full(self, options: WriterOptions) -> bool:
+        """Whether any tier is. All tiers roll over together: a sample's shard number is the same
+        in each, and so is any order made of shard numbers."""
+        return self.samples >= options.shard_samples or any(
+            shard.bytes >= options.shard_bytes for shard in self.shards.values()
         )
 
+    def finish(self) -> dict[str, ShardInfo]:
+        """Close the shards and write the index rows; nothing if there is no sample."""
+        infos: dict[str, ShardInfo] = {}
+        for tier, shard in self.shards.items():
+            infos[tier] = shard.finish(shard.path.name)
+            rows = io.BytesIO()
+            np.save(rows, np.array(shard.rows, dtype=self.dtype), allow_pickle=False)
+            write_durably(self.path(tier, "npy"), rows.getvalue())
+        return infos
 
-def clear_out(options: WriterOptions) -> None:
-    """Make `out` ready for a new dataset: no manifest, none of the shards that one listed."""
-    refuse_finished(options)
-    path = options.out / MANIFEST_FILE
-    if not path.exists():
-        return
-    tiers = json.loads(path.read_text(encoding="utf-8")).get("tiers", {})
-    path.unlink()  # first, so that an interrupted build never leaves a manifest without its shards
-    for name in tiers:
-        remove_shards(options.out / Path(name).name)
+
+def tier_members(sample: Sample) -> dict[str, dict[str, bytes]]:
+    """tier -> member -> content."""
+    same = {
+        "ids": sample.ids,
+        "pos": sample.word_classes,
+        "txt": sample.text.encode(),
+        "json": json.dumps(sample.details, ensure_ascii=False).encode(),
+    }
+    return {tier: {**same, "jpg": picture} for tier, picture in sample.pictures.items()}
+
+
+def write_index(path: Path, dtype: np.dtype[Any], rows: int, blocks: Iterable[np.ndarray]) -> str:
+    """Write an index of so many rows as np.save would, block by block; returns its sha256."""
+    digest = hashlib.sha256()
+    with aside(path).open("wb") as file:
+        header = io.BytesIO()
+        description = {
+            "descr": np.lib.format.dtype_to_descr(dtype),
+            "fortran_order": False,
+            "shape": (rows,),
+        }
+        np.lib.format.write_array_header_1_0(header, description)
+        written = 0
+        for content in chain([header.getvalue()], (block.tobytes() for block in blocks)):
+            file.write(content)
+            digest.update(content)
+            written += len(content)
+        if written != len(header.getvalue()) + rows * dtype.itemsize:
+            raise OSError(f"{path}: {written} bytes for {rows} rows; build again with --overwrite")
+        file.flush()
+        os.fsync(file.fileno())
+    rename_durably(aside(path), path)
+    return digest.hexdigest()
 
 
 def remove_shards(folder: Path) -> None:
@@ -224,7 +213,7 @@ def remove_shards(folder: Path) -> None:
     if not folder.is_dir():
         return
     for path in folder.iterdir():
-        if path.name == INDEX_FILE or re.fullmatch(r"\d{5,}\.tar(\.part)?", path.name):
+        if re.fullmatch(rf"(\d{{5,}}\.tar|{re.escape(INDEX_FILE)})(\.part)?", path.name):
             path.unlink()
 
 

@@ -9,8 +9,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
-from data_prep.build import BuildOptions, TaggingOptions
 from data_prep.captions import CaptionOptions
+from data_prep.options import BuildOptions, TaggingOptions
 from data_prep.pictures import PictureOptions
 from data_prep.sources import SourceOptions
 from data_prep.vocabulary import VocabularyOptions

@@ -67,8 +67,12 @@ def test_a_finished_dataset_is_kept(
     printed = capsys.readouterr().out
     assert "samples" in printed and "rejected" in printed and "caption caption" in printed
     before = read_manifest(out)
-    assert main(request) == 2
-    assert "--overwrite" in capsys.readouterr().err
+    assert main(request) == 0
+    assert "finished" in capsys.readouterr().err
+    assert main([*request, "--tagger", "none", "--min-image-px", "20"]) == 2
+    errors = capsys.readouterr().err.strip()
+    for part in ("--overwrite", "tagging.tagger", "pictures.min_image_px"):
+        assert part in errors and errors.count("\n") == 0, errors
     # A request that fails at the door does not cost the dataset that it was to replace.
     assert main([*request, "--overwrite", "--where", "split = 'valid'"]) == 2
     assert read_manifest(out) == before
@@ -84,6 +88,7 @@ def test_a_build_that_dies_leaves_no_dataset(
 ) -> None:
     out = tmp_path / "out"
     request = ["build", "--source", str(corpus), "--out", str(out), "--shard-samples", "3"]
+    request += ["--workers", "1"]  # in this process, where it can be made to fail
     assert main(request) == 0
 
     def fail(shard: Shard, name: str) -> None:
@@ -102,10 +107,10 @@ def test_a_build_that_dies_leaves_no_dataset(
 def test_a_failure_midway_ends_in_order(corpus: Path, tmp_path: Path) -> None:
     """No abort by a reader's threads: exit status 2, one line. See data_prep/sources/parquet.py."""
     code = (
-        "import sys, data_prep.build as b\n"
+        "import sys, data_prep.work as w\n"
         "from data_prep.__main__ import main\n"
         "def fail(*a): raise OSError('disk full')\n"
-        "b.DatasetWriter.add = fail\n"
+        "w.PartWriter.add = fail\n"
         "sys.exit(main(sys.argv[1:]))\n"
     )
     for _ in range(2):
@@ -113,7 +118,9 @@ def test_a_failure_midway_ends_in_order(corpus: Path, tmp_path: Path) -> None:
         done = subprocess.run(
             [sys.executable, "-c", code, *request], cwd=REPOSITORY, capture_output=True, text=True
         )
-        assert (done.returncode, done.stderr.strip()) == (2, "error: disk full")
+        errors = done.stderr.strip()
+        assert done.returncode == 2 and errors.count("\n") == 0, errors
+        assert errors.startswith("error: ") and "disk full" in errors
 
 
 def test_torch_is_never_imported(corpus: Path, tmp_path: Path) -> None:
@@ -146,4 +153,5 @@ def test_the_command_line_offers_these_options(capsys: pytest.CaptureFixture[str
         *("--shard_samples", "--shard_bytes", "--caption", "--caption+", "--caption_max_chars"),
         *("--tiers", "--min_image_px", "--max_aspect", "--tokenizer", "--tokenizer_kind"),
         *("--vocab_size", "--lower_case", "--byte_fallback", "--tokenizer_captions", "--tagger"),
+        *("--workers", "--task_index", "--task_count"),
     }

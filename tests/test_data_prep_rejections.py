@@ -10,7 +10,7 @@ import pytest
 from data_prep_corpus import caption, encoded, options, picture, write_corpus
 from PIL import Image
 
-import data_prep.build
+import data_prep.samples
 from data_prep.build import build_dataset
 from data_prep.rejection import REASONS
 
@@ -148,7 +148,7 @@ def test_a_row_that_fails_beyond_all_reasons_is_named(
     source = write_corpus(
         tmp_path / "corpus.parquet", {"image": images, "caption": ["a", "b", "c", "d"]}
     )
-    encode, calls = data_prep.build.encode_tier, []
+    encode, calls = data_prep.samples.encode_tier, []
 
     def fail_at_the_third(*arguments: Any) -> bytes:
         calls.append(arguments)
@@ -156,7 +156,7 @@ def test_a_row_that_fails_beyond_all_reasons_is_named(
             raise OSError("broken data stream when writing image file")
         return encode(*arguments)
 
-    monkeypatch.setattr("data_prep.build.encode_tier", fail_at_the_third)
+    monkeypatch.setattr("data_prep.samples.encode_tier", fail_at_the_third)
     with pytest.raises(ValueError, match=r"corpus\.parquet row 2.*broken data stream.*--where"):
         build_dataset(options(source, tmp_path / "out"))
 

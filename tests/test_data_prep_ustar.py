@@ -73,7 +73,7 @@ def test_a_name_that_does_not_fit_is_refused() -> None:
 
 
 def test_a_shard_is_read_back_before_it_gets_its_name(tmp_path: Path) -> None:
-    shard = Shard(tmp_path / "00003.tar", 3)
+    shard = Shard(tmp_path / "00003.tar")
     for i in range(4):
         shard.add(f"{i:016x}", {member: f"{member}{i}".encode() for member in MEMBERS}, [2])
     info = shard.finish("full/00003.tar")

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+import numpy as np
 import pyarrow as pa
 
 from data_prep.rejection import Reason, RejectedError
@@ -11,6 +12,8 @@ from data_prep.sources.kinds import Format, open_source
 from data_prep.sources.source import Batch, Record
 from data_prep.sources.values import column_values
 from data_prep.sources.where import compile_where, matching_rows
+
+COUNTED_ROWS = 1 << 20
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,11 +58,17 @@ class Corpus:
         if options.where is not None:
             self.where = compile_where(options.where, options.source, self.source.schema)
 
-    def records(self, columns: list[str], *, with_images: bool) -> Iterator[Record]:
-        """The rows that pass `where`, in the source's order, with the named columns."""
+    def records(
+        self, columns: list[str], *, with_images: bool, start: int = 0, stop: int | None = None
+    ) -> Iterator[Record]:
+        """The rows that pass `where`, in the source's order, with the named columns.
+
+        `start` and `stop` bound the numbers of the rows in the source.
+        """
         tested = [] if self.where is None else self.where.meta.root_names()
         needed = [name for name in self.columns if name in {*columns, *tested}]
-        for batch in self.source.batches(needed, with_images=with_images):
+        first = start
+        for batch in self.source.batches(needed, with_images=with_images, start=start, stop=stop):
             rows = list(range(batch.table.num_rows))
             if self.where is not None:
                 rows = matching_rows(batch.table, self.where)
@@ -72,7 +81,20 @@ class Corpus:
                     refused=refused,
                     columns={name: values[c][i] for c, name in enumerate(columns)},
                     place=batch.place(row),
+                    number=first + row,
                 )
+            first += batch.table.num_rows
+
+    def selected(self) -> Iterator[np.ndarray]:
+        """The numbers of the rows that pass `where`, in order; no other column is read."""
+        if self.where is None:
+            for first in range(0, self.rows, COUNTED_ROWS):
+                yield np.arange(first, min(first + COUNTED_ROWS, self.rows))
+            return
+        first = 0
+        for batch in self.source.batches(self.where.meta.root_names(), with_images=False):
+            yield first + np.array(matching_rows(batch.table, self.where), np.int64)
+            first += batch.table.num_rows
 
 
 def read_image(batch: Batch, row: int) -> tuple[bytes | None, Reason | None]:

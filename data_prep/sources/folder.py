@@ -104,11 +104,15 @@ class FolderSource:
         counts = {"pictures": len(self.pictures), "texts": len(self.texts)}
         return [{"name": self.root.resolve().name, **counts}]
 
-    def batches(self, columns: list[str], *, with_images: bool) -> Iterator[Batch]:
-        """All pictures by their paths' bytes; each is read when it is asked for."""
+    def batches(
+        self, columns: list[str], *, with_images: bool, start: int = 0, stop: int | None = None
+    ) -> Iterator[Batch]:
+        """Pictures by their paths' bytes; each is read when it is asked for."""
         del with_images
-        for start in range(0, self.rows, READ_ROWS):
-            yield self.make_batch(self.pictures[start : start + READ_ROWS], columns or ["path"])
+        end = self.rows if stop is None else stop
+        for first in range(start, end, READ_ROWS):
+            paths = self.pictures[first : min(first + READ_ROWS, end)]
+            yield self.make_batch(paths, columns or ["path"])
 
     def make_batch(self, paths: list[str], columns: list[str]) -> Batch:
         """The rows of some pictures. Texts are read now, if they are wanted."""

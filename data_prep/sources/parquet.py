@@ -22,26 +22,52 @@ class ParquetSource(TableSource):
 
     def __init__(self, source: str, image_column: str | None, image_root: str | None) -> None:
         self.paths = find_files(source, (".parquet",))
-        schema, rows = read_footers(self.paths)
-        super().__init__(source, schema, rows, image_column, image_root)
+        schema, self.counts = read_footers(self.paths)
+        super().__init__(source, schema, sum(self.counts), image_column, image_root)
 
     def files(self) -> list[dict[str, Any]]:
         """Names and sizes of the files."""
         return [{"name": path.name, "bytes": path.stat().st_size} for path in self.paths]
 
-    def tables(self, columns: list[str]) -> Iterator[tuple[str, int, pa.Table]]:
-        """All rows, READ_ROWS at a time."""
-        for path in self.paths:
-            first = 0
-            for batch in read_batches(path, columns):
-                yield str(path), first, pa.Table.from_batches([batch])
-                first += batch.num_rows
+    def tables(
+        self, columns: list[str], start: int = 0, stop: int | None = None
+    ) -> Iterator[tuple[str, int, pa.Table]]:
+        """Rows in order, at most READ_ROWS at a time."""
+        end = self.rows if stop is None else stop
+        first = 0  # the number of a file's first row
+        for path, count in zip(self.paths, self.counts, strict=True):
+            if first < end and start < first + count:
+                for row, batch in read_range(path, columns, max(0, start - first), end - first):
+                    yield str(path), row, pa.Table.from_batches([batch])
+            first += count
 
 
-def read_batches(path: Path, columns: list[str]) -> Iterator[pa.RecordBatch]:
-    """One file, READ_ROWS rows at a time. ValueError names it if its content is damaged."""
+def read_range(
+    path: Path, columns: list[str], start: int, stop: int
+) -> Iterator[tuple[int, pa.RecordBatch]]:
+    """Some rows of one file, as (number of the first row in the file, rows)."""
     with pq.ParquetFile(path, page_checksum_verification=True) as parquet:
-        batches = parquet.iter_batches(batch_size=READ_ROWS, columns=columns)
+        groups: list[int] = []
+        first = row = 0
+        for group in range(parquet.num_row_groups):
+            after = first + parquet.metadata.row_group(group).num_rows
+            if first < stop and start < after:
+                row = row if groups else first
+                groups.append(group)
+            first = after
+        for batch in read_batches(path, parquet, groups, columns):
+            low, high = max(0, start - row), min(batch.num_rows, stop - row)
+            if low < high:
+                yield row + low, batch.slice(low, high - low)
+            row += batch.num_rows
+
+
+def read_batches(
+    path: Path, parquet: pq.ParquetFile, groups: list[int], columns: list[str]
+) -> Iterator[pa.RecordBatch]:
+    """Row groups, READ_ROWS rows at a time. ValueError names the file if its content is damaged."""
+    if groups:
+        batches = parquet.iter_batches(batch_size=READ_ROWS, row_groups=groups, columns=columns)
         while True:
             try:
                 batch = next(batches, None)
@@ -55,10 +81,10 @@ def read_batches(path: Path, columns: list[str]) -> Iterator[pa.RecordBatch]:
             yield batch
 
 
-def read_footers(files: list[Path]) -> tuple[pa.Schema, int]:
-    """Schema shared by all files, and their row count. ValueError names the odd file out."""
+def read_footers(files: list[Path]) -> tuple[pa.Schema, list[int]]:
+    """Schema shared by all files, and their row counts. ValueError names the odd file out."""
     schema: pa.Schema | None = None
-    rows = 0
+    rows: list[int] = []
     for file in files:
         try:
             footer = pq.read_metadata(file)
@@ -76,6 +102,6 @@ def read_footers(files: list[Path]) -> tuple[pa.Schema, int]:
                 "name files of one kind"
             )
         schema = found if schema is None else schema
-        rows += footer.num_rows
+        rows.append(footer.num_rows)
     assert schema is not None
     return schema, rows

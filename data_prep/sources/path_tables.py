@@ -1,7 +1,7 @@
 """CSV, TSV and JSON Lines files of paths and captions; `imagefolder` of Hugging Face is one."""
 
 import csv
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +12,16 @@ from data_prep.sources.columns import ColumnTypes, cell_value
 from data_prep.sources.find import find_files
 from data_prep.sources.folder import METADATA_FILES
 from data_prep.sources.picture_files import PictureRoot
-from data_prep.sources.rows import Row, RowSource, parse_object
+from data_prep.sources.rows import MARKED_ROWS, Marks, Row, RowSource, parse_object
 
 DELIMITERS = {".csv": ",", ".tsv": "\t"}
 LINES_SUFFIXES = (".jsonl", ".ndjson")
 TABLE_SUFFIXES = (*DELIMITERS, *LINES_SUFFIXES)
 LINE_CHARS_CAP = 1 << 24  # no row is as long; a binary file without line ends must not be read
 LOOKED_AT = 1000  # rows among which a picture must be found, or the root is wrong
+
+# Where a row begins in a table: (as the open file tells it, lines before it).
+Position = tuple[int, int]
 
 
 class PathTableSource(RowSource):
@@ -38,9 +41,14 @@ class PathTableSource(RowSource):
         }
         self.notes = []
         types = ColumnTypes()
+        self.marks = Marks()
         rows, found, missed = 0, False, ""
-        for path in tables:
-            for place, record in self.records_of(path):
+        for number, path in enumerate(tables):
+            for i, (place, record, next_row) in enumerate(self.records_of(path), start=1):
+                if i == 1:
+                    self.marks.add(rows, number, None)
+                if i % MARKED_ROWS == 0:
+                    self.marks.add(rows + 1, number, next_row())
                 if rows == 0:
                     refuse_links(source, record)
                     self.image_column = choose_path_column(source, record, image_column)
@@ -68,29 +76,30 @@ class PathTableSource(RowSource):
         """Names and sizes of the tables."""
         return [{"name": path.name, "bytes": path.stat().st_size} for path in self.paths]
 
-    def read_rows(self, columns: list[str]) -> Iterator[Row]:
-        """All rows."""
-        del columns
+    def read_rows(self, file: int, place: Position | None) -> Iterator[Row]:
+        """All rows from a place in a table on."""
         assert self.image_column is not None
-        for path in self.paths:
-            for place, record in self.records_of(path):
+        for path in self.paths[file:]:
+            for where, record, _ in self.records_of(path, place):
                 value = record.get(self.image_column)
-                yield self.make_row(self.roots[path], value, record, place)
+                yield self.make_row(self.roots[path], value, record, where)
+            place = None
 
     def make_row(self, root: PictureRoot, value: Any, record: dict[str, Any], place: str) -> Row:
         """One row, whose picture lies at the path `value`, if that is one."""
         path = value if isinstance(value, str) else None
         return Row(columns=record, image=lambda: root.read(path), place=place)
 
-    def records_of(self, path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-        """Place and columns of each row of one table."""
-        suffix = path.suffix.lower()
-        reader = read_lines(path) if suffix in LINES_SUFFIXES else read_cells(path)
-        for line, record in reader:
+    def records_of(
+        self, path: Path, begin: Position | None = None
+    ) -> Iterator[tuple[str, dict[str, Any], Callable[[], Position]]]:
+        """Each row of one table: its place, its columns, and what tells where the next begins."""
+        read = read_lines if path.suffix.lower() in LINES_SUFFIXES else read_cells
+        for line, record, tell in read(path, begin):
             if len(self.paths) > 1:
                 name = path.relative_to(self.base) if self.base else path.name
                 record = {"table": str(name), **record}
-            yield f"{path} line {line}", record
+            yield f"{path} line {line}", record, tell
 
 
 def find_tables(source: str) -> list[Path]:
@@ -103,22 +112,32 @@ def find_metadata(source: str) -> list[Path]:
     return find_files(source, METADATA_FILES)
 
 
-def read_cells(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Rows of a CSV or TSV file by its first line's names, with their line numbers.
+def read_cells(
+    path: Path, begin: Position | None = None
+) -> Iterator[tuple[int, dict[str, Any], Callable[[], Position]]]:
+    """Rows of a CSV or TSV file by its first line's names, after their line numbers.
 
     ValueError names the line that has more or fewer cells, or an open quote.
     """
     with path.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
         delimiter = choose_delimiter(path, file.readline(LINE_CHARS_CAP))
         file.seek(0)
-        reader = csv.reader(file, delimiter=delimiter, strict=True)
-        line = 0
+        # Not the file itself, which tells no position while it is iterated over.
+        reader = csv.reader(iter(file.readline, ""), delimiter=delimiter, strict=True)
+        skipped = 0
+
+        def tell() -> Position:
+            return file.tell(), skipped + reader.line_num
+
         try:
             names = next(reader, [])
             if len(set(names)) < len(names):
                 raise ValueError(f"source: {path} names a column twice: {names}; rename one")
+            if begin is not None:
+                skipped = begin[1] - reader.line_num
+                file.seek(begin[0])
             for cells in reader:
-                line = reader.line_num
+                line = skipped + reader.line_num
                 if not cells:
                     continue  # an empty line
                 if len(cells) != len(names):
@@ -127,10 +146,11 @@ def read_cells(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
                         f"{len(names)} columns {names}; mend the line (cells with {delimiter!r}, "
                         "quotes or line ends stand in double quotes)"
                     )
-                yield line, dict(zip(names, map(cell_value, cells), strict=True))
+                yield line, dict(zip(names, map(cell_value, cells), strict=True)), tell
         except csv.Error as error:
+            line = skipped + reader.line_num
             raise ValueError(
-                f"source: {path} line {reader.line_num}: {error}; mend the line (a cell that "
+                f"source: {path} line {line}: {error}; mend the line (a cell that "
                 "begins with a quote ends with one, quotes inside are doubled)"
             ) from error
 
@@ -143,10 +163,17 @@ def choose_delimiter(path: Path, first: str) -> str:
     return next((other for other in ("\t", ";", "|") if other in first), usual)
 
 
-def read_lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Rows of a JSON Lines file, with their line numbers. ValueError names a line that is none."""
+def read_lines(
+    path: Path, begin: Position | None = None
+) -> Iterator[tuple[int, dict[str, Any], Callable[[], Position]]]:
+    """Rows of a JSON Lines file, after their line numbers. ValueError names a line that is none."""
     with path.open("rb") as file:
-        number = 0
+        offset, number = begin or (0, 0)
+        file.seek(offset)
+
+        def tell() -> Position:
+            return file.tell(), number
+
         while line := file.readline(LINE_CHARS_CAP):
             number += 1
             if not line.strip():
@@ -157,4 +184,4 @@ def read_lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
                     f"source: {path} line {number} is no JSON object ({line[:60]!r}); mend or "
                     "remove the line"
                 )
-            yield number, record
+            yield number, record, tell

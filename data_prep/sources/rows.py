@@ -2,6 +2,7 @@
 
 import json
 from abc import ABC, abstractmethod
+from bisect import bisect_right
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import islice
@@ -11,6 +12,8 @@ import pyarrow as pa
 
 from data_prep.sources.columns import to_array
 from data_prep.sources.source import READ_ROWS, Batch
+
+MARKED_ROWS = 1024
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,6 +25,24 @@ class Row:
     place: str
 
 
+class Marks:
+    """Where every MARKED_ROWS-th row begins, so that a reader need not read what lies before."""
+
+    def __init__(self) -> None:
+        self.rows: list[int] = []
+        self.places: list[tuple[int, Any]] = []  # (number of the file, where in it)
+
+    def add(self, row: int, file: int, place: Any) -> None:
+        """Rows come in order, the first one of each file too."""
+        self.rows.append(row)
+        self.places.append((file, place))
+
+    def before(self, row: int) -> tuple[int, int, Any]:
+        """The last marked row up to this one: (its number, the number of the file, where in it)."""
+        last = bisect_right(self.rows, row) - 1
+        return self.rows[last], *self.places[last]
+
+
 class RowSource(ABC):
     """A source whose rows come one by one."""
 
@@ -29,20 +50,25 @@ class RowSource(ABC):
     rows: int
     notes: list[str]
     image_column: str | None = None
+    marks: Marks
 
     @abstractmethod
     def files(self) -> list[dict[str, Any]]:
         """What was read, for the manifest."""
 
     @abstractmethod
-    def read_rows(self, columns: list[str]) -> Iterator[Row]:
-        """All rows in order, with at least the named columns that the row has."""
+    def read_rows(self, file: int, place: Any) -> Iterator[Row]:
+        """All rows in order from a marked one on, with the columns that each has."""
 
-    def batches(self, columns: list[str], *, with_images: bool) -> Iterator[Batch]:
-        """All rows in order. Pictures are read one by one, when they are asked for."""
+    def batches(
+        self, columns: list[str], *, with_images: bool, start: int = 0, stop: int | None = None
+    ) -> Iterator[Batch]:
+        """Rows in order. Pictures are read one by one, when they are asked for."""
         del with_images
         columns = columns or self.schema.names[:1]
-        reading = self.read_rows(columns)
+        marked, file, place = self.marks.before(start)
+        end = self.rows if stop is None else stop
+        reading = islice(self.read_rows(file, place), start - marked, end - marked)
         while rows := list(islice(reading, READ_ROWS)):
             yield self.make_batch(rows, columns)
 

@@ -43,9 +43,12 @@ class SavedDatasetSource(TableSource):
         paths = sorted(self.folder.glob("*.arrow"))
         return [{"name": path.name, "bytes": path.stat().st_size} for path in paths]
 
-    def tables(self, columns: list[str]) -> Iterator[tuple[str, int, pa.Table]]:
-        """All rows, READ_ROWS at a time."""
-        first = 0
-        for table in self.saved.select_columns(columns).with_format("arrow").iter(READ_ROWS):
+    def tables(
+        self, columns: list[str], start: int = 0, stop: int | None = None
+    ) -> Iterator[tuple[str, int, pa.Table]]:
+        """Rows in order, READ_ROWS at a time."""
+        first = start
+        rows = self.saved.select(range(start, self.rows if stop is None else stop))
+        for table in rows.select_columns(columns).with_format("arrow").iter(READ_ROWS):
             yield str(self.folder), first, table
             first += table.num_rows

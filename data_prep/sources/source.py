@@ -26,6 +26,7 @@ class Record:
     refused: Reason | None = None  # why there is no picture, where its reader knows
     columns: dict[str, Any]
     place: str = field(compare=False)  # for people: where in the corpus it stands
+    number: int = field(compare=False)  # of the row in the whole source, from 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,5 +55,10 @@ class Source(Protocol):
     def files(self) -> list[dict[str, Any]]:
         """What was read, for the manifest: by name, never by a path of this machine."""
 
-    def batches(self, columns: list[str], *, with_images: bool) -> Iterator[Batch]:
-        """All rows in order, with the named columns."""
+    def batches(
+        self, columns: list[str], *, with_images: bool, start: int = 0, stop: int | None = None
+    ) -> Iterator[Batch]:
+        """The rows from `start` to before `stop` in order, with the named columns.
+
+        What lies before `start` costs next to nothing, so that many processes can share a corpus.
+        """

@@ -46,15 +46,19 @@ class TableSource(ABC):
         """Names and sizes of the files."""
 
     @abstractmethod
-    def tables(self, columns: list[str]) -> Iterator[tuple[str, int, pa.Table]]:
-        """All rows as (where, number of the first row there, a table of few rows)."""
+    def tables(
+        self, columns: list[str], start: int = 0, stop: int | None = None
+    ) -> Iterator[tuple[str, int, pa.Table]]:
+        """Rows in order as (where, number of the first row there, a table of few rows)."""
 
-    def batches(self, columns: list[str], *, with_images: bool) -> Iterator[Batch]:
-        """All rows in order. Pictures are not read from disk unless asked for."""
+    def batches(
+        self, columns: list[str], *, with_images: bool, start: int = 0, stop: int | None = None
+    ) -> Iterator[Batch]:
+        """Rows in order. Pictures are not read from disk unless asked for."""
         # A column must be asked for even if none is needed, or the rows could not be counted.
         columns = columns or self.schema.names[:1]
         asked = [*columns, self.image_column] if with_images else columns
-        for where, first, table in self.tables(asked):
+        for where, first, table in self.tables(asked, start, stop):
             pictures = table.column(self.image_column) if with_images else None
             yield make_batch(table.select(columns), pictures, self.root, where, first)
 

@@ -14,6 +14,7 @@ from data_prep.ustar import BLOCK_BYTES, HEADER
 
 REGULAR = (b"0", b"\0", b"7")
 LONG_NAME, LONG_LINK, PAX, PAX_GLOBAL = b"L", b"K", b"x", b"g"
+EXTENSIONS = (LONG_NAME, LONG_LINK, PAX, PAX_GLOBAL)  # of the entry that follows
 EXTENSION_BYTES_CAP = 1 << 20  # of a long name or a pax header, which are read into memory
 AGAIN = "get or make it again, or leave it out of --source"
 COMPRESSED = {b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ": "xz", b"\x28\xb5\x2f\xfd": "zstd"}
@@ -24,15 +25,16 @@ class Member:
     """One entry. Bytes of a name that are no UTF-8 are escaped as in file names."""
 
     name: str
-    offset: int  # of the content in the archive
+    begin: int  # of its first header in the archive
+    offset: int  # of the content
     size: int
     regular: bool  # a plain file; else a link, a folder, a sparse file or a device
 
 
-def read_tar(path: Path, file: BinaryIO) -> Iterator[Member]:
-    """All entries in order. ValueError names the archive and the byte where it is not whole."""
+def read_tar(path: Path, file: BinaryIO, begin: int = 0) -> Iterator[Member]:
+    """All entries from one's `begin` on. ValueError names the byte where the archive is damaged."""
     end = path.stat().st_size
-    offset = 0
+    offset = begin
     name: str | None = None
     size: int | None = None
     while True:
@@ -50,7 +52,7 @@ def read_tar(path: Path, file: BinaryIO) -> Iterator[Member]:
         kind, header_size = fields[7], parse_number(fields[4], header, place)
         start = offset + BLOCK_BYTES
         length = header_size
-        if kind in (LONG_NAME, PAX, LONG_LINK, PAX_GLOBAL):
+        if kind in EXTENSIONS:
             if length > EXTENSION_BYTES_CAP:
                 raise ValueError(f"{place}: an extended header of {length:,} bytes; {AGAIN}")
             content = file.read(length)
@@ -62,6 +64,7 @@ def read_tar(path: Path, file: BinaryIO) -> Iterator[Member]:
             length = header_size if size is None else size
             yield Member(
                 name=name or header_name(fields),
+                begin=begin,
                 offset=start,
                 size=length,
                 regular=kind in REGULAR,
@@ -70,6 +73,8 @@ def read_tar(path: Path, file: BinaryIO) -> Iterator[Member]:
                 length = 0  # links, devices and folders have no content, whatever the header says
             name = size = None
         offset = start + length + -length % BLOCK_BYTES
+        if kind not in EXTENSIONS:
+            begin = offset
         if start + length > end:
             raise ValueError(
                 f"{place}: the archive is cut short, the file that begins here does not end in it; "

@@ -20,7 +20,7 @@ from data_prep.sources.columns import ColumnTypes
 from data_prep.sources.find import find_files
 from data_prep.sources.folder import PICTURE_SUFFIXES, TEXT_BYTES_CAP, describe_suffixes
 from data_prep.sources.picture_files import read_bounded
-from data_prep.sources.rows import Row, RowSource, parse_object
+from data_prep.sources.rows import MARKED_ROWS, Marks, Row, RowSource, parse_object
 from data_prep.sources.tar_members import Member, read_tar
 
 KEY_AND_EXTENSION = re.compile(r"((?:.*/|)[^.]+)[.]([^/]*)")
@@ -36,6 +36,7 @@ class Group:
     """The members of one key, by extension in lower case; texts with their content."""
 
     key: str
+    begin: int  # in the archive
     members: dict[str, Member] = field(default_factory=dict)
     texts: dict[str, bytes] = field(default_factory=dict)
 
@@ -74,9 +75,13 @@ class WebDatasetSource(RowSource):
         """Find the columns, count the records, and see that every archive is whole."""
         types = ColumnTypes(("key", "caption"))
         found = Findings()
-        for path in tqdm(self.paths, unit=" tars", desc="look through", disable=None):
+        self.marks = Marks()
+        paths = tqdm(self.paths, unit=" tars", desc="look through", disable=None)
+        for number, path in enumerate(paths):
             seen: set[str] = set()
             for group in read_groups(path, found.others):
+                if len(seen) % MARKED_ROWS == 0:
+                    self.marks.add(found.groups, number, group.begin)
                 if group.key in seen:
                     raise ValueError(
                         f"source: {path} holds the members of {group.key!r} apart from one "
@@ -119,12 +124,12 @@ class WebDatasetSource(RowSource):
             found.damaged += 1
             found.damaged_example = found.damaged_example or f"{path} {group.key}"
 
-    def read_rows(self, columns: list[str]) -> Iterator[Row]:
-        """All records."""
-        del columns
-        for path in self.paths:
-            for group in read_groups(path, Counter()):
+    def read_rows(self, file: int, place: int) -> Iterator[Row]:
+        """All records from the byte `place` of an archive on."""
+        for path in self.paths[file:]:
+            for group in read_groups(path, Counter(), place):
                 yield self.make_row(path, group)
+            place = 0
 
     def make_row(self, path: Path, group: Group) -> Row:
         """One record; its picture stays in the archive until it is asked for."""
@@ -140,14 +145,14 @@ class WebDatasetSource(RowSource):
         return Row(columns=columns_of(group)[0], image=image, place=f"{path} {group.key}")
 
 
-def read_groups(path: Path, others: Counter[str]) -> Iterator[Group]:
+def read_groups(path: Path, others: Counter[str], begin: int = 0) -> Iterator[Group]:
     """Neighbouring members of one key, small texts read. What is no part of a record is counted.
 
     ValueError if a key has two members of one extension.
     """
     group: Group | None = None
     with path.open("rb") as file:
-        for member in read_tar(path, file):
+        for member in read_tar(path, file, begin):
             split = KEY_AND_EXTENSION.fullmatch(member.name)
             if not member.regular or split is None:
                 if not member.name.endswith("/"):
@@ -157,7 +162,7 @@ def read_groups(path: Path, others: Counter[str]) -> Iterator[Group]:
             if group is None or key != group.key:
                 if group is not None:
                     yield group
-                group = Group(key=key)
+                group = Group(key=key, begin=member.begin)
             if extension in group.members:
                 raise ValueError(
                     f"source: {path} holds {key}.{extension} twice; make it again with one of them"

@@ -1,0 +1,257 @@
+"""What a build is to do: options checked, the tokenizer trained, the corpus cut into tasks."""
+
+import json
+import sys
+from collections.abc import Iterator
+from dataclasses import asdict
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import features
+
+from data_prep.captions import CaptionOptions, CaptionTemplate, make_captions
+from data_prep.options import BuildOptions
+from data_prep.pictures import parse_tiers
+from data_prep.rejection import RejectedError
+from data_prep.sources import Corpus
+from data_prep.sources.column_choice import DEFAULT_CAPTION_COLUMN
+from data_prep.tasks import (
+    WORK_FOLDER,
+    Plan,
+    Task,
+    TierPlan,
+    clear,
+    locked,
+    read_plan,
+    remove_work,
+    write_plan,
+)
+from data_prep.vocabulary import sample_texts, train_tokenizer
+from data_prep.work import Job, templates_of, writing
+from pretrain.files import file_sha256, write_durably
+from pretrain.shard_format import MANIFEST_FILE, TokenizerInfo, read_manifest, token_dtype
+from pretrain.tokens.tokenizer import BOS_ID, EOS_ID, PAD_ID, UNK_ID, Tokenizer
+
+TOKENIZER_FILE = "tokenizer.model"
+# The libraries whose releases may change a byte of the output.
+LIBRARIES = ("ftfy", "pillow", "sentencepiece", "textblob")
+
+
+def prepare(options: BuildOptions) -> Job | None:
+    """The build as it was begun, or a new one. None if the very same one is finished."""
+    out = options.writer.out
+    if out.exists() and not out.is_dir():
+        raise FileExistsError(f"out={out} is a file; choose another --out")
+    corpus = Corpus(options.source)
+    templates = templates_of(options, corpus)
+    request = describe_request(options, corpus, templates)
+    finished = (out / MANIFEST_FILE).exists()
+    if finished and not options.writer.overwrite:
+        manifest = read_manifest(out)
+        found = {**manifest.provenance, "rows_selected": None}
+        refuse_other(options, request, found, manifest.tokenizer, "already holds a dataset")
+        remove_work(out)  # a kill may have left it
+        print(f"note: {out} is finished; --overwrite builds it again", file=sys.stderr)
+        return None
+    with writing(out):
+        (out / WORK_FOLDER).mkdir(parents=True, exist_ok=True)
+    with locked(out / WORK_FOLDER):  # of many shares, the first one plans for all
+        plan = None if finished else read_plan(out)
+        if plan is not None and not options.writer.overwrite:
+            refuse_other(
+                options, request, plan.request, plan.tokenizer, "holds an unfinished build"
+            )
+        if plan is None or any(what_differs(options, request, plan.request, plan.tokenizer)):
+            say_what_was_chosen(corpus, options.captions)
+            plan = plan_anew(options, corpus, templates, request)
+    return Job(options=options, corpus=corpus, plan=plan)
+
+
+def plan_anew(
+    options: BuildOptions,
+    corpus: Corpus,
+    templates: list[CaptionTemplate],
+    request: dict[str, Any],
+) -> Plan:
+    """Train the tokenizer, cut the corpus into tasks, and write both in the place of what was."""
+    out = options.writer.out
+    # Before `out` is cleared: a given tokenizer may lie there, and a corpus without a caption must
+    # not cost the dataset that it was to replace.
+    try:
+        given = options.vocabulary.tokenizer
+        model = (
+            train_on_corpus(corpus, templates, options)
+            if given is None
+            else Tokenizer(given).file.read_bytes()
+        )
+        tasks = cut_tasks(corpus, options.writer.shard_samples)
+        if not tasks:
+            raise ValueError(
+                f"no row of {options.source.source} passes where={options.source.where!r}; "
+                "change --where"
+            )
+    except ValueError:
+        if read_plan(out) is None:
+            remove_work(out)
+        raise
+    tiers = parse_tiers(options.pictures.tiers)
+    with writing(out):
+        clear(out, [tier.name for tier in tiers])
+        write_durably(out / TOKENIZER_FILE, model)
+        tokenizer = tokenizer_info(out / TOKENIZER_FILE)
+        plan = Plan(
+            request=request,
+            tasks=tasks,
+            captions=[template.name for template in templates],
+            token_dtype=token_dtype(tokenizer.vocab_size).str,
+            tiers=[TierPlan(**asdict(tier)) for tier in tiers],
+            tokenizer=tokenizer,
+            tagger=options.tagging.tagger,
+        )
+        write_plan(out, plan)
+    return plan
+
+
+def cut_tasks(corpus: Corpus, task_rows: int) -> list[Task]:
+    """Ranges of the source's rows, in each of which so many pass --where; fewer in the last."""
+    tasks: list[Task] = []
+    held = np.empty(0, np.int64)
+    for numbers in corpus.selected():
+        held = np.concatenate([held, numbers])
+        whole = len(held) // task_rows * task_rows
+        for group in held[:whole].reshape(-1, task_rows):
+            tasks.append(Task(start=int(group[0]), stop=int(group[-1]) + 1, rows=task_rows))
+        held = held[whole:]
+    if len(held):
+        tasks.append(Task(start=int(held[0]), stop=int(held[-1]) + 1, rows=len(held)))
+    return tasks
+
+
+def what_differs(
+    options: BuildOptions, request: dict[str, Any], found: dict[str, Any], tokenizer: TokenizerInfo
+) -> Iterator[str]:
+    """Dotted names of what is asked for now and is not as `out` was begun or built."""
+    yield from differing(found, request, "")
+    given = options.vocabulary.tokenizer
+    # By name it may be the same.
+    if given is not None and file_sha256(given) != tokenizer.sha256:
+        yield "options.vocabulary.tokenizer"
+
+
+def refuse_other(
+    options: BuildOptions,
+    request: dict[str, Any],
+    found: dict[str, Any],
+    tokenizer: TokenizerInfo,
+    state: str,
+) -> None:
+    """FileExistsError that names what differs from what `out` was begun or built with."""
+    other = list(dict.fromkeys(what_differs(options, request, found, tokenizer)))
+    if other:
+        raise FileExistsError(
+            f"out={options.writer.out} {state} made with other {', '.join(other[:6])}; give the "
+            "same options to go on, choose another --out or add --overwrite"
+        )
+
+
+def differing(one: Any, other: Any, name: str) -> Iterator[str]:
+    """Dotted names of the entries that are not the same."""
+    if isinstance(one, dict) and isinstance(other, dict):
+        for key in sorted(one.keys() | other.keys()):
+            yield from differing(one.get(key), other.get(key), f"{name}.{key}" if name else key)
+    elif one != other:
+        yield name
+
+
+def say_what_was_chosen(corpus: Corpus, captions: CaptionOptions) -> None:
+    """On stderr, a line each: what was decided for the user, and what is left alone."""
+    notes = list(corpus.source.notes)
+    if not captions.caption and corpus.caption_column != DEFAULT_CAPTION_COLUMN:
+        notes.append(f"captions are read from column {corpus.caption_column!r}")
+    for note in notes:
+        print(f"note: {note}", file=sys.stderr)
+
+
+def train_on_corpus(
+    corpus: Corpus, templates: list[CaptionTemplate], options: BuildOptions
+) -> bytes:
+    """A tokenizer trained on the captions of a first pass, which reads no pictures."""
+    columns = sorted({column for template in templates for column in template.columns})
+
+    def all_texts() -> Iterator[str]:
+        for record in corpus.records(columns, with_images=False):
+            try:
+                captions = make_captions(
+                    templates, record.columns, options.captions.caption_max_chars
+                )
+            except RejectedError:
+                continue  # counted in the pass that writes
+            yield from captions.values()
+
+    texts = sample_texts(all_texts(), options.vocabulary.tokenizer_captions)
+    if not texts:
+        raise ValueError(
+            f"no row of {options.source.source} gives a caption: {corpus.rows} rows, "
+            f"where={options.source.where!r}, caption={options.captions.caption}; change --where "
+            "or --caption"
+        )
+    return train_tokenizer(texts, options.vocabulary)
+
+
+def tokenizer_info(path: Path) -> TokenizerInfo:
+    """The manifest's entry for the dataset's tokenizer."""
+    tokenizer = Tokenizer(path)
+    return TokenizerInfo(
+        file=TOKENIZER_FILE,
+        sha256=tokenizer.sha256,
+        vocab_size=tokenizer.vocab_size,
+        pad_id=PAD_ID,
+        bos_id=BOS_ID,
+        eos_id=EOS_ID,
+        unk_id=UNK_ID,
+    )
+
+
+def describe_request(
+    options: BuildOptions, corpus: Corpus, templates: list[CaptionTemplate]
+) -> dict[str, Any]:
+    """What decides the bytes: source files, options, libraries. No time, no host.
+
+    Files go by name only, so that the same corpus elsewhere gives the same bytes. Columns and
+    captions are those that were chosen, whether or not an option said so.
+    """
+    writer = asdict(options.writer)
+    del writer["out"], writer["overwrite"]
+    source = {
+        **asdict(options.source),
+        "format": corpus.format,
+        "image_column": corpus.source.image_column,
+    }
+    del source["source"], source["image_root"]
+    captions = {
+        **asdict(options.captions),
+        "caption": [f"{template.name}={template.template}" for template in templates],
+    }
+    vocabulary = {**asdict(options.vocabulary), "tokenizer": None}
+    if options.vocabulary.tokenizer is not None:
+        vocabulary["tokenizer"] = Path(options.vocabulary.tokenizer).name
+    request = {
+        "files": corpus.source.files(),
+        "rows_found": corpus.rows,
+        "options": {
+            "source": source,
+            "captions": captions,
+            "pictures": asdict(options.pictures),
+            "vocabulary": vocabulary,
+            "tagging": asdict(options.tagging),
+            "writer": writer,
+        },
+        "libraries": {
+            **{name: version(name) for name in LIBRARIES},
+            "libjpeg_turbo": features.version_feature("libjpeg_turbo"),
+        },
+    }
+    plain: dict[str, Any] = json.loads(json.dumps(request))  # as it reads back from a file
+    return plain

@@ -1,0 +1,163 @@
+"""Work spread over processes: what is done depends on the items alone, not on who does them."""
+
+import multiprocessing
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Generator, Sequence
+from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from pretrain.checks import check_positive
+
+S = TypeVar("S")
+T = TypeVar("T")
+R = TypeVar("R")
+Report = Callable[[Any], None]
+
+REPORT_S = 0.5  # a worker tells of its progress no more often
+WAIT_S = 0.2
+
+
+@dataclass(frozen=True, kw_only=True)
+class PoolOptions:
+    """How many processes work"""
+
+    workers: int | None = None
+    """Processes that work at once; the result does not depend on it. Null: one for each core that
+    this process may use."""
+
+    def __post_init__(self) -> None:
+        check_positive({"--workers": self.workers})
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunOptions(PoolOptions):
+    """Who does the work; the result does not depend on it"""
+
+    task_index: int | None = None
+    """Do the share of this number, from 0, of `task_count`; `data_prep merge` joins them all."""
+    task_count: int | None = None
+    """How many shares there are, e.g. the tasks of a Slurm array."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_positive({"--task-count": self.task_count})
+        if (self.task_index is None) != (self.task_count is None):
+            raise ValueError(
+                f"task_index={self.task_index}, task_count={self.task_count}: give both "
+                "--task-index and --task-count, or neither"
+            )
+        if self.task_count is not None and not 0 <= (self.task_index or 0) < self.task_count:
+            raise ValueError(
+                f"task_index={self.task_index}, task_count={self.task_count}: --task-index counts "
+                f"from 0 to {self.task_count - 1}"
+            )
+
+
+class StoppedError(Exception):
+    """Another process failed, or the user interrupted: what this one does is not wanted."""
+
+
+def usable_workers(asked: int | None) -> int:
+    """How many processes to start."""
+    return asked or len(os.sched_getaffinity(0))
+
+
+def run_in_pool(
+    function: Callable[[S, T, Report], R],
+    state: S,
+    items: Sequence[T],
+    workers: int | None,
+    report: Report,
+) -> Generator[R, None, None]:
+    """function(state, item, report) of each item, in the order in which they come to an end.
+
+    One worker or one item: in this process. Otherwise in fresh ones, which end with this one
+    however it ends. `report` is called here with what the function reports, now and then.
+    The first exception stops all. ChildProcessError if a process dies.
+    """
+    workers = min(usable_workers(workers), len(items))
+    if workers <= 1:
+        for item in items:
+            yield function(state, item, report)
+        return
+    # Every worker's polars would start a thread a core; it reads this when it is imported.
+    os.environ.setdefault("POLARS_MAX_THREADS", "1")
+    context = multiprocessing.get_context("spawn")
+    reports, stop = context.SimpleQueue(), context.Event()
+    pool = ProcessPoolExecutor(
+        workers,
+        mp_context=context,
+        initializer=_start,
+        initargs=(function, state, reports, stop),
+    )
+    try:
+        waiting = {pool.submit(_run, item) for item in items}
+        while waiting:
+            done, waiting = wait(waiting, WAIT_S, FIRST_COMPLETED)
+            while not reports.empty():
+                report(reports.get())
+            for future in done:
+                yield future.result()
+    except BrokenProcessPool as error:
+        raise ChildProcessError(
+            "a worker process was killed (too little memory?): give the same command again, with "
+            "fewer --workers"
+        ) from error
+    finally:
+        stop.set()
+        pool.shutdown(wait=True, cancel_futures=True)
+    while not reports.empty():
+        report(reports.get())
+
+
+# What this process works with, once it is a worker.
+_function: Callable[[Any, Any, Report], Any]
+_state: Any
+_report: Report
+
+
+def _start(
+    function: Callable[[Any, Any, Report], Any], state: Any, reports: Any, stop: Any
+) -> None:
+    """In a fresh process: remember the work, and end when the process that gave it ends."""
+    global _function, _state, _report
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides, and says stop
+
+    def end_with_parent() -> None:
+        parent = multiprocessing.parent_process()
+        if parent is not None:
+            parent.join()
+        os._exit(1)
+
+    def report(value: Any) -> None:
+        if stop.is_set():
+            raise StoppedError
+        reports.put(value)
+
+    threading.Thread(target=end_with_parent, daemon=True).start()
+    _function, _state, _report = function, state, report
+
+
+def _run(item: Any) -> Any:
+    """One item in a worker."""
+    return _function(_state, item, _report)
+
+
+class Pace:
+    """Tells when it is time to report again."""
+
+    def __init__(self) -> None:
+        self.last = time.monotonic()
+
+    def is_due(self) -> bool:
+        """At most once in REPORT_S."""
+        now = time.monotonic()
+        if now - self.last < REPORT_S:
+            return False
+        self.last = now
+        return True

@@ -1,0 +1,160 @@
+"""A dataset directory read in full against its manifest, indices and checksums."""
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import gettempdir
+
+import numpy as np
+from tqdm import tqdm
+
+from data_prep.duplicates import repeated_rows
+from data_prep.pool import Report, run_in_pool
+from data_prep.writer import verify_shard
+from pretrain.files import file_sha256
+from pretrain.shard_format import (
+    INDEX_FILE,
+    MANIFEST_FILE,
+    Manifest,
+    ShardInfo,
+    index_dtype,
+    path_inside,
+    read_manifest,
+)
+
+BLOCK_ROWS = 1 << 20
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShardCheck:
+    """One shard and the range of index rows that describe it."""
+
+    tier: str
+    info: ShardInfo
+    first: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class VerifyState:
+    """What the check of every shard needs."""
+
+    directory: Path
+    indexed: set[str]  # the tiers whose index can be read
+
+
+def verify(directory: Path, workers: int | None) -> Iterator[str]:
+    """Yield what is wrong, a line each; nothing if all is right."""
+    try:
+        manifest = read_manifest(directory)
+    except (ValueError, OSError) as error:
+        yield str(error)
+        return
+    yield from tokenizer_faults(directory, manifest)
+    indexed: set[str] = set()
+    for tier in manifest.tiers:
+        faults = list(index_faults(directory, manifest, tier))
+        if not faults:
+            indexed.add(tier)
+        yield from faults
+        yield from stray_files(directory, manifest, tier)
+    if len(indexed) == len(manifest.tiers):
+        yield from row_faults(directory, manifest)
+    checks: list[ShardCheck] = []
+    for tier in manifest.tiers:
+        first = 0
+        for info in manifest.tiers[tier].shards:
+            checks.append(ShardCheck(tier=tier, info=info, first=first))
+            first += info.samples
+    state = VerifyState(directory=directory, indexed=indexed)
+    results = run_in_pool(shard_faults, state, checks, workers, lambda _: None)
+    for faults in tqdm(results, total=len(checks), unit=" shards", desc="verify", disable=None):
+        yield from faults
+
+
+def tokenizer_faults(directory: Path, manifest: Manifest) -> Iterator[str]:
+    """What is wrong with the tokenizer's file."""
+    try:
+        path = path_inside(directory, manifest.tokenizer.file, "tokenizer.file")
+        if file_sha256(path) != manifest.tokenizer.sha256:
+            yield f"{path}: its sha256 is not the manifest's"
+    except (ValueError, OSError) as error:
+        yield str(error)
+
+
+def index_faults(directory: Path, manifest: Manifest, tier: str) -> Iterator[str]:
+    """What is wrong with a tier's index as a file."""
+    path = directory / tier / INDEX_FILE
+    try:
+        path = path_inside(directory, f"{tier}/{INDEX_FILE}", "tiers")
+        if file_sha256(path) != manifest.tiers[tier].index_sha256:
+            yield f"{path}: its sha256 is not the manifest's"
+        rows = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (ValueError, OSError) as error:
+        yield f"{path}: {error}"
+        return
+    if rows.dtype != index_dtype(len(manifest.captions)) or rows.ndim != 1:
+        yield f"{path}: its columns do not go with {len(manifest.captions)} captions"
+    elif len(rows) != manifest.samples:
+        yield f"{path}: {len(rows)} rows, the manifest has {manifest.samples} samples"
+
+
+def stray_files(directory: Path, manifest: Manifest, tier: str) -> Iterator[str]:
+    """Shards that the manifest does not name."""
+    known = {shard.file for shard in manifest.tiers[tier].shards}
+    folder = directory / tier
+    for path in sorted(folder.glob("*.tar*")) if folder.is_dir() else []:
+        if f"{tier}/{path.name}" not in known and re.fullmatch(r"\d+\.tar(\.part)?", path.name):
+            yield f"{path}: the manifest does not name it"
+
+
+def row_faults(directory: Path, manifest: Manifest) -> Iterator[str]:
+    """What the indices contradict each other or themselves in. They are right as files."""
+    indices = {
+        tier: np.load(directory / tier / INDEX_FILE, mmap_mode="r") for tier in manifest.tiers
+    }
+    name, one = next(iter(indices.items()))
+    starts = range(0, manifest.samples, BLOCK_ROWS)
+    for tier, index in indices.items():
+        ends = np.cumsum([shard.samples for shard in manifest.tiers[tier].shards])
+        for start in starts:
+            part = slice(start, start + BLOCK_ROWS)
+            path = directory / tier / INDEX_FILE
+            if (index["key"][part] != one["key"][part]).any():
+                yield f"{path}: its keys are not those of the tier {name}"
+            numbers = np.arange(start, min(start + BLOCK_ROWS, manifest.samples))
+            if (index["shard"][part] != np.searchsorted(ends, numbers, side="right")).any():
+                yield f"{path}: its shard numbers do not go with the manifest's counts"
+            tokens = index["tokens"][part].sum(axis=1, dtype=np.int64)
+            width = np.dtype(manifest.token_dtype).itemsize
+            if (index["ids"]["size"][part] != tokens * width).any() or (
+                index["pos"]["size"][part] != tokens
+            ).any():
+                yield f"{path}: its token counts do not go with the sizes of ids and pos"
+    try:
+        keys = (one["key"][start : start + BLOCK_ROWS] for start in starts)
+        again = repeated_rows(keys, manifest.samples, Path(gettempdir()))
+    except ValueError:
+        yield f"{directory / name / INDEX_FILE}: keys that are not 16 hexadecimal digits"
+        return
+    if len(again):
+        yield f"{directory / MANIFEST_FILE}: {len(again)} keys occur twice, e.g. in row {again[0]}"
+
+
+def shard_faults(state: VerifyState, check: ShardCheck, report: Report) -> list[str]:
+    """What is wrong with one shard. Its members are compared with the index where that is there."""
+    del report
+    faults: list[str] = []
+    try:
+        path = path_inside(state.directory, check.info.file, f"tiers.{check.tier}.shards")
+        size = path.stat().st_size
+        if size != check.info.bytes:
+            return [f"{path}: {size:,} bytes, the manifest has {check.info.bytes:,}"]
+        if file_sha256(path) != check.info.sha256:
+            faults.append(f"{path}: its sha256 is not the manifest's")
+        if check.tier in state.indexed:
+            index = np.load(state.directory / check.tier / INDEX_FILE, mmap_mode="r")
+            verify_shard(path, index[check.first : check.first + check.info.samples].tolist())
+    except (ValueError, OSError) as error:
+        return [*faults, str(error)]
+    return faults
