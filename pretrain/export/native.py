@@ -14,7 +14,7 @@ from torch import Tensor
 
 from pretrain.data.augment import _MEAN_STD, AugmentOptions, Normalisation, prepare
 from pretrain.data.dataset import Dataset
-from pretrain.data.images import Resize, evaluation_pixels
+from pretrain.data.images import evaluation_pixels
 from pretrain.files import file_sha256, write_durably, write_tensors
 from pretrain.losses.build import build_objective
 from pretrain.models.build import build_model
@@ -48,22 +48,18 @@ class ExportedModel:
     def device(self) -> torch.device:
         return self.model.image_projection.weight.device
 
-    def pixels(self, images: list[Image.Image], resize: Resize = "shortest_side_crop") -> Tensor:
+    def pixels(self, images: list[Image.Image]) -> Tensor:
         """(B, 3, H, W) fp32 of PIL pictures of any mode: treated as training's, centre square,
         resized, normalised."""
         image_px = self.model.image.image_px
-        squares = [
-            evaluation_pixels(np.asarray(upright_rgb(image)), image_px, resize) for image in images
-        ]
+        squares = [evaluation_pixels(np.asarray(upright_rgb(image)), image_px) for image in images]
         pixels = torch.from_numpy(np.stack(squares)).to(self.device)
         return prepare(pixels, None, AugmentOptions(), self.normalisation, torch.float32)
 
     @torch.inference_mode()
-    def encode_images(
-        self, images: list[Image.Image], resize: Resize = "shortest_side_crop"
-    ) -> Tensor:
+    def encode_images(self, images: list[Image.Image]) -> Tensor:
         """(B, E) of PIL pictures of any mode."""
-        return self.model.encode_image(self.pixels(images, resize))
+        return self.model.encode_image(self.pixels(images))
 
     def text_ids(self, texts: list[str]) -> Tensor:
         """(B, T) of texts, truncated to the model's context."""
