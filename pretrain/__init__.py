@@ -1,1 +1,18 @@
 """CLIP pretraining by CLIPA token reduction on DeepSpeed ZeRO."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pretrain.inference import Model
+
+
+def load(path: Path | str, *, device: str = "cpu") -> "Model":
+    """An exported folder as a model that embeds, classifies and searches.
+
+    device: any of torch's names. Raises ValueError or FileNotFoundError, one line that names the
+    remedy, where the folder is not a whole export of this version.
+    """
+    from pretrain.inference import Model  # seconds of imports that nobody else pays for
+
+    return Model(path, device=device)

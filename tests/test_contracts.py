@@ -37,7 +37,8 @@ LAYERS = [
      "losses.build"],
     ["engine.precision", "engine.ds_config", "engine.schedule", "engine.optimizers",
      "engine.gradient_norm", "engine.state", "engine.engine"],
-    ["evaluation.options", "evaluation.retrieval", "evaluation.zero_shot", "evaluation.features",
+    ["evaluation.prompts", "evaluation.options", "evaluation.retrieval", "evaluation.zero_shot",
+     "evaluation.features", "evaluation.labelled", "evaluation.classification",
      "evaluation.evaluator"],
     ["run.watchdog", "run.spikes"],
     ["stages", "recipe"],
@@ -51,6 +52,7 @@ LAYERS = [
      "report.gallery", "report.page", "report.__main__"],
     ["export.native", "export.tokenizer", "export.bundle", "export.hub_classes", "export.hub",
      "export.open_clip", "export.card", "export.command", "export.__main__"],
+    ["inference"],
     ["evaluate", "train", "launch"],
 ]  # fmt: skip
 ORDER = {name: place for place, name in enumerate(name for row in LAYERS for name in row)}

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import simplejpeg
@@ -12,6 +13,9 @@ from torch import Tensor
 
 _MAX_PIXELS = 64_000_000  # a header can claim 60000x60000: checked before anything is allocated
 CROP_DRAWS = 4
+# shortest_side_crop: the centre square, bicubic. squash: the whole picture stretched to the square,
+# bilinear, which CLIPA v2's configs evaluate by ("works better").
+Resize = Literal["shortest_side_crop", "squash"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,9 +71,12 @@ def centre_box(height: int, width: int) -> tuple[int, int, int, int]:
 
 
 def resize(
-    picture: NDArray[np.uint8], box: tuple[int, int, int, int], image_px: int
+    picture: NDArray[np.uint8],
+    box: tuple[int, int, int, int],
+    image_px: int,
+    mode: Literal["bicubic", "bilinear"] = "bicubic",
 ) -> NDArray[np.uint8]:
-    """(image_px, image_px, 3): the box, resized bicubic and antialiased, in uint8."""
+    """(image_px, image_px, 3): the box, resized and antialiased, in uint8."""
     top, left, height, width = box
     crop = picture[top : top + height, left : left + width]
     if crop.shape[:2] == (image_px, image_px):
@@ -77,5 +84,15 @@ def resize(
     pixels: Tensor = torch.from_numpy(np.require(crop, requirements="W")).permute(2, 0, 1)[
         None
     ]  # channels-last view
-    resized = F.interpolate(pixels, size=(image_px, image_px), mode="bicubic", antialias=True)
+    resized = F.interpolate(pixels, size=(image_px, image_px), mode=mode, antialias=True)
     return resized[0].permute(1, 2, 0).numpy()
+
+
+def evaluation_pixels(
+    picture: NDArray[np.uint8], image_px: int, how: Resize = "shortest_side_crop"
+) -> NDArray[np.uint8]:
+    """(image_px, image_px, 3): what evaluation and inference show the model of a picture."""
+    height, width = picture.shape[:2]
+    if how == "squash":
+        return resize(picture, (0, 0, height, width), image_px, "bilinear")
+    return resize(picture, centre_box(height, width), image_px)

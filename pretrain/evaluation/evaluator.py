@@ -167,7 +167,9 @@ class Evaluator:
         for name in self.sets:
             one = self._sized(name, model.image.image_px)
             images, texts = self._features(model, one)
-            results[name] = retrieval(images, texts, one.caption_of_image.to(images.device))
+            captions = one.caption_of_image.to(images.device)
+            places = torch.arange(len(captions), device=images.device)
+            results[name] = retrieval(images, texts, torch.stack([places, captions], dim=1))
             results[name]["zero_shot"] = {
                 column: zero_shot(images, self._class_index(one, column).to(images.device), matrix)
                 for column, matrix in classifiers.items()

@@ -10,7 +10,7 @@ from torch import Tensor
 from pretrain import progress
 from pretrain.data.augment import AugmentOptions, Normalisation, prepare
 from pretrain.data.dataset import Dataset
-from pretrain.data.images import centre_box, decode, resize
+from pretrain.data.images import decode, evaluation_pixels
 from pretrain.models.clip import CLIP
 from pretrain.tokens.context import context
 
@@ -59,8 +59,7 @@ def image_features(
     def embed(rows: list[int]) -> Tensor:
         pixels = np.empty((len(rows), image_px, image_px, 3), np.uint8)
         for place, row in enumerate(rows):
-            picture = _decode(dataset, row)
-            pixels[place] = resize(picture, centre_box(*picture.shape[:2]), image_px)
+            pixels[place] = evaluation_pixels(_decode(dataset, row), image_px)
         images = torch.from_numpy(pixels).to(device)
         return model.encode_image(
             prepare(images, None, AugmentOptions(), normalisation, model.dtype)

@@ -2,9 +2,9 @@
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from string import Formatter
 
 from pretrain.checks import check_positive
+from pretrain.evaluation.prompts import check_prompts
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,15 +23,8 @@ class ZeroShotOptions:
                 f"zero-shot with prompts={self.prompts} and label_ensemble={self.label_ensemble}: "
                 "give exactly one of them"
             )
-        for prompt in self.prompts:
-            try:
-                fields = [name for _, name, _, _ in Formatter().parse(prompt) if name is not None]
-            except ValueError as error:
-                raise ValueError(f"zero-shot prompt {prompt!r}: {error}") from error
-            if fields != [""]:
-                raise ValueError(
-                    f"zero-shot prompt {prompt!r}: it needs exactly one {{}}, for the class name"
-                )
+        if self.prompts:
+            check_prompts("zero-shot prompt", self.prompts)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,29 +1,55 @@
-"""Retrieval recall@k both ways, over distinct captions, with its chance level."""
+"""Retrieval recall@k both ways, several captions a picture or not, with its chance level."""
 
 from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
 KS = (1, 5, 10)
-_CHUNK = 1024  # queries compared at once: memory is _CHUNK x gallery, never all x all
+_CHUNK, _GALLERY_CHUNK = 1024, 8192  # queries and gallery items compared at once
 
 
-def ranks(queries: Tensor, gallery: Tensor, query_label: Tensor, gallery_label: Tensor) -> Tensor:
-    """(Q,) rank, from 1, of each query's best gallery item of its own label.
+def ranks(queries: Tensor, gallery: Tensor, matches: Tensor) -> Tensor:
+    """(Q,) rank, from 1, of each query's best match; max(KS) + 1 for every rank beyond max(KS).
 
-    queries (Q, E), gallery (M, E). An item of another label with an equal score counts as ranked
-    before it, so identical pictures never make a hit.
+    queries (Q, E), gallery (M, E), matches (P, 2) pairs of a query's and a gallery row that belong
+    together; a query without one is beyond every rank. Ties: an item that is no match and scores
+    exactly as high ranks before, so identical pictures never make a hit. Memory: one block of
+    _CHUNK x _GALLERY_CHUNK scores, whatever Q and M are.
     """
+    matches = matches[matches[:, 0].argsort()].contiguous()
+    starts = torch.arange(0, len(queries) + _CHUNK, _CHUNK, device=matches.device)
+    borders = torch.searchsorted(matches[:, 0].contiguous(), starts).tolist()
     out = []
-    for start in range(0, len(queries), _CHUNK):
-        scores = queries[start : start + _CHUNK] @ gallery.T
-        right = query_label[start : start + _CHUNK, None] == gallery_label[None, :]
-        best = scores.masked_fill(~right, -torch.inf).amax(dim=1, keepdim=True)
-        out.append(1 + ((scores >= best) & ~right).sum(dim=1))
+    for block, start in enumerate(range(0, len(queries), _CHUNK)):
+        own = matches[borders[block] : borders[block + 1]] - matches.new_tensor([start, 0])
+        out.append(_block_ranks(queries[start : start + _CHUNK], gallery, own))
     return torch.cat(out)
+
+
+def _block_ranks(queries: Tensor, gallery: Tensor, matches: Tensor) -> Tensor:
+    """Of one block of queries: the best match and the max(KS) best others are kept as the gallery
+    passes by."""
+    most = max(KS)
+    best = queries.new_full((len(queries),), -torch.inf)
+    others = queries.new_full((len(queries), most), -torch.inf)
+    for start in range(0, len(gallery), _GALLERY_CHUNK):
+        part = gallery[start : start + _GALLERY_CHUNK]
+        if start and len(part) < _GALLERY_CHUNK:
+            # A product of another shape may round otherwise, and equal items must tie.
+            part = F.pad(part, (0, 0, 0, _GALLERY_CHUNK - len(part)))
+        scores = (queries @ part.T)[:, : len(gallery) - start]
+        inside = (matches[:, 1] >= start) & (matches[:, 1] < start + scores.shape[1])
+        rows, columns = matches[inside, 0], matches[inside, 1] - start
+        best.scatter_reduce_(0, rows, scores[rows, columns], "amax")
+        scores[rows, columns] = -torch.inf
+        top = scores.topk(min(most, scores.shape[1]), dim=1).values
+        others = torch.cat([others, top], dim=1).topk(most, dim=1).values
+    found = 1 + (others >= best[:, None]).sum(dim=1)
+    return torch.where(best > -torch.inf, found, most + 1)
 
 
 def chance_recall(positives: NDArray[np.int64], gallery: int, k: int) -> float:
@@ -34,32 +60,22 @@ def chance_recall(positives: NDArray[np.int64], gallery: int, k: int) -> float:
     return float(1 - miss.mean())
 
 
-def retrieval(
-    image_features: Tensor, text_features: Tensor, caption_of_image: Tensor
-) -> dict[str, Any]:
+def retrieval(image_features: Tensor, text_features: Tensor, matches: Tensor) -> dict[str, Any]:
     """recall@k of image → text and text → image.
 
-    image_features (n, E), text_features (m, E) of the distinct captions, caption_of_image (n,)
-    the row of each picture's caption. A text's hit is any picture that has it. Returns per
-    direction r@k and chance_r@k in 0..1 and the number of queries n.
+    image_features (n, E), text_features (m, E) and matches (P, 2), the (image, text) rows that
+    belong together: several texts a picture and several pictures a text. A hit is any match among
+    the first k. Returns per direction r@k and chance_r@k in 0..1 and the number of queries n.
     """
-    captions = torch.arange(len(text_features), device=caption_of_image.device)
-    pictures_of_caption = torch.bincount(caption_of_image, minlength=len(captions)).cpu().numpy()
     directions = {
-        "image_to_text": (
-            ranks(image_features, text_features, caption_of_image, captions),
-            np.ones(len(image_features), np.int64),
-            len(text_features),
-        ),
-        "text_to_image": (
-            ranks(text_features, image_features, captions, caption_of_image),
-            pictures_of_caption,
-            len(image_features),
-        ),
+        "image_to_text": (image_features, text_features, matches),
+        "text_to_image": (text_features, image_features, matches.flip(1)),
     }
     result: dict[str, Any] = {}
-    for name, (found, positives, gallery) in directions.items():
+    for name, (queries, gallery, own) in directions.items():
+        found = ranks(queries, gallery, own)
+        positives = torch.bincount(own[:, 0], minlength=len(queries)).cpu().numpy()
         values: dict[str, Any] = {f"r@{k}": float((found <= k).float().mean()) for k in KS}
-        values.update({f"chance_r@{k}": chance_recall(positives, gallery, k) for k in KS})
+        values.update({f"chance_r@{k}": chance_recall(positives, len(gallery), k) for k in KS})
         result[name] = {**values, "n": len(found)}
     return result

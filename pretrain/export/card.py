@@ -9,7 +9,7 @@ from pretrain.run_folder import EVALUATION_FILE, RECIPE_FILE
 
 CARD_FILE = "README.md"
 _USE = {
-    "native": 'from pretrain.export import load\n\nmodel = load("FOLDER")',
+    "native": 'import pretrain\n\nmodel = pretrain.load("FOLDER")',
     "transformers": (
         "from transformers import pipeline\n\n"
         'classify = pipeline("zero-shot-image-classification", model="FOLDER", '

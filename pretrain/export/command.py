@@ -127,7 +127,7 @@ def main(
         run_dir: Run folder of a training run.
         out: Folder to write; by default RUN_DIR/export (open_clip: RUN_DIR/export_open_clip).
         stage: Stage whose weights to export; by default the recipe's last.
-        format: native (for `pretrain.export.load`), transformers (native, and for AutoModel) or
+        format: native (for `pretrain.load`), transformers (native, and for AutoModel) or
             open_clip (for `open_clip.create_model_and_transforms("local-dir:FOLDER")`).
     """
     with one_line_faults():

@@ -16,7 +16,7 @@ from transformers.image_utils import make_flat_list_of_images
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.models.clip.modeling_clip import CLIPOutput
 
-from pretrain.data.images import centre_box, resize
+from pretrain.data.images import evaluation_pixels
 from pretrain.models.clip import CLIP, ModelOptions
 from pretrain.models.image_tower import ImageTowerOptions
 from pretrain.models.positions import sincos_2d
@@ -140,8 +140,7 @@ class ClipaImageProcessor(BaseImageProcessor):
             picture = (
                 image if isinstance(image, Image.Image) else Image.fromarray(np.asarray(image))
             )
-            pixels = np.asarray(upright_rgb(picture))
-            square = resize(pixels, centre_box(*pixels.shape[:2]), self.image_px)
+            square = evaluation_pixels(np.asarray(upright_rgb(picture)), self.image_px)
             rows.append(torch.from_numpy(np.ascontiguousarray(square.transpose(2, 0, 1))))
         mean, std = (torch.tensor(v)[:, None, None] for v in (self.image_mean, self.image_std))
         return transformers.BatchFeature(

@@ -8,13 +8,14 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
 from pretrain.data.augment import MEAN_STD, AugmentOptions, Normalisation, prepare
 from pretrain.data.dataset import Dataset
-from pretrain.data.images import centre_box, resize
-from pretrain.files import write_durably, write_tensors
+from pretrain.data.images import evaluation_pixels
+from pretrain.files import file_sha256, write_durably, write_tensors
 from pretrain.losses.build import build_objective
 from pretrain.models.build import build_model
 from pretrain.models.clip import CLIP, ModelOptions
@@ -30,6 +31,7 @@ from pretrain.tokens.tokenizer import Tokenizer
 # Not "tokenizer.model": transformers would read that by rules of its own, and give other ids.
 TOKENIZER_FILE = "sentencepiece.model"
 EXPORT_FORMAT = 2
+_AGAIN = "write it again with `python -m pretrain.export --run_dir RUN_DIR --out FOLDER`"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,11 +44,16 @@ class ExportedModel:
     logit_scale: float
     logit_bias: float | None  # None after the softmax loss
 
+    @property
+    def device(self) -> torch.device:
+        return self.model.image_projection.weight.device
+
     def pixels(self, images: list[Image.Image]) -> Tensor:
         """(B, 3, H, W) fp32 of PIL pictures of any mode: treated as training's, centre square,
         resized, normalised."""
         image_px = self.model.image.image_px
-        pixels = torch.from_numpy(np.stack([_pixels(image, image_px) for image in images]))
+        squares = [evaluation_pixels(np.asarray(upright_rgb(image)), image_px) for image in images]
+        pixels = torch.from_numpy(np.stack(squares)).to(self.device)
         return prepare(pixels, None, AugmentOptions(), self.normalisation, torch.float32)
 
     @torch.inference_mode()
@@ -61,17 +68,12 @@ class ExportedModel:
             self.model.text.text_tokens,
             self.model.options.text.specials,
         )
-        return torch.from_numpy(ids)
+        return torch.from_numpy(ids).to(self.device)
 
     @torch.inference_mode()
     def encode_texts(self, texts: list[str]) -> Tensor:
         """(B, E) of texts, truncated to the model's context."""
         return self.model.encode_text(self.text_ids(texts))
-
-
-def _pixels(image: Image.Image, image_px: int) -> np.ndarray:
-    picture = np.asarray(upright_rgb(image))
-    return resize(picture, centre_box(*picture.shape[:2]), image_px)
 
 
 def export_config(recipe: Recipe, stage: str, parameters: dict[str, Tensor]) -> dict[str, Any]:
@@ -109,42 +111,49 @@ def export_config(recipe: Recipe, stage: str, parameters: dict[str, Tensor]) -> 
 def write_native(
     out: Path, config: dict[str, Any], weights: dict[str, Tensor], tokenizer: Tokenizer
 ) -> None:
-    """Weights, tokenizer and, last, config: what `load` reads."""
+    """Weights, tokenizer and, last, config: what `load` reads. A folder without config is no
+    export, so an earlier one's goes first: old and new parts never pass for one model."""
     out.mkdir(parents=True, exist_ok=True)
+    (out / CONFIG_FILE).unlink(missing_ok=True)
     write_tensors(out / WEIGHTS_FILE, weights, {"format": "pt"})
     write_durably(out / TOKENIZER_FILE, tokenizer.file.read_bytes())
     write_durably(out / CONFIG_FILE, json.dumps(config, indent=2) + "\n")
 
 
-def load(folder: Path | str) -> ExportedModel:
-    """An exported model on the CPU in fp32. ValueError where the folder's parts disagree."""
+def load(
+    folder: Path | str, *, image_px: int | None = None, text_tokens: int | None = None
+) -> ExportedModel:
+    """An exported model on the CPU in fp32, at its own lengths or others.
+
+    ValueError or FileNotFoundError, with the remedy, where the folder is none of ours, half
+    written, of another format, or its parts disagree.
+    """
     folder = Path(folder)
-    if not (folder / CONFIG_FILE).is_file():
-        raise FileNotFoundError(
-            f"no {CONFIG_FILE} in {folder}: not an exported model; write one with "
-            "`python -m pretrain.export --run_dir RUN_DIR --out FOLDER`"
-        )
-    config = json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8"))
-    if config.get("format") != EXPORT_FORMAT:
+    config = _read_config(folder)
+    tokenizer = _read_tokenizer(folder, config)
+    try:
+        weights = load_file(str(folder / WEIGHTS_FILE))
+    except (SafetensorError, FileNotFoundError) as error:
         raise ValueError(
-            f"{folder} has export format {config.get('format')}, this reads {EXPORT_FORMAT}: "
-            "export the run again"
+            f"{folder / WEIGHTS_FILE} is missing or half written ({error}): {_AGAIN}"
+        ) from error
+    options, own = export_options(folder)
+    try:
+        model = build_model(
+            options,
+            tokens=TokenOptions(
+                image_px=image_px or own.image_px,
+                text_tokens=text_tokens or own.text_tokens,
+            ),
+            vocab_size=config["vocab_size"],
+            device=torch.device("cpu"),
+            weights=weights,
         )
-    tokenizer = Tokenizer(folder / TOKENIZER_FILE)
-    if tokenizer.sha256 != config["tokenizer_sha256"]:
-        raise ValueError(f"{folder / TOKENIZER_FILE} is not the tokenizer of the exported model")
-    raw = config["model"]
-    model = build_model(
-        ModelOptions(
-            image=ImageTowerOptions(**raw["image"]),
-            text=TextTowerOptions(**raw["text"]),
-            embed_dim=raw["embed_dim"],
-        ),
-        tokens=TokenOptions(image_px=config["image_px"], text_tokens=config["text_tokens"]),
-        vocab_size=config["vocab_size"],
-        device=torch.device("cpu"),
-        weights=load_file(str(folder / WEIGHTS_FILE)),
-    )
+    except (ValueError, RuntimeError) as error:
+        raise ValueError(
+            f"{folder / WEIGHTS_FILE} does not fit {CONFIG_FILE} beside it "
+            f"({' '.join(str(error).split())[:200]}): {_AGAIN}"
+        ) from error
     return ExportedModel(
         model=model.eval(),
         tokenizer=tokenizer,
@@ -152,3 +161,48 @@ def load(folder: Path | str) -> ExportedModel:
         logit_scale=config["logit_scale"],
         logit_bias=config.get("logit_bias"),
     )
+
+
+def export_options(folder: Path) -> tuple[ModelOptions, TokenOptions]:
+    """Shape of an exported model, and the lengths that it was exported at."""
+    config = _read_config(folder)
+    raw = config["model"]
+    options = ModelOptions(
+        image=ImageTowerOptions(**raw["image"]),
+        text=TextTowerOptions(**raw["text"]),
+        embed_dim=raw["embed_dim"],
+    )
+    return options, TokenOptions(image_px=config["image_px"], text_tokens=config["text_tokens"])
+
+
+def _read_config(folder: Path) -> dict[str, Any]:
+    path = folder / CONFIG_FILE
+    if not path.is_file():
+        begun = (folder / WEIGHTS_FILE).is_file()
+        raise FileNotFoundError(
+            f"no {CONFIG_FILE} in {folder}: {'a half-written' if begun else 'not an'} exported "
+            f"model; {_AGAIN}"
+        )
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path} is not whole JSON ({error}): {_AGAIN}") from error
+    if not isinstance(config, dict) or config.get("format") != EXPORT_FORMAT:
+        found = config.get("format") if isinstance(config, dict) else None
+        raise ValueError(
+            f"{folder} has export format {found}, this version of the package reads "
+            f"{EXPORT_FORMAT}: {_AGAIN}, or use the version that wrote it"
+        )
+    return config
+
+
+def _read_tokenizer(folder: Path, config: dict[str, Any]) -> Tokenizer:
+    path = folder / TOKENIZER_FILE
+    found = file_sha256(path) if path.is_file() else None
+    if found != config["tokenizer_sha256"]:
+        raise ValueError(
+            f"{path} is {'missing' if found is None else 'not the tokenizer of the exported model'}"
+            f" (sha256 {found and found[:12]}, config.json asks for "
+            f"{config['tokenizer_sha256'][:12]}): put its own file back, or {_AGAIN}"
+        )
+    return Tokenizer(path)

@@ -1,0 +1,176 @@
+"""Zero-shot classification of any labelled set, with class names and templates from files."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import yaml
+from torch import Tensor
+
+from pretrain.checks import check_positive
+from pretrain.data.augment import AugmentOptions, Normalisation, prepare
+from pretrain.data.images import Resize, evaluation_pixels
+from pretrain.evaluation.features import distributed_rows, text_features
+from pretrain.evaluation.labelled import LabelledSet, open_labelled
+from pretrain.evaluation.prompts import check_prompts
+from pretrain.evaluation.zero_shot import class_embeddings, zero_shot
+from pretrain.models.clip import CLIP
+from pretrain.pictures import upright_rgb
+from pretrain.tokens.tokenizer import Tokenizer
+
+_OWN = Path(__file__).with_name("templates")
+_SHIPPED = {"imagenet": "imagenet_classes.txt", "openai_imagenet": "openai_imagenet_templates.txt"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClassificationOptions:
+    """A labelled set of pictures, and the texts that stand for its classes."""
+
+    images: Path
+    """Folder with one sub-folder a class, WebDataset tar (or a folder of tars) with a .cls beside
+    each picture, or folder that `datasets.Dataset.save_to_disk` wrote."""
+    classes: Path | None = None
+    """Class names, or `imagenet` for the 1,000 that come with this package. Text: one name a line,
+    matched by name where every label is one, else in the order of the sorted folders (of the
+    numbers in .cls). YAML: a list, the same, or a mapping from label to name. By default the
+    labels themselves, `_` as a space."""
+    templates: Path | None = None
+    """Prompt templates, one a line or a YAML list, each with one {} for the class name, or
+    `openai_imagenet` for the 80 that come with this package. By default `a photo of a {}.`."""
+    resize: Resize = "shortest_side_crop"
+    """shortest_side_crop: centre square, bicubic. squash: the whole picture stretched to a square,
+    bilinear, as CLIPA v2 evaluates."""
+    batch_samples: int = 256
+    """Samples per forward on each rank."""
+
+    def __post_init__(self) -> None:
+        check_positive({"classification.batch_samples": self.batch_samples})
+
+
+class Classification:
+    """A labelled set opened and checked before any model is built."""
+
+    def __init__(self, options: ClassificationOptions) -> None:
+        self.options = options
+        self.set: LabelledSet = open_labelled("classification.images", options.images)
+        self.names, place = class_names(self.set, options.classes)
+        self.class_of_image = torch.tensor([place[label] for label in self.set.labels])
+        self.templates = ["a photo of a {}."]
+        if options.templates is not None:
+            self.templates = _texts("classification.templates", options.templates)
+        check_prompts("classification.templates", self.templates)
+
+    def evaluate(
+        self, model: CLIP, tokenizer: Tokenizer, normalisation: Normalisation
+    ) -> dict[str, Any]:
+        """The figures of `zero_shot`. Collective."""
+        batch = self.options.batch_samples
+        images = picture_features(model, self.set, normalisation, self.options.resize, batch)
+        classifier = self.classifier(model, tokenizer)
+        return zero_shot(images, self.class_of_image.to(images.device), classifier)
+
+    def classifier(self, model: CLIP, tokenizer: Tokenizer) -> Tensor:
+        """(C, E): the normalised mean over the templates. Collective."""
+        ids = [
+            np.asarray(tokenizer.encode(template.format(name)))
+            for name in self.names
+            for template in self.templates
+        ]
+        features = text_features(model, ids, self.options.batch_samples)
+        owners = torch.arange(len(self.names), device=features.device)
+        return class_embeddings(
+            features, owners.repeat_interleave(len(self.templates)), len(self.names)
+        )
+
+
+@torch.inference_mode()
+def picture_features(
+    model: CLIP, pictures: LabelledSet, normalisation: Normalisation, how: Resize, batch: int
+) -> Tensor:
+    """(n, E) fp32 unit vectors of a labelled set's pictures. Collective."""
+    device = model.image_projection.weight.device
+
+    def embed(rows: list[int]) -> Tensor:
+        squares = [
+            evaluation_pixels(
+                np.asarray(upright_rgb(pictures.read(row))), model.image.image_px, how
+            )
+            for row in rows
+        ]
+        pixels = torch.from_numpy(np.stack(squares)).to(device)
+        return model.encode_image(
+            prepare(pixels, None, AugmentOptions(), normalisation, model.dtype)
+        )
+
+    return distributed_rows(len(pictures.labels), batch, embed)
+
+
+def class_names(pictures: LabelledSet, file: Path | None) -> tuple[list[str], dict[str, int]]:
+    """(names of all classes, {label: its class}). ValueError where a label has no name."""
+    option, order = "classification.classes", pictures.order
+    numbered = all(label.isdigit() for label in order)
+    if file is None:
+        if numbered:
+            raise ValueError(
+                f"{option}: the set's labels are numbers ({order[0]} to {order[-1]}): give a file "
+                "with a name for each"
+            )
+        return [label.replace("_", " ") for label in order], {
+            label: at for at, label in enumerate(order)
+        }
+    given = _read(option, file)
+    if not given:
+        raise ValueError(f"{option}={file} is empty: give a name for each class")
+    if isinstance(given, dict):
+        place = {str(label): at for at, label in enumerate(given)}
+        names = [str(name) for name in given.values()]
+    else:
+        names = _texts(option, file)
+        own = {name: at for at, name in enumerate(names)}
+        if numbered:
+            place = {label: int(label) for label in order if int(label) < len(names)}
+        elif len(own) == len(names) and set(order) <= set(names):
+            place = own
+        elif len(names) == len(order):
+            place = {label: at for at, label in enumerate(order)}
+        else:
+            raise ValueError(
+                f"{option}={file} has {len(names)} names, the set has {len(order)} classes that "
+                f"are not all among them ({sorted(set(order) - set(names))[:3]}): give one name a "
+                "class, or a YAML mapping from label to name"
+            )
+    missing = [label for label in order if label not in place]
+    if missing:
+        raise ValueError(
+            f"{option}={file} names {len(names)} classes, none for {missing[:3]} of the set: add "
+            "a name for each"
+        )
+    return names, place
+
+
+def _read(option: str, file: Path) -> Any:
+    """The content of a file of names: a list or a mapping."""
+    path = file if file.is_file() else _OWN / _SHIPPED.get(str(file), "")
+    if not path.is_file():
+        raise ValueError(
+            f"{option}={file}: there is no such file; name one, or one of {sorted(_SHIPPED)}"
+        )
+    try:
+        text = path.read_text(encoding="utf-8")
+        if path.suffix not in (".yaml", ".yml"):
+            return [line.strip() for line in text.splitlines() if line.strip()]
+        found = yaml.safe_load(text)
+    except (UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ValueError(f"{option}={file}: {' '.join(str(error).split())}") from error
+    if not isinstance(found, list | dict):
+        raise ValueError(f"{option}={file}: it holds neither a list nor a mapping of names")
+    return found
+
+
+def _texts(option: str, file: Path) -> list[str]:
+    found = _read(option, file)
+    if not isinstance(found, list) or not found:
+        raise ValueError(f"{option}={file}: it holds no list of texts; give one a line")
+    return [str(text) for text in found]
