@@ -79,6 +79,7 @@ def steps_go_on(rank: int, folder: Path) -> dict[str, Any]:
     saver.wait()
     if reader is not None:
         os.close(reader)
+    torch.distributed.barrier()  # the main rank has removed what was written
     found["after the failure"] = tags(folder)
 
     saver.save(engine, RunState(step=3), {})
