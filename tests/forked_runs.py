@@ -1,22 +1,13 @@
 """Training runs of one process, forked from a server that has imported all: a second each."""
 
-import multiprocessing
 import os
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+from forkserver import CONTEXT
 from tiny_runs import ROOT
 
-_CONTEXT = multiprocessing.get_context("forkserver")
-_CONTEXT.set_forkserver_preload(
-    [
-        "pretrain.train",
-        "pretrain.run.start",
-        "pretrain.run.stage_evaluation",
-        "pretrain.models.clip",
-    ]
-)
 TIMEOUT_S = 120
 TINY = ROOT / "pretrain/recipes/tiny.yaml"
 PLAIN = ["--data.loader.workers", "0", "--log.tensorboard", "false", "--log.every_steps", "1"]
@@ -43,7 +34,7 @@ def train(run_dir: Path, dataset: Path, *options: str, recipe: Path = TINY) -> E
         str(run_dir),
         *options,
     ]
-    process = _CONTEXT.Process(target=_train, args=(words, log))
+    process = CONTEXT.Process(target=_train, args=(words, log))
     process.start()
     process.join(TIMEOUT_S)
     if process.exitcode is None:

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 import torch.multiprocessing as mp
+from forkserver import CONTEXT
 
 TIMEOUT_S = 300
 
@@ -17,11 +18,12 @@ TIMEOUT_S = 300
 def run_ranks(function: Callable[..., Any], world_size: int, *arguments: Any) -> list[Any]:
     """function(rank, *arguments) on each of world_size processes, joined as a gloo group."""
     with tempfile.TemporaryDirectory() as folder:
-        context = mp.spawn(
+        context = mp.start_processes(
             _one_rank,
             args=(function, world_size, folder, arguments),
             nprocs=world_size,
             join=False,
+            start_method=CONTEXT.get_start_method(),
         )
         deadline = time.monotonic() + TIMEOUT_S
         while not context.join(timeout=1):

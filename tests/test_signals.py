@@ -19,7 +19,7 @@ from pretrain.run_folder import CHECKPOINTS, METRICS_FILE
 
 
 def stopped_at(run_dir: Path) -> checkpoint.RunState:
-    found = checkpoint.newest(run_dir / CHECKPOINTS)
+    found = checkpoint.newest(run_dir / CHECKPOINTS, late_files_s=0)
     assert found is not None, "no checkpoint"
     return found.state
 
@@ -28,14 +28,51 @@ def stopped_at(run_dir: Path) -> checkpoint.RunState:
     ("start", "to", "sent", "code"),
     [
         pytest.param(PLAIN_PYTHON, "root", signal.SIGTERM, CONTINUE, id="python"),
-        pytest.param(PLAIN_PYTHON, "root", signal.SIGINT, CONTINUE, id="python, a person"),
-        pytest.param(TORCHRUN, "root", signal.SIGTERM, 1, id="torchrun"),
-        pytest.param(TORCHRUN, "root", signal.SIGUSR1, -10, id="torchrun, which dies of USR1"),
-        pytest.param(TORCHRUN, "rank 1", signal.SIGUSR1, 1, id="one rank of torchrun"),
+        pytest.param(
+            PLAIN_PYTHON,
+            "root",
+            signal.SIGINT,
+            CONTINUE,
+            id="python, a person",
+            marks=pytest.mark.soak,
+        ),
+        pytest.param(TORCHRUN, "root", signal.SIGTERM, 1, id="torchrun", marks=pytest.mark.soak),
+        pytest.param(
+            TORCHRUN,
+            "root",
+            signal.SIGUSR1,
+            -10,
+            id="torchrun, which dies of USR1",
+            marks=pytest.mark.soak,
+        ),
+        pytest.param(
+            TORCHRUN, "rank 1", signal.SIGUSR1, 1, id="one rank of torchrun", marks=pytest.mark.soak
+        ),
         pytest.param([*LAUNCH, *TORCHRUN], "root", signal.SIGUSR1, CONTINUE, id="launch torchrun"),
-        pytest.param([*LAUNCH, *TORCHRUN], "rank 1", signal.SIGTERM, CONTINUE, id="its rank"),
-        pytest.param(DEEPSPEED, "rank 1", signal.SIGUSR1, CONTINUE, id="one rank of deepspeed"),
-        pytest.param(DEEPSPEED, "root", signal.SIGTERM, -15, id="deepspeed, which dies of TERM"),
+        pytest.param(
+            [*LAUNCH, *TORCHRUN],
+            "rank 1",
+            signal.SIGTERM,
+            CONTINUE,
+            id="its rank",
+            marks=pytest.mark.soak,
+        ),
+        pytest.param(
+            DEEPSPEED,
+            "rank 1",
+            signal.SIGUSR1,
+            CONTINUE,
+            id="one rank of deepspeed",
+            marks=pytest.mark.soak,
+        ),
+        pytest.param(
+            DEEPSPEED,
+            "root",
+            signal.SIGTERM,
+            -15,
+            id="deepspeed, which dies of TERM",
+            marks=pytest.mark.soak,
+        ),
         pytest.param([*LAUNCH, *DEEPSPEED], "root", signal.SIGTERM, CONTINUE, id="launch ds"),
     ],
 )
@@ -70,7 +107,7 @@ def test_a_second_ctrl_c_ends_at_once_whatever_hangs(tiny_dataset, tmp_path):
         run.wait_for("SIGINT again", log=True)
         other.resume()
         assert run.end() == INTERRUPTED, run.log.read_text()
-        assert checkpoint.newest(run.run_dir / CHECKPOINTS) is None
+        assert checkpoint.newest(run.run_dir / CHECKPOINTS, late_files_s=0) is None
 
 
 @pytest.mark.parametrize("start", [PLAIN_PYTHON, [*LAUNCH, *TORCHRUN]], ids=["python", "torchrun"])
