@@ -96,9 +96,12 @@ class LogOptions:
     """Mirror metrics.jsonl into TensorBoard events."""
     spikes: SpikeOptions | None = field(default_factory=SpikeOptions)
     """When a loss counts as a spike and is named; null looks for none."""
+    peak_tflops: float | None = None
+    """Peak of one rank's device, which `mfu` is a share of; null takes the plan's table by the
+    device's name, and logs no `mfu` for one that it does not list, as for a CPU."""
 
     def __post_init__(self) -> None:
-        check_positive({"log.every_steps": self.every_steps})
+        check_positive({"log.every_steps": self.every_steps, "log.peak_tflops": self.peak_tflops})
 
 
 @dataclass(frozen=True, kw_only=True)

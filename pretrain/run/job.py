@@ -10,6 +10,7 @@ from pretrain.data.weights import SampleWeights
 from pretrain.distributed import Runtime
 from pretrain.evaluation.evaluator import Evaluator
 from pretrain.recipe import Recipe
+from pretrain.run.expectation import Expectation
 from pretrain.run.metrics import RunLog
 from pretrain.run.saver import Saver
 from pretrain.run_folder import CHECKPOINTS
@@ -29,6 +30,7 @@ class Job:
     evaluator: Evaluator
     log: RunLog
     saver: Saver
+    plan: Expectation
 
     @property
     def checkpoints(self) -> Path:

@@ -20,6 +20,7 @@ from pretrain.recipe import Recipe, check_ranks, stored_recipe
 from pretrain.run import checkpoint, metrics
 from pretrain.run.checkpoint import Checkpoint, RunState
 from pretrain.run.continuation import changed_values, with_order
+from pretrain.run.expectation import Expectation
 from pretrain.run.job import Job
 from pretrain.run.lock import RunLock
 from pretrain.run.metrics import RunLog
@@ -76,6 +77,7 @@ def start_run(
         evaluator=evaluator,
         log=log,
         saver=Saver(folder, recipe.checkpoint, runtime, log),
+        plan=Expectation(recipe, stages, runtime, vocab_size=dataset.manifest.tokenizer.vocab_size),
     )
     return job, state, None if found is None else found.tag, lock
 
