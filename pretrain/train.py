@@ -66,6 +66,7 @@ def train(recipe: Recipe, resolved: str, runtime: Runtime, signals: Signals) -> 
         for index in range(state.stage, len(job.stages)):
             state = run_stage(job, index, state, tag, signals)
             tag = None
+    job.profile.close()
     job.log.event("end", samples_seen=state.samples_seen)
     job.log.say(f"finished: {state.samples_seen:,} samples in {recipe.run_dir}")
     job.log.close()
@@ -98,6 +99,7 @@ def run_stage(job: Job, index: int, state: RunState, tag: str | None, signals: S
     spikes = SpikeWatch(recipe.log.spikes)
     signals.training()
     while state.stage_step < stage.steps:
+        job.profile.reach(state.step + 1)
         progress.doing(f"waiting for the batch of step {state.step + 1}")
         waiting = time.perf_counter()
         batch = next(stream)

@@ -42,17 +42,31 @@ def test_a_run_logs_each_step_by_tower_and_in_tokens_and_flops(tiny_run):
         assert step["median_rank_ready_s"] <= step["slowest_rank_ready_s"]
 
 
-def test_mfu_is_a_share_of_the_given_peak(tiny_dataset, tmp_path):
-    command = train_command(
-        *(tmp_path / "run", tiny_dataset, "--log.peak_tflops", "0.5", "--log.every_steps", "3"),
-        ranks=2,
-    )
-    subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
+def test_mfu_of_a_given_peak_the_plan_at_the_start_and_a_trace(tiny_dataset, tmp_path):
+    options = ["--log.peak_tflops", "0.5", "--log.every_steps", "3", "--log.profile_steps", "[2,7]"]
+    command = train_command(tmp_path / "run", tiny_dataset, *options)
+    said = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True)
+    lines = [line for line in (said.stdout + said.stderr).splitlines() if "plan: " in line]
+    assert len(lines) == 1 and "GiB a rank in stage full" in lines[0], lines
+    assert "images/s" not in lines[0]  # of this CPU no speed is known
+    (trace,) = (tmp_path / "run" / "profile").iterdir()
+    assert trace.name == "steps_2-7.json"
+    names = [event.get("name", "") for event in json.loads(trace.read_text())["traceEvents"]]
+    # Both stages lie in it: six steps, each with one step of the optimizer and some collectives.
+    assert sum(name.startswith("Optimizer.step#AdamW") for name in names) >= 6
+    assert any("all_reduce" in name for name in names) and "aten::mm" in names
     steps = logged(tmp_path / "run")
     assert [step["step"] for step in steps] == [3, 6, 9, 10]
     for step in steps:
         assert step["mfu"] == pytest.approx(step["tflop_per_s"] / (2 * 0.5))
     assert known_peak_tflops(torch.device("cpu")) is None
+
+
+def test_a_trace_of_no_steps_is_refused():
+    tiny = ["--config", str(ROOT / "pretrain/recipes/tiny.yaml")]
+    for steps in ("[0,3]", "[4,3]"):
+        with pytest.raises(ValueError, match=r"log\.profile_steps=\["):
+            parse([*tiny, "--log.profile_steps", steps])
 
 
 def read_on_a_rank(rank: int):

@@ -12,6 +12,7 @@ from pretrain.evaluation.evaluator import Evaluator
 from pretrain.recipe import Recipe
 from pretrain.run.expectation import Expectation
 from pretrain.run.metrics import RunLog
+from pretrain.run.profile import Profile
 from pretrain.run.saver import Saver
 from pretrain.run_folder import CHECKPOINTS
 from pretrain.stages import Stage
@@ -31,6 +32,7 @@ class Job:
     log: RunLog
     saver: Saver
     plan: Expectation
+    profile: Profile
 
     @property
     def checkpoints(self) -> Path:
