@@ -62,7 +62,8 @@ class StepResult:
 
     loss: float
     measures: dict[str, float]
-    grad_norm: float  # of the global batch's gradient, before clipping and Muon; nan if skipped
+    grad_norm: float  # of the global batch's gradient, before clipping and Muon; nan if skipped or
+    # not measured
     skipped: str | None  # why no rank has updated anything; None for a step that was made
     stop: bool = False  # some rank was asked to stop: the same answer on every rank
     tower_norms: dict[str, float] = field(default_factory=dict)  # where measured: see `step`
@@ -191,8 +192,8 @@ class Engine:
         Where the loss or the gradient is not finite on any rank, no rank updates anything: neither
         weights nor moments nor the objective; `skipped` says so, on every rank alike.
         stop: whether this rank was asked to stop; the answer tells every rank of it.
-        measure: whether to tell what costs time to know: the gradient's norm by tower, and this
-        rank's seconds until the ranks first wait for one another. On all ranks alike.
+        measure: whether to tell what costs time to know: the gradient's norm, also by tower, and
+        this rank's seconds until the ranks first wait for one another. On all ranks alike.
         """
         self.norm.by_tower = measure
         self.stopwatch.start()
@@ -218,6 +219,8 @@ class Engine:
             self.objective.skip()
             return replace(found, skipped=_NO_GRADIENT)
         self.objective.step(objective_learning_rate)
+        if not measure:  # the host would wait here until the optimizer is done
+            return found
         return replace(found, grad_norm=self.norm.read(), tower_norms=self.norm.read_towers())
 
     def _two_passes(

@@ -6,7 +6,7 @@ from typing import Any
 import yaml
 
 from pretrain.report import figures
-from pretrain.report.chart import NARROW, Chart, Line, Point, line_chart
+from pretrain.report.chart import NARROW, WIDE, Chart, Line, Point, line_chart
 from pretrain.report.curves import LOSS, QUANTITIES, Quantity, percent_tick, recall_points
 from pretrain.report.run_folder import Run
 from pretrain.report.summary import (
@@ -104,7 +104,7 @@ def overlaid(runs: Sequence[Run], names: Sequence[str]) -> tuple[list[Chart], li
 
 
 def _chart(
-    quantity: Quantity, runs: Sequence[Run], names: Sequence[str], limit: float, **size: int
+    quantity: Quantity, runs: Sequence[Run], names: Sequence[str], limit: float, width: int = WIDE
 ) -> Chart | None:
     """Of the first of its fields that any run has logged."""
     for name, field in quantity.fields.items():
@@ -118,7 +118,7 @@ def _chart(
                 write_tick=percent_tick if quantity.is_share else figures.short,
                 x_limit=limit,
                 y_reach=0.1 if quantity.is_share else 0,
-                **size,
+                width=width,
             )
     return None
 
