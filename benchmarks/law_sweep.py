@@ -9,7 +9,7 @@ from typing import Any
 
 from pretrain.data.dataset import Dataset
 from pretrain.evaluation.evaluator import Evaluator, tier_for
-from pretrain.plan.flops import flops_per_sample
+from pretrain.plan.flops import stage_flops
 from pretrain.recipe import Recipe, check_ranks, parse
 from pretrain.shard_format import read_manifest
 from pretrain.stages import plan_stages
@@ -208,7 +208,7 @@ def _training(sweep: Sweep, sized: Recipe, cell: Cell) -> Training:
         arguments=arguments,
         recipe=recipe,
         samples={stage.name: stage.samples for stage in stages},
-        flops=sum(_FORWARDS * flops_per_sample(recipe, s.options) * s.samples for s in stages),
+        flops=sum(_FORWARDS * stage_flops(recipe, s.options).forward * s.samples for s in stages),
     )
 
 

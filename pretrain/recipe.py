@@ -96,9 +96,23 @@ class LogOptions:
     """Mirror metrics.jsonl into TensorBoard events."""
     spikes: SpikeOptions | None = field(default_factory=SpikeOptions)
     """When a loss counts as a spike and is named; null looks for none."""
+    peak_tflops: float | None = None
+    """Peak of one rank's device, which `mfu` is a share of; null takes the plan's table by the
+    device's name, and logs no `mfu` for one that it does not list, as for a CPU."""
+
+    profile_steps: tuple[int, int] | None = None
+    """First and last step, counted as the log does, of a torch.profiler trace: RUN/profile/*.json,
+    for chrome://tracing or ui.perfetto.dev. These steps are slower."""
 
     def __post_init__(self) -> None:
-        check_positive({"log.every_steps": self.every_steps})
+        if (
+            self.profile_steps is not None
+            and not 1 <= self.profile_steps[0] <= self.profile_steps[1]
+        ):
+            raise ValueError(
+                f"log.profile_steps={list(self.profile_steps)}: first and last step, from 1 on"
+            )
+        check_positive({"log.every_steps": self.every_steps, "log.peak_tflops": self.peak_tflops})
 
 
 @dataclass(frozen=True, kw_only=True)

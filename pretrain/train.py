@@ -22,11 +22,18 @@ from pretrain.run import checkpoint
 from pretrain.run.checkpoint import RunState
 from pretrain.run.continuation import fixed_values
 from pretrain.run.job import Job
+from pretrain.run.meter import Meter, RankReading, workload
 from pretrain.run.signals import Signals
 from pretrain.run.skips import count_skip
 from pretrain.run.spikes import SpikeWatch
 from pretrain.run.stage_evaluation import evaluate_stage
-from pretrain.run.stage_log import Meter, log_spike, log_start, log_step, say_forecast
+from pretrain.run.stage_log import (
+    log_spike,
+    log_start,
+    log_step,
+    say_forecast,
+    say_shortfalls,
+)
 from pretrain.run.start import start_run
 from pretrain.run.watchdog import watch
 from pretrain.run.weights import load_stage_weights, load_start_weights, save_stage_weights
@@ -53,10 +60,13 @@ def train(recipe: Recipe, resolved: str, runtime: Runtime, signals: Signals) -> 
     with one_line_faults(known_to_all=True):
         job, state, tag, lock = start_run(recipe, resolved, runtime)
     watch(recipe.watchdog, recipe.run_dir, runtime.rank)
+    if runtime.is_main:
+        job.log.say(job.plan.line())
     with job.saver:
         for index in range(state.stage, len(job.stages)):
             state = run_stage(job, index, state, tag, signals)
             tag = None
+    job.profile.close()
     job.log.event("end", samples_seen=state.samples_seen)
     job.log.say(f"finished: {state.samples_seen:,} samples in {recipe.run_dir}")
     job.log.close()
@@ -84,18 +94,24 @@ def run_stage(job: Job, index: int, state: RunState, tag: str | None, signals: S
         world_size=runtime.world_size,
         options=recipe.data.loader,
     )
-    meter = Meter(batch_samples)
+    device, ranks = runtime.device, runtime.world_size
+    meter = Meter(workload(recipe, stage, ranks=ranks, device=device), device)
     spikes = SpikeWatch(recipe.log.spikes)
     signals.training()
     while state.stage_step < stage.steps:
+        job.profile.reach(state.step + 1)
         progress.doing(f"waiting for the batch of step {state.step + 1}")
         waiting = time.perf_counter()
         batch = next(stream)
         meter.waited(time.perf_counter() - waiting)
 
         progress.doing(f"in step {state.step + 1}")
-        stop = signals.asked is not None
-        result, rate = _train_step(job, engine, stage, batch, state.stage_step, stop)
+        is_last = state.stage_step + 1 == stage.steps
+        logs = is_last or _due(recipe.log.every_steps, state.stage_step + 1)
+        asked = signals.asked is not None
+        result, rate = _train_step(
+            job, engine, stage, batch, state.stage_step, stop=asked, measure=logs
+        )
         meter.stepped(batch["replaced"])
         state = replace(
             count_skip(job, stage, state, result),
@@ -103,19 +119,20 @@ def run_stage(job: Job, index: int, state: RunState, tag: str | None, signals: S
             step=state.step + 1,
             samples_seen=state.samples_seen + batch_samples,
         )
-        is_last = state.stage_step == stage.steps
         due = job.saver.due(state.stage_step) and not is_last
         saves = due or result.stop
-        logs = _due(recipe.log.every_steps, state.stage_step) or is_last
         if saves or logs:
-            state = _count_replaced(job, state, meter)
+            of_ranks = distributed.all_ranks(meter.of_this_rank(result.ready_s))
+            state = _count_replaced(job, state, of_ranks)
         if logs:
-            timing = meter.read()
-            log_step(job, stage, state, engine, result, rate, timing)
+            reading = meter.read(of_ranks)
+            log_step(job, stage, state, engine, result, rate, reading)
             if (usual := spikes.see(result.loss)) is not None:
                 log_spike(job, stage, state, result.loss, usual)
             if meter.readings == 2:  # the first holds what happens once
-                say_forecast(job, stage, state, timing["step_s"])
+                say_forecast(job, stage, state, reading["step_s"])
+            if meter.readings > 1:
+                say_shortfalls(job, stage, reading)
         if _due(recipe.evaluation.every_steps, state.stage_step) and not is_last:
             _evaluate(job, stage, state, engine)
             meter.restart()
@@ -181,7 +198,14 @@ def _collator(job: Job, stage: Stage) -> Collator:
 
 
 def _train_step(
-    job: Job, engine: "Engine", stage: Stage, batch: Batch, step: int, stop: bool
+    job: Job,
+    engine: "Engine",
+    stage: Stage,
+    batch: Batch,
+    step: int,
+    *,
+    stop: bool,
+    measure: bool,
 ) -> "tuple[StepResult, float]":
     """One optimizer step on a batch; returns what it measured and its learning rate."""
     device = job.runtime.device
@@ -206,15 +230,16 @@ def _train_step(
         learning_rate=rate,
         objective_learning_rate=share * stage.peak(job.recipe.temperature_base_learning_rate),
         stop=stop,
+        measure=measure,
     )
     return result, rate
 
 
-def _count_replaced(job: Job, state: RunState, meter: Meter) -> RunState:
-    """Add up what all ranks had to replace since the last time; too much stops all. Collective."""
+def _count_replaced(job: Job, state: RunState, of_ranks: list[RankReading]) -> RunState:
+    """Add up what all ranks had to replace since the last time; too much stops all."""
     total = dict(state.replaced)
-    for of_rank in distributed.all_ranks(meter.read_replaced()):
-        for reason, count in of_rank.items():
+    for of_rank in of_ranks:
+        for reason, count in of_rank.replaced.items():
             total[reason] = total.get(reason, 0) + count
     for reason in total:
         job.log.say_once(

@@ -54,9 +54,17 @@ def all_sets(rng: random.Random, quality: float) -> dict[str, Any]:
 
 
 def write_run(
-    folder: Path, stages: tuple[str, ...] = ("reduced", "full"), seed: int = 0
+    folder: Path,
+    stages: tuple[str, ...] = ("reduced", "full"),
+    seed: int = 0,
+    *,
+    is_old: bool = False,
+    recipe: str = "seed: 0\nstages:\n- name: reduced\n",
 ) -> dict[str, Any]:
-    """Write a plausible finished run, resumed once in its first stage; return its evaluation."""
+    """Write a plausible finished run, resumed once in its first stage; return its evaluation.
+
+    is_old: with no more numbers a step than were logged up to November 2026.
+    """
     rng = random.Random(seed)
     folder.mkdir(parents=True)
     time, step, samples = 1_795_000_000.0, 0, 0
@@ -83,6 +91,8 @@ def write_run(
             record |= {"learning_rate": 8e-3 * (0.5 + 0.5 * math.cos(math.pi * done))}
             record |= {"logit_scale": 14.3 + min(70.0, samples / 7000), "images_per_s": fast}
             record |= {"grad_norm": rng.uniform(0.6, 1.9), "step_s": BATCH / fast}
+            if not is_old:
+                record |= since_2026_12(record, tokens)
             record |= {
                 "data_wait_s": rng.uniform(0, 0.004),
                 "samples_replaced": {"crc_mismatch": samples // 100_000},
@@ -120,9 +130,27 @@ def write_run(
             results.append(result | {"sets": all_sets(rng, quality)})
     evaluation = {**results[-1]["sets"], "stages": results}
     (folder / "evaluation.json").write_text(json.dumps(evaluation), encoding="utf-8")
-    (folder / "recipe.yaml").write_text("seed: 0\nstages:\n- name: reduced\n", encoding="utf-8")
+    (folder / "recipe.yaml").write_text(recipe, encoding="utf-8")
     write_gallery(folder, rng)
     return evaluation
+
+
+def since_2026_12(step: dict[str, Any], tokens: dict[str, int]) -> dict[str, Any]:
+    """Numbers that a step logs beside the older ones, in keeping with them."""
+    per_sample = tokens["image_tokens"] + tokens["text_tokens"]
+    tflop_per_s = step["images_per_s"] * per_sample * 5e-6
+    return {
+        "grad_norm_image": 0.8 * step["grad_norm"],
+        "grad_norm_text": 0.6 * step["grad_norm"],
+        "tokens_per_s": step["images_per_s"] * per_sample,
+        "tflop_per_s": tflop_per_s,
+        "mfu": tflop_per_s / 0.8,
+        "slowest_rank": 1,
+        "slowest_rank_ready_s": step["step_s"] * 0.4,
+        "median_rank_ready_s": step["step_s"] * 0.36,
+        "device_memory_peak_gib": None,
+        "host_memory_gib": 1.4 + per_sample / 100,
+    }
 
 
 def write_gallery(folder: Path, rng: random.Random) -> None:

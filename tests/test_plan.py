@@ -17,12 +17,13 @@ from pretrain.models.text_tower import TextTowerOptions
 from pretrain.plan.__main__ import main, parse_words, plan
 from pretrain.plan.budget import Candidate, candidates, published
 from pretrain.plan.communication import Links, seconds, step_bytes
-from pretrain.plan.estimate import forecast, shortfall, stage_estimate
+from pretrain.plan.estimate import Machine, StageEstimate, stage_estimate
 from pretrain.plan.flops import count_parameters, forward_flops, meta_model
+from pretrain.plan.forecast import forecast, rates, shortfalls
 from pretrain.plan.hardware import HARDWARE, hardware_of_device
 from pretrain.plan.memory import Memory, ZeroLayout, states
 from pretrain.plan.table import budget_table
-from pretrain.recipe import parse
+from pretrain.recipe import Recipe, parse
 from pretrain.stages import plan_stages
 from pretrain.tokens.options import TokenOptions
 
@@ -151,6 +152,47 @@ def test_the_largest_micro_batch_divides_the_local_batch_and_fits():
     assert memory.largest_micro(12, 96) is None
 
 
+def test_a_locked_tower_has_no_gradient_no_state_and_no_activations():
+    common = dict(parameters=800, ranks=8, weight_bytes=2)
+    parts, host = states(ZeroLayout(stage=2), moments=8 * 300, locked=500, **common)
+    assert (parts["weights"], host) == (2 * 800, 4 * 500)
+    assert parts["gradients"] == (2 + 4) * 38 and parts["optimizer"] == 4 * 38 + 300
+    sent = dict(parameters=100, weight_bytes=2, embed_dim=4, global_batch=16, ranks=4, locked=40)
+    assert step_bytes(ZeroLayout(stage=1), passes=1, **sent)["gradients reduced"] == 2 * 120 * 0.75
+    assert step_bytes(ZeroLayout(stage=1), passes=1, **sent)["weights gathered"] == 120 * 0.75
+    gathered = step_bytes(ZeroLayout(stage=3), passes=1, **sent)["weights gathered"]
+    assert gathered == (2 * 120 + 80) * 0.75
+
+
+@pytest.mark.parametrize("locked", ["image", "text"])
+def test_a_locked_stage_is_planned_as_the_real_model_runs(locked):
+    """FLOPs by torch's counter over forward and backward, moments by the optimizer's own groups."""
+    words = ["--config", TINY, "--stages.full.locked", locked]
+    recipe, estimate, _ = planned(words, "--gpus", "1", "--gpu", "h100", stage=1)
+    _, free, _ = planned(["--config", TINY], "--gpus", "1", "--gpu", "h100", stage=1)
+    tokens = recipe.stages["full"].tokens
+    real = build_model(recipe.model, tokens=tokens, vocab_size=1000, device=torch.device("cpu"))
+    real.get_submodule(locked).requires_grad_(False)
+    with FlopCounterMode(display=False) as counter:
+        features = real(torch.zeros(2, 3, 48, 48), torch.ones(2, 12, dtype=torch.int64))
+        sum(feature.sum() for feature in features).backward()
+    # The gradient with respect to the pictures, which no one asks for, is counted as computed.
+    assert estimate.executed_flops == pytest.approx(counter.get_total_flops() / 2, rel=0.06)
+    saved = free.executed_flops - estimate.executed_flops
+    assert saved == pytest.approx(2 * getattr(estimate.flops, locked))
+    assert sum(estimate.parameters.values()) == sum(free.parameters.values())
+    trained = sum(p.numel() for p in real.parameters() if p.requires_grad)
+    assert estimate.memory.fixed["optimizer"] == 12 * trained  # masters and two moments, one rank
+    assert estimate.memory.per_sample < free.memory.per_sample
+
+
+def test_layer_decay_changes_nothing_in_the_plan():
+    words = ["--config", TINY, "--gpus", "1", "--gpu", "h100"]
+    assert plan(*parse_words([*words, "--stages.full.layer_decay", "0.7"])) == plan(
+        *parse_words(words)
+    )
+
+
 def test_communication_by_hand():
     common = dict(parameters=100, weight_bytes=2, embed_dim=4, global_batch=16, ranks=4)
     sent = {z: step_bytes(ZeroLayout(stage=z), passes=2, **common) for z in (1, 2, 3)}
@@ -229,16 +271,63 @@ def test_a_plan_takes_the_recipes_options_and_says_what_does_not_fit():
     assert "does not fit" in small.splitlines()[-1]
 
 
-def test_the_forecast_line_and_its_warning():
-    options, _ = parse_words(["--gpus", "2", "--gpu", "cpu"])
-    recipe, _ = parse(["--config", DEMO])
-    stage = plan_stages(recipe.stages, 10_000)[0]
-    estimate = stage_estimate(recipe, stage, options.machine(), vocab_size=1000)
-    assert f"reduced {estimate.images_per_s:,.0f} images/s" in forecast(
-        [estimate], options.machine()
-    )
-    assert shortfall(estimate, estimate.images_per_s * 0.81) is None
-    assert "50%" in shortfall(estimate, estimate.images_per_s * 0.5)
+def planned(
+    words: list[str], *machine: str, stage: int = 0
+) -> tuple[Recipe, StageEstimate, Machine]:
+    options, _ = parse_words([*machine])
+    recipe, _ = parse(words)
+    found = plan_stages(recipe.stages, 10_000)[stage]
+    estimate = stage_estimate(recipe, found, options.machine(), vocab_size=1000)
+    return recipe, estimate, options.machine()
+
+
+def test_the_forecast_line_is_the_plan_and_speaks_of_time_only_where_it_is_known():
+    _, estimate, machine = planned(["--config", DEMO], "--gpus", "2", "--gpu", "cpu")
+    assert f"reduced {estimate.images_per_s:,.0f} images/s" in rates([estimate], machine)
+    line = forecast([estimate], machine, is_known=True)
+    assert rates([estimate], machine) in line and "\n" not in line
+    assert f"{estimate.memory_gib:.2f} GiB a rank in stage reduced" in line
+    flops = 3 * estimate.flops.forward / 1e9
+    assert f"GFLOP a sample: reduced {flops:.3g}" in line
+    assert "images/s" not in forecast([estimate], machine, is_known=False)
+
+
+def test_a_shortfall_names_the_option_to_change():
+    words = ["--config", DEMO, "--engine.checkpoint_image", "true"]
+    micro = [*words, "--stages.reduced.micro_batch_samples", "16"]
+    recipe, estimate, _ = planned(micro, "--gpus", "1", "--gpu", "h100")
+
+    def warned(
+        recipe=recipe, estimate=estimate, share=1.0, wait_share=0.1, memory=0.0, is_cpu=False
+    ) -> dict[str, str]:
+        return shortfalls(
+            recipe,
+            estimate,
+            images_per_s=None if share is None else share * estimate.images_per_s,
+            wait_share=wait_share,
+            memory_gib=memory,
+            is_cpu=is_cpu,
+        )
+
+    assert warned() == warned(share=0.71) == warned(share=None, wait_share=0.2) == {}
+    slow = warned(share=0.6)
+    assert set(slow) == {"images/s"} and "60%" in slow["images/s"]
+    assert "stages.reduced.micro_batch_samples (now 16;" in slow["images/s"]
+    whole, all_at_once, _ = planned(words, "--gpus", "1", "--gpu", "h100")
+    assert "engine.checkpoint_image" in warned(whole, all_at_once, share=0.6)["images/s"]
+    plain, one, _ = planned(["--config", DEMO], "--gpus", "1", "--gpu", "h100")
+    assert "engine.compile to true" in warned(plain, one, share=0.6)["images/s"]
+    waiting = warned(share=0.6, wait_share=0.3)
+    assert set(waiting) == {"data wait"} and "data.loader.workers (now" in waiting["data wait"]
+    own = estimate.memory_gib - estimate.memory.fixed["context"] / 2**30
+    assert warned(memory=1.09 * own) == {} and warned(memory=None) == {}
+    large = warned(memory=1.2 * own)
+    assert set(large) == {"memory"} and "stages.reduced.micro_batch_samples" in large["memory"]
+    assert warned(memory=1.4 * estimate.memory_gib, is_cpu=True) == {}
+    assert "memory" in warned(memory=1.6 * estimate.memory_gib, is_cpu=True)
+
+
+def test_devices_are_known_by_their_names():
     assert hardware_of_device("NVIDIA A100-SXM4-80GB") == "a100-80g"
     assert hardware_of_device("NVIDIA A100-PCIE-40GB") == "a100-40g"
     assert hardware_of_device("NVIDIA H100 80GB HBM3") == "h100"

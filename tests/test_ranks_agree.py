@@ -37,9 +37,10 @@ def test_a_fault_of_one_rank_stops_all_with_its_message():
 def count_on_a_rank(rank: int):
     """(total after the first step, message of the second) with all damage on rank 1."""
     from pretrain.data.collate import FailureOptions
+    from pretrain.distributed import all_ranks
     from pretrain.faults import StoppedError
     from pretrain.run.checkpoint import RunState
-    from pretrain.run.stage_log import Meter
+    from pretrain.run.meter import Meter, Workload
     from pretrain.train import _count_replaced
 
     job = SimpleNamespace(
@@ -47,14 +48,14 @@ def count_on_a_rank(rank: int):
         dataset=SimpleNamespace(directory="DIR"),
         log=SimpleNamespace(say_once=lambda *_: None),
     )
-    meter = Meter(64)
+    meter = Meter(Workload(batch_samples=64), torch.device("cpu"))
     state = RunState(samples_seen=MOST)
     meter.stepped({"crc_mismatch": 10 * rank})
-    state = _count_replaced(job, state, meter)
+    state = _count_replaced(job, state, all_ranks(meter.of_this_rank(0.0)))
     first = state.replaced
     meter.stepped({"crc_mismatch": rank, "undecodable": rank})
     try:
-        _count_replaced(job, state, meter)
+        _count_replaced(job, state, all_ranks(meter.of_this_rank(0.0)))
         message = None
     except StoppedError as error:
         message = str(error)

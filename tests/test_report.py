@@ -86,7 +86,17 @@ def test_every_chart_shows_its_own_quantity(tmp_path: Path) -> None:
         "Waiting for data": [figures.percent(last["data_wait_s"] / last["step_s"])],
         "Learning rate": [figures.decimal(last["learning_rate"])],
         "Logit scale": [figures.decimal(last["logit_scale"])],
-        "Gradient norm": [figures.decimal(last["grad_norm"])],
+        "Gradient norm": [
+            figures.decimal(last[f"grad_norm{of}"]) for of in ("", "_image", "_text")
+        ],
+        "Tokens per second": [f"{last['tokens_per_s']:,.0f}"],
+        "TFLOP per second": [figures.decimal(last["tflop_per_s"])],
+        "Share of the peak (MFU)": [figures.percent(last["mfu"])],
+        "Time to features, by rank": [
+            f"{figures.decimal(1000 * last[f'{of}_rank_ready_s'])} ms"
+            for of in ("slowest", "median")
+        ],
+        "Memory of a rank, GiB": [figures.decimal(last["host_memory_gib"])],
     }
     for name in SETS:
         expected[f"R@1, {name.replace('_', ' ')}"] = [
@@ -100,8 +110,8 @@ def test_every_chart_shows_its_own_quantity(tmp_path: Path) -> None:
     assert set(expected) == set(legends)
     for title, values in expected.items():
         assert set(values) <= set(legends[title]), (title, values, legends[title])
-    assert source.count(f"<title>stage full begins at {1632 * BATCH:,} samples</title>") == 10
-    assert source.count(f"<title>resumed at {800 * BATCH:,} samples</title>") == 10
+    assert source.count(f"<title>stage full begins at {1632 * BATCH:,} samples</title>") == 15
+    assert source.count(f"<title>resumed at {800 * BATCH:,} samples</title>") == 15
     for event in run.evaluations:
         for name in SETS:
             recall = figures.percent(event["sets"][name]["image_to_text"]["r@1"])

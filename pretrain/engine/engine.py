@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -43,6 +43,7 @@ from pretrain.engine.state import (  # noqa: E402
     set_weights,
     shape_of,
 )
+from pretrain.engine.stopwatch import Stopwatch  # noqa: E402
 from pretrain.losses.objective import LossResult, Objective  # noqa: E402
 from pretrain.models.clip import CLIP  # noqa: E402
 
@@ -61,9 +62,12 @@ class StepResult:
 
     loss: float
     measures: dict[str, float]
-    grad_norm: float  # of the global batch's gradient, before clipping and Muon; nan if skipped
+    grad_norm: float  # of the global batch's gradient, before clipping and Muon; nan if skipped or
+    # not measured
     skipped: str | None  # why no rank has updated anything; None for a step that was made
     stop: bool = False  # some rank was asked to stop: the same answer on every rank
+    tower_norms: dict[str, float] = field(default_factory=dict)  # where measured: see `step`
+    ready_s: float = math.nan  # of this rank alone, where measured: until its features were there
 
 
 def check_engine(options: EngineOptions, optimizer: OptimizerOptions) -> None:
@@ -144,7 +148,8 @@ class Engine:
         if options.compile:
             self.engine.compile()
         self.dtype = torch.bfloat16 if precision == "bf16" else torch.float32
-        self.norm = GradientNorm(self.engine) if optimizer.kind == "muon" else None
+        self.norm = GradientNorm(self.engine, is_muon=optimizer.kind == "muon")
+        self.stopwatch = Stopwatch(runtime.device)
 
     def _config(
         self, config: dict[str, Any], optimizer: OptimizerOptions, precision: str
@@ -179,6 +184,7 @@ class Engine:
         learning_rate: float,
         objective_learning_rate: float,
         stop: bool = False,
+        measure: bool = False,
     ) -> StepResult:
         """One optimizer step on this rank's part of the global batch. Collective.
 
@@ -186,15 +192,22 @@ class Engine:
         Where the loss or the gradient is not finite on any rank, no rank updates anything: neither
         weights nor moments nor the objective; `skipped` says so, on every rank alike.
         stop: whether this rank was asked to stop; the answer tells every rank of it.
+        measure: whether to tell what costs time to know: the gradient's norm, also by tower, and
+        this rank's seconds until the ranks first wait for one another. On all ranks alike.
         """
+        self.norm.by_tower = measure
+        self.stopwatch.start()
         if self.micro == len(images):
             features = self.engine(images, text_ids, keep_index)
+            self.stopwatch.stop()
             result = self.objective(*features)
             found = _agree(result, stop)
             if found.skipped is None:
                 self.engine.backward(result.loss)
         else:
             found = self._two_passes(images, text_ids, keep_index, stop)
+        if measure:
+            found = replace(found, ready_s=self.stopwatch.read())
         if found.skipped is not None:
             return found
         for group in self.engine.optimizer.param_groups:
@@ -206,8 +219,9 @@ class Engine:
             self.objective.skip()
             return replace(found, skipped=_NO_GRADIENT)
         self.objective.step(objective_learning_rate)
-        norm = self.engine.get_global_grad_norm() if self.norm is None else self.norm.read()
-        return replace(found, grad_norm=float(norm))
+        if not measure:  # the host would wait here until the optimizer is done
+            return found
+        return replace(found, grad_norm=self.norm.read(), tower_norms=self.norm.read_towers())
 
     def _two_passes(
         self, images: Tensor, text_ids: Tensor, keep_index: Tensor | None, stop: bool
@@ -223,6 +237,7 @@ class Engine:
 
         with torch.no_grad():
             parts = [forward(chunk) for chunk in chunks]
+        self.stopwatch.stop()
         cached = [torch.cat(column).requires_grad_() for column in zip(*parts, strict=True)]
         result = self.objective(*cached)
         found = _agree(result, stop)

@@ -22,23 +22,27 @@ def step_bytes(
     global_batch: int,
     ranks: int,
     passes: int,
+    locked: int = 0,
 ) -> dict[str, int]:
     """Bytes that each rank sends in a step, by purpose.
 
     A ring sends (N - 1) / N of a tensor for a gather or a reduce-scatter, twice that for an
     all-reduce. passes: micro batches of a step; more than one are run forward twice. ZeRO 1 reduces
     once a step, ZeRO 2 and 3 after every backward pass; ZeRO 3 gathers the weights for every
-    forward and every backward.
+    forward and every backward. locked: how many of the parameters are not trained; ZeRO 3 gathers
+    these for the forwards alone, the others never send them.
     """
     share = (ranks - 1) / ranks
-    weights, features = parameters * weight_bytes, global_batch * 2 * embed_dim * 4
+    weights, still = (parameters - locked) * weight_bytes, locked * weight_bytes
+    features = global_batch * 2 * embed_dim * 4
     if layout.stage == 1:
         gradients, gathers = 2 * weights, weights
     elif layout.stage == 2:
         gradients, gathers = passes * weights, weights
     else:
         gradients = passes * weights
-        gathers = (3 if passes > 1 else 2) * passes * weights
+        forwards = (2 if passes > 1 else 1) * passes
+        gathers = (forwards + passes) * weights + forwards * still
     sent = {
         "features gathered": features,
         "their gradients reduce-scattered": features,

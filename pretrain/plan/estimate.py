@@ -9,7 +9,13 @@ from pretrain.engine.ds_config import read_ds_config
 from pretrain.engine.precision import resolve_precision
 from pretrain.plan import communication
 from pretrain.plan.communication import Links
-from pretrain.plan.flops import Flops, count_parameters, meta_model, stage_flops
+from pretrain.plan.flops import (
+    Flops,
+    count_parameters,
+    executed_flops,
+    meta_model,
+    stage_flops,
+)
 from pretrain.plan.hardware import GIB, Hardware
 from pretrain.plan.memory import (
     Memory,
@@ -124,15 +130,18 @@ def stage_estimate(
     check_ranks(recipe, machine.ranks)
     kept, full = image_tokens(recipe, options)
     model = meta_model(recipe.model, options.tokens, vocab_size)
+    if options.locked is not None:
+        model.get_submodule(options.locked).requires_grad_(False)
     parameters = count_parameters(model)
     total = sum(parameters.values())
+    locked = sum(p.numel() for p in model.parameters() if not p.requires_grad)
     layout = ZeroLayout.of(read_ds_config(recipe.engine.ds_config))
     precision = _precision(recipe, machine)
     weight_bytes = 2 if precision == "bf16" else 4
     local = options.global_batch_samples // machine.ranks
     micro = options.micro_batch_samples or local
     flops = stage_flops(recipe, options)
-    executed = _executed(recipe, flops, two_passes=micro < local)
+    executed = executed_flops(recipe, options, machine.ranks)
     sent = communication.step_bytes(
         layout,
         parameters=total,
@@ -141,6 +150,7 @@ def stage_estimate(
         global_batch=options.global_batch_samples,
         ranks=machine.ranks,
         passes=local // micro,
+        locked=locked,
     )
     sent_s = communication.seconds(sent, machine.links, nodes=machine.nodes)
     moments = moment_bytes(model, recipe.optimizer)
@@ -151,6 +161,7 @@ def stage_estimate(
             machine,
             replace(layout, stage=zero),
             parameters=total,
+            locked=locked,
             moments=moments,
             weight_bytes=weight_bytes,
         )
@@ -188,14 +199,6 @@ def _precision(recipe: Recipe, machine: Machine) -> str:
     return "bf16"  # every GPU that is listed computes in it
 
 
-def _executed(recipe: Recipe, flops: Flops, *, two_passes: bool) -> float:
-    return flops.executed(
-        recompute_image=recipe.engine.checkpoint_image,
-        recompute_text=recipe.engine.checkpoint_text,
-        two_passes=two_passes,
-    )
-
-
 def _memory(
     recipe: Recipe,
     stage: StageOptions,
@@ -203,6 +206,7 @@ def _memory(
     layout: ZeroLayout,
     *,
     parameters: int,
+    locked: int,
     moments: int,
     weight_bytes: int,
 ) -> Memory:
@@ -213,10 +217,13 @@ def _memory(
         moments=moments,
         ranks=machine.ranks,
         weight_bytes=weight_bytes,
+        locked=locked,
     )
     if machine.is_cpu:
         # A CPU's memory is taken when it is touched, of a bucket only what is used.
-        fixed["buckets"] = min(fixed["buckets"], weight_bytes * parameters)
+        fixed["buckets"] = min(fixed["buckets"], weight_bytes * (parameters - locked))
+        # Its host memory is its own.
+        fixed |= {"locked tower's copy": 4 * locked} if locked else {}
     fixed["context"] = round((_CPU_CONTEXT_GIB if machine.is_cpu else _CONTEXT_GIB) * GIB)
     fixed |= batch_bytes(
         recipe.model,
@@ -233,32 +240,9 @@ def _memory(
         explicit_attention=machine.is_cpu,
         recompute_image=recipe.engine.checkpoint_image,
         recompute_text=recipe.engine.checkpoint_text,
+        locked=stage.locked,
     )
     return Memory(fixed=fixed, per_sample=per_sample, host=host)
-
-
-def forecast(estimates: list[StageEstimate], machine: Machine) -> str:
-    """The plan in a line, as training says it at its start."""
-    rates = ", ".join(f"{e.name} {e.images_per_s:,.0f} images/s" for e in estimates)
-    memory = max(e.memory_gib for e in estimates)
-    return (
-        f"plan: {rates} ({machine.mfu:.0%} of {machine.ranks} x {machine.name}), "
-        f"{say_hours(sum(e.hours for e in estimates))}, {memory:.1f} GiB a rank"
-    )
-
-
-def shortfall(
-    estimate: StageEstimate, images_per_s: float, *, tolerated: float = 0.2
-) -> str | None:
-    """A warning where a measured rate lies below the plan's by more than the tolerated share."""
-    if images_per_s >= (1 - tolerated) * estimate.images_per_s:
-        return None
-    return (
-        f"stage {estimate.name}: {images_per_s:,.0f} images/s, "
-        f"{images_per_s / estimate.images_per_s:.0%} of the plan's {estimate.images_per_s:,.0f}; "
-        f"if much of the time is spent waiting for data, the loader needs about "
-        f"{estimate.loader_cores} cores"
-    )
 
 
 def say_hours(hours: float) -> str:

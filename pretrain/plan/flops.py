@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import torch
 
+from pretrain.engine.optimizers import TowerName
 from pretrain.models.build import build_model
 from pretrain.models.clip import CLIP, ModelOptions
 from pretrain.recipe import Recipe, image_tokens
@@ -27,12 +28,24 @@ class Flops:
         return self.image + self.text
 
     def executed(
-        self, *, recompute_image: bool = False, recompute_text: bool = False, two_passes: bool
+        self,
+        *,
+        recompute_image: bool = False,
+        recompute_text: bool = False,
+        two_passes: bool,
+        locked: TowerName | None = None,
     ) -> float:
         """One training step's share: forward and a backward of twice that, another forward of each
-        tower that recomputes its blocks, and another of both where features are cached first."""
-        again = self.image * recompute_image + self.text * recompute_text
-        return 3 * self.forward + again + self.forward * two_passes
+        tower that recomputes its blocks, and another of both where features are cached first. A
+        locked tower runs forward alone (the backward of its projection, a thousandth, is left
+        out)."""
+        passes = {
+            "image": 1 if locked == "image" else 3 + recompute_image,
+            "text": 1 if locked == "text" else 3 + recompute_text,
+        }
+        return (passes["image"] + two_passes) * self.image + (
+            passes["text"] + two_passes
+        ) * self.text
 
 
 def _blocks(seq_len: int, width: int, depth: int, mlp_ratio: float) -> float:
@@ -60,9 +73,15 @@ def stage_flops(recipe: Recipe, stage: StageOptions) -> Flops:
     return forward_flops(recipe.model, kept=kept, full=full, text_tokens=stage.tokens.text_tokens)
 
 
-def flops_per_sample(recipe: Recipe, stage: StageOptions) -> float:
-    """FLOPs of one sample's forward."""
-    return stage_flops(recipe, stage).forward
+def executed_flops(recipe: Recipe, stage: StageOptions, ranks: int) -> float:
+    """Of one sample of a stage in training, all that is computed of it on so many ranks."""
+    local = stage.global_batch_samples // ranks
+    return stage_flops(recipe, stage).executed(
+        recompute_image=recipe.engine.checkpoint_image,
+        recompute_text=recipe.engine.checkpoint_text,
+        two_passes=(stage.micro_batch_samples or local) < local,
+        locked=stage.locked,
+    )
 
 
 def meta_model(model: ModelOptions, tokens: TokenOptions, vocab_size: int) -> CLIP:

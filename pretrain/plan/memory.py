@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from pretrain.engine.ds_config import offloads_optimizer, zero_stage
-from pretrain.engine.optimizers import OptimizerOptions, parameter_groups
+from pretrain.engine.optimizers import OptimizerOptions, TowerName, parameter_groups
 from pretrain.models.clip import CLIP, ModelOptions
 from pretrain.models.image_tower import ImageTowerOptions
 from pretrain.models.text_tower import TextTowerOptions
@@ -78,12 +78,20 @@ def moment_bytes(model: CLIP, options: OptimizerOptions) -> int:
 
 
 def states(
-    layout: ZeroLayout, *, parameters: int, moments: int, ranks: int, weight_bytes: int
+    layout: ZeroLayout,
+    *,
+    parameters: int,
+    moments: int,
+    ranks: int,
+    weight_bytes: int,
+    locked: int = 0,
 ) -> tuple[dict[str, int], int]:
     """(bytes on the device by part, bytes in host memory) of a rank's weights, gradients, optimizer
-    states and DeepSpeed's buckets."""
-    whole, part = parameters, -(-parameters // ranks)
-    weights = weight_bytes * (part if layout.stage == 3 else whole)
+    states and DeepSpeed's buckets. locked: how many of the parameters are not trained: these have
+    no gradient and no state, and the engine keeps them whole in fp32 in host memory."""
+    weights = weight_bytes * (-(-parameters // ranks) if layout.stage == 3 else parameters)
+    whole = parameters - locked
+    part = -(-whole // ranks)
     optimizer = 4 * part + moments // ranks
     divided = 4 * part  # the fp32 gradient of what this rank updates
     if layout.stage == 1:
@@ -91,7 +99,7 @@ def states(
         divided = 4 * whole if weight_bytes == 2 and not layout.offload_optimizer else divided
     else:
         flowing = weight_bytes * part if layout.stage == 2 else 0
-    host = 0
+    host = 4 * locked
     if layout.offload_optimizer:
         host += optimizer + divided
         optimizer = divided = 0
@@ -100,7 +108,7 @@ def states(
         weights = 0
     parts = {"weights": weights, "gradients": flowing + divided, "optimizer": optimizer}
     if layout.stage == 3:
-        parts["gathered weights"] = weight_bytes * min(whole, layout.max_live)
+        parts["gathered weights"] = weight_bytes * min(parameters, layout.max_live)
     # ZeRO 1 in bf16 flattens what it reduces into a bucket; the others allocate the bucket whole.
     flattens = layout.stage == 1 and weight_bytes == 2
     bucket = min(layout.reduce_bucket, whole) if flattens else layout.reduce_bucket
@@ -157,8 +165,10 @@ def sample_bytes(
     explicit_attention: bool,
     recompute_image: bool,
     recompute_text: bool,
+    locked: TowerName | None = None,
 ) -> int:
-    """Bytes of activations that each sample of a micro batch adds to the peak."""
+    """Bytes of activations that each sample of a micro batch adds to the peak. A locked tower keeps
+    none; what one of its blocks passes on is taken as large as its gradients would be."""
     image = tower_activations(
         model.image,
         seq_len=image_seq_len,
@@ -171,7 +181,8 @@ def sample_bytes(
         weight_bytes=weight_bytes,
         explicit_attention=explicit_attention,
     )
-    kept = image.kept(recompute_image) + text.kept(recompute_text)
+    kept = 0 if locked == "image" else image.kept(recompute_image)
+    kept += 0 if locked == "text" else text.kept(recompute_text)
     return kept + max(image.passing, text.passing)
 
 

@@ -1,7 +1,8 @@
 """The plan as text: one column a stage, then what all stages take together, then a verdict."""
 
 from pretrain.plan.budget import Candidate
-from pretrain.plan.estimate import Machine, StageEstimate, forecast, say_hours, tier_bytes
+from pretrain.plan.estimate import Machine, StageEstimate, say_hours, tier_bytes
+from pretrain.plan.forecast import rates
 from pretrain.plan.hardware import GIB
 
 Rows = list[tuple[str, list[str]]]
@@ -43,7 +44,7 @@ def verdict(estimates: list[StageEstimate], machine: Machine) -> str:
             f"{machine.hardware.memory_gib:g}; {remedy}"
         )
     cores = max(e.loader_cores for e in estimates)
-    return f"verdict: fits; {forecast(estimates, machine)}; loaders need {cores} cores"
+    return f"verdict: fits; {rates(estimates, machine)}; loaders need {cores} cores"
 
 
 def budget_table(found: list[Candidate], machine: Machine, hours: float, budget: str) -> str:
@@ -82,8 +83,9 @@ def _work(estimates: list[StageEstimate]) -> Rows:
 
 def _memory(estimates: list[StageEstimate]) -> Rows:
     rows: Rows = [("GiB a rank, " + estimates[0].precision, ["" for _ in estimates])]
-    for part in estimates[0].memory.fixed:
-        rows.append((f"  {part}", [_number(e.memory.fixed[part] / GIB) for e in estimates]))
+    for part in dict.fromkeys(part for e in estimates for part in e.memory.fixed):
+        cells = [_number(e.memory.fixed.get(part, 0) / GIB) for e in estimates]
+        rows.append((f"  {part}", cells))
     activations = [e.micro * e.memory.per_sample / GIB for e in estimates]
     rows.append(("  activations", [_number(value) for value in activations]))
     rows.append(("    MiB a sample", [_number(e.memory.per_sample / 2**20) for e in estimates]))

@@ -41,6 +41,8 @@ class Line:
     """Whether each point gets a dot that tells its figures on hovering."""
     is_noisy: bool = False
     """Whether a moving mean is drawn over the faint points."""
+    breaks: Sequence[float] = ()
+    """Where that mean begins anew, beside the chart's marks: stages of this line alone."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -236,6 +238,7 @@ def _draw_line(
     alpha = 0.33 if line.is_noisy else None
     x, y = zip(*points, strict=True)
     axes.plot(x, y, gid=gid, linewidth=width, linestyle=dashes, alpha=alpha, **look)
+    borders = sorted({*borders, *line.breaks})
     for begin, end in zip([-math.inf, *borders], [*borders, math.inf], strict=True):
         part = [point for point in points if begin < point[0] <= end]
         if line.is_noisy and part:

@@ -1,6 +1,7 @@
 """The curves: every logged quantity over the samples seen."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from pretrain.report import figures
@@ -56,11 +57,17 @@ def _training_charts(run: Run) -> list[Chart | None]:
             accuracy,
             marks,
             write_value=figures.percent,
-            write_tick=_percent_tick,
+            write_tick=percent_tick,
             x_limit=limit,
             y_limit=1.0,
         ),
     ]
+
+
+def recall_points(run: Run, name: str, direction: str) -> list[Point]:
+    """Recall@1 of an evaluation set at the token lengths that each stage trains with."""
+    own = [event for event in run.evaluations if event.get("stage") == event.get("tokens")]
+    return _points(own or run.evaluations, "sets", name, direction, "r@1")
 
 
 def _evaluation_charts(run: Run) -> list[Chart | None]:
@@ -91,7 +98,7 @@ def _evaluation_charts(run: Run) -> list[Chart | None]:
                 lines,
                 marks,
                 write_value=figures.percent,
-                write_tick=_percent_tick,
+                write_tick=percent_tick,
                 x_limit=limit,
                 y_limit=1.0,
             )
@@ -100,42 +107,109 @@ def _evaluation_charts(run: Run) -> list[Chart | None]:
 
 
 def running_curves(run: Run) -> list[Chart]:
-    """Speed, waiting and schedules, one line a chart."""
+    """Speed, waiting, memory and schedules. What a run did not log has no chart."""
     marks, limit = _marks(run), float(run.samples_seen)
-    waits = []
-    for step in run.steps:
-        wait, whole = figures.number(step.get("data_wait_s")), figures.number(step.get("step_s"))
-        if wait is not None and whole:
-            waits.append({**step, "share": wait / whole})
     charts = []
-    for title, points, colour, is_noisy, write_value in (
-        ("Images per second", _points(run.steps, "images_per_s"), "c1", True, figures.count),
-        ("Step time", _points(run.steps, "step_s", factor=1000), "c1", True, _milliseconds),
-        ("Waiting for data", _points(waits, "share"), "c2", True, figures.percent),
-        ("Learning rate", _points(run.steps, "learning_rate"), "c3", False, figures.decimal),
-        ("Logit scale", _points(run.steps, "logit_scale"), "c4", False, figures.decimal),
-        ("Logit bias", _points(run.steps, "logit_bias"), "c4", False, figures.decimal),
-        ("Gradient norm", _points(run.steps, "grad_norm"), "c4", True, figures.decimal),
-    ):
-        is_share = write_value is figures.percent
-        name = "of step time" if is_share else ""
+    for quantity in QUANTITIES:
         chart = line_chart(
-            title,
-            [Line(name=name, points=points, colour=colour, is_noisy=is_noisy)],
+            quantity.title,
+            quantity.lines(run),
             marks,
-            write_value=write_value,
-            write_tick=_percent_tick if is_share else figures.short,
+            write_value=quantity.write_value,
+            write_tick=percent_tick if quantity.is_share else figures.short,
             x_limit=limit,
-            y_reach=0.1 if is_share else 0,
+            y_reach=0.1 if quantity.is_share else 0,
             width=NARROW,
         )
         charts.append(chart)
     return [chart for chart in charts if chart is not None]
 
 
-def _milliseconds(value: float) -> str:
-    return f"{figures.decimal(value)} ms"
+@dataclass(frozen=True, kw_only=True)
+class Quantity:
+    """One chart of a run's steps: fields of metrics.jsonl by the name of their line."""
+
+    title: str
+    fields: dict[str, str]
+    colours: tuple[str, ...] = ("c1", "c2", "c3", "c4")
+    write_value: Callable[[float], str] = figures.decimal
+    is_noisy: bool = True
+    factor: float = 1.0
+    per: str | None = None
+    """Field that the numbers are a share of."""
+
+    @property
+    def is_share(self) -> bool:
+        return self.write_value is figures.percent
+
+    def points(self, run: Run, field: str) -> list[Point]:
+        if self.per is None:
+            return _points(run.steps, field, factor=self.factor)
+        shares = []
+        for step in run.steps:
+            part, whole = figures.number(step.get(field)), figures.number(step.get(self.per))
+            if part is not None and whole:
+                shares.append({**step, "share": part / whole})
+        return _points(shares, "share")
+
+    def lines(self, run: Run) -> list[Line]:
+        return [
+            Line(
+                name=name,
+                points=self.points(run, field),
+                colour=colour,
+                is_noisy=self.is_noisy,
+            )
+            for (name, field), colour in zip(self.fields.items(), self.colours, strict=False)
+        ]
 
 
-def _percent_tick(value: float) -> str:
+LOSS = Quantity(title="Loss", fields={"": "loss"})
+QUANTITIES = (
+    Quantity(title="Images per second", fields={"": "images_per_s"}, write_value=figures.count),
+    Quantity(title="Tokens per second", fields={"": "tokens_per_s"}, write_value=figures.count),
+    Quantity(title="TFLOP per second", fields={"": "tflop_per_s"}, colours=("c3",)),
+    Quantity(
+        title="Share of the peak (MFU)",
+        fields={"": "mfu"},
+        colours=("c3",),
+        write_value=figures.percent,
+    ),
+    Quantity(
+        title="Step time",
+        fields={"": "step_s"},
+        factor=1000,
+        write_value=lambda value: f"{figures.decimal(value)} ms",
+    ),
+    Quantity(
+        title="Waiting for data",
+        fields={"of step time": "data_wait_s"},
+        per="step_s",
+        colours=("c2",),
+        write_value=figures.percent,
+    ),
+    Quantity(
+        title="Time to features, by rank",
+        fields={"slowest rank": "slowest_rank_ready_s", "median": "median_rank_ready_s"},
+        colours=("c2", "c1"),
+        factor=1000,
+        write_value=lambda value: f"{figures.decimal(value)} ms",
+    ),
+    Quantity(
+        title="Memory of a rank, GiB",
+        fields={"device peak": "device_memory_peak_gib", "host": "host_memory_gib"},
+        is_noisy=False,
+    ),
+    Quantity(title="Learning rate", fields={"": "learning_rate"}, colours=("c3",), is_noisy=False),
+    Quantity(title="Logit scale", fields={"": "logit_scale"}, colours=("c4",), is_noisy=False),
+    Quantity(title="Logit bias", fields={"": "logit_bias"}, colours=("c4",), is_noisy=False),
+    Quantity(
+        title="Gradient norm",
+        fields={"whole": "grad_norm", "image": "grad_norm_image", "text": "grad_norm_text"},
+        colours=("c4", "c1", "c2"),
+    ),
+)
+
+
+def percent_tick(value: float) -> str:
     return f"{100 * value:g} %"

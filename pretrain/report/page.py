@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 
 from pretrain.report import figures
 from pretrain.report.comparison import THIS_RUN, comparison_of
@@ -11,20 +11,13 @@ from pretrain.report.gallery import gallery_of
 from pretrain.report.overview import environment, headline_cards, lead, stage_table
 from pretrain.report.results import result_tables
 from pretrain.report.run_folder import Record, Run
+from pretrain.report.several import differences, figures_tables, names_of, overlaid
 from pretrain.report.summary import final_sets
 
 
 def render(run: Run, comparison: Record | None = None) -> str:
     """The report of a run as HTML text; a part without records is left out with a sentence."""
-    templates = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    templates.filters["duration"] = figures.duration
-    return templates.get_template("page.html").render(
+    return _template("page.html").render(
         run=run,
         lead=lead(run),
         sets=final_sets(run),
@@ -39,3 +32,29 @@ def render(run: Run, comparison: Record | None = None) -> str:
         gallery=gallery_of(run),
         environment=environment(run),
     )
+
+
+def render_several(runs: list[Run]) -> str:
+    """Several runs on one page, as HTML text."""
+    names = names_of(runs)
+    large, small = overlaid(runs, names)
+    return _template("several.html").render(
+        runs=runs,
+        names=names,
+        differences=differences(runs, names),
+        tables=figures_tables(runs, names),
+        large=large,
+        small=small,
+    )
+
+
+def _template(name: str) -> Template:
+    templates = Environment(
+        loader=FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    templates.filters["duration"] = figures.duration
+    return templates.get_template(name)

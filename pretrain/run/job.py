@@ -10,7 +10,9 @@ from pretrain.data.weights import SampleWeights
 from pretrain.distributed import Runtime
 from pretrain.evaluation.evaluator import Evaluator
 from pretrain.recipe import Recipe
+from pretrain.run.expectation import Expectation
 from pretrain.run.metrics import RunLog
+from pretrain.run.profile import Profile
 from pretrain.run.saver import Saver
 from pretrain.run_folder import CHECKPOINTS
 from pretrain.stages import Stage
@@ -29,6 +31,8 @@ class Job:
     evaluator: Evaluator
     log: RunLog
     saver: Saver
+    plan: Expectation
+    profile: Profile
 
     @property
     def checkpoints(self) -> Path:

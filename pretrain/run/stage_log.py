@@ -1,12 +1,11 @@
 """What a stage writes into the run's log: its start, and its steps with their times."""
 
 import math
-import time
 from typing import TYPE_CHECKING, Any
 
 import torch
 
-from pretrain.plan.flops import flops_per_sample
+from pretrain.plan.flops import executed_flops
 from pretrain.recipe import image_tokens
 from pretrain.run import metrics
 from pretrain.run.checkpoint import RunState
@@ -15,46 +14,6 @@ from pretrain.stages import Stage
 
 if TYPE_CHECKING:
     from pretrain.engine.engine import Engine, StepResult
-
-
-class Meter:
-    """Times of the steps since the last reading."""
-
-    def __init__(self, global_batch_samples: int) -> None:
-        self.batch = global_batch_samples
-        self.readings = 0
-        self.replaced: dict[str, int] = {}
-        self.restart()
-
-    def restart(self) -> None:
-        """Forget the time since the last reading: it was spent on something else."""
-        self.steps, self.wait, self.begin = 0, 0.0, time.perf_counter()
-
-    def waited(self, seconds: float) -> None:
-        self.wait += seconds
-
-    def stepped(self, replaced: dict[str, int]) -> None:
-        self.steps += 1
-        for reason, count in replaced.items():
-            self.replaced[reason] = self.replaced.get(reason, 0) + count
-
-    def read_replaced(self) -> dict[str, int]:
-        """This rank's unusable samples by reason since the last such reading."""
-        replaced, self.replaced = self.replaced, {}
-        return replaced
-
-    def read(self) -> dict[str, float]:
-        """images_per_s of all ranks, step_s and data_wait_s per step; starts anew."""
-        self.readings += 1
-        steps = max(self.steps, 1)
-        seconds = time.perf_counter() - self.begin
-        values = {
-            "images_per_s": self.batch * steps / seconds,
-            "step_s": seconds / steps,
-            "data_wait_s": self.wait / steps,
-        }
-        self.restart()
-        return values
 
 
 def log_start(job: Job, stage: Stage, state: RunState, engine: "Engine") -> None:
@@ -112,9 +71,10 @@ def log_step(
     engine: "Engine",
     result: "StepResult",
     rate: float,
-    timing: dict[str, float],
+    reading: dict[str, Any],
 ) -> None:
     """One line of metrics.jsonl for a step, and the progress bar."""
+    norms = {f"grad_norm_{tower}": norm for tower, norm in result.tower_norms.items()}
     job.log.event(
         "step",
         stage=stage.name,
@@ -123,9 +83,10 @@ def log_step(
         learning_rate=rate,
         loss=result.loss,
         grad_norm=result.grad_norm,
+        **norms,
         **engine.objective.figures(),
         **result.measures,
-        **timing,
+        **reading,
         samples_replaced=state.replaced,
         updates_skipped=state.skipped,
     )
@@ -133,7 +94,7 @@ def log_step(
         state.samples_seen,
         loss=f"{result.loss:.3f}",
         acc=f"{next(iter(result.measures.values()), math.nan):.0%}",
-        wait=f"{timing['data_wait_s'] / timing['step_s']:.0%}",
+        wait=f"{reading['data_wait_s'] / reading['step_s']:.0%}",
     )
 
 
@@ -162,15 +123,26 @@ def log_spike(job: Job, stage: Stage, state: RunState, loss: float, usual: float
 def say_forecast(job: Job, stage: Stage, state: RunState, step_s: float) -> None:
     """How long the rest will take, once, judged by the first steps; stages to come by their FLOPs,
     evaluations and checkpoints left out."""
-    here = flops_per_sample(job.recipe, stage.options)
+
+    def flops(of: Stage) -> float:
+        return executed_flops(job.recipe, of.options, job.runtime.world_size)
+
+    here = flops(stage)
     second_per_flop = step_s / (here * stage.options.global_batch_samples)
     left = (stage.steps - state.stage_step) * step_s
     place = job.stages.index(stage)
     for later in job.stages[place + 1 :]:
-        left += later.samples * flops_per_sample(job.recipe, later.options) * second_per_flop
+        left += later.samples * flops(later) * second_per_flop
     job.log.say_once(
         "forecast", f"about {_duration(left)} of training to go, judged by the first steps"
     )
+
+
+def say_shortfalls(job: Job, stage: Stage, reading: dict[str, Any]) -> None:
+    """Where the run falls short of its plan, with the option to change: each once a stage."""
+    if job.log.is_main:
+        for warning in job.plan.judge(stage, reading):
+            job.log.say(f"warning: {warning}")
 
 
 def _duration(seconds: float) -> str:

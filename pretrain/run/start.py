@@ -20,9 +20,11 @@ from pretrain.recipe import Recipe, check_ranks, stored_recipe
 from pretrain.run import checkpoint, metrics
 from pretrain.run.checkpoint import Checkpoint, RunState
 from pretrain.run.continuation import changed_values, with_order
+from pretrain.run.expectation import Expectation
 from pretrain.run.job import Job
 from pretrain.run.lock import RunLock
 from pretrain.run.metrics import RunLog
+from pretrain.run.profile import Profile
 from pretrain.run.saver import Saver
 from pretrain.run_folder import CHECKPOINTS, RECIPE_FILE
 from pretrain.stages import Stage, plan_stages
@@ -76,6 +78,10 @@ def start_run(
         evaluator=evaluator,
         log=log,
         saver=Saver(folder, recipe.checkpoint, runtime, log),
+        plan=Expectation(recipe, stages, runtime, vocab_size=dataset.manifest.tokenizer.vocab_size),
+        profile=Profile(
+            recipe.log.profile_steps, recipe.run_dir, runtime.device, is_main=runtime.is_main
+        ),
     )
     return job, state, None if found is None else found.tag, lock
 

@@ -1,0 +1,160 @@
+"""Several runs beside one another: figures, curves and what their recipes differ in."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import yaml
+
+from pretrain.report import figures
+from pretrain.report.chart import NARROW, WIDE, Chart, Line, Point, line_chart
+from pretrain.report.curves import LOSS, QUANTITIES, Quantity, percent_tick, recall_points
+from pretrain.report.run_folder import Run
+from pretrain.report.summary import (
+    DIRECTIONS,
+    final_sets,
+    objects,
+    set_names,
+    summarize_stages,
+    training_s,
+)
+from pretrain.report.table import Cell, Table
+
+_COLOURS = 4
+MOST = 2 * _COLOURS  # runs that a chart tells apart: four colours, solid and dashed
+
+
+def names_of(runs: Sequence[Run]) -> list[str]:
+    """A name for each run: its folder's, with the folder above where two are called alike."""
+    own = [run.name for run in runs]
+    return [
+        name if own.count(name) == 1 else f"{run.folder.resolve().parent.name}/{name}"
+        for name, run in zip(own, runs, strict=True)
+    ]
+
+
+def figures_tables(runs: Sequence[Run], names: Sequence[str]) -> list[Table]:
+    """The figures that each run ended with: its training, then every evaluation set."""
+    head = ["run", "stages", "samples", "training time", "images/s, last stage", "loss"]
+    rows: list[tuple[str, list[str | Cell]]] = []
+    for run, run_name in zip(runs, names, strict=True):
+        stages = summarize_stages(run)
+        row: list[str | Cell] = [
+            Cell(run_name, "" if run.is_finished else "not finished"),
+            figures.count(len(stages)),
+            figures.count(run.samples_seen),
+            figures.duration(training_s(run)),
+            figures.count(stages[-1].images_per_s if stages else None),
+            figures.decimal(run.steps[-1].get("loss") if run.steps else None),
+        ]
+        rows.append(("", row))
+    sets = set_names(final_sets(run) for run in runs)
+    of_sets = [_set_table(name, runs, names) for name in sets]
+    return [Table(title="Training", head=head, rows=rows), *of_sets]
+
+
+def _set_table(name: str, runs: Sequence[Run], names: Sequence[str]) -> Table:
+    """R@1 and zero-shot top-1 of one evaluation set."""
+    ones = [objects(objects(final_sets(run)).get(name)) for run in runs]
+    shots = [objects(one.get("zero_shot")) for one in ones]
+    fields = list(dict.fromkeys(field for shot in shots for field in shot))
+    head = ["run", *(f"{label} R@1" for _, label in DIRECTIONS)]
+    head += [f"zero-shot {figures.readable(field)}" for field in fields]
+    rows: list[tuple[str, list[str | Cell]]] = []
+    for run_name, one, shot in zip(names, ones, shots, strict=True):
+        row: list[str | Cell] = [run_name]
+        row += [figures.points(one.get(d, {}).get("r@1")) for d, _ in DIRECTIONS]
+        row += [figures.points(shot.get(field, {}).get("top1")) for field in fields]
+        rows.append(("", row))
+    return Table(title=figures.readable(name), head=head, rows=rows)
+
+
+def differences(runs: Sequence[Run], names: Sequence[str]) -> Table | None:
+    """Options of the resolved recipes whose values are not the same in all runs; None where there
+    are none. Where a run writes is no difference."""
+    recipes = [_options(run) for run in runs]
+    options = dict.fromkeys(option for recipe in recipes for option in recipe)
+    rows = []
+    for option in options:
+        values = [recipe.get(option, figures.MISSING) for recipe in recipes]
+        if option != "run_dir" and len(set(values)) > 1:
+            rows.append(("", [option, *values]))
+    return Table(head=["option", *names], rows=rows) if rows else None
+
+
+def overlaid(runs: Sequence[Run], names: Sequence[str]) -> tuple[list[Chart], list[Chart]]:
+    """(loss and recall, all else that is logged of the steps): one line a run."""
+    sets = set_names(objects(event.get("sets")) for run in runs for event in run.evaluations)
+    limit = float(max((run.samples_seen for run in runs), default=0))
+    large = [_chart(LOSS, runs, names, limit)]
+    for name in sets:
+        for direction, label in DIRECTIONS:
+            points = [recall_points(run, name, direction) for run in runs]
+            large.append(
+                line_chart(
+                    f"{label} R@1, {figures.readable(name)}",
+                    _lines(runs, names, points, has_dots=True),
+                    write_value=figures.percent,
+                    write_tick=percent_tick,
+                    x_limit=limit,
+                    y_limit=1.0,
+                )
+            )
+    small = [_chart(quantity, runs, names, limit, width=NARROW) for quantity in QUANTITIES]
+    return [c for c in large if c is not None], [c for c in small if c is not None]
+
+
+def _chart(
+    quantity: Quantity, runs: Sequence[Run], names: Sequence[str], limit: float, width: int = WIDE
+) -> Chart | None:
+    """Of the first of its fields that any run has logged."""
+    for name, field in quantity.fields.items():
+        points = [quantity.points(run, field) for run in runs]
+        if any(points):
+            title = quantity.title if not name else f"{quantity.title}, {name}"
+            return line_chart(
+                title,
+                _lines(runs, names, points, is_noisy=quantity.is_noisy),
+                write_value=quantity.write_value,
+                write_tick=percent_tick if quantity.is_share else figures.short,
+                x_limit=limit,
+                y_reach=0.1 if quantity.is_share else 0,
+                width=width,
+            )
+    return None
+
+
+def _lines(
+    runs: Sequence[Run], names: Sequence[str], points: Sequence[list[Point]], **kind: bool
+) -> list[Line]:
+    return [
+        Line(
+            name=name,
+            points=of_run,
+            colour=f"c{1 + place % _COLOURS}",
+            is_dashed=place >= _COLOURS,
+            breaks=[float(stage.get("samples_seen") or 0) for stage in run.stages],
+            **kind,
+        )
+        for place, (run, name, of_run) in enumerate(zip(runs, names, points, strict=True))
+    ]
+
+
+def _options(run: Run) -> dict[str, str]:
+    """The resolved recipe by full option name; nothing where it is not there or no YAML."""
+    try:
+        values = yaml.safe_load(run.recipe or "")
+    except yaml.YAMLError:
+        run.notes.append(f"recipe.yaml of {run.name} could not be read and is left out")
+        return {}
+    found: dict[str, str] = {}
+
+    def walk(value: Any, name: str) -> None:
+        if isinstance(value, dict) and value:
+            for key, member in value.items():
+                walk(member, f"{name}.{key}" if name else str(key))
+        else:
+            found[name] = "null" if value is None else str(value)
+
+    if isinstance(values, dict):
+        walk(values, "")
+    return found
