@@ -5,7 +5,15 @@ from pathlib import Path
 
 import pytest
 import torch
-from engine_cases import Case, build_engine, one_step, small_clip, training, training_batch
+from engine_cases import (
+    Case,
+    build_engine,
+    one_step,
+    save_whole,
+    small_clip,
+    training,
+    training_batch,
+)
 from ranks import run_ranks
 from tiny_runs import ROOT
 
@@ -29,12 +37,12 @@ def locked_on_a_rank(rank: int, folder: Path):
         weights = training(engine, case, range(2)).weights
         kept = saved_by_the_tower(engine, case)
         state, of_case = checkpoint.RunState(step=2), folder / str(case)
-        saved = checkpoint.save(engine, of_case, state, {}, keep=1, runtime=engine.runtime)
+        save_whole(engine, of_case, state)
         names = set(engine.training_state())
         expected = one_step(engine, case, 3).loss
         engine.close()
         resumed = build_engine(case, disturb=True)
-        checkpoint.load(resumed, of_case, saved.name)
+        checkpoint.load(resumed, of_case, checkpoint.tag_of(state), late_files_s=0)
         again = resumed.full_weights()
         loss = one_step(resumed, case, 3).loss
         resumed.close()
