@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 from cluster import TESTBED, Cluster
+from slurm_runs import ROOT, train_without_slurm
 
-ROOT = Path(__file__).resolve().parents[2]
 PACKAGES = ("munge", "slurmctld", "slurmd", "slurm-client", "iproute2", "util-linux")
 COMMANDS = ("munged", "slurmctld", "slurmd", "sbatch", "ip", "nsenter")
 INSTALL_TIMEOUT_S = 150
@@ -22,7 +22,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     """Two idle nodes, and a checkout whose code is this one's and whose logs are its own."""
     require_slurm()
     checkout = tmp_path_factory.mktemp("checkout")
-    for room in ("pretrain", "data_prep", "ds_configs"):
+    for room in ("pretrain", "data_prep", "ds_configs", "benchmarks"):
         (checkout / room).symlink_to(ROOT / room)
     shutil.copytree(ROOT / "slurm", checkout / "slurm", ignore=shutil.ignore_patterns("*.out"))
     # Not under pytest's own folder: a socket's path is short.
@@ -35,6 +35,14 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
             yield Cluster(testbed=Path(folder), checkout=checkout)
         finally:
             subprocess.run([TESTBED, "down", folder], check=True, stdout=subprocess.DEVNULL)
+
+
+@pytest.fixture(scope="session")
+def undisturbed(tiny_dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Run folder of the same run without Slurm."""
+    run_dir = tmp_path_factory.mktemp("without_slurm") / "run"
+    train_without_slurm(tiny_dataset, run_dir)
+    return run_dir
 
 
 def require_slurm() -> None:
