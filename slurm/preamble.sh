@@ -101,9 +101,21 @@ pretrain() {
     trap 'ASKED=1 INTERRUPTED=1; [[ -z $STEP ]] || kill -USR1 "$STEP" || true' USR1
     trap 'INTERRUPTED=1' TERM
 
+    preflight "$@"
     local code=0
     train_on_nodes "$@" || code=$?
     end_or_requeue "$code"
+}
+
+# Looks at every node, and ends the job where one is bad: seconds, against ranks that fail one by
+# one, or wait. PREFLIGHT=0 in the environment leaves it out.
+preflight() {
+    [[ ${PREFLIGHT:-1} != 0 ]] || return 0
+    # The nodes wait for each other, so that all that is wrong is said.
+    srun --ntasks-per-node=1 --kill-on-bad-exit=0 --wait=0 \
+        python -m pretrain.preflight --config "$RECIPE" "$@" ||
+        fail "the pre-flight failed, see above: leave a bad node out (sbatch --exclude=NODE), or" \
+            "export PREFLIGHT=0"
 }
 
 # Returns 0, or the code of the rank that ended first, on whatever node.
@@ -132,7 +144,11 @@ train_on_nodes() {
         wait "$STEP" || code=$?
         [[ -n $INTERRUPTED ]] || break
     done
-    ((code == 0)) || [[ ! -s $PRETRAIN_FIRST_CODE ]] || code=$(<"$PRETRAIN_FIRST_CODE")
+    if [[ -s $PRETRAIN_FIRST_CODE ]]; then
+        code=$(<"$PRETRAIN_FIRST_CODE")
+    elif ((code != 0)) && [[ -n $ASKED ]]; then
+        code=75 # srun itself was asked, before there were ranks that could answer
+    fi
     rm -f -- "$PRETRAIN_FIRST_CODE"
     return "$code"
 }

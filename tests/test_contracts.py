@@ -51,7 +51,7 @@ LAYERS = [
      "report.gallery", "report.page", "report.__main__"],
     ["export.native", "export.tokenizer", "export.bundle", "export.hub_classes", "export.hub",
      "export.open_clip", "export.card", "export.command", "export.__main__"],
-    ["evaluate", "train", "launch"],
+    ["evaluate", "train", "launch", "preflight"],
 ]  # fmt: skip
 ORDER = {name: place for place, name in enumerate(name for row in LAYERS for name in row)}
 

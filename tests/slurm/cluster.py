@@ -12,7 +12,7 @@ import pytest
 
 TESTBED = Path(__file__).with_name("testbed.sh")
 ENDED = ("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL", "BOOT_FAIL", "OUT_OF_MEMORY")
-JOB_TIMEOUT_S = 180
+JOB_TIMEOUT_S = 300
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,5 +1,6 @@
 """A real Slurm of two pretend nodes on this machine, for the length of the test session."""
 
+import fcntl
 import os
 import shutil
 import subprocess
@@ -53,6 +54,14 @@ def require_slurm() -> None:
         return
     if shutil.which("apt-get") is None:
         pytest.skip(f"Slurm is not installed, and there is no apt-get: install {PACKAGES}")
+    # Tests run in several processes, and apt-get in one at a time.
+    with Path(tempfile.gettempdir(), "slurm-install.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not all(shutil.which(command) for command in COMMANDS):
+            install()
+
+
+def install() -> None:
     for arguments in (["update"], ["install", "--yes", "--no-install-recommends", *PACKAGES]):
         try:
             result = subprocess.run(

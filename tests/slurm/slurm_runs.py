@@ -44,12 +44,19 @@ def train_without_slurm(dataset: Path, run_dir: Path) -> None:
     )
 
 
-def start(cluster: Cluster, dataset: Path, run_dir: Path, *more: str, nodes: int = 1) -> str:
+def start(
+    cluster: Cluster,
+    dataset: Path,
+    run_dir: Path,
+    *more: str,
+    nodes: int = 1,
+    env: dict[str, str] | None = None,
+) -> str:
     """The id of a job of two ranks, on one node or two."""
     template = "pretrain_1node" if nodes == 1 else "pretrain_multinode"
     return cluster.start(
         *(*SITE, f"slurm/{template}.sbatch", RECIPE, *overrides(dataset, run_dir, *more)),
-        env={**ENV, "RANKS_PER_NODE": str(2 // nodes)},
+        env={**ENV, "RANKS_PER_NODE": str(2 // nodes), **(env or {})},
     )
 
 

@@ -141,11 +141,11 @@ def test_a_job_that_may_not_be_requeued_ends_saved(
 
 @pytest.mark.soak
 def test_restarts_without_a_new_checkpoint_are_bounded(
-    cluster: Cluster, tiny_dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    cluster: Cluster, tiny_dataset: Path, tmp_path: Path
 ):
-    monkeypatch.setenv("MAX_IDLE_RESTARTS", "1")
-    job_id = start(cluster, tiny_dataset, tmp_path / "run", "--watchdog.timeout_s", "0.01")
-    job = cluster.ended(job_id)
+    still = ("--watchdog.timeout_s", "0.01")
+    once = {"MAX_IDLE_RESTARTS": "1"}
+    job = cluster.ended(start(cluster, tiny_dataset, tmp_path / "run", *still, env=once))
     assert job.states == ["FAILED"] and job.exit_codes[0] == 1, job.log
     assert job.restarts == 1
     assert job.log.count("the ranks ended with 124: back to the queue") == 1
