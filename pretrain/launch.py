@@ -4,7 +4,9 @@ python -m pretrain.launch torchrun --nproc_per_node 8 -m pretrain.train --config
 
 torchrun ends with 1 whatever its ranks ended with, and kills them half a minute after a signal;
 the deepspeed launcher dies of one and leaves them. So signals to this command go to this machine's
-ranks, past the launcher, and it ends with the code of the rank that ended first.
+ranks, past the launcher, and it ends with the code of the rank that ended first. Where several
+machines each run this command, PRETRAIN_FIRST_CODE may name a file that they share: the first of
+them to end otherwise than with 0 leaves its code there, before the others are ended for it.
 """
 
 import contextlib
@@ -27,7 +29,14 @@ _FORWARDED = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT, signal.SIGHUP)
 
 def main(command: list[str] | None = None) -> int:
     """Run a command that starts ranks; returns how they ended: 0, or the first one's code."""
-    command = sys.argv[1:] if command is None else command
+    code = _run(sys.argv[1:] if command is None else command)
+    if code and (shared := os.environ.get("PRETRAIN_FIRST_CODE")):
+        with contextlib.suppress(OSError), Path(shared).open("x") as file:
+            file.write(str(code))
+    return code
+
+
+def _run(command: list[str]) -> int:
     if not command:
         print("error: give the launcher: python -m pretrain.launch torchrun …", file=sys.stderr)
         return REFUSED
@@ -50,9 +59,13 @@ def main(command: list[str] | None = None) -> int:
     for number in _FORWARDED:
         signal.signal(number, forward)
     try:
-        # Its own session: Ctrl-C at a terminal then comes to this process alone.
+        # Its own session: Ctrl-C at a terminal then comes to this process alone. Slurm may send a
+        # signal to every process of a step, and torchrun would die of USR1.
         child = subprocess.Popen(
-            command, env={**os.environ, FOLDER_VARIABLE: str(folder)}, start_new_session=True
+            command,
+            env={**os.environ, FOLDER_VARIABLE: str(folder)},
+            start_new_session=True,
+            preexec_fn=_ignore_usr1,
         )
         if asked_to_stop:
             child.terminate()
@@ -73,6 +86,10 @@ def main(command: list[str] | None = None) -> int:
     if asked_to_stop:  # before training: nothing was lost
         return CONTINUE
     return code if code > 0 else 128 - code
+
+
+def _ignore_usr1() -> None:
+    signal.signal(signal.SIGUSR1, signal.SIG_IGN)  # until a process takes it, as the ranks do
 
 
 def _ranks(folder: Path) -> list[psutil.Process]:

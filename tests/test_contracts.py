@@ -53,7 +53,7 @@ LAYERS = [
     ["export.native", "export.tokenizer", "export.bundle", "export.hub_classes", "export.hub",
      "export.open_clip", "export.card", "export.command", "export.__main__"],
     ["inference"],
-    ["evaluate", "train", "launch"],
+    ["evaluate", "train", "launch", "preflight"],
 ]  # fmt: skip
 ORDER = {name: place for place, name in enumerate(name for row in LAYERS for name in row)}
 

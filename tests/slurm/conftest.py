@@ -1,5 +1,6 @@
 """A real Slurm of two pretend nodes on this machine, for the length of the test session."""
 
+import fcntl
 import os
 import shutil
 import subprocess
@@ -10,8 +11,8 @@ from pathlib import Path
 
 import pytest
 from cluster import TESTBED, Cluster
+from slurm_runs import ROOT, train_without_slurm
 
-ROOT = Path(__file__).resolve().parents[2]
 PACKAGES = ("munge", "slurmctld", "slurmd", "slurm-client", "iproute2", "util-linux")
 COMMANDS = ("munged", "slurmctld", "slurmd", "sbatch", "ip", "nsenter")
 INSTALL_TIMEOUT_S = 150
@@ -22,7 +23,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     """Two idle nodes, and a checkout whose code is this one's and whose logs are its own."""
     require_slurm()
     checkout = tmp_path_factory.mktemp("checkout")
-    for room in ("pretrain", "data_prep", "ds_configs"):
+    for room in ("pretrain", "data_prep", "ds_configs", "benchmarks"):
         (checkout / room).symlink_to(ROOT / room)
     shutil.copytree(ROOT / "slurm", checkout / "slurm", ignore=shutil.ignore_patterns("*.out"))
     # Not under pytest's own folder: a socket's path is short.
@@ -37,6 +38,14 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
             subprocess.run([TESTBED, "down", folder], check=True, stdout=subprocess.DEVNULL)
 
 
+@pytest.fixture(scope="session")
+def undisturbed(tiny_dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Run folder of the same run without Slurm."""
+    run_dir = tmp_path_factory.mktemp("without_slurm") / "run"
+    train_without_slurm(tiny_dataset, run_dir)
+    return run_dir
+
+
 def require_slurm() -> None:
     """Install what is missing, or skip and say why that cannot be."""
     if sys.platform != "linux" or os.getuid() != 0:
@@ -45,6 +54,14 @@ def require_slurm() -> None:
         return
     if shutil.which("apt-get") is None:
         pytest.skip(f"Slurm is not installed, and there is no apt-get: install {PACKAGES}")
+    # Tests run in several processes, and apt-get in one at a time.
+    with Path(tempfile.gettempdir(), "slurm-install.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not all(shutil.which(command) for command in COMMANDS):
+            install()
+
+
+def install() -> None:
     for arguments in (["update"], ["install", "--yes", "--no-install-recommends", *PACKAGES]):
         try:
             result = subprocess.run(

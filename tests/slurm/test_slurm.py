@@ -2,10 +2,6 @@
 
 import hashlib
 import io
-import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -14,70 +10,20 @@ import pyarrow.parquet as pq
 import pytest
 from cluster import Cluster
 from PIL import Image
+from slurm_runs import ENV, RECIPE, SITE, assert_same_losses, start
 
 from pretrain.data.dataset import Dataset
 
 pytestmark = pytest.mark.slurm
 
-ROOT = Path(__file__).resolve().parents[2]
-RECIPE = "pretrain/recipes/tiny.yaml"
-SITE = ("--account=none", "--partition=main")
-ENV = {
-    "VENV": sys.prefix,
-    "DS_ACCELERATOR": "cpu",
-    "CUDA_VISIBLE_DEVICES": "",
-    "OMP_NUM_THREADS": "1",
-}
-TOLERANCE = 1e-6  # fp32; two ranks either way, so only the order of the network's sums may differ
 
-
-@pytest.fixture(scope="module")
-def losses_without_slurm(tiny_dataset: Path, tmp_path_factory: pytest.TempPathFactory):
-    """{samples_seen: loss} of two ranks of plain torchrun on this host."""
-    run_dir = tmp_path_factory.mktemp("without_slurm") / "run"
-    subprocess.run(
-        [
-            *(sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"),
-            *("-m", "pretrain.train", "--config", RECIPE, *overrides(tiny_dataset, run_dir)),
-        ],
-        cwd=ROOT,
-        env={**os.environ, **ENV},
-        check=True,
-    )
-    return read_losses(run_dir)
-
-
-def overrides(dataset: Path, run_dir: Path) -> list[str]:
-    return ["--data.train", str(dataset), "--run_dir", str(run_dir), "--log.every_steps", "1"]
-
-
-def read_losses(run_dir: Path) -> dict[int, float]:
-    lines = (run_dir / "metrics.jsonl").read_text().splitlines()
-    events = [json.loads(line) for line in lines]
-    return {e["samples_seen"]: e["loss"] for e in events if e["event"] == "step"}
-
-
-@pytest.mark.parametrize(
-    ("template", "ranks_per_node"), [("pretrain_1node", 2), ("pretrain_multinode", 1)]
-)
+@pytest.mark.parametrize("nodes", [1, 2])
 def test_pretraining_by_template_gives_the_losses_of_plain_torchrun(
-    cluster: Cluster,
-    tiny_dataset: Path,
-    losses_without_slurm: dict[int, float],
-    tmp_path: Path,
-    template: str,
-    ranks_per_node: int,
+    cluster: Cluster, tiny_dataset: Path, undisturbed: Path, tmp_path: Path, nodes: int
 ):
-    job = cluster.submit(
-        *(*SITE, f"slurm/{template}.sbatch", RECIPE, *overrides(tiny_dataset, tmp_path / "run")),
-        env={**ENV, "RANKS_PER_NODE": str(ranks_per_node)},
-    )
+    job = cluster.ended(start(cluster, tiny_dataset, tmp_path / "run", nodes=nodes))
     assert job.completed, job.log
-    losses = read_losses(tmp_path / "run")
-    assert losses.keys() == losses_without_slurm.keys()
-    assert len(losses) > 1
-    worst = max(abs(losses[seen] - losses_without_slurm[seen]) for seen in losses)
-    assert worst <= TOLERANCE, f"largest difference of a loss: {worst}"
+    assert_same_losses(tmp_path / "run", undisturbed)
 
 
 def test_data_prep_array_builds_a_whole_dataset_from_each_source(

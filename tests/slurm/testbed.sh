@@ -12,6 +12,7 @@
 # Each host, the login node "ctl" included, is a set of namespaces: its own name, network, processes
 # and /dev/shm. The hosts reach each other over a bridge that has no way out. So a job that says
 # localhost where it means the first node fails, as it does on a real cluster. Files are shared.
+# Jobs of the partition "urgent" preempt those of "main", which go back to the queue.
 # CPUs, memory and GPUs (8 a node) are made up: jobs are scheduled by them, nothing enforces them.
 set -euo pipefail
 
@@ -135,7 +136,10 @@ KillWait=5
 MinJobAge=86400
 GresTypes=gpu
 NodeName=node[1-$1] CPUs=32 RealMemory=256000 Gres=gpu:8 State=UNKNOWN
+PreemptType=preempt/partition_prio
+PreemptMode=REQUEUE
 PartitionName=main Nodes=ALL Default=YES MaxTime=INFINITE DefMemPerCPU=100 State=UP
+PartitionName=urgent Nodes=ALL MaxTime=INFINITE DefMemPerCPU=100 PriorityTier=10 PreemptMode=OFF State=UP
 CONF
 }
 
