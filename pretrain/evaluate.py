@@ -2,13 +2,13 @@
 
 python -m pretrain.evaluate --model runs/demo [--stage full] [--image_px 64] [--text_tokens 24]
 python -m pretrain.evaluate --model EXPORT --classification.images DIR --classification.classes FILE
+python -m pretrain.evaluate --model EXPORT --probe.train DIR --probe.test DIR
 """
 
 import json
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from jsonargparse import auto_cli
@@ -19,6 +19,8 @@ from pretrain.data.dataset import Dataset
 from pretrain.evaluation.classification import Classification, ClassificationOptions
 from pretrain.evaluation.evaluator import Evaluator, metadata_columns
 from pretrain.evaluation.options import EvaluationOptions
+from pretrain.evaluation.probe import Probe, ProbeOptions
+from pretrain.evaluation.table import table
 from pretrain.export.native import CONFIG_FILE, WEIGHTS_FILE, export_options, load
 from pretrain.faults import ended_at_once, one_line_faults
 from pretrain.files import write_durably
@@ -39,6 +41,7 @@ def main(
     text_tokens: int | None = None,
     sets: dict[str, Path] | None = None,
     classification: ClassificationOptions | None = None,
+    probe: ProbeOptions | None = None,
     out: Path | None = None,
 ) -> None:
     """Retrieval and zero-shot accuracy of a trained model, with chance beside each figure.
@@ -49,14 +52,16 @@ def main(
         stage: Stage whose weights to evaluate; by default the recipe's last.
         image_px: Picture size; by default the stage's own.
         text_tokens: Context length; by default the stage's own.
-        sets: Dataset directories by name; by default, unless a classification is asked for, the
+        sets: Dataset directories by name; by default, unless another task is asked for, the
             recipe's evaluation sets.
         classification: Zero-shot classification of a labelled set.
+        probe: Linear probe and k-nearest neighbours on frozen features of two labelled sets.
         out: JSON file to write the figures to; by default they are only printed.
     """
     with one_line_faults():
         folder = _one_of(model, run_dir)
         task = None if classification is None else Classification(classification)
+        fitted = None if probe is None else Probe(probe)
         lengths = (image_px, text_tokens)
         if (folder / CONFIG_FILE).is_file() or (folder / WEIGHTS_FILE).is_file():
             subject = _exported(folder, stage, *lengths)
@@ -65,12 +70,12 @@ def main(
         options = subject.evaluation
         if sets is not None:
             options = _on_other_sets(options, sets)
-        elif task is not None:
+        elif task is not None or fitted is not None:
             options = replace(options, sets={}, zero_shot={})
-        if not options.sets and task is None:
+        if not options.sets and task is None and fitted is None:
             raise ValueError(
-                "there are no evaluation sets: give some by --sets.NAME DIR, or a labelled set by "
-                "--classification.images DIR"
+                "there are no evaluation sets: give some by --sets.NAME DIR, labelled ones by "
+                "--classification.images DIR or --probe.train DIR --probe.test DIR"
             )
         evaluator = Evaluator(
             options,
@@ -85,6 +90,8 @@ def main(
         if task is not None:
             figures = task.evaluate(clip, subject.tokenizer, subject.normalisation)
             results["classification"] = {"zero_shot": {task.options.images.name: figures}}
+        if fitted is not None:
+            results["probe"] = fitted.evaluate(clip, subject.normalisation, is_main=runtime.is_main)
         if runtime.is_main:
             print(table(results))
             if out is not None:
@@ -188,30 +195,6 @@ def _tokens(
             f"--text_tokens to {specials + 1} or more"
         )
     return TokenOptions(image_px=image_px, text_tokens=text_tokens)
-
-
-def table(results: dict[str, Any]) -> str:
-    """The figures as lines of text, chance in brackets."""
-    lines = []
-    for name, result in results.items():
-        for direction in ("image_to_text", "text_to_image"):
-            one = result.get(direction)
-            if one is None:
-                continue
-            recalls = "  ".join(
-                f"R@{k} {one[f'r@{k}']:.1%} ({one[f'chance_r@{k}']:.2%})" for k in (1, 5, 10)
-            )
-            lines.append(f"{name}  {direction.replace('_', ' ')}  {recalls}  n={one['n']}")
-        for column, one in result["zero_shot"].items():
-            low, high = one["top1_ci95"]
-            lines.append(
-                f"{name}  zero-shot {column}  top-1 {one['top1']:.1%} "
-                f"[95%: {low:.1%} to {high:.1%}] "
-                f"({1 / one['classes']:.1%}; largest class {one['largest_class']:.1%})  "
-                f"top-5 {one['top5']:.1%}  mean per class {one['mean_per_class_recall']:.1%}  "
-                f"{one['classes']} classes"
-            )
-    return "\n".join(lines)
 
 
 if __name__ == "__main__":
