@@ -40,6 +40,7 @@ def main(
     image_px: int | None = None,
     text_tokens: int | None = None,
     sets: dict[str, Path] | None = None,
+    captions: list[str] | None = None,
     classification: ClassificationOptions | None = None,
     probe: ProbeOptions | None = None,
     out: Path | None = None,
@@ -54,6 +55,8 @@ def main(
         text_tokens: Context length; by default the stage's own.
         sets: Dataset directories by name; by default, unless another task is asked for, the
             recipe's evaluation sets.
+        captions: Names of the captions that count as a picture's own; by default the recipe's,
+            which by default are each set's first.
         classification: Zero-shot classification of a labelled set.
         probe: Linear probe and k-nearest neighbours on frozen features of two labelled sets.
         out: JSON file to write the figures to; by default they are only printed.
@@ -72,6 +75,8 @@ def main(
             options = _on_other_sets(options, sets)
         elif task is not None or fitted is not None:
             options = replace(options, sets={}, zero_shot={})
+        if captions is not None:
+            options = replace(options, captions=captions)
         if not options.sets and task is None and fitted is None:
             raise ValueError(
                 "there are no evaluation sets: give some by --sets.NAME DIR, labelled ones by "

@@ -35,6 +35,9 @@ class EvaluationOptions:
     """Dataset directories to evaluate on, by the name they get in the results."""
     zero_shot: dict[str, ZeroShotOptions] = field(default_factory=dict)
     """Zero-shot tasks, by the metadata column that holds the class."""
+    captions: list[str] | None = None
+    """Names of the captions that count as a picture's own, where it has them: several captions a
+    picture, each a query and an answer, as COCO and Flickr30k are judged. Null: the first alone."""
     tier: str | None = None
     """Image tier of all sets; by default each set's smallest tier that is no smaller than the
     evaluated picture size, whatever tier was trained on, and its largest where none is."""
@@ -48,3 +51,5 @@ class EvaluationOptions:
     def __post_init__(self) -> None:
         names = ("every_steps", "batch_samples", "gallery_images")
         check_positive({f"evaluation.{name}": getattr(self, name) for name in names})
+        if self.captions is not None and not self.captions:
+            raise ValueError("evaluation.captions=[]: name at least one caption, or give null")
