@@ -14,7 +14,8 @@ from torch import Tensor
 
 from pretrain.data.augment import Normalisation
 from pretrain.data.dataset import Dataset
-from pretrain.evaluation.features import image_features, text_features
+from pretrain.evaluation.abilities.judge import open_abilities
+from pretrain.evaluation.features import KeptTokens, image_features, text_features
 from pretrain.evaluation.options import EvaluationOptions, ZeroShotOptions
 from pretrain.evaluation.retrieval import retrieval
 from pretrain.evaluation.zero_shot import class_embeddings, zero_shot
@@ -143,6 +144,7 @@ class Evaluator:
             column: sorted({c for one in self.sets.values() for c in one.classes(column)})
             for column in options.zero_shot
         }
+        self._abilities = open_abilities(options.abilities)
         self._of_tier: dict[tuple[str, str], EvaluationSet] = {}
         for name in self.sets:
             for image_px in image_sizes:
@@ -176,7 +178,18 @@ class Evaluator:
             self._of_tier[name, tier] = one.at_tier(tier)
         return self._of_tier[name, tier]
 
-    def evaluate(self, model: CLIP) -> dict[str, Any]:
+    @property
+    def judges(self) -> bool:
+        """Whether there is anything to evaluate at a stage's end."""
+        return bool(self.sets) or self._abilities is not None
+
+    def abilities(self, model: CLIP, kept: KeptTokens | None = None) -> dict[str, Any]:
+        """The figures of each ability, none where they are not asked for. Collective."""
+        if self._abilities is None:
+            return {}
+        return self._abilities.evaluate(model, self.tokenizer, self.normalisation, kept)
+
+    def evaluate(self, model: CLIP, kept: KeptTokens | None = None) -> dict[str, Any]:
         """{set: {image_to_text, text_to_image, zero_shot: {column: …}, tier}}. Collective."""
         model.eval()
         classifiers = {
@@ -186,7 +199,7 @@ class Evaluator:
         results = {}
         for name in self.sets:
             one = self._sized(name, model.image.image_px)
-            images, texts = self._features(model, one)
+            images, texts = self._features(model, one, kept)
             results[name] = retrieval(images, texts, one.matches.to(images.device))
             results[name]["zero_shot"] = {
                 column: zero_shot(images, self._class_index(one, column).to(images.device), matrix)
@@ -220,10 +233,12 @@ class Evaluator:
             )
         return {"set": name, "images": shown}
 
-    def _features(self, model: CLIP, one: EvaluationSet) -> tuple[Tensor, Tensor]:
+    def _features(
+        self, model: CLIP, one: EvaluationSet, kept: KeptTokens | None = None
+    ) -> tuple[Tensor, Tensor]:
         batch = self.options.batch_samples
         return (
-            image_features(model, one.dataset, self.normalisation, batch),
+            image_features(model, one.dataset, self.normalisation, batch, kept),
             text_features(model, one.caption_ids, batch),
         )
 

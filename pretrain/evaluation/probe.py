@@ -14,6 +14,7 @@ from pretrain.checks import check_positive
 from pretrain.data.augment import Normalisation
 from pretrain.data.images import Resize
 from pretrain.evaluation.classification import picture_features
+from pretrain.evaluation.features import KeptTokens
 from pretrain.evaluation.labelled import open_labelled
 from pretrain.evaluation.zero_shot import wilson_interval
 from pretrain.models.clip import CLIP
@@ -78,13 +79,17 @@ class Probe:
         return np.array([place[label] for label in labels])
 
     def evaluate(
-        self, model: CLIP, normalisation: Normalisation, *, is_main: bool
+        self,
+        model: CLIP,
+        normalisation: Normalisation,
+        is_main: bool,
+        kept: KeptTokens | None = None,
     ) -> dict[str, Any]:
         """{linear: …, knn: …}, each top1 with its interval; fitted on the main rank alone, for the
         others {}. Collective."""
         known, asked = (
             picture_features(
-                model, one, normalisation, self.options.resize, self.options.batch_samples
+                model, one, normalisation, self.options.resize, self.options.batch_samples, kept
             )
             for one in (self.train, self.test)
         )

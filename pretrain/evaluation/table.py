@@ -6,14 +6,17 @@ from pretrain.evaluation.retrieval import KS
 
 
 def table(results: dict[str, Any]) -> str:
-    """Retrieval and zero-shot of every set, then probes."""
+    """Retrieval and zero-shot of every set, then probes and abilities."""
     lines = []
     for name, result in results.items():
+        if name in ("probe", "abilities"):
+            continue
         lines += _retrieval(name, result)
         lines += [
             _zero_shot(name, column, one) for column, one in result.get("zero_shot", {}).items()
         ]
     lines += _probe(results.get("probe", {}))
+    lines += [_ability(*item) for item in results.get("abilities", {}).items()]
     return "\n".join(lines)
 
 
@@ -52,3 +55,8 @@ def _probe(result: dict[str, Any]) -> list[str]:
 def _top1(one: dict[str, Any]) -> str:
     low, high = one["top1_ci95"]
     return f"top-1 {one['top1']:.1%} [95%: {low:.1%} to {high:.1%}]"
+
+
+def _ability(name: str, one: dict[str, Any]) -> str:
+    lost = f"  {one['indistinct']:.0%} cannot be told apart" if one["indistinct"] else ""
+    return f"ability  {name}  {_top1(one)} ({one['chance']:.1%})  n={one['n']}{lost}"
