@@ -154,7 +154,7 @@ def evaluate(
     results: dict[str, Any] = {}
     for name, one in sets.items():
         images = embed_images(model, read_images(one.dataset, image_px), recipe)
-        results[name] = retrieval(images, embed_texts(model, one.caption_ids), one.caption_of_image)
+        results[name] = retrieval(images, embed_texts(model, one.caption_ids), one.matches)
         results[name]["zero_shot"] = {
             column: zero_shot(
                 images, torch.tensor([classes.index(c) for c in one.classes(column)]), matrix
@@ -188,8 +188,14 @@ def classifier(
         ]
     else:
         seen = EvaluationSet.open(task.label_ensemble, recipe.data.tier)
-        labels = zip(seen.caption_of_image.tolist(), seen.classes(column), strict=True)
-        known = sorted({(caption, classes.index(c)) for caption, c in labels if c in classes})
+        labels = seen.classes(column)
+        known = sorted(
+            {
+                (caption, classes.index(labels[row]))
+                for row, caption in seen.matches.tolist()
+                if labels[row] in classes
+            }
+        )
         pairs = [(seen.caption_ids[caption], i) for caption, i in known]
     features = embed_texts(model, [ids for ids, _ in pairs])
     return class_embeddings(features, torch.tensor([i for _, i in pairs]), len(classes))

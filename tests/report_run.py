@@ -17,6 +17,16 @@ STAGES = {
     "reduced": {"image_px": 32, "image_tokens": 16, "image_tokens_full": 16, "text_tokens": 8},
     "full": {"image_px": 64, "image_tokens": 64, "image_tokens_full": 64, "text_tokens": 24},
 }
+ABILITIES = {
+    "counting": 0.1,
+    "digits": 0.1,
+    "words": 0.1,
+    "texture": 0.25,
+    "position": 0.25,
+    "binding": 0.5,
+    "size": 0.5,
+    "rotation": 0.25,
+}  # chance of each
 STEPS = {"reduced": 1632, "full": 222}
 SETS = {"held_out_artist": (1721, 0.206), "held_out_concepts": (190, 0.211)}
 BATCH = 256
@@ -44,6 +54,15 @@ def set_figures(rng: random.Random, quality: float, name: str) -> dict[str, Any]
             "subgroup": zero_shot(100, 0.41, 0.133),
         },
     }
+
+
+def abilities(rng: random.Random, quality: float) -> dict[str, Any]:
+    found = {}
+    for name, chance in ABILITIES.items():
+        top1 = chance + (1 - chance) * quality * rng.uniform(0.1, 0.9)
+        found[name] = {"top1": top1, "top1_ci95": [top1 - 0.06, min(1.0, top1 + 0.06)]}
+        found[name] |= {"chance": chance, "n": 240, "indistinct": 0.0}
+    return found
 
 
 def all_sets(rng: random.Random, quality: float) -> dict[str, Any]:
@@ -127,7 +146,8 @@ def write_run(
                 "tokens": at,
                 "samples_seen": samples,
             } | STAGES[at]
-            results.append(result | {"sets": all_sets(rng, quality)})
+            judged = abilities(random.Random(f"{after} {at} {seed}"), quality)
+            results.append(result | {"sets": all_sets(rng, quality), "abilities": judged})
     evaluation = {**results[-1]["sets"], "stages": results}
     (folder / "evaluation.json").write_text(json.dumps(evaluation), encoding="utf-8")
     (folder / "recipe.yaml").write_text(recipe, encoding="utf-8")

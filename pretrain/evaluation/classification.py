@@ -10,9 +10,14 @@ import yaml
 from torch import Tensor
 
 from pretrain.checks import check_positive
-from pretrain.data.augment import AugmentOptions, Normalisation, prepare
+from pretrain.data.augment import Normalisation
 from pretrain.data.images import Resize, evaluation_pixels
-from pretrain.evaluation.features import distributed_rows, text_features
+from pretrain.evaluation.features import (
+    KeptTokens,
+    distributed_rows,
+    embed_pixels,
+    text_features,
+)
 from pretrain.evaluation.labelled import LabelledSet, open_labelled
 from pretrain.evaluation.prompts import check_prompts
 from pretrain.evaluation.zero_shot import class_embeddings, zero_shot
@@ -63,11 +68,15 @@ class Classification:
         check_prompts("classification.templates", self.templates)
 
     def evaluate(
-        self, model: CLIP, tokenizer: Tokenizer, normalisation: Normalisation
+        self,
+        model: CLIP,
+        tokenizer: Tokenizer,
+        normalisation: Normalisation,
+        kept: KeptTokens | None = None,
     ) -> dict[str, Any]:
         """The figures of `zero_shot`. Collective."""
         batch = self.options.batch_samples
-        images = picture_features(model, self.set, normalisation, self.options.resize, batch)
+        images = picture_features(model, self.set, normalisation, self.options.resize, batch, kept)
         classifier = self.classifier(model, tokenizer)
         return zero_shot(images, self.class_of_image.to(images.device), classifier)
 
@@ -85,24 +94,23 @@ class Classification:
         )
 
 
-@torch.inference_mode()
 def picture_features(
-    model: CLIP, pictures: LabelledSet, normalisation: Normalisation, how: Resize, batch: int
+    model: CLIP,
+    pictures: LabelledSet,
+    normalisation: Normalisation,
+    how: Resize,
+    batch: int,
+    kept: KeptTokens | None = None,
 ) -> Tensor:
     """(n, E) fp32 unit vectors of a labelled set's pictures. Collective."""
-    device = model.image_projection.weight.device
+    image_px = model.image.image_px
 
     def embed(rows: list[int]) -> Tensor:
         squares = [
-            evaluation_pixels(
-                np.asarray(upright_rgb(pictures.read(row))), model.image.image_px, how
-            )
+            evaluation_pixels(np.asarray(upright_rgb(pictures.read(row))), image_px, how)
             for row in rows
         ]
-        pixels = torch.from_numpy(np.stack(squares)).to(device)
-        return model.encode_image(
-            prepare(pixels, None, AugmentOptions(), normalisation, model.dtype)
-        )
+        return embed_pixels(model, np.stack(squares), rows, normalisation, kept)
 
     return distributed_rows(len(pictures.labels), batch, embed)
 

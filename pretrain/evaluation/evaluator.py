@@ -2,7 +2,7 @@
 
 import base64
 import math
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,8 @@ from torch import Tensor
 
 from pretrain.data.augment import Normalisation
 from pretrain.data.dataset import Dataset
-from pretrain.evaluation.features import image_features, text_features
+from pretrain.evaluation.abilities.judge import open_abilities
+from pretrain.evaluation.features import KeptTokens, image_features, text_features
 from pretrain.evaluation.options import EvaluationOptions, ZeroShotOptions
 from pretrain.evaluation.retrieval import retrieval
 from pretrain.evaluation.zero_shot import class_embeddings, zero_shot
@@ -46,36 +47,53 @@ class EvaluationSet:
     """One dataset directory with its captions and classes in memory, its pictures on disk."""
 
     dataset: Dataset  # of the tier whose pictures are read
-    captions: list[str]  # distinct first captions
+    captions: list[str]  # distinct captions
     caption_ids: list[NDArray[np.integer]]
-    caption_of_image: Tensor  # (n,)
+    matches: Tensor  # (P, 2) pairs of a picture and a caption of its own, by picture
     meta: list[dict[str, Any]]  # (n,)
 
     @classmethod
-    def open(cls, directory: Path, tier: str) -> "EvaluationSet":
+    def open(
+        cls, directory: Path, tier: str, names: Sequence[str] | None = None
+    ) -> "EvaluationSet":
+        """names: captions that count, where a sample has them; None is the dataset's first."""
         dataset = Dataset(directory, tier)
-        first = dataset.manifest.captions[0]
+        known = list(dataset.manifest.captions)
+        wanted = known[:1] if names is None else list(names)
+        if absent := [name for name in wanted if name not in known]:
+            raise ValueError(
+                f"{directory} has captions {known}, none named {absent[0]!r}: change "
+                "evaluation.captions"
+            )
         place: dict[str, int] = {}
         ids: list[NDArray[np.integer]] = []
-        caption_of_image, meta = [], []
+        matches, meta = [], []
         for row in range(len(dataset)):
             record = dataset.read_json(row)
-            text = record["captions"].get(first)
-            if text is None:
+            own = [name for name in wanted if record["captions"].get(name) is not None]
+            if not own:
                 raise ValueError(
-                    f"{directory}: sample {dataset.key(row)} has no caption {first!r}, which "
-                    "evaluation matches pictures with; rebuild the set with that caption first"
+                    f"{directory}: sample {dataset.key(row)} has no caption {' or '.join(wanted)}, "
+                    "which evaluation matches pictures with: change evaluation.captions, or "
+                    "rebuild the set"
                 )
-            if text not in place:
-                place[text] = len(place)
-                ids.append(dataset.read_ids(row)[: dataset.index[row]["tokens"][0]])
-            caption_of_image.append(place[text])
+            pairs = []
+            for name in own:
+                text = record["captions"][name]
+                if text not in place:
+                    place[text] = len(place)
+                    start, end = np.cumsum([0, *dataset.index[row]["tokens"]])[
+                        known.index(name) : known.index(name) + 2
+                    ]
+                    ids.append(dataset.read_ids(row)[start:end])
+                pairs.append((row, place[text]))
+            matches += dict.fromkeys(pairs)  # two captions may be the same text
             meta.append(record["meta"])
         return cls(
             dataset=dataset,
             captions=list(place),
             caption_ids=ids,
-            caption_of_image=torch.tensor(caption_of_image),
+            matches=torch.tensor(matches),
             meta=meta,
         )
 
@@ -112,7 +130,8 @@ class Evaluator:
         self.tokenizer = tokenizer
         self.normalisation = normalisation
         self.sets = {
-            name: self._open(f"evaluation.sets.{name}", path) for name, path in options.sets.items()
+            name: self._open(f"evaluation.sets.{name}", path, options.captions)
+            for name, path in options.sets.items()
         }
         self._ensembles = {
             column: self._open(f"evaluation.zero_shot.{column}.label_ensemble", task.label_ensemble)
@@ -125,15 +144,18 @@ class Evaluator:
             column: sorted({c for one in self.sets.values() for c in one.classes(column)})
             for column in options.zero_shot
         }
+        self._abilities = open_abilities(options.abilities)
         self._of_tier: dict[tuple[str, str], EvaluationSet] = {}
         for name in self.sets:
             for image_px in image_sizes:
                 self._sized(name, image_px)
 
-    def _open(self, option: str, directory: Path) -> EvaluationSet:
+    def _open(
+        self, option: str, directory: Path, captions: Sequence[str] | None = None
+    ) -> EvaluationSet:
         """Captions and classes of a dataset, by its smallest tier: no picture is looked at."""
         try:
-            opened = EvaluationSet.open(directory, tier_for(read_manifest(directory), 1))
+            opened = EvaluationSet.open(directory, tier_for(read_manifest(directory), 1), captions)
         except (ValueError, OSError) as error:
             raise ValueError(f"{option}: {error}") from error
         if opened.dataset.manifest.tokenizer.sha256 != self.tokenizer.sha256:
@@ -156,7 +178,18 @@ class Evaluator:
             self._of_tier[name, tier] = one.at_tier(tier)
         return self._of_tier[name, tier]
 
-    def evaluate(self, model: CLIP) -> dict[str, Any]:
+    @property
+    def judges(self) -> bool:
+        """Whether there is anything to evaluate at a stage's end."""
+        return bool(self.sets) or self._abilities is not None
+
+    def abilities(self, model: CLIP, kept: KeptTokens | None = None) -> dict[str, Any]:
+        """The figures of each ability, none where they are not asked for. Collective."""
+        if self._abilities is None:
+            return {}
+        return self._abilities.evaluate(model, self.tokenizer, self.normalisation, kept)
+
+    def evaluate(self, model: CLIP, kept: KeptTokens | None = None) -> dict[str, Any]:
         """{set: {image_to_text, text_to_image, zero_shot: {column: …}, tier}}. Collective."""
         model.eval()
         classifiers = {
@@ -166,10 +199,8 @@ class Evaluator:
         results = {}
         for name in self.sets:
             one = self._sized(name, model.image.image_px)
-            images, texts = self._features(model, one)
-            captions = one.caption_of_image.to(images.device)
-            places = torch.arange(len(captions), device=images.device)
-            results[name] = retrieval(images, texts, torch.stack([places, captions], dim=1))
+            images, texts = self._features(model, one, kept)
+            results[name] = retrieval(images, texts, one.matches.to(images.device))
             results[name]["zero_shot"] = {
                 column: zero_shot(images, self._class_index(one, column).to(images.device), matrix)
                 for column, matrix in classifiers.items()
@@ -188,24 +219,26 @@ class Evaluator:
         shown = []
         for row in sorted(int(row) for row in rows):
             scores, nearest = (images[row] @ texts.T).topk(min(5, len(texts)))
-            own = int(one.caption_of_image[row])
+            own = one.matches[one.matches[:, 0] == row, 1].tolist()
             shown.append(
                 {
                     "key": one.dataset.key(row),
                     "jpeg_base64": base64.b64encode(one.dataset.read(row).jpeg).decode("ascii"),
-                    "caption": one.captions[own],
+                    "caption": one.captions[own[0]],
                     "top5": [
-                        {"caption": one.captions[c], "score": float(s), "right": c == own}
+                        {"caption": one.captions[c], "score": float(s), "right": c in own}
                         for s, c in zip(scores.tolist(), nearest.tolist(), strict=True)
                     ],
                 }
             )
         return {"set": name, "images": shown}
 
-    def _features(self, model: CLIP, one: EvaluationSet) -> tuple[Tensor, Tensor]:
+    def _features(
+        self, model: CLIP, one: EvaluationSet, kept: KeptTokens | None = None
+    ) -> tuple[Tensor, Tensor]:
         batch = self.options.batch_samples
         return (
-            image_features(model, one.dataset, self.normalisation, batch),
+            image_features(model, one.dataset, self.normalisation, batch, kept),
             text_features(model, one.caption_ids, batch),
         )
 
@@ -225,12 +258,11 @@ class Evaluator:
         else:
             ensemble = self._ensembles[column]
             place = {name: index for index, name in enumerate(names)}
+            classes = ensemble.classes(column)
             seen = {
-                (int(caption), place[name])
-                for caption, name in zip(
-                    ensemble.caption_of_image, ensemble.classes(column), strict=True
-                )
-                if name in place
+                (caption, place[classes[row]])
+                for row, caption in ensemble.matches.tolist()
+                if classes[row] in place
             }
             pairs = [(ensemble.caption_ids[caption], index) for caption, index in sorted(seen)]
         features = text_features(model, [ids for ids, _ in pairs], self.options.batch_samples)

@@ -1,6 +1,7 @@
 """Embeddings of pictures and texts by a plain CLIP, shared out over the ranks by accelerate."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -12,7 +13,41 @@ from pretrain.data.augment import AugmentOptions, Normalisation, prepare
 from pretrain.data.dataset import Dataset
 from pretrain.data.images import decode, evaluation_pixels
 from pretrain.models.clip import CLIP
+from pretrain.seeding import Purpose, uniforms
 from pretrain.tokens.context import context
+from pretrain.tokens.image_reduction import ImageReduction, draws_needed, keep_index
+
+
+@dataclass(frozen=True, kw_only=True)
+class KeptTokens:
+    """Which patch tokens an evaluated picture keeps: by its row, so the same ones on any ranks."""
+
+    reduction: ImageReduction
+    count: int | None
+
+    def index(self, rows: Sequence[int], grid: int) -> Tensor | None:
+        """(B, K) of rows (B,)."""
+        needed = draws_needed(self.reduction, grid)
+        draws = uniforms(0, np.asarray(rows, np.int64), Purpose.IMAGE_TOKENS, needed)
+        kept = keep_index(self.reduction, grid, self.count, draws)
+        return None if kept is None else torch.from_numpy(kept)
+
+
+@torch.inference_mode()
+def embed_pixels(
+    model: CLIP,
+    pixels: NDArray[np.uint8],
+    rows: Sequence[int],
+    normalisation: Normalisation,
+    kept: KeptTokens | None,
+) -> Tensor:
+    """(B, E) of pixels (B, H, W, 3) in the model's size, which are the set's rows (B,)."""
+    device = model.image_projection.weight.device
+    images = prepare(
+        torch.from_numpy(pixels).to(device), None, AugmentOptions(), normalisation, model.dtype
+    )
+    index = None if kept is None else kept.index(rows, model.image.grid)
+    return model.encode_image(images, None if index is None else index.to(device))
 
 
 def distributed_rows(count: int, batch: int, embed: Callable[[list[int]], Tensor]) -> Tensor:
@@ -48,22 +83,21 @@ def _decode(dataset: Dataset, row: int) -> NDArray[np.uint8]:
         ) from error
 
 
-@torch.inference_mode()
 def image_features(
-    model: CLIP, dataset: Dataset, normalisation: Normalisation, batch: int
+    model: CLIP,
+    dataset: Dataset,
+    normalisation: Normalisation,
+    batch: int,
+    kept: KeptTokens | None = None,
 ) -> Tensor:
     """(n, E) fp32 unit vectors of all pictures: centre square, resized to the model's size."""
-    device = model.image_projection.weight.device
     image_px = model.image.image_px
 
     def embed(rows: list[int]) -> Tensor:
         pixels = np.empty((len(rows), image_px, image_px, 3), np.uint8)
         for place, row in enumerate(rows):
             pixels[place] = evaluation_pixels(_decode(dataset, row), image_px)
-        images = torch.from_numpy(pixels).to(device)
-        return model.encode_image(
-            prepare(images, None, AugmentOptions(), normalisation, model.dtype)
-        )
+        return embed_pixels(model, pixels, rows, normalisation, kept)
 
     return distributed_rows(len(dataset), batch, embed)
 

@@ -4,7 +4,7 @@ The scales are linear and start at zero on the value axis, so that lengths may b
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,7 +22,7 @@ Point = tuple[float, float]
 
 WIDE, NARROW, HEIGHT = 480, 372, 210  # px of a chart, two or three beside one another
 LEFT, RIGHT, TOP, BOTTOM = 54, 10, 22, 36
-ROW, BAR, NAME_HEIGHT = 60, 14, 20  # px of a bar chart: a group, a bar, the group's name above
+BAR, NAME_HEIGHT, GAP = 14, 20, 8  # px of a bar chart: a bar, a group's name above, below it
 SMOOTHING_SHARE = 1 / 30  # width of the moving mean, of the points of one stage
 
 
@@ -55,11 +55,12 @@ class Mark:
 
 @dataclass(frozen=True, kw_only=True)
 class Bar:
-    """The mean of some values, with their range where there are several."""
+    """The mean of some values, with their range where there are several, or an interval."""
 
     name: str
     values: Sequence[float]
     colour: str
+    interval: tuple[float, float] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -131,39 +132,67 @@ def line_chart(
 
 
 @rc_context(STYLE)  # type: ignore[arg-type]
-def bar_chart(title: str, groups: dict[str, list[Bar]]) -> Chart:
-    """Rates as bars, group by group, with a whisker over the range and a dot for every value."""
+def bar_chart(
+    title: str,
+    groups: dict[str, list[Bar]],
+    *,
+    references: Mapping[str, float] | None = None,
+    reference_name: str = "",
+    reach: float = 0,
+) -> Chart:
+    """Rates as bars, group by group, with a whisker over the range and a dot for every value.
+
+    references: a rate by group, a line over its bars. reach: the axis goes at least so far.
+    """
+    references = references or {}
     bars = [bar for group in groups.values() for bar in group]
-    top = max((max(bar.values) for bar in bars), default=0) or 1.0
-    height = ROW * len(groups)
+    top = max(reach, max((max(bar.values) for bar in bars), default=0)) or 1.0
+    row = NAME_HEIGHT + (BAR + 2) * max(map(len, groups.values()), default=0) + GAP
+    height = row * len(groups)
     figure, axes = _axes(WIDE, height, (4, 58, 0, 0))
     axes.set(xlim=(0, top), ylim=(height, 0), xticks=[], yticks=[])
     tips: dict[str, str] = {}
     for i, (group, members) in enumerate(groups.items()):
-        axes.text(0, ROW * i + NAME_HEIGHT - 5, plain(group))
+        axes.text(0, row * i + NAME_HEIGHT - 5, plain(group))
         for j, bar in enumerate(members):
-            mean = sum(bar.values) / len(bar.values)
-            y = ROW * i + NAME_HEIGHT + (BAR + 2) * j + BAR / 2
-            gid = f"bar-{i}-{j}"
-            tips[gid] = f"{group}, {bar.name}: {figures.percent(mean)}"
-            patch = axes.barh(y, mean, BAR, color=COLOURS[bar.colour])[0]
-            patch.set(gid=gid, linewidth=0, clip_on=False)
-            end = max(bar.values)
-            if len(bar.values) > 1:
-                ink: dict[str, Any] = {"color": COLOURS["ink"], "linewidth": 1.2, "clip_on": False}
-                axes.plot([min(bar.values), end], [y, y], **ink)
-                dots: dict[str, Any] = {"markersize": 5, "markerfacecolor": COLOURS["card"]}
-                axes.plot(bar.values, [y] * len(bar.values), "o", **ink, **dots)
-            place: dict[str, Any] = {
-                "xytext": (7, 0),
-                "textcoords": "offset points",
-                "va": "center",
-            }
-            axes.annotate(figures.percent(mean), (end, y), annotation_clip=False, **place)
-    members = next(iter(groups.values()), [])
+            tips[f"bar-{i}-{j}"] = f"{group}, {bar.name}: {_spoken(bar)}"
+            _draw_bar(axes, bar, row * i + NAME_HEIGHT + (BAR + 2) * j + BAR / 2, f"bar-{i}-{j}")
+        if group in references:
+            gid, at = f"reference-{i}", references[group]
+            tips[gid] = f"{group}, {reference_name}: {figures.percent(at)}"
+            ends = (row * i + NAME_HEIGHT - 2, row * i + NAME_HEIGHT + (BAR + 2) * len(members))
+            line: dict[str, Any] = {"color": COLOURS["ink"], "linewidth": 1.6, "clip_on": False}
+            axes.plot([at, at], ends, linestyle=(0, (3, 2)), gid=gid, **line)
+    members = max(groups.values(), key=len, default=[])
     keys = [Key(name=bar.name, value="", swatch=f"{bar.colour} block") for bar in members]
+    if references:
+        keys.append(Key(name=reference_name, value="", swatch="ink dashed"))
     drawing = inline(figure, title, tips)
     return Chart(title=title, width=WIDE, height=height, drawing=drawing, keys=keys)
+
+
+def _spoken(bar: Bar) -> str:
+    text = figures.percent(sum(bar.values) / len(bar.values))
+    if bar.interval is None:
+        return text
+    return f"{text}, 95 % interval {' to '.join(map(figures.percent, bar.interval))}"
+
+
+def _draw_bar(axes: Axes, bar: Bar, y: float, gid: str) -> None:
+    mean = sum(bar.values) / len(bar.values)
+    patch = axes.barh(y, mean, BAR, color=COLOURS[bar.colour])[0]
+    patch.set(gid=gid, linewidth=0, clip_on=False)
+    end = max(bar.values)
+    ink: dict[str, Any] = {"color": COLOURS["ink"], "linewidth": 1.2, "clip_on": False}
+    if bar.interval is not None:
+        end = max(end, bar.interval[1])
+        axes.plot(bar.interval, [y, y], **ink)
+    elif len(bar.values) > 1:
+        axes.plot([min(bar.values), end], [y, y], **ink)
+        dots: dict[str, Any] = {"markersize": 5, "markerfacecolor": COLOURS["card"]}
+        axes.plot(bar.values, [y] * len(bar.values), "o", **ink, **dots)
+    place: dict[str, Any] = {"xytext": (7, 0), "textcoords": "offset points", "va": "center"}
+    axes.annotate(figures.percent(mean), (end, y), annotation_clip=False, **place)
 
 
 def moving_mean(values: Sequence[float], half: int) -> np.ndarray:

@@ -5,6 +5,7 @@ from pathlib import Path
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 
 from pretrain.report import figures
+from pretrain.report.abilities import ability_charts, indistinct_note
 from pretrain.report.comparison import THIS_RUN, comparison_of
 from pretrain.report.curves import curves, running_curves
 from pretrain.report.gallery import gallery_of
@@ -24,6 +25,8 @@ def render(run: Run, comparison: Record | None = None) -> str:
         cards=headline_cards(run),
         stages=stage_table(run),
         results=result_tables(run),
+        abilities=ability_charts(run),
+        indistinct=indistinct_note(run),
         comparison=comparison,
         compared=None if comparison is None else comparison_of(run, comparison),
         this_run=THIS_RUN,

@@ -22,7 +22,7 @@ def evaluate_stage(
     final: bool = False,
 ) -> None:
     """Evaluate weights, whole and in fp32, at the token lengths of some stages; collective."""
-    if not job.evaluator.sets:
+    if not (job.evaluator.judges if final else job.evaluator.sets):
         return
     records = []
     for at in token_stages:
@@ -41,14 +41,17 @@ def evaluate_stage(
             "text_tokens": tokens.text_tokens,
             "sets": job.evaluator.evaluate(model),
         }
+        if final and (abilities := job.evaluator.abilities(model)):
+            record["abilities"] = abilities
         records.append(record)
         where = {"stage": name, "samples_seen": state.samples_seen, "step": state.step}
         job.log.event("evaluation", **where, **record)
-        job.log.say_once(
-            "recall",
-            "R@1: the share of held-out pictures (captions) whose own caption (picture) is found "
-            "first among all; in brackets, what guessing finds",
-        )
+        if job.evaluator.sets:
+            job.log.say_once(
+                "recall",
+                "R@1: the share of held-out pictures (captions) whose own caption (picture) is "
+                "found first among all; in brackets, what guessing finds",
+            )
         for set_name, result in record["sets"].items():
             to_text, to_image = result["image_to_text"], result["text_to_image"]
             job.log.say(
@@ -57,7 +60,16 @@ def evaluate_stage(
                 f"({to_text['chance_r@1']:.2%}), text to image {to_image['r@1']:.1%} "
                 f"({to_image['chance_r@1']:.2%})"
             )
-        if final and at == list(job.recipe.stages)[-1]:
+        if "abilities" in record:
+            shares = (
+                f"{ability} {one['top1']:.0%} ({one['chance']:.0%})"
+                for ability, one in record["abilities"].items()
+            )
+            job.log.say(
+                f"abilities after {name} at {tokens.image_px} px, in brackets chance: "
+                + ", ".join(shares)
+            )
+        if final and job.evaluator.sets and at == list(job.recipe.stages)[-1]:
             gallery = job.evaluator.gallery(model, job.recipe.seed)
             if job.runtime.is_main:
                 write_durably(job.recipe.run_dir / GALLERY_FILE, json.dumps(gallery))
@@ -93,4 +105,7 @@ def _earlier_stages(recipe: Recipe, name: str) -> list[dict[str, Any]]:
             last[event["stage"], event["tokens"]] = event
     found = [last[stage, at] for stage in before for at in recipe.stages if (stage, at) in last]
     record = ("samples_seen", "tokens", "image_px", "image_tokens", "text_tokens", "sets")
-    return [{"after": one["stage"], **{key: one[key] for key in record}} for one in found]
+    return [
+        {"after": one["stage"], **{key: one[key] for key in (*record, "abilities") if key in one}}
+        for one in found
+    ]

@@ -1,0 +1,103 @@
+"""Each ability as a zero-shot choice among its captions, beside chance."""
+
+import hashlib
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pretrain.data.augment import Normalisation
+from pretrain.data.images import evaluation_pixels
+from pretrain.evaluation.abilities.sets import ABILITIES, Question, questions, things
+from pretrain.evaluation.features import KeptTokens, distributed_rows, embed_pixels, text_features
+from pretrain.evaluation.options import AbilitiesOptions
+from pretrain.evaluation.zero_shot import wilson_interval
+from pretrain.models.clip import CLIP
+from pretrain.tokens.context import context
+from pretrain.tokens.tokenizer import Tokenizer
+
+
+class Abilities:
+    """The questions of every ability; their pictures are drawn when they are looked at."""
+
+    def __init__(self, options: AbilitiesOptions) -> None:
+        self.options = options
+        drawings = things()
+        self.objects = "shapes and drawings" if drawings else "shapes"
+        self.questions: dict[str, list[Question]] = {
+            ability: questions(ability, options.seed, options.pictures, drawings)
+            for ability in ABILITIES
+        }
+
+    def evaluate(
+        self,
+        model: CLIP,
+        tokenizer: Tokenizer,
+        normalisation: Normalisation,
+        kept: KeptTokens | None = None,
+    ) -> dict[str, Any]:
+        """{ability: {top1, top1_ci95, chance, n, indistinct, objects}}. Collective.
+
+        indistinct: share of the questions whose right caption and another are the same tokens,
+        by the tokenizer's vocabulary or cut to the context; these cannot be answered.
+        """
+        model.eval()
+        return {
+            ability: self._ability(asked, model, tokenizer, normalisation, kept)
+            for ability, asked in self.questions.items()
+        }
+
+    def _ability(
+        self,
+        asked: list[Question],
+        model: CLIP,
+        tokenizer: Tokenizer,
+        normalisation: Normalisation,
+        kept: KeptTokens | None,
+    ) -> dict[str, Any]:
+        image_px, batch = model.image.image_px, self.options.batch_samples
+
+        def embed(rows: list[int]) -> Tensor:
+            drawn = [evaluation_pixels(np.asarray(asked[row].draw()), image_px) for row in rows]
+            return embed_pixels(model, np.stack(drawn), rows, normalisation, kept)
+
+        images = distributed_rows(len(asked), batch, embed)
+        captions = list(dict.fromkeys(text for one in asked for text in one.captions))
+        ids = [np.asarray(tokenizer.encode(text)) for text in captions]
+        texts = text_features(model, ids, batch)
+        seen = context(ids, model.text.text_tokens, model.options.text.specials)
+        place = {text: at for at, text in enumerate(captions)}
+        hits = indistinct = 0
+        for image, one in zip(images, asked, strict=True):
+            own = [place[text] for text in one.captions]
+            indistinct += int((seen[own] == seen[own[one.answer]]).all(axis=1).sum()) > 1
+            scores = texts[own] @ image
+            others = torch.cat([scores[: one.answer], scores[one.answer + 1 :]])
+            hits += bool((scores[one.answer] > others).all())  # a tie is no answer
+        return {
+            "top1": hits / len(asked),
+            "top1_ci95": wilson_interval(hits, len(asked)),
+            "chance": float(np.mean([1 / len(one.captions) for one in asked])),
+            "n": len(asked),
+            "indistinct": indistinct / len(asked),
+            "objects": self.objects,
+        }
+
+    def pixels_sha256(self) -> dict[str, str]:
+        """{ability: sha256 of its pictures as they are drawn}. They depend on the versions of
+        Pillow and FreeType, and on whether the drawings are there."""
+        found = {}
+        for ability, asked in self.questions.items():
+            digest = hashlib.sha256()
+            for one in asked:
+                digest.update(one.draw().tobytes())
+            found[ability] = digest.hexdigest()
+        return found
+
+
+def open_abilities(asked: AbilitiesOptions | bool | None) -> Abilities | None:
+    """The sets where they are asked for."""
+    if not asked:
+        return None
+    return Abilities(asked if isinstance(asked, AbilitiesOptions) else AbilitiesOptions())

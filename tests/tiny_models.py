@@ -1,0 +1,47 @@
+"""Exports of small models with random weights: what a test needs where training plays no part."""
+
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+
+from pretrain.export.native import EXPORT_FORMAT, write_native
+from pretrain.models.build import build_model
+from pretrain.models.clip import ModelOptions
+from pretrain.models.image_tower import ImageTowerOptions
+from pretrain.models.text_tower import TextTowerOptions
+from pretrain.shard_format import read_manifest
+from pretrain.tokens.options import TokenOptions
+from pretrain.tokens.tokenizer import Tokenizer
+
+OPTIONS = ModelOptions(
+    image=ImageTowerOptions(width=32, depth=2, heads=2, patch_px=8),
+    text=TextTowerOptions(width=32, depth=2, heads=2, positions_resize="extend"),
+    embed_dim=32,
+)
+
+
+def write_untrained(out: Path, dataset: Path, *, image_px: int = 32, text_tokens: int = 12) -> Path:
+    """A native export with the tokenizer of a dataset directory."""
+    recorded = read_manifest(dataset).tokenizer
+    torch.manual_seed(0)
+    model = build_model(
+        OPTIONS,
+        tokens=TokenOptions(image_px=image_px, text_tokens=text_tokens),
+        vocab_size=recorded.vocab_size,
+        device=torch.device("cpu"),
+    )
+    config = {
+        "format": EXPORT_FORMAT,
+        "model": asdict(OPTIONS),
+        "vocab_size": recorded.vocab_size,
+        "image_px": image_px,
+        "text_tokens": text_tokens,
+        "normalisation": "imagenet",
+        "preprocessing": {"mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]},
+        "logit_scale": 14.3,
+        "tokenizer_sha256": recorded.sha256,
+    }
+    tokenizer = Tokenizer(dataset / recorded.file)
+    write_native(out, config, model.state_dict(), tokenizer)
+    return out
