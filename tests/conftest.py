@@ -17,6 +17,27 @@ os.environ["OMP_NUM_THREADS"] = "1"
 os.environ.setdefault("DS_ACCELERATOR", "cpu")
 compat.make_torchvision_importable()
 
+# Where tests run in several processes these begin, longest first, so that none is left for the end.
+LONGEST = (
+    *("slurm", "test_signals", "test_distributed_training", "test_elastic", "test_repair"),
+    *("test_end_to_end", "test_optimizers", "test_resume", "test_killed_at_calls", "test_saver"),
+    *("test_checkpoint", "test_data_prep_tasks", "test_inverse_scaling", "test_compare"),
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The tests of a file share its fixtures, those of Slurm one cluster: each in one process."""
+    for item in items:
+        name = "slurm" if item.path.parent.name == "slurm" else item.path.stem
+        item.add_marker(pytest.mark.xdist_group(name))
+    places = {name: place for place, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: places.get(_group(item), len(places)))
+
+
+def _group(item: pytest.Item) -> str:
+    marker = item.get_closest_marker("xdist_group")
+    return marker.args[0] if marker else ""
+
 
 @pytest.fixture(scope="session")
 def tiny_dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
