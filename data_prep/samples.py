@@ -30,7 +30,7 @@ class SampleMaker:
         self.tokenizer = tokenizer
         self.tiers = parse_tiers(options.pictures.tiers)
         self.encode = TAGGERS[options.tagging.tagger]
-        self.dtype = token_dtype(tokenizer.vocab_size)
+        self.dtype = token_dtype(tokenizer.vocabulary.size)
 
     def make(self, record: Record, seen: set[str]) -> Sample:
         """The record's sample. RejectedError names why there is none, e.g. a key seen before."""

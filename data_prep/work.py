@@ -15,7 +15,7 @@ from data_prep.sources import Corpus, Record
 from data_prep.tasks import Part, Plan, locked, read_parts, task_folder, write_part
 from data_prep.writer import PartWriter, Sample, tier_members
 from pretrain.files import why_not_written
-from pretrain.tokens.tokenizer import Tokenizer
+from pretrain.tokens.tokenizer import open_tokenizer
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,7 +52,7 @@ def run_task(job: Job, number: int, report: Report) -> None:
         parts = read_parts(folder)
         if parts and parts[-1].last:
             return
-        tokenizer = Tokenizer(out / job.plan.tokenizer.file)
+        tokenizer = open_tokenizer(out / job.plan.tokenizer.file)
         maker = SampleMaker(job.options, templates_of(job.options, job.corpus), tokenizer)
         start = parts[-1].stop if parts else task.start
         records = job.corpus.records(

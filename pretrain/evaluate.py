@@ -144,7 +144,7 @@ def _trained(
         return build_model(
             recipe.model,
             tokens=tokens,
-            vocab_size=dataset.manifest.tokenizer.vocab_size,
+            vocabulary=dataset.vocabulary,
             device=device,
             weights=weights,
         )

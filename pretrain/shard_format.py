@@ -1,7 +1,8 @@
 """The dataset directory: the contract between data_prep (writer) and pretrain (reader).
 
     DIR/manifest.json             counts, checksums, tokenizer, captions, rejections
-    DIR/tokenizer.model           the SentencePiece model that made the token ids
+    DIR/tokenizer.model           the SentencePiece model that made the token ids, or the
+    DIR/tokenizer.json            tokenizer.json
     DIR/<tier>/00000.tar …        ustar shards, WebDataset-compatible; one folder per image tier
     DIR/<tier>/index.npy          one row per sample: where each member lies, its size and crc32
     DIR/weights/<name>.npy        may follow later: how often each sample is shown an epoch, float32
@@ -21,7 +22,8 @@ from typing import Any
 import numpy as np
 from pydantic import ConfigDict, TypeAdapter, ValidationError, with_config
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+READ_VERSIONS = (1, 2)  # 1 lacks what is optional here
 MANIFEST_FILE = "manifest.json"
 INDEX_FILE = "index.npy"
 SHARD_FILE = "{shard:05d}.tar"
@@ -114,7 +116,7 @@ class TokenizerInfo:
     pad_id: int
     bos_id: int
     eos_id: int
-    unk_id: int
+    unk_id: int | None
 
 
 @with_config(_STRICT)
@@ -140,9 +142,9 @@ class Manifest:
         """ValueError, in one line, on another format version or anything that is no manifest."""
         try:
             version = TypeAdapter(_Version).validate_json(text).format_version
-            if version != FORMAT_VERSION:
+            if version not in READ_VERSIONS:
                 raise ValueError(
-                    f"dataset format version {version!r} found, this code reads {FORMAT_VERSION}: "
+                    f"dataset format version {version!r} found, this code reads {READ_VERSIONS}: "
                     "rebuild the dataset with `python -m data_prep build`"
                 )
             manifest = TypeAdapter(cls).validate_json(text)

@@ -7,7 +7,7 @@ import pytest
 from data_prep.vocabulary import VocabularyOptions, train_tokenizer
 from data_prep.word_classes import encode_pattern, encode_untagged, tag_words
 from pretrain.shard_format import WordClass
-from pretrain.tokens.tokenizer import Tokenizer
+from pretrain.tokens.tokenizer import Tokenizer, open_tokenizer
 
 N, A, V, O = WordClass.NOUN, WordClass.ADJECTIVE, WordClass.VERB, WordClass.OTHER  # noqa: E741
 
@@ -25,7 +25,7 @@ def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Tokenizer:
     path = tmp_path_factory.mktemp("tokenizer") / "tokenizer.model"
     # Hardly more than the bytes and the letters: most words are cut into several tokens.
     path.write_bytes(train_tokenizer(TEXTS * 3, VocabularyOptions(vocab_size=330)))
-    return Tokenizer(path)
+    return open_tokenizer(path)
 
 
 @pytest.mark.parametrize(("sentence", "classes"), SENTENCES)

@@ -8,7 +8,7 @@ from pretrain.shard_format import WordClass
 from pretrain.tokens.context import add_specials
 from pretrain.tokens.image_reduction import block_shape, draws_needed, keep_index, kept_count
 from pretrain.tokens.text_reduction import reduce_tokens
-from pretrain.tokens.tokenizer import BOS_ID, EOS_ID
+from pretrain.tokens.vocabulary import Vocabulary
 
 POSITIONS = np.arange(4000, dtype=np.int64)
 
@@ -131,7 +131,12 @@ def test_a_caption_that_fits_is_untouched(reduction):
 
 def test_special_tokens_survive_every_reduction():
     kept, lengths = np.array([[11, 12, 13], [14, 0, 0]]), np.array([3, 1])
-    both = add_specials(kept, lengths, "bos_eos")
-    assert both.tolist() == [[BOS_ID, 11, 12, 13, EOS_ID], [BOS_ID, 14, EOS_ID, 0, 0]]
-    assert add_specials(kept, lengths, "bos").tolist() == [[BOS_ID, 11, 12, 13], [BOS_ID, 14, 0, 0]]
-    assert add_specials(kept, lengths, "eos").tolist() == [[11, 12, 13, EOS_ID], [14, EOS_ID, 0, 0]]
+    vocabulary = Vocabulary(size=60, pad_id=7, bos_id=50, eos_id=51)
+    both = add_specials(kept, lengths, "bos_eos", vocabulary)
+    assert both.tolist() == [[50, 11, 12, 13, 51], [50, 14, 51, 7, 7]]
+    assert add_specials(kept, lengths, "bos", vocabulary).tolist() == [
+        [50, 11, 12, 13], [50, 14, 7, 7]
+    ]  # fmt: skip
+    assert add_specials(kept, lengths, "eos", vocabulary).tolist() == [
+        [11, 12, 13, 51], [14, 51, 7, 7]
+    ]  # fmt: skip

@@ -80,7 +80,7 @@ class Batch(TypedDict):
     positions: NDArray[np.int64]  # (B,) place in the run's sample stream
     rows: NDArray[np.int64]  # (B,) row in the dataset's index, after any substitution
     images: NDArray[np.uint8]  # (B, H, W, 3)
-    text_ids: NDArray[np.int64]  # (B, T), padded with 0
+    text_ids: NDArray[np.int64]  # (B, T), padded
     keep_index: NDArray[np.int64] | None  # (B, K) kept patch tokens, None for all
     augment: NDArray[np.float32]  # (B, AUGMENT_DRAWS) uniform draws for the device's part
     replaced: dict[str, int]  # unusable samples by reason
@@ -101,7 +101,7 @@ class Collator:
 
     def __post_init__(self) -> None:
         self._weights = caption_shares(self.dataset.manifest.captions, self.caption_weights)
-        self._vocab_size = self.dataset.manifest.tokenizer.vocab_size
+        self._vocabulary = self.dataset.vocabulary
         self.grid = self.tokens.image_px // self.patch_px
 
     def __call__(self, positions: NDArray[np.int64], rows: NDArray[np.int64]) -> Batch:
@@ -178,8 +178,8 @@ class Collator:
         told = self.dataset.index["tokens"][rows].sum(1)
         wrong = (lengths != told) | (lengths == 0)
         # The whole batch at once: the single samples are looked at only where it is over.
-        if np.concatenate([sample.ids for sample in samples]).max(initial=0) >= self._vocab_size:
-            wrong |= [sample.ids.max(initial=0) >= self._vocab_size for sample in samples]
+        if np.concatenate([sample.ids for sample in samples]).max(initial=0) >= self._vocabulary.size:
+            wrong |= [sample.ids.max(initial=0) >= self._vocabulary.size for sample in samples]
         return np.flatnonzero(wrong).tolist()
 
     def _text(
@@ -206,4 +206,4 @@ class Collator:
         kept, kept_lengths = reduce_tokens(
             self.tokens.text_reduction, ids, classes, lengths, keep, draws
         )
-        return add_specials(kept, kept_lengths, self.specials)
+        return add_specials(kept, kept_lengths, self.specials, self._vocabulary)

@@ -112,15 +112,15 @@ def _check_start(recipe: Recipe, dataset: Dataset) -> None:
     """ValueError where the first stage's model cannot start from the given weights."""
     if recipe.start == StartOptions():
         return
-    tokenizer, meta = dataset.manifest.tokenizer, torch.device("meta")
+    meta = torch.device("meta")
     with meta:
         model = build_model(
             recipe.model,
             tokens=next(iter(recipe.stages.values())).tokens,
-            vocab_size=tokenizer.vocab_size,
+            vocabulary=dataset.vocabulary,
             device=meta,
         )
-    check_start(recipe.start, model, tokenizer.sha256)
+    check_start(recipe.start, model, dataset.manifest.tokenizer.sha256)
 
 
 def _check_engine(recipe: Recipe) -> None:
