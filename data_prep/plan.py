@@ -31,6 +31,7 @@ from data_prep.tasks import (
     write_plan,
 )
 from data_prep.vocabulary import sample_texts, train_tokenizer
+from data_prep.word_classes import load_spacy
 from data_prep.work import Job, templates_of, writing
 from pretrain.files import write_durably
 from pretrain.shard_format import MANIFEST_FILE, TokenizerInfo, read_manifest, token_dtype
@@ -46,6 +47,8 @@ def prepare(options: BuildOptions) -> Job | None:
     out = options.writer.out
     if out.exists() and not out.is_dir():
         raise FileExistsError(f"out={out} is a file; choose another --out")
+    if options.tagging.tagger == "spacy":
+        load_spacy()  # says now what is not installed
     corpus = Corpus(options.source)
     templates = templates_of(options, corpus)
     request = describe_request(options, corpus, templates)
