@@ -6,6 +6,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
 from data_prep.captions import CaptionTemplate, parse_templates
 from data_prep.options import BuildOptions
 from data_prep.pool import Pace, Report
@@ -76,7 +78,9 @@ def make_part(
     """Records until a shard is full or none is left; the part is then on the disk."""
     options = job.options.writer
     start, stop = bounds
-    writer = PartWriter(folder, stem, [t.name for t in job.plan.tiers], len(job.plan.captions))
+    plan = job.plan
+    tiers, ids = [tier.name for tier in plan.tiers], np.dtype(plan.token_dtype)
+    writer = PartWriter(folder, stem, tiers, len(plan.captions), ids)
     pace, counted = Pace(), Progress(rows=0, bytes=0, rejected={})
     rejected: Counter[str] = Counter()
     seen: set[str] = set()  # keys that repeat in other shards are found when these are joined

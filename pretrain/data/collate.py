@@ -19,10 +19,11 @@ from pretrain.data.images import CROP_DRAWS, CropOptions, crop_box, decode, resi
 from pretrain.data.weights import SampleWeights
 from pretrain.faults import StoppedError
 from pretrain.seeding import Purpose, hashes, uniforms
+from pretrain.shard_format import read_token_counts
 from pretrain.tokens.context import Specials, add_specials, special_count
 from pretrain.tokens.image_reduction import draws_needed, keep_index
 from pretrain.tokens.options import TokenOptions
-from pretrain.tokens.text_reduction import reduce_tokens
+from pretrain.tokens.text_reduction import TextReduction, reduce_tokens
 
 _SUBSTITUTES = 16  # tries to replace an unusable sample before the batch is given up
 _JUDGED_SAMPLES = 10_000  # fewer say too little of a share: one bad sample in 100 is 1 %
@@ -74,6 +75,24 @@ def caption_shares(
     return np.asarray([weights.get(name, 0.0) for name in names], np.float64)
 
 
+def text_counts(
+    dataset: Dataset, reduction: TextReduction, option: str = "tokens.text_reduction"
+) -> NDArray[np.uint64] | None:
+    """The counts of token ids, where a text reduction needs them; ValueError, naming the option,
+    where the dataset has not what it needs."""
+    try:
+        if reduction == "frequency":
+            return read_token_counts(dataset.directory, dataset.manifest)
+    except ValueError as error:
+        raise ValueError(f"{option}={reduction}: {error}, or change {option}") from error
+    if reduction == "sentence" and dataset.manifest.format_version < 2:
+        raise ValueError(
+            f"{option}={reduction}: {dataset.directory} has format version 1, which does not say "
+            f"where sentences begin: rebuild it with `python -m data_prep build`, or change {option}"
+        )
+    return None
+
+
 class Batch(TypedDict):
     """One rank's part of a global batch, as numpy arrays."""
 
@@ -100,6 +119,7 @@ class Collator:
     weights: SampleWeights | None = None  # substitutes are drawn by these
 
     def __post_init__(self) -> None:
+        self._counts = text_counts(self.dataset, self.tokens.text_reduction)
         self._weights = caption_shares(self.dataset.manifest.captions, self.caption_weights)
         self._vocabulary = self.dataset.vocabulary
         self.grid = self.tokens.image_px // self.patch_px
@@ -204,6 +224,6 @@ class Collator:
         keep = self.tokens.text_tokens - special_count(self.specials)
         draws = uniforms(self.seed, positions, Purpose.TEXT_TOKENS, ids.shape[1])
         kept, kept_lengths = reduce_tokens(
-            self.tokens.text_reduction, ids, classes, lengths, keep, draws
+            self.tokens.text_reduction, ids, classes, lengths, keep, draws, self._counts
         )
         return add_specials(kept, kept_lengths, self.specials, self._vocabulary)

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from pretrain.data.collate import caption_shares
+from pretrain.data.collate import caption_shares, text_counts
 from pretrain.data.dataset import Dataset
 from pretrain.data.weights import SampleWeights, open_weights
 from pretrain.distributed import Runtime, agreed, all_ranks, broadcast_object
@@ -90,6 +90,8 @@ def _open(
     for name, stage in recipe.stages.items():
         if stage.tier is not None and stage.tier not in datasets:
             datasets[stage.tier] = Dataset(train, stage.tier, f"stages.{name}.tier")
+        option = f"stages.{name}.tokens.text_reduction"
+        text_counts(datasets[tier], stage.tokens.text_reduction, option)
     dataset = datasets[tier]
     dataset.check_ids()
     if runtime.is_main:
