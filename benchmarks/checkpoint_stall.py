@@ -34,6 +34,7 @@ from pretrain.run.checkpoint import RunState
 from pretrain.run.metrics import RunLog
 from pretrain.run.saver import Saver
 from pretrain.run_folder import METRICS_FILE
+from pretrain.tokens.vocabulary import Vocabulary
 
 RESULTS = Path(__file__).parent / "results/checkpoint_stall.json"
 SAVES, IMAGE_PX, TEXT_TOKENS, VOCAB_SIZE = 3, 64, 16, 2048
@@ -68,7 +69,7 @@ def measured(
     torch.manual_seed(0)
     clip = CLIP(
         model,
-        vocab_size=VOCAB_SIZE,
+        vocabulary=Vocabulary(size=VOCAB_SIZE, pad_id=0, bos_id=1, eos_id=2),
         image_px=IMAGE_PX,
         text_tokens=TEXT_TOKENS,
         explicit_attention=True,

@@ -35,7 +35,6 @@ from pretrain.evaluation.retrieval import retrieval
 from pretrain.evaluation.zero_shot import class_embeddings, zero_shot
 from pretrain.recipe import Recipe, parse
 from pretrain.run.metrics import code_commit
-from pretrain.tokens.tokenizer import PAD_ID
 
 _FORWARD_SAMPLES = 512  # pictures or texts embedded at once in evaluation
 
@@ -214,7 +213,7 @@ def embed_images(model: Baseline, images: Tensor, recipe: Recipe) -> Tensor:
 def embed_texts(model: Baseline, texts: list[NDArray[np.integer]]) -> Tensor:
     """(m, embed_dim) of texts given as token ids, whole."""
     rows = [torch.from_numpy(ids.astype(np.int64)) for ids in texts]
-    padded = nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=PAD_ID)
+    padded = nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=model.pad_id)
     return torch.cat([model.encode_text(ids) for ids in padded.split(_FORWARD_SAMPLES)])
 
 
@@ -241,7 +240,7 @@ def run(options: BaselineOptions) -> dict[str, Any]:
         )
     sets = {name: open_set(path, dataset) for name, path in evaluation_sets(options.sets).items()}
     data = TrainingData.read(dataset, image_px, recipe.data.caption_weights)
-    model = Baseline(dataset.manifest.tokenizer.vocab_size)
+    model = Baseline(dataset.vocabulary)
     parameters = sum(p.numel() for p in model.parameters())
     print(f"{parameters:,} parameters, {len(data.images):,} pictures", flush=True)
     trained = train(model, data, options, recipe)

@@ -8,7 +8,6 @@ from torch import Tensor
 
 from pretrain.data.dataset import Dataset
 from pretrain.data.images import centre_box, decode, resize
-from pretrain.tokens.tokenizer import PAD_ID
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -16,7 +15,7 @@ class TrainingData:
     """A dataset in memory."""
 
     images: Tensor  # (n, image_px, image_px, 3) uint8
-    captions: Tensor  # (n, captions, T) token ids, padded with PAD_ID
+    captions: Tensor  # (n, captions, T) token ids, padded with the vocabulary's pad_id
     caption_chances: Tensor  # (n, captions), 0 where a sample lacks the caption
 
     @classmethod
@@ -33,7 +32,9 @@ class TrainingData:
         given = caption_weights or dict.fromkeys(names, 1.0)
         weights = torch.tensor([given.get(name, 0.0) for name in names])
         counts = torch.from_numpy(dataset.index["tokens"].astype(np.int64))
-        captions = torch.full((len(dataset), len(names), int(counts.max())), PAD_ID)
+        captions = torch.full(
+            (len(dataset), len(names), int(counts.max())), dataset.vocabulary.pad_id
+        )
         for row in range(len(dataset)):
             ids = torch.from_numpy(dataset.read(row).ids.astype(np.int64))
             for place, part in enumerate(ids.split(counts[row].tolist())):

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pretrain.tokens.tokenizer import PAD_ID
+from pretrain.tokens.vocabulary import Vocabulary
 
 
 class Baseline(nn.Module):
@@ -15,7 +15,7 @@ class Baseline(nn.Module):
     channels = (3, 48, 96, 192, 256)
     embed_dim = 128
 
-    def __init__(self, vocab_size: int) -> None:
+    def __init__(self, vocabulary: Vocabulary) -> None:
         super().__init__()
         layers: list[nn.Module] = []
         for before, after in zip(self.channels, self.channels[1:], strict=False):
@@ -30,7 +30,10 @@ class Baseline(nn.Module):
             nn.Flatten(),
             nn.Linear(self.channels[-1], self.embed_dim),
         )
-        self.words = nn.EmbeddingBag(vocab_size, 128, mode="mean", padding_idx=PAD_ID)
+        self.pad_id = vocabulary.pad_id
+        self.words = nn.EmbeddingBag(
+            vocabulary.size, 128, mode="mean", padding_idx=vocabulary.pad_id
+        )
         nn.init.normal_(self.words.weight, std=0.02)
         self.text = nn.Sequential(nn.Linear(128, 256), nn.GELU(), nn.Linear(256, self.embed_dim))
         self.log_scale = nn.Parameter(torch.tensor(math.log(1 / 0.07)))
@@ -40,7 +43,7 @@ class Baseline(nn.Module):
         return F.normalize(self.image(pixels), dim=1)
 
     def encode_text(self, ids: Tensor) -> Tensor:
-        """(B, T) token ids padded with PAD_ID → (B, embed_dim), unit norm."""
+        """(B, T) token ids padded with the vocabulary's pad_id → (B, embed_dim), unit norm."""
         return F.normalize(self.text(self.words(ids)), dim=1)
 
     def forward(self, pixels: Tensor, ids: Tensor) -> Tensor:

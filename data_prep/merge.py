@@ -27,16 +27,25 @@ from data_prep.tasks import (
     task_folder,
     write_part,
 )
-from data_prep.writer import PartWriter, write_index, write_manifest
-from pretrain.files import sync
+from data_prep.writer import (
+    COUNTS,
+    PartWriter,
+    add_counts,
+    array_file,
+    write_index,
+    write_manifest,
+)
+from pretrain.files import file_sha256, sync, write_durably
 from pretrain.shard_format import (
     INDEX_FILE,
     MANIFEST_FILE,
     MEMBERS,
     SHARD_FILE,
+    TOKEN_COUNTS_FILE,
     Manifest,
     ShardInfo,
     TierInfo,
+    TokenCountsInfo,
     index_dtype,
     read_manifest,
 )
@@ -107,6 +116,7 @@ def join(out: Path, workers: int | None) -> Built:
             tokenizer=plan.tokenizer,
             tagger=plan.tagger,
             rejected=dict(rejected),
+            token_counts=write_token_counts(out, plan, kept),
             provenance={**plan.request, "rows_selected": rows},
         )
         write_manifest(out, manifest)
@@ -179,7 +189,9 @@ def rewrite_part(plan: Plan, item: tuple[Place, np.ndarray], report: Report) -> 
     stem = f"{place.stem}.{KEPT}"
     tiers = [tier.name for tier in plan.tiers]
     if not (place.folder / f"{stem}.json").exists():
-        writer = PartWriter(place.folder, stem, tiers, len(plan.captions))
+        writer = PartWriter(
+            place.folder, stem, tiers, len(plan.captions), np.dtype(plan.token_dtype)
+        )
         indices = {tier: place.rows(tier) for tier in tiers}
         files = {tier: place.path(tier, "tar").open("rb") for tier in tiers}
         try:
@@ -235,6 +247,16 @@ def place_shards(out: Path, plan: Plan, kept: list[Place]) -> dict[str, TierInfo
             index_sha256=digest,
         )
     return tiers
+
+
+def write_token_counts(out: Path, plan: Plan, kept: list[Place]) -> TokenCountsInfo:
+    """How often each id occurs in what is kept: the sum of the parts' counts."""
+    total = np.zeros(plan.tokenizer.vocab_size, "<u8")
+    for place in kept:
+        total = add_counts(total, place.rows(COUNTS))
+    path = out / TOKEN_COUNTS_FILE
+    write_durably(path, array_file(total))
+    return TokenCountsInfo(file=path.name, sha256=file_sha256(path))
 
 
 def move_shard(out: Path, tier: str, number: int, place: Place) -> ShardInfo:

@@ -15,9 +15,10 @@ from data_prep.writer import WriterOptions
 class TaggingOptions:
     """How tokens get their word classes"""
 
-    tagger: TaggerName = "pattern"
-    """Part-of-speech tagger for syntax masking: pattern (TextBlob's, English, offline), or none
-    (every token is `other`)."""
+    tagger: TaggerName = "textblob"
+    """Part-of-speech tagger for syntax masking: textblob (English, offline), spacy (English,
+    slower, an installation of its own), vocabulary (each token by itself, looked up in a table:
+    CLIPA's way, the fastest), or none (every token is `other`)."""
 
 
 @dataclass(frozen=True, kw_only=True)

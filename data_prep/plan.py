@@ -1,5 +1,6 @@
 """What a build is to do: options checked, the tokenizer trained, the corpus cut into tasks."""
 
+import hashlib
 import json
 import sys
 from collections.abc import Iterator
@@ -12,6 +13,7 @@ import numpy as np
 from PIL import features
 
 from data_prep.captions import CaptionOptions, CaptionTemplate, make_captions
+from data_prep.given_tokenizer import read_given
 from data_prep.options import BuildOptions
 from data_prep.pictures import parse_tiers
 from data_prep.rejection import RejectedError
@@ -29,14 +31,15 @@ from data_prep.tasks import (
     write_plan,
 )
 from data_prep.vocabulary import sample_texts, train_tokenizer
+from data_prep.word_classes import load_spacy
 from data_prep.work import Job, templates_of, writing
-from pretrain.files import file_sha256, write_durably
+from pretrain.files import write_durably
 from pretrain.shard_format import MANIFEST_FILE, TokenizerInfo, read_manifest, token_dtype
-from pretrain.tokens.tokenizer import BOS_ID, EOS_ID, PAD_ID, UNK_ID, Tokenizer
+from pretrain.tokens.tokenizer import is_json, open_tokenizer, parse_tokenizer
 
-TOKENIZER_FILE = "tokenizer.model"
+TOKENIZER_FILES = {False: "tokenizer.model", True: "tokenizer.json"}  # whether it is the latter
 # The libraries whose releases may change a byte of the output.
-LIBRARIES = ("ftfy", "pillow", "sentencepiece", "textblob")
+LIBRARIES = ("ftfy", "pillow", "sentencepiece", "textblob", "tokenizers")
 
 
 def prepare(options: BuildOptions) -> Job | None:
@@ -44,6 +47,8 @@ def prepare(options: BuildOptions) -> Job | None:
     out = options.writer.out
     if out.exists() and not out.is_dir():
         raise FileExistsError(f"out={out} is a file; choose another --out")
+    if options.tagging.tagger == "spacy":
+        load_spacy()  # says now what is not installed
     corpus = Corpus(options.source)
     templates = templates_of(options, corpus)
     request = describe_request(options, corpus, templates)
@@ -80,12 +85,8 @@ def plan_anew(
     # Before `out` is cleared: a given tokenizer may lie there, and a corpus without a caption must
     # not cost the dataset that it was to replace.
     try:
-        given = options.vocabulary.tokenizer
-        model = (
-            train_on_corpus(corpus, templates, options)
-            if given is None
-            else Tokenizer(given).file.read_bytes()
-        )
+        given = given_model(options)
+        model = train_on_corpus(corpus, templates, options) if given is None else given
         tasks = cut_tasks(corpus, options.writer.shard_samples)
         if not tasks:
             raise ValueError(
@@ -99,8 +100,10 @@ def plan_anew(
     tiers = parse_tiers(options.pictures.tiers)
     with writing(out):
         clear(out, [tier.name for tier in tiers])
-        write_durably(out / TOKENIZER_FILE, model)
-        tokenizer = tokenizer_info(out / TOKENIZER_FILE)
+        file = TOKENIZER_FILES[is_json(model)]
+        write_durably(out / file, model)
+        (out / TOKENIZER_FILES[not is_json(model)]).unlink(missing_ok=True)  # of what was replaced
+        tokenizer = tokenizer_info(out / file)
         plan = Plan(
             request=request,
             tasks=tasks,
@@ -112,6 +115,16 @@ def plan_anew(
         )
         write_plan(out, plan)
     return plan
+
+
+def given_model(options: BuildOptions) -> bytes | None:
+    """The file of a given tokenizer as a dataset holds it; ValueError if it is none."""
+    given = options.vocabulary.tokenizer
+    if given is None:
+        return None
+    model = read_given(given, options.vocabulary.special_tokens)
+    parse_tokenizer(given, model)
+    return model
 
 
 def cut_tasks(corpus: Corpus, task_rows: int) -> list[Task]:
@@ -134,9 +147,9 @@ def what_differs(
 ) -> Iterator[str]:
     """Dotted names of what is asked for now and is not as `out` was begun or built."""
     yield from differing(found, request, "")
-    given = options.vocabulary.tokenizer
+    given = given_model(options)
     # By name it may be the same.
-    if given is not None and file_sha256(given) != tokenizer.sha256:
+    if given is not None and hashlib.sha256(given).hexdigest() != tokenizer.sha256:
         yield "options.vocabulary.tokenizer"
 
 
@@ -202,15 +215,16 @@ def train_on_corpus(
 
 def tokenizer_info(path: Path) -> TokenizerInfo:
     """The manifest's entry for the dataset's tokenizer."""
-    tokenizer = Tokenizer(path)
+    tokenizer = open_tokenizer(path)
+    vocabulary = tokenizer.vocabulary
     return TokenizerInfo(
-        file=TOKENIZER_FILE,
+        file=path.name,
         sha256=tokenizer.sha256,
-        vocab_size=tokenizer.vocab_size,
-        pad_id=PAD_ID,
-        bos_id=BOS_ID,
-        eos_id=EOS_ID,
-        unk_id=UNK_ID,
+        vocab_size=vocabulary.size,
+        pad_id=vocabulary.pad_id,
+        bos_id=vocabulary.bos_id,
+        eos_id=vocabulary.eos_id,
+        unk_id=tokenizer.unk_id,
     )
 
 

@@ -11,7 +11,7 @@ from data_prep.options import BuildOptions
 from data_prep.pictures import decode_picture, encode_tier, parse_tiers
 from data_prep.rejection import RejectedError
 from data_prep.sources import Record
-from data_prep.word_classes import TAGGERS
+from data_prep.word_classes import TokenTagger
 from data_prep.writer import Sample
 from pretrain.shard_format import KEY_CHARS, token_dtype
 from pretrain.tokens.tokenizer import Tokenizer
@@ -29,15 +29,15 @@ class SampleMaker:
         self.templates = templates
         self.tokenizer = tokenizer
         self.tiers = parse_tiers(options.pictures.tiers)
-        self.encode = TAGGERS[options.tagging.tagger]
-        self.dtype = token_dtype(tokenizer.vocab_size)
+        self.encode = TokenTagger(options.tagging.tagger, tokenizer).encode
+        self.dtype = token_dtype(tokenizer.vocabulary.size)
 
     def make(self, record: Record, seen: set[str]) -> Sample:
         """The record's sample. RejectedError names why there is none, e.g. a key seen before."""
         captions = make_captions(
             self.templates, record.columns, self.options.captions.caption_max_chars
         )
-        encoded = {name: self.encode(self.tokenizer, text) for name, text in captions.items()}
+        encoded = {name: self.encode(text) for name, text in captions.items()}
         # Text of characters that the tokenizer drops (zero-width ones) leaves no token.
         encoded = {name: pair for name, pair in encoded.items() if pair[0]}
         captions = {name: captions[name] for name in encoded}

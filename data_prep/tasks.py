@@ -4,6 +4,7 @@
     .build/000012/0.json        a part of task 12 that is done: counts, checksums
     .build/000012/0.160.tar     its shard of a tier
     .build/000012/0.160.npy     the index rows of that shard
+    .build/000012/0.counts.npy  how often each token id occurs in it
     .build/lock, 000012/lock    held by the process that works there
 
 A part's files are whole once its .json is there. A task is done once its last part is. When all

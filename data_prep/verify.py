@@ -21,6 +21,7 @@ from pretrain.shard_format import (
     index_dtype,
     path_inside,
     read_manifest,
+    read_token_counts,
 )
 
 BLOCK_ROWS = 1 << 20
@@ -51,6 +52,7 @@ def verify(directory: Path, workers: int | None) -> Iterator[str]:
         yield str(error)
         return
     yield from tokenizer_faults(directory, manifest)
+    yield from token_counts_faults(directory, manifest)
     indexed: set[str] = set()
     for tier in manifest.tiers:
         faults = list(index_faults(directory, manifest, tier))
@@ -78,6 +80,15 @@ def tokenizer_faults(directory: Path, manifest: Manifest) -> Iterator[str]:
         path = path_inside(directory, manifest.tokenizer.file, "tokenizer.file")
         if file_sha256(path) != manifest.tokenizer.sha256:
             yield f"{path}: its sha256 is not the manifest's"
+    except (ValueError, OSError) as error:
+        yield str(error)
+
+
+def token_counts_faults(directory: Path, manifest: Manifest) -> Iterator[str]:
+    """What is wrong with the counts of token ids."""
+    try:
+        if manifest.token_counts is not None:
+            read_token_counts(directory, manifest)
     except (ValueError, OSError) as error:
         yield str(error)
 

@@ -1,4 +1,4 @@
-"""The corpus's tokenizer: an existing SentencePiece model, or one trained on its captions."""
+"""The corpus's tokenizer: a given one, or a SentencePiece model trained on its captions."""
 
 import io
 import random
@@ -9,7 +9,10 @@ from typing import Literal
 
 from sentencepiece import SentencePieceTrainer
 
-from pretrain.tokens.tokenizer import BOS_ID, EOS_ID, PAD_ID, UNK_ID
+from data_prep.given_tokenizer import CLIP
+
+# Of the models that are trained here; training reads them from the manifest.
+PAD_ID, BOS_ID, EOS_ID, UNK_ID = 0, 1, 2, 3
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -17,9 +20,14 @@ class VocabularyOptions:
     """How text becomes tokens"""
 
     tokenizer: Path | None = None
-    """An existing tokenizer.model, e.g. of the training dataset when building its test split;
-    null trains one on the captions of this corpus."""
-    tokenizer_kind: Literal["unigram", "bpe"] = "unigram"
+    """An existing tokenizer, e.g. of the training dataset when building its test split: the file
+    of a SentencePiece model, a tokenizer.json (of `tokenizers` or transformers), BERT's vocab.txt
+    or CLIP's bpe_simple_vocab_16e6.txt.gz; or the word clip, which takes the last from the
+    installed open_clip. Null trains a SentencePiece model on the captions of this corpus."""
+    special_tokens: str | None = None
+    """PAD,BOS,EOS: the tokens that a given tokenizer.json has for padding and around a text, where
+    it does not say so itself, e.g. "<pad>,<s>,</s>"."""
+    model_type: Literal["unigram", "bpe"] = "unigram"
     """SentencePiece model to train."""
     vocab_size: int = 16384
     """Most pieces that the trained tokenizer may have; a small corpus gives fewer."""
@@ -32,8 +40,13 @@ class VocabularyOptions:
     """Most captions to train the tokenizer on; beyond that, a fixed random sample of this size."""
 
     def __post_init__(self) -> None:
-        if self.tokenizer is not None and not self.tokenizer.is_file():
+        if self.tokenizer not in (None, CLIP) and not Path(self.tokenizer).is_file():
             raise FileNotFoundError(f"tokenizer={self.tokenizer}: no such file")
+        if self.special_tokens is not None and self.tokenizer is None:
+            raise ValueError(
+                f"special_tokens={self.special_tokens!r} is for a given tokenizer.json: name it "
+                "by --tokenizer, or drop --special-tokens"
+            )
         if self.vocab_size < 8:
             raise ValueError(f"vocab_size={self.vocab_size}: choose 8 or more")
         if self.tokenizer_captions < 1:
@@ -65,7 +78,7 @@ def train_tokenizer(captions: list[str], options: VocabularyOptions) -> bytes:
         SentencePieceTrainer.train(
             sentence_iterator=iter(captions),
             model_writer=model,
-            model_type=options.tokenizer_kind,
+            model_type=options.model_type,
             vocab_size=options.vocab_size,
             hard_vocab_limit=False,  # a small corpus may not have as many pieces
             normalization_rule_name="nmt_nfkc_cf" if options.lower_case else "nmt_nfkc",

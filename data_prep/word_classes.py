@@ -2,18 +2,54 @@
 
 import re
 from collections.abc import Callable
-from typing import Literal
+from functools import lru_cache
+from typing import Any, Literal
 
 import numpy as np
-from textblob.en import parser
+from numpy.typing import NDArray
 
-from pretrain.shard_format import WordClass
+from data_prep.sentences import mark_sentences
+from pretrain.shard_format import SENTENCE_START, WordClass
 from pretrain.tokens.tokenizer import Tokenizer
 
-TaggerName = Literal["pattern", "none"]
+TaggerName = Literal["textblob", "spacy", "vocabulary", "none"]
+# A text's class at each of its characters, uint8: its word's; white space has that of what follows.
+Classes = Callable[[str], NDArray[np.uint8]]
 
 WORD = re.compile(r"\w+(?:['’-]\w+)*")
 CLASSES = {"NN": WordClass.NOUN, "JJ": WordClass.ADJECTIVE, "VB": WordClass.VERB}
+SPACY_MODEL = "en_core_web_sm"
+
+
+class TokenTagger:
+    """Captions to token ids, and one byte a token: its word's class, and whether it begins a
+    sentence."""
+
+    def __init__(self, name: TaggerName, tokenizer: Tokenizer) -> None:
+        """ValueError, with the remedy, where the tagger's package is not installed."""
+        self.tokenizer = tokenizer
+        self.by_character: Classes | None = None
+        self.by_id: NDArray[np.uint8] | None = None
+        if name == "textblob":
+            self.by_character = textblob_classes
+        elif name == "spacy":
+            load_spacy()
+            self.by_character = spacy_classes
+        elif name == "vocabulary":
+            self.by_id = class_table(tuple(tokenizer.pieces()))
+
+    def encode(self, text: str) -> tuple[list[int], bytes]:
+        """(token ids, class bytes); a token has the class of the word in which it starts."""
+        ids, offsets = self.tokenizer.encode_with_offsets(text)
+        starts = np.asarray(offsets, np.intp)
+        if self.by_character is not None:
+            classes = self.by_character(text)[starts]
+        elif self.by_id is not None:
+            classes = self.by_id[ids]
+        else:
+            classes = np.full(len(ids), WordClass.OTHER, np.uint8)
+        mark_sentences(classes, starts, text, SENTENCE_START)
+        return ids, classes.tobytes()
 
 
 def tag_words(words: list[str]) -> list[WordClass]:
@@ -22,18 +58,37 @@ def tag_words(words: list[str]) -> list[WordClass]:
     It works offline (NLTK's taggers want a download). Words go in lower case where its lexicon
     has them so: in "A Red Dog" it would take any capitalised word for a name, hence a noun.
     """
+    from textblob.en import parser  # brings nltk and scipy: seconds
+
     lexicon = parser.lexicon
     spelled = [word.lower() if word.lower() in lexicon else word for word in words]
     tags = parser.find_tags(spelled)
     return [CLASSES.get(tag[:2], WordClass.OTHER) for _, tag in tags]
 
 
-def character_classes(text: str) -> np.ndarray:
-    """Class of each character, uint8: its word's; white space has that of what follows it."""
-    classes = np.full(len(text) + 1, WordClass.OTHER, dtype=np.uint8)
+def textblob_classes(text: str) -> NDArray[np.uint8]:
+    """Classes of a text's characters by TextBlob."""
     words = list(WORD.finditer(text))
-    for word, word_class in zip(words, tag_words([w.group() for w in words]), strict=True):
-        start, end = word.span()
+    found = tag_words([word.group() for word in words])
+    return spread(text, [(*word.span(), kind) for word, kind in zip(words, found, strict=True)])
+
+
+def spacy_classes(text: str) -> NDArray[np.uint8]:
+    """Classes of a text's characters by spaCy."""
+    return spread(
+        text,
+        [
+            (token.idx, token.idx + len(token), CLASSES[token.tag_[:2]])
+            for token in load_spacy()(text)
+            if token.tag_[:2] in CLASSES
+        ],
+    )
+
+
+def spread(text: str, words: list[tuple[int, int, WordClass]]) -> NDArray[np.uint8]:
+    """Words (start, end, class) to characters, and one beyond the last."""
+    classes = np.full(len(text) + 1, WordClass.OTHER, np.uint8)
+    for start, end, word_class in words:
         # A token starts with the space before its word.
         while start > 0 and text[start - 1].isspace():
             start -= 1
@@ -41,19 +96,30 @@ def character_classes(text: str) -> np.ndarray:
     return classes
 
 
-def encode_pattern(tokenizer: Tokenizer, text: str) -> tuple[list[int], bytes]:
-    """Token ids, and the class of the word in which each token starts as one byte a token."""
-    ids, starts = tokenizer.encode_with_offsets(text)
-    return ids, character_classes(text)[np.asarray(starts, dtype=np.intp)].tobytes()
+@lru_cache(maxsize=1)
+def load_spacy() -> Any:
+    """spaCy's English tagger. ValueError, with the commands, where it is not installed."""
+    try:
+        import spacy
+
+        return spacy.load(SPACY_MODEL, exclude=["parser", "ner", "lemmatizer"])
+    except (ImportError, OSError) as error:
+        raise ValueError(
+            f"tagger=spacy needs spaCy and its model {SPACY_MODEL}, found neither or one "
+            f"({' '.join(str(error).split())[:80]}): pip install spacy && python -m spacy download "
+            f"{SPACY_MODEL}, or choose --tagger textblob"
+        ) from error
 
 
-def encode_untagged(tokenizer: Tokenizer, text: str) -> tuple[list[int], bytes]:
-    """Token ids, and WordClass.OTHER for each."""
-    ids = tokenizer.encode(text)
-    return ids, bytes([WordClass.OTHER]) * len(ids)
+@lru_cache(maxsize=1)
+def class_table(pieces: tuple[str, ...]) -> NDArray[np.uint8]:
+    """The class of each piece by itself, whatever stands around it, by TextBlob.
 
-
-TAGGERS: dict[TaggerName, Callable[[Tokenizer, str], tuple[list[int], bytes]]] = {
-    "pattern": encode_pattern,
-    "none": encode_untagged,
-}
+    Source: clipa_jax, `noun_tokenize`, which tags each vocabulary entry once.
+    """
+    table = np.full(len(pieces), WordClass.OTHER, np.uint8)
+    for place, piece in enumerate(pieces):
+        word = WORD.search(piece)
+        if word is not None and not piece.startswith("<"):
+            table[place] = tag_words([word.group()])[0]
+    return table

@@ -6,6 +6,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
 from data_prep.captions import CaptionTemplate, parse_templates
 from data_prep.options import BuildOptions
 from data_prep.pool import Pace, Report
@@ -15,7 +17,7 @@ from data_prep.sources import Corpus, Record
 from data_prep.tasks import Part, Plan, locked, read_parts, task_folder, write_part
 from data_prep.writer import PartWriter, Sample, tier_members
 from pretrain.files import why_not_written
-from pretrain.tokens.tokenizer import Tokenizer
+from pretrain.tokens.tokenizer import open_tokenizer
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,7 +54,7 @@ def run_task(job: Job, number: int, report: Report) -> None:
         parts = read_parts(folder)
         if parts and parts[-1].last:
             return
-        tokenizer = Tokenizer(out / job.plan.tokenizer.file)
+        tokenizer = open_tokenizer(out / job.plan.tokenizer.file)
         maker = SampleMaker(job.options, templates_of(job.options, job.corpus), tokenizer)
         start = parts[-1].stop if parts else task.start
         records = job.corpus.records(
@@ -76,7 +78,9 @@ def make_part(
     """Records until a shard is full or none is left; the part is then on the disk."""
     options = job.options.writer
     start, stop = bounds
-    writer = PartWriter(folder, stem, [t.name for t in job.plan.tiers], len(job.plan.captions))
+    plan = job.plan
+    tiers, ids = [tier.name for tier in plan.tiers], np.dtype(plan.token_dtype)
+    writer = PartWriter(folder, stem, tiers, len(plan.captions), ids)
     pace, counted = Pace(), Progress(rows=0, bytes=0, rejected={})
     rejected: Counter[str] = Counter()
     seen: set[str] = set()  # keys that repeat in other shards are found when these are joined

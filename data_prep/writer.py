@@ -122,17 +122,32 @@ def verify_shard(path: Path, rows: list[tuple[Any, ...]]) -> None:
             )
 
 
-class PartWriter:
-    """One shard of each tier, with the same samples in the same order, and their index rows.
+COUNTS = "counts"  # stands in a part's files where others name a tier
 
-    Files are FOLDER/STEM.TIER.tar and .npy; the rows' shard number is for the joining to set.
+
+class PartWriter:
+    """One shard of each tier, with the same samples in the same order, their index rows, and how
+    often each token id occurs.
+
+    Files are FOLDER/STEM.TIER.tar and .npy, and STEM.counts.npy; the rows' shard number
+    is for the joining to set.
     """
 
-    def __init__(self, folder: Path, stem: str, tiers: list[str], caption_count: int) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        stem: str,
+        tiers: list[str],
+        caption_count: int,
+        ids: np.dtype[Any],
+    ) -> None:
+        """ids: type of a token id in the member `ids`."""
         self.folder = folder
         self.stem = stem
         self.tiers = tiers
         self.dtype = index_dtype(caption_count)
+        self.ids = ids
+        self.counts = np.zeros(0, np.uint64)  # of each token id
         self.shards: dict[str, Shard] = {}
 
     def add(self, key: str, members: dict[str, dict[str, bytes]], tokens: list[int]) -> None:
@@ -141,6 +156,8 @@ class PartWriter:
             self.shards = {tier: Shard(self.path(tier, "tar")) for tier in self.tiers}
         for tier, shard in self.shards.items():
             shard.add(key, members[tier], tokens)
+        ids = np.frombuffer(members[self.tiers[0]]["ids"], self.ids)
+        self.counts = add_counts(self.counts, np.bincount(ids).astype(np.uint64))
 
     def path(self, tier: str, kind: str) -> Path:
         """One of the part's files."""
@@ -167,10 +184,26 @@ class PartWriter:
         infos: dict[str, ShardInfo] = {}
         for tier, shard in self.shards.items():
             infos[tier] = shard.finish(shard.path.name)
-            rows = io.BytesIO()
-            np.save(rows, np.array(shard.rows, dtype=self.dtype), allow_pickle=False)
-            write_durably(self.path(tier, "npy"), rows.getvalue())
+            rows = np.array(shard.rows, dtype=self.dtype)
+            write_durably(self.path(tier, "npy"), array_file(rows))
+        if infos:
+            write_durably(self.path(COUNTS, "npy"), array_file(self.counts))
         return infos
+
+
+def array_file(array: np.ndarray) -> bytes:
+    """A .npy file."""
+    content = io.BytesIO()
+    np.save(content, array, allow_pickle=False)
+    return content.getvalue()
+
+
+def add_counts(one: np.ndarray, other: np.ndarray) -> np.ndarray:
+    """The sum of two arrays, the shorter of which goes on with zeros."""
+    if len(one) < len(other):
+        one, other = other.copy(), one
+    one[: len(other)] += other
+    return one
 
 
 def tier_members(sample: Sample) -> dict[str, dict[str, bytes]]:

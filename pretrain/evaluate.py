@@ -229,7 +229,7 @@ def _trained(run_dir: Path, stage: str | None) -> _Subject:
         return build_model(
             recipe.model,
             tokens=tokens,
-            vocab_size=dataset.manifest.tokenizer.vocab_size,
+            vocabulary=dataset.vocabulary,
             device=device,
             weights=weights,
         ).eval()

@@ -1,7 +1,9 @@
 """The dataset directory: the contract between data_prep (writer) and pretrain (reader).
 
     DIR/manifest.json             counts, checksums, tokenizer, captions, rejections
-    DIR/tokenizer.model           the SentencePiece model that made the token ids
+    DIR/tokenizer.model           the SentencePiece model that made the token ids, or the
+    DIR/tokenizer.json            tokenizer.json
+    DIR/token_counts.npy          how often each id occurs in all captions, uint64
     DIR/<tier>/00000.tar …        ustar shards, WebDataset-compatible; one folder per image tier
     DIR/<tier>/index.npy          one row per sample: where each member lies, its size and crc32
     DIR/weights/<name>.npy        may follow later: how often each sample is shown an epoch, float32
@@ -21,10 +23,14 @@ from typing import Any
 import numpy as np
 from pydantic import ConfigDict, TypeAdapter, ValidationError, with_config
 
-FORMAT_VERSION = 1
+from pretrain.files import file_sha256
+
+FORMAT_VERSION = 2
+READ_VERSIONS = (1, 2)  # 1 lacks what is optional here
 MANIFEST_FILE = "manifest.json"
 INDEX_FILE = "index.npy"
 SHARD_FILE = "{shard:05d}.tar"
+TOKEN_COUNTS_FILE = "token_counts.npy"
 
 # The remedy for every damage that is found at the start.
 COPY_AGAIN = "copy the dataset again or rebuild it with `python -m data_prep build`"
@@ -34,7 +40,7 @@ COPY_AGAIN = "copy the dataset again or rebuild it with `python -m data_prep bui
 #   jpg   baseline RGB JPEG
 #   ids   token ids of all captions, concatenated in the manifest's caption order, little endian,
 #         of the manifest's token_dtype; content tokens only (no bos, eos or padding), not truncated
-#   pos   one WordClass byte per token of `ids`
+#   pos   one byte per token of `ids`: its WordClass, with SENTENCE_START where it begins a sentence
 #   txt   the first caption, UTF-8
 #   json  {"captions": {name: text}, "tokens": {name: count}, "meta": {column: value},
 #          "width": px, "height": px}
@@ -52,6 +58,9 @@ class WordClass(enum.IntEnum):
     ADJECTIVE = 2
     VERB = 3
     OTHER = 4
+
+
+SENTENCE_START = 0x80  # bit 7 of a class byte; format version 1 never sets it
 
 
 def token_dtype(vocab_size: int) -> np.dtype[Any]:
@@ -114,7 +123,16 @@ class TokenizerInfo:
     pad_id: int
     bos_id: int
     eos_id: int
-    unk_id: int
+    unk_id: int | None
+
+
+@with_config(_STRICT)
+@dataclass(frozen=True, kw_only=True)
+class TokenCountsInfo:
+    """How often each id of the vocabulary occurs in all captions of the dataset."""
+
+    file: str  # relative to the dataset directory
+    sha256: str
 
 
 @with_config(_STRICT)
@@ -129,20 +147,24 @@ class Manifest:
     tokenizer: TokenizerInfo
     tagger: str
     rejected: dict[str, int]  # reason -> count
+    token_counts: TokenCountsInfo | None = None  # format version 1 has none
     provenance: dict[str, Any] = field(default_factory=dict)
     format_version: int = FORMAT_VERSION
 
     def to_json(self) -> str:
-        return json.dumps(asdict(self), indent=2, sort_keys=True, ensure_ascii=False) + "\n"
+        plain = asdict(self)
+        if self.token_counts is None:
+            del plain["token_counts"]  # as it was read, for its fingerprint
+        return json.dumps(plain, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
 
     @classmethod
     def from_json(cls, text: str | bytes) -> "Manifest":
         """ValueError, in one line, on another format version or anything that is no manifest."""
         try:
             version = TypeAdapter(_Version).validate_json(text).format_version
-            if version != FORMAT_VERSION:
+            if version not in READ_VERSIONS:
                 raise ValueError(
-                    f"dataset format version {version!r} found, this code reads {FORMAT_VERSION}: "
+                    f"dataset format version {version!r} found, this code reads {READ_VERSIONS}: "
                     "rebuild the dataset with `python -m data_prep build`"
                 )
             manifest = TypeAdapter(cls).validate_json(text)
@@ -196,6 +218,30 @@ def read_manifest(dataset_dir: Path) -> Manifest:
         return Manifest.from_json(path.read_bytes())
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
+
+
+def read_token_counts(dataset_dir: Path, manifest: Manifest) -> np.ndarray:
+    """(vocab_size,) uint64: how often each id occurs in all captions.
+
+    ValueError or OSError names the file, and the remedy, where the dataset has none or another.
+    """
+    told = manifest.token_counts
+    if told is None:
+        raise ValueError(
+            f"{dataset_dir / MANIFEST_FILE} names no counts of token ids, as datasets of format "
+            "version 1: rebuild the dataset with `python -m data_prep build`"
+        )
+    path = path_inside(dataset_dir, told.file, "token_counts.file")
+    if file_sha256(path) != told.sha256:
+        raise ValueError(f"{path}: its sha256 is not the manifest's; {COPY_AGAIN}")
+    counts: np.ndarray = np.load(path, allow_pickle=False)
+    size = manifest.tokenizer.vocab_size
+    if counts.dtype != np.dtype("<u8") or counts.shape != (size,):
+        raise ValueError(
+            f"{path} has {counts.dtype} {counts.shape}, not one uint64 for each of {size} ids; "
+            f"{COPY_AGAIN}"
+        )
+    return counts
 
 
 def path_inside(dataset_dir: Path, name: str, entry: str) -> Path:

@@ -161,7 +161,7 @@ def _start_engine(job: Job, index: int, *, begins: bool) -> "Engine":
     model = build_model(
         recipe.model,
         tokens=stage.tokens,
-        vocab_size=job.dataset.manifest.tokenizer.vocab_size,
+        vocabulary=job.dataset.vocabulary,
         device=runtime.device,
     )
     objective = build_objective(recipe.loss)

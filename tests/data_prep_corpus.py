@@ -69,7 +69,7 @@ def options(
     min_px: int = 16,
     max_aspect: float | None = None,
     tokenizer: Path | None = None,
-    tagger: Any = "pattern",
+    tagger: Any = "textblob",
     shard_samples: int = 10_000,
     shard_bytes: int = 1 << 30,
     overwrite: bool = False,

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from vocabularies import of_size
 
 ROOT = Path(__file__).resolve().parents[1]
 GLOBAL_BATCH, STEPS = 16, 5
@@ -55,7 +56,7 @@ def small_clip() -> Any:
             text=TextTowerOptions(width=32, depth=2, heads=2),
             embed_dim=16,
         ),
-        vocab_size=50,
+        vocabulary=of_size(50),
         image_px=32,
         text_tokens=6,
         explicit_attention=True,

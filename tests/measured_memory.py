@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import torch
+from vocabularies import of_size
 
 from pretrain import distributed
 from pretrain.data.augment import prepare
@@ -39,7 +40,7 @@ def main(recipe_file: str, stage_name: str, vocab: int, steps: int) -> None:
     batch, px = stage.global_batch_samples, stage.tokens.image_px
     engine = Engine(
         model=build_model(
-            recipe.model, tokens=stage.tokens, vocab_size=vocab, device=runtime.device
+            recipe.model, tokens=stage.tokens, vocabulary=of_size(vocab), device=runtime.device
         ),
         objective=build_objective(recipe.loss),
         runtime=runtime,

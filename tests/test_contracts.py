@@ -27,7 +27,8 @@ TINY = str(ROOT / "pretrain/recipes/tiny.yaml")
 LAYERS = [
     ["compat", "checks", "files", "pictures", "progress", "launched", "faults",
      "run_folder", "shard_format", "seeding", "launcher", "distributed", "spelling"],
-    ["tokens.tokenizer", "tokens.context", "tokens.image_reduction", "tokens.text_reduction",
+    ["tokens.vocabulary", "tokens.sentence_pieces", "tokens.json_tokenizer", "tokens.tokenizer",
+     "tokens.context", "tokens.image_reduction", "tokens.text_reduction",
      "tokens.options"],
     ["models.positions", "models.image_tower", "models.text_tower", "models.presets", "models.clip",
      "models.build", "models.starting"],

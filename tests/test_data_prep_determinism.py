@@ -63,7 +63,7 @@ def test_a_dataset_s_own_tokenizer_can_be_used_again(tmp_path: Path) -> None:
 @pytest.mark.parametrize("kind", ["unigram", "bpe"])
 def test_training_a_tokenizer_twice_gives_the_same_model(kind: str) -> None:
     texts = [f"a {colour} dog number {i}" for i in range(50) for colour in ("red", "blue")]
-    settings = VocabularyOptions(tokenizer_kind=kind, vocab_size=400)  # type: ignore[arg-type]
+    settings = VocabularyOptions(model_type=kind, vocab_size=400)  # type: ignore[arg-type]
     assert train_tokenizer(texts, settings) == train_tokenizer(texts, settings)
 
 

@@ -151,7 +151,8 @@ def test_the_command_line_offers_these_options(capsys: pytest.CaptureFixture[str
             "--overwrite",
         ),
         *("--shard_samples", "--shard_bytes", "--caption", "--caption+", "--caption_max_chars"),
-        *("--tiers", "--min_image_px", "--max_aspect", "--tokenizer", "--tokenizer_kind"),
+        *("--tiers", "--min_image_px", "--max_aspect", "--tokenizer", "--model_type"),
+        *("--special_tokens",),
         *("--vocab_size", "--lower_case", "--byte_fallback", "--tokenizer_captions", "--tagger"),
         *("--workers", "--task_index", "--task_count"),
     }

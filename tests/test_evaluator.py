@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from dataset_copies import damage
 from tiny_datasets import build_food
+from vocabularies import of_size
 
 from pretrain.data.augment import AugmentOptions, prepare
 from pretrain.data.dataset import Dataset
@@ -23,7 +24,7 @@ from pretrain.models.text_tower import TextTowerOptions
 from pretrain.shard_format import read_manifest
 from pretrain.tokens.context import context
 from pretrain.tokens.options import TokenOptions
-from pretrain.tokens.tokenizer import Tokenizer
+from pretrain.tokens.tokenizer import Tokenizer, open_tokenizer
 
 OPTIONS = ModelOptions(
     image=ImageTowerOptions(width=32, depth=1, heads=2, patch_px=8),
@@ -59,7 +60,7 @@ def build(image_px: int = 32, text_tokens: int = 8, weights=None) -> CLIP:
     return build_model(
         OPTIONS,
         tokens=TokenOptions(image_px=image_px, text_tokens=text_tokens),
-        vocab_size=400,
+        vocabulary=of_size(400),
         device=torch.device("cpu"),
         weights=weights,
     ).eval()
@@ -69,7 +70,7 @@ def evaluator(training, image_sizes=(32,), **options) -> Evaluator:
     return Evaluator(
         EvaluationOptions(**options),
         image_sizes=image_sizes,
-        tokenizer=Tokenizer(training / "tokenizer.model"),
+        tokenizer=open_tokenizer(training / "tokenizer.model"),
         normalisation="imagenet",
     )
 
@@ -139,7 +140,9 @@ def own_images(model: CLIP, dataset: Dataset) -> torch.Tensor:
 def own_texts(model: CLIP, texts: list[str], tokenizer: Tokenizer) -> torch.Tensor:
     ids = [np.asarray(tokenizer.encode(text), np.int64) for text in texts]
     with torch.inference_mode():
-        return model.encode_text(torch.from_numpy(context(ids, model.text.text_tokens, "bos")))
+        return model.encode_text(
+            torch.from_numpy(context(ids, model.text.text_tokens, "bos", tokenizer.vocabulary))
+        )
 
 
 def test_a_tier_can_be_named_and_must_be_there(two_tiers, tiny_dataset):

@@ -102,7 +102,7 @@ def test_a_picture_file_is_embedded_as_evaluation_embeds_its_dataset(
     model = build_model(
         recipe.model,
         tokens=recipe.stages["full"].tokens,
-        vocab_size=dataset.manifest.tokenizer.vocab_size,
+        vocabulary=dataset.vocabulary,
         device=torch.device("cpu"),
         weights=read_stage_weights(tiny_run, "full")[0],
     ).eval()

@@ -12,7 +12,7 @@ from transformers import AutoTokenizer
 
 from pretrain.export.tokenizer import tokenizer_files
 from pretrain.tokens.context import context
-from pretrain.tokens.tokenizer import Tokenizer
+from pretrain.tokens.tokenizer import Tokenizer, open_tokenizer
 
 SEED = 0
 
@@ -31,7 +31,7 @@ def train(path, **options) -> Tokenizer:
         **{"vocab_size": 2000, "normalization_rule_name": "nmt_nfkc_cf", **options},
     )  # fmt: skip
     path.write_bytes(model.getvalue())
-    return Tokenizer(path)
+    return open_tokenizer(path)
 
 
 def odd_texts() -> list[str]:
@@ -58,8 +58,9 @@ def odd_texts() -> list[str]:
 @pytest.mark.parametrize(
     "options",
     [{}, {"byte_fallback": True}, {"normalization_rule_name": "nmt_nfkc"},
-     {"normalization_rule_name": "identity"}],
-    ids=["lower case", "byte fallback", "upper case", "no map"],
+     {"normalization_rule_name": "identity"}, {"model_type": "bpe"},
+     {"model_type": "bpe", "byte_fallback": True}],
+    ids=["lower case", "byte fallback", "upper case", "no map", "bpe", "bpe, bytes"],
 )  # fmt: skip
 def test_the_ids_are_sentencepieces(tmp_path, options):
     tokenizer = train(tmp_path / "tokenizer.model", **options)
@@ -78,13 +79,18 @@ def test_the_ids_are_sentencepieces(tmp_path, options):
 
     whole = ["red apple", "", "a cup of tea with a very long caption " * 3]
     padded = theirs(whole, padding="max_length", truncation=True, max_length=12)["input_ids"]
-    assert padded == context([tokenizer.encode(text) for text in whole], 12, "bos_eos").tolist()
+    assert (
+        padded
+        == context(
+            [tokenizer.encode(text) for text in whole], 12, "bos_eos", tokenizer.vocabulary
+        ).tolist()
+    )
 
 
 def test_what_cannot_be_expressed_is_refused(tmp_path):
-    merges = train(tmp_path / "merges.model", model_type="bpe")
-    with pytest.raises(ValueError, match=r"not a unigram model; export with --format native"):
-        tokenizer_files(merges, "bos", 8, [])
+    words = train(tmp_path / "words.model", model_type="word")
+    with pytest.raises(ValueError, match=r"neither a unigram nor a BPE model; export with --f"):
+        tokenizer_files(words, "bos", 8, [])
     spaces = train(tmp_path / "spaces.model", remove_extra_whitespaces=False)
     with pytest.raises(ValueError, match="white space"):
         tokenizer_files(spaces, "bos", 8, [])

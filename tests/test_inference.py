@@ -60,7 +60,7 @@ def test_it_embeds_what_the_evaluator_embeds(tiny_run, tiny_dataset, exported, t
     own = build_model(
         recipe.model,
         tokens=recipe.stages["full"].tokens,
-        vocab_size=dataset.manifest.tokenizer.vocab_size,
+        vocabulary=dataset.vocabulary,
         device=torch.device("cpu"),
         weights=read_stage_weights(tiny_run, "full")[0],
     ).eval()
@@ -139,7 +139,7 @@ def broken(exported: Path, tmp_path: Path, how: str) -> Path:
         tensors.popitem()
         save_file(tensors, str(weights))
     elif how == "other tokenizer":
-        with (folder / "sentencepiece.model").open("ab") as file:
+        with (folder / "text.tokenizer").open("ab") as file:
             file.write(b"\0")
     elif how == "other format":
         config.write_text(json.dumps({**json.loads(config.read_text()), "format": 1}))

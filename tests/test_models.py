@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from vocabularies import of_size
 
 from pretrain.export.open_clip import open_clip_config, open_clip_weights
 from pretrain.models.clip import CLIP, ModelOptions, resized_weights
@@ -29,7 +30,7 @@ def clip(image_px=48, text_tokens=8, image=None, text=None, explicit=True) -> CL
             ),
             embed_dim=32,
         ),
-        vocab_size=100,
+        vocabulary=of_size(100),
         image_px=image_px,
         text_tokens=text_tokens,
         explicit_attention=explicit,

@@ -19,6 +19,7 @@ from engine_cases import (
     training,
 )
 from ranks import run_ranks
+from vocabularies import of_size
 
 
 def demo_clip():
@@ -36,7 +37,7 @@ def demo_clip():
             text=TextTowerOptions(width=128, depth=1, heads=2, pool="mean", padding_mask=True),
             embed_dim=128,
         ),
-        vocab_size=4000,
+        vocabulary=of_size(4000),
         image_px=32,
         text_tokens=8,
         explicit_attention=True,

@@ -1,6 +1,7 @@
 """Which parameters are decayed: full lists of both kinds of either tower, typed by hand."""
 
 import torch
+from vocabularies import of_size
 
 from pretrain.engine.optimizers import OptimizerOptions, parameter_groups
 from pretrain.models.clip import CLIP, ModelOptions
@@ -73,7 +74,7 @@ def one_block_clip(image: dict, *, causal: bool, depth: tuple[int, int] = (1, 1)
             text=TextTowerOptions(width=32, depth=depth[1], heads=2, causal=causal),
             embed_dim=16,
         ),
-        vocab_size=50,
+        vocabulary=of_size(50),
         image_px=32,
         text_tokens=6,
         explicit_attention=True,

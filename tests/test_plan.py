@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
+from vocabularies import of_size
 
 from pretrain.models.build import build_model
 from pretrain.models.clip import ModelOptions
@@ -97,7 +98,7 @@ def test_flops_and_parameters_are_those_of_the_real_towers(causal):
         embed_dim=32,
     )
     tokens = TokenOptions(image_px=64, text_tokens=12)
-    real = build_model(model, tokens=tokens, vocab_size=100, device=torch.device("cpu"))
+    real = build_model(model, tokens=tokens, vocabulary=of_size(100), device=torch.device("cpu"))
     kept = torch.arange(20)[None].expand(2, -1)
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         real(torch.zeros(2, 3, 64, 64), torch.ones(2, 12, dtype=torch.int64), kept)

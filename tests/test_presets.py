@@ -7,6 +7,7 @@ import open_clip
 import pytest
 import torch
 import yaml
+from vocabularies import of_size
 
 from pretrain.models.build import build_model
 from pretrain.models.clip import ModelOptions
@@ -94,7 +95,7 @@ def test_a_preset_has_the_published_number_of_parameters(name):
         model = build_model(
             options,
             tokens=TokenOptions(image_px=16 * options.image.patch_px, text_tokens=77),
-            vocab_size=49_408,
+            vocabulary=of_size(49_408),
             device=torch.device("meta"),
         )
     counts = [

@@ -10,6 +10,7 @@ from forked_runs import train
 from safetensors.torch import load_file, save_file
 from tiny_runs import ROOT
 from transformers import CLIPConfig, CLIPModel, SiglipTextConfig, SiglipTextModel
+from vocabularies import of_size
 
 from pretrain.export import main as export
 from pretrain.models.clip import CLIP, ModelOptions
@@ -44,7 +45,7 @@ def our_clip(image_px: int = 32, text_tokens: int = 6, *, causal: bool = True, *
             text=TextTowerOptions(width=32, depth=2, heads=2, gelu="quick", **text),
             embed_dim=16,
         ),
-        vocab_size=50,
+        vocabulary=of_size(50),
         image_px=image_px,
         text_tokens=text_tokens,
         explicit_attention=True,

@@ -1,14 +1,16 @@
 """Token reduction keeps exactly what it says: sorted, unique, counted, seeded, in order."""
 
+from typing import get_args
+
 import numpy as np
 import pytest
 
 from pretrain.seeding import Purpose, uniforms
-from pretrain.shard_format import WordClass
+from pretrain.shard_format import SENTENCE_START, WordClass
 from pretrain.tokens.context import add_specials
 from pretrain.tokens.image_reduction import block_shape, draws_needed, keep_index, kept_count
-from pretrain.tokens.text_reduction import reduce_tokens
-from pretrain.tokens.tokenizer import BOS_ID, EOS_ID
+from pretrain.tokens.text_reduction import TextReduction, reduce_tokens
+from pretrain.tokens.vocabulary import Vocabulary
 
 POSITIONS = np.arange(4000, dtype=np.int64)
 
@@ -83,7 +85,9 @@ CLASSES = np.array([[R, A, N, V, R, R, N, V, A, N]])
 
 def reduced(reduction, keep, length=10, draws=None):
     draws = np.zeros((1, 10)) if draws is None else draws
-    ids, lengths = reduce_tokens(reduction, IDS, CLASSES, np.array([length]), keep, draws)
+    ids, lengths = reduce_tokens(
+        reduction, IDS, CLASSES, np.array([length]), keep, draws, np.arange(30)
+    )
     return ids[0, : lengths[0]].tolist()
 
 
@@ -122,16 +126,98 @@ def test_random_keeps_order_and_every_token_alike():
     assert abs(share - 0.4).max() < 0.04
 
 
-@pytest.mark.parametrize("reduction", ["truncate", "random", "block", "syntax"])
+@pytest.mark.parametrize("reduction", get_args(TextReduction))
 def test_a_caption_that_fits_is_untouched(reduction):
     draws = uniforms(3, np.array([5]), Purpose.TEXT_TOKENS, 10)
     assert reduced(reduction, 6, length=5, draws=draws) == [11, 12, 13, 14, 15]
     assert reduced(reduction, 12, draws=draws) == list(range(11, 21))
 
 
+COUNTS = np.array([0] * 11 + [1000, 10, 400, 3, 3, 90, 2500, 40, 1, 700])  # of the ids 11…20
+
+
+def clipf(draws, frequencies, keep):
+    """arXiv 2412.16148's rule itself: mask a word by 1 - sqrt(t / f), t as low as K words allow."""
+    thresholds = np.geomspace(1e-9, 1, 3000)[:, None]
+    masked = np.maximum(0, 1 - np.sqrt(thresholds / frequencies))
+    stay = draws < 1 - masked
+    return np.flatnonzero(stay[(stay.sum(axis=1) >= keep).argmax()]).tolist()
+
+
+def test_frequency_masks_as_clipf_does():
+    frequencies = COUNTS[11:] / COUNTS.sum()
+    rng = np.random.default_rng(0)
+    direct = np.zeros(10)
+    for _ in range(1000):
+        draws = rng.random((1, 10))
+        wanted = clipf(draws[0], frequencies, 4)
+        direct[wanted] += 1
+        ids, lengths = reduce_tokens("frequency", IDS, CLASSES, np.array([10]), 4, draws, COUNTS)
+        if len(wanted) == 4:  # two tokens may come in at one step of the threshold
+            assert (ids[0] - 11).tolist() == wanted, (draws, ids)
+    many = len(POSITIONS)
+    draws = uniforms(0, POSITIONS, Purpose.TEXT_TOKENS, 10)
+    ids, lengths = reduce_tokens(
+        "frequency", IDS.repeat(many, 0), CLASSES.repeat(many, 0), np.full(many, 10), 4, draws,
+        COUNTS,
+    )  # fmt: skip
+    assert (lengths == 4).all() and (np.diff(ids, axis=1) > 0).all()
+    share = np.bincount(ids.reshape(-1), minlength=21)[11:] / many
+    worst = abs(share - direct / 1000).max()
+    assert worst < 0.06, f"largest difference of a share: {worst}"  # 3 sigma of 1,000 draws
+
+
+def test_of_two_tokens_the_rare_one_stays_by_the_formula_s_odds():
+    many = len(POSITIONS)
+    draws = uniforms(1, POSITIONS, Purpose.TEXT_TOKENS, 2)
+    ids, _ = reduce_tokens(
+        "frequency", np.array([[0, 1]]).repeat(many, 0), np.zeros((many, 2), np.int64),
+        np.full(many, 2), 1, draws, np.array([25, 1]),
+    )  # fmt: skip
+    # u * 1 < v * 5 for uniform u, v: all but a triangle of 1 / 10.
+    assert abs(ids.mean() - 0.9) < 0.02
+
+
+MARKS = np.array([[1, 0, 0, 1, 0, 0, 0, 0, 1, 0]]) * SENTENCE_START | CLASSES
+
+
+def test_sentence_starts_at_each_sentence_alike_and_is_cut():
+    many = len(POSITIONS)
+    draws = uniforms(0, POSITIONS, Purpose.TEXT_TOKENS, 10)
+    ids, lengths = reduce_tokens(
+        "sentence", IDS.repeat(many, 0), MARKS.repeat(many, 0), np.full(many, 10), 4, draws
+    )
+    found = {tuple(row[:n]): 0 for row, n in zip(ids.tolist(), lengths, strict=True)}
+    for row, n in zip(ids.tolist(), lengths, strict=True):
+        found[tuple(row[:n])] += 1
+        assert not any(row[n:])
+    starts = [i for i, mark in enumerate(MARKS[0]) if mark & SENTENCE_START]
+    wanted = {tuple(IDS[0, start : start + 4].tolist()) for start in starts}
+    assert set(found) == wanted == {(11, 12, 13, 14), (14, 15, 16, 17), (19, 20)}
+    assert abs(np.array(list(found.values())) / many - 1 / 3).max() < 0.04
+
+
+def test_sentence_marks_behind_a_caption_s_end_and_none_at_all_begin_nothing():
+    draws = np.full((1, 10), 0.99)
+    marks = np.concatenate([CLASSES[:, :6], CLASSES[:, 6:] | SENTENCE_START], axis=1)
+    ids, lengths = reduce_tokens("sentence", IDS, marks, np.array([6]), 4, draws)
+    assert ids[0].tolist() == [11, 12, 13, 14] and lengths.tolist() == [4]
+
+
+def test_syntax_sees_the_class_beside_the_sentence_s_mark():
+    draws = np.zeros((1, 10))
+    plain = reduce_tokens("syntax", IDS, CLASSES, np.array([10]), 4, draws)[0]
+    assert (reduce_tokens("syntax", IDS, MARKS, np.array([10]), 4, draws)[0] == plain).all()
+
+
 def test_special_tokens_survive_every_reduction():
     kept, lengths = np.array([[11, 12, 13], [14, 0, 0]]), np.array([3, 1])
-    both = add_specials(kept, lengths, "bos_eos")
-    assert both.tolist() == [[BOS_ID, 11, 12, 13, EOS_ID], [BOS_ID, 14, EOS_ID, 0, 0]]
-    assert add_specials(kept, lengths, "bos").tolist() == [[BOS_ID, 11, 12, 13], [BOS_ID, 14, 0, 0]]
-    assert add_specials(kept, lengths, "eos").tolist() == [[11, 12, 13, EOS_ID], [14, EOS_ID, 0, 0]]
+    vocabulary = Vocabulary(size=60, pad_id=7, bos_id=50, eos_id=51)
+    both = add_specials(kept, lengths, "bos_eos", vocabulary)
+    assert both.tolist() == [[50, 11, 12, 13, 51], [50, 14, 51, 7, 7]]
+    assert add_specials(kept, lengths, "bos", vocabulary).tolist() == [
+        [50, 11, 12, 13], [50, 14, 7, 7]
+    ]  # fmt: skip
+    assert add_specials(kept, lengths, "eos", vocabulary).tolist() == [
+        [11, 12, 13, 51], [14, 51, 7, 7]
+    ]  # fmt: skip

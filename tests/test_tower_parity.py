@@ -5,6 +5,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from vocabularies import of_size
 
 from pretrain.models.clip import CLIP, ModelOptions, resized_weights
 from pretrain.models.image_tower import ImageTowerOptions
@@ -48,7 +49,7 @@ def ours_and_theirs(name: str, image_px: int, depth: int | None = 2, **image) ->
             text=TextTowerOptions(**{**shape["text"], **less, **text_choices, **gelu}),
             embed_dim=shape["embed_dim"],
         ),
-        vocab_size=PIECES,
+        vocabulary=of_size(PIECES),
         image_px=image_px,
         text_tokens=tokens,
         explicit_attention=True,
@@ -205,7 +206,7 @@ def test_a_random_start_as_torch_is_open_clips():
             image=ImageTowerOptions(width=512, depth=2, heads=8, init="torch", **STOCK[0]),
             text=TextTowerOptions(depth=2, **STOCK[1]),
         ),
-        vocab_size=PIECES,
+        vocabulary=of_size(PIECES),
         image_px=112,
         text_tokens=77,
         explicit_attention=True,
@@ -225,7 +226,7 @@ def test_attention_pooling_is_one_query_over_the_patches():
     shape = {"width": 64, "depth": 1, "heads": 4, "patch_px": 8, "gelu": "exact"}
     torch.manual_seed(0)
     options = ModelOptions(image=ImageTowerOptions(**shape, pool="attention"))
-    kwargs = {"vocab_size": 50, "image_px": 32, "text_tokens": 8}
+    kwargs = {"vocabulary": of_size(50), "image_px": 32, "text_tokens": 8}
     tower = CLIP(options, **kwargs, explicit_attention=True).image.eval()
     pool = tower.vit.attn_pool
     judge = nn.MultiheadAttention(64, 4, batch_first=True)

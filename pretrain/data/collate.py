@@ -19,10 +19,11 @@ from pretrain.data.images import CROP_DRAWS, CropOptions, crop_box, decode, resi
 from pretrain.data.weights import SampleWeights
 from pretrain.faults import StoppedError
 from pretrain.seeding import Purpose, hashes, uniforms
+from pretrain.shard_format import read_token_counts
 from pretrain.tokens.context import Specials, add_specials, special_count
 from pretrain.tokens.image_reduction import draws_needed, keep_index
 from pretrain.tokens.options import TokenOptions
-from pretrain.tokens.text_reduction import reduce_tokens
+from pretrain.tokens.text_reduction import TextReduction, reduce_tokens
 
 _SUBSTITUTES = 16  # tries to replace an unusable sample before the batch is given up
 _JUDGED_SAMPLES = 10_000  # fewer say too little of a share: one bad sample in 100 is 1 %
@@ -74,13 +75,31 @@ def caption_shares(
     return np.asarray([weights.get(name, 0.0) for name in names], np.float64)
 
 
+def text_counts(
+    dataset: Dataset, reduction: TextReduction, option: str = "tokens.text_reduction"
+) -> NDArray[np.uint64] | None:
+    """The counts of token ids, where a text reduction needs them; ValueError, naming the option,
+    where the dataset has not what it needs."""
+    try:
+        if reduction == "frequency":
+            return read_token_counts(dataset.directory, dataset.manifest)
+    except ValueError as error:
+        raise ValueError(f"{option}={reduction}: {error}, or change {option}") from error
+    if reduction == "sentence" and dataset.manifest.format_version < 2:
+        raise ValueError(
+            f"{option}={reduction}: {dataset.directory} has format version 1, which does not say "
+            f"where sentences begin: rebuild it with `python -m data_prep build`, or change {option}"
+        )
+    return None
+
+
 class Batch(TypedDict):
     """One rank's part of a global batch, as numpy arrays."""
 
     positions: NDArray[np.int64]  # (B,) place in the run's sample stream
     rows: NDArray[np.int64]  # (B,) row in the dataset's index, after any substitution
     images: NDArray[np.uint8]  # (B, H, W, 3)
-    text_ids: NDArray[np.int64]  # (B, T), padded with 0
+    text_ids: NDArray[np.int64]  # (B, T), padded
     keep_index: NDArray[np.int64] | None  # (B, K) kept patch tokens, None for all
     augment: NDArray[np.float32]  # (B, AUGMENT_DRAWS) uniform draws for the device's part
     replaced: dict[str, int]  # unusable samples by reason
@@ -100,8 +119,9 @@ class Collator:
     weights: SampleWeights | None = None  # substitutes are drawn by these
 
     def __post_init__(self) -> None:
+        self._counts = text_counts(self.dataset, self.tokens.text_reduction)
         self._weights = caption_shares(self.dataset.manifest.captions, self.caption_weights)
-        self._vocab_size = self.dataset.manifest.tokenizer.vocab_size
+        self._vocabulary = self.dataset.vocabulary
         self.grid = self.tokens.image_px // self.patch_px
 
     def __call__(self, positions: NDArray[np.int64], rows: NDArray[np.int64]) -> Batch:
@@ -178,8 +198,8 @@ class Collator:
         told = self.dataset.index["tokens"][rows].sum(1)
         wrong = (lengths != told) | (lengths == 0)
         # The whole batch at once: the single samples are looked at only where it is over.
-        if np.concatenate([sample.ids for sample in samples]).max(initial=0) >= self._vocab_size:
-            wrong |= [sample.ids.max(initial=0) >= self._vocab_size for sample in samples]
+        if np.concatenate([sample.ids for sample in samples]).max(initial=0) >= self._vocabulary.size:
+            wrong |= [sample.ids.max(initial=0) >= self._vocabulary.size for sample in samples]
         return np.flatnonzero(wrong).tolist()
 
     def _text(
@@ -204,6 +224,6 @@ class Collator:
         keep = self.tokens.text_tokens - special_count(self.specials)
         draws = uniforms(self.seed, positions, Purpose.TEXT_TOKENS, ids.shape[1])
         kept, kept_lengths = reduce_tokens(
-            self.tokens.text_reduction, ids, classes, lengths, keep, draws
+            self.tokens.text_reduction, ids, classes, lengths, keep, draws, self._counts
         )
-        return add_specials(kept, kept_lengths, self.specials)
+        return add_specials(kept, kept_lengths, self.specials, self._vocabulary)

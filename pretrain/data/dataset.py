@@ -15,13 +15,16 @@ from numpy.typing import NDArray
 from pretrain.data.index import open_index
 from pretrain.data.shards import SHARD_READER
 from pretrain.shard_format import (
+    COPY_AGAIN,
     INDEX_FILE,
+    MANIFEST_FILE,
     ROW_HEAD,
     Manifest,
     path_inside,
     read_manifest,
 )
-from pretrain.tokens.tokenizer import Tokenizer
+from pretrain.tokens.tokenizer import Tokenizer, open_tokenizer
+from pretrain.tokens.vocabulary import Vocabulary
 
 
 class SampleError(ValueError):
@@ -110,14 +113,27 @@ class Dataset:
         """sha256 over the manifest: equal only for the same samples, tiers and tokenizer."""
         return hashlib.sha256(self.manifest.to_json().encode()).hexdigest()
 
+    @property
+    def vocabulary(self) -> Vocabulary:
+        """Of the tokenizer that made the ids."""
+        told = self.manifest.tokenizer
+        return Vocabulary(
+            size=told.vocab_size, pad_id=told.pad_id, bos_id=told.bos_id, eos_id=told.eos_id
+        )
+
     def tokenizer(self) -> Tokenizer:
         """The tokenizer that made the ids; ValueError where the file is not the recorded one."""
         recorded = self.manifest.tokenizer
-        tokenizer = Tokenizer(path_inside(self.directory, recorded.file, "tokenizer.file"))
+        tokenizer = open_tokenizer(path_inside(self.directory, recorded.file, "tokenizer.file"))
         if tokenizer.sha256 != recorded.sha256:
             raise ValueError(
                 f"tokenizer {tokenizer.file} has sha256 {tokenizer.sha256[:12]}…, the manifest "
                 f"says {recorded.sha256[:12]}…: put the dataset's own file back"
+            )
+        if tokenizer.vocabulary != self.vocabulary:
+            raise ValueError(
+                f"{self.directory / MANIFEST_FILE}: tokenizer has {self.vocabulary}, its file "
+                f"{tokenizer.vocabulary}; {COPY_AGAIN}"
             )
         return tokenizer
 

@@ -106,10 +106,10 @@ def image_features(
 def text_features(model: CLIP, texts: Sequence[NDArray[np.integer]], batch: int) -> Tensor:
     """(m, E) fp32 unit vectors of texts given as content ids, truncated to the model's context."""
     device = model.image_projection.weight.device
-    specials, tokens = model.options.text.specials, model.text.text_tokens
+    specials, tower = model.options.text.specials, model.text
 
     def embed(rows: list[int]) -> Tensor:
-        ids = context([texts[row] for row in rows], tokens, specials)
+        ids = context([texts[row] for row in rows], tower.text_tokens, specials, tower.vocabulary)
         return model.encode_text(torch.from_numpy(ids).to(device))
 
     return distributed_rows(len(texts), batch, embed)

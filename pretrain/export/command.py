@@ -43,7 +43,7 @@ def export(recipe: Recipe, stage: str, out: Path, form: Format = "transformers")
         model=build_model(
             recipe.model,
             tokens=recipe.stages[stage].tokens,
-            vocab_size=config["vocab_size"],
+            vocabulary=dataset.vocabulary,
             device=torch.device("cpu"),
             weights=weights,
         ).eval(),

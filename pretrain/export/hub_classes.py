@@ -22,7 +22,7 @@ from pretrain.models.image_tower import ImageTowerOptions
 from pretrain.models.positions import sincos_2d
 from pretrain.models.text_tower import TextTowerOptions
 from pretrain.pictures import upright_rgb
-from pretrain.tokens.tokenizer import EOS_ID, PAD_ID
+from pretrain.tokens.vocabulary import Vocabulary
 
 
 class ClipaConfig(transformers.PretrainedConfig):
@@ -51,7 +51,7 @@ class ClipaModel(transformers.PreTrainedModel):
                 text=TextTowerOptions(**raw["text"]),
                 embed_dim=raw["embed_dim"],
             ),
-            vocab_size=config.vocab_size,
+            vocabulary=Vocabulary(**config.vocabulary),
             image_px=config.image_px,
             text_tokens=config.text_tokens,
             explicit_attention=False,
@@ -87,12 +87,13 @@ class ClipaModel(transformers.PreTrainedModel):
 
     def _fit(self, ids: Tensor) -> Tensor:
         """Ids at the model's context length: padded, or cut with the eos that was cut put back."""
-        tokens = self.config.text_tokens
+        tokens, vocabulary = self.config.text_tokens, Vocabulary(**self.config.vocabulary)
         if ids.shape[1] > tokens:
-            longer, ids = ids[:, tokens] != PAD_ID, ids[:, :tokens].clone()
+            longer = (ids[:, tokens:] != vocabulary.pad_id).any(dim=1)
+            ids = ids[:, :tokens].clone()
             if self.config.model["text"]["specials"] != "bos":
-                ids[longer, -1] = EOS_ID
-        return F.pad(ids, (0, tokens - ids.shape[1]), value=PAD_ID)
+                ids[longer, -1] = vocabulary.eos_id
+        return F.pad(ids, (0, tokens - ids.shape[1]), value=vocabulary.pad_id)
 
     def forward(
         self,

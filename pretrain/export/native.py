@@ -26,11 +26,13 @@ from pretrain.pictures import upright_rgb
 from pretrain.recipe import Recipe
 from pretrain.tokens.context import context
 from pretrain.tokens.options import TokenOptions
-from pretrain.tokens.tokenizer import Tokenizer
+from pretrain.tokens.tokenizer import Tokenizer, open_tokenizer
+from pretrain.tokens.vocabulary import Vocabulary
 
-# Not "tokenizer.model": transformers would read that by rules of its own, and give other ids.
-TOKENIZER_FILE = "sentencepiece.model"
-EXPORT_FORMAT = 2
+# The training set's own file, of either kind. Not "tokenizer.model" nor "tokenizer.json":
+# transformers would read that by rules of its own.
+TOKENIZER_FILE = "text.tokenizer"
+EXPORT_FORMAT = 3
 _AGAIN = "write it again with `python -m pretrain.export --run_dir RUN_DIR --out FOLDER`"
 
 
@@ -67,6 +69,7 @@ class ExportedModel:
             [np.asarray(self.tokenizer.encode(text), np.int64) for text in texts],
             self.model.text.text_tokens,
             self.model.options.text.specials,
+            self.model.text.vocabulary,
         )
         return torch.from_numpy(ids).to(self.device)
 
@@ -89,7 +92,7 @@ def export_config(recipe: Recipe, stage: str, parameters: dict[str, Tensor]) -> 
     return {
         "format": EXPORT_FORMAT,
         "model": asdict(recipe.model),
-        "vocab_size": dataset.manifest.tokenizer.vocab_size,
+        "vocabulary": asdict(dataset.vocabulary),
         "image_px": tokens.image_px,
         "text_tokens": tokens.text_tokens,
         "normalisation": recipe.data.normalisation,
@@ -145,7 +148,7 @@ def load(
                 image_px=image_px or own.image_px,
                 text_tokens=text_tokens or own.text_tokens,
             ),
-            vocab_size=config["vocab_size"],
+            vocabulary=Vocabulary(**config["vocabulary"]),
             device=torch.device("cpu"),
             weights=weights,
         )
@@ -205,4 +208,4 @@ def _read_tokenizer(folder: Path, config: dict[str, Any]) -> Tokenizer:
             f" (sha256 {found and found[:12]}, config.json asks for "
             f"{config['tokenizer_sha256'][:12]}): put its own file back, or {_AGAIN}"
         )
-    return Tokenizer(path)
+    return open_tokenizer(path)

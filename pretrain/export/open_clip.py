@@ -13,7 +13,6 @@ from pretrain.export.native import ExportedModel
 from pretrain.export.tokenizer import tokenizer_files
 from pretrain.files import write_tensors
 from pretrain.models.clip import CLIP
-from pretrain.tokens.tokenizer import EOS_ID, PAD_ID
 
 CONFIG_FILE, WEIGHTS_FILE = "open_clip_config.json", "open_clip_model.safetensors"
 _BLOCK = {  # open_clip's name -> timm's, transformers'
@@ -74,12 +73,12 @@ def open_clip_config(model: CLIP, *, logit_bias: float | None) -> dict[str, Any]
             **common(text),
             "heads": text.heads,
             "context_length": model.text.text_tokens,
-            "vocab_size": model.vocab_size,
+            "vocab_size": model.text.vocabulary.size,
             "hf_tokenizer_name": "local-dir",  # any name: the folder's own tokenizer is read
             "pool_type": text.pool,
             "no_causal_mask": not text.causal,
-            "pad_id": PAD_ID,
-            "eos_id": EOS_ID,
+            "pad_id": model.text.vocabulary.pad_id,
+            "eos_id": model.text.vocabulary.eos_id,
         },
     }
     return config if logit_bias is None else {**config, "init_logit_bias": logit_bias}

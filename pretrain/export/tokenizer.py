@@ -1,8 +1,9 @@
-"""A SentencePiece model as a `tokenizer.json` that gives the same ids without SentencePiece.
+"""A tokenizer as the `tokenizer.json` that `AutoTokenizer` reads, with the same ids.
 
-Where they differ, both rare: a letter followed by two or more separate combining marks that NFC
-would put into another order or exchange (SentencePiece takes them as written), and half-width
-Hangul letters (SentencePiece joins them to syllables).
+A SentencePiece model is expressed without SentencePiece. Where they differ, both rare: a letter
+followed by two or more separate combining marks that NFC would put into another order or exchange
+(SentencePiece takes them as written), and half-width Hangul letters (SentencePiece joins them to
+syllables).
 """
 
 import json
@@ -11,10 +12,12 @@ from collections.abc import Iterable
 from typing import Any
 
 from pretrain.tokens.context import Specials
-from pretrain.tokens.tokenizer import BOS_ID, EOS_ID, PAD_ID, UNK_ID, Tokenizer
+from pretrain.tokens.json_tokenizer import JsonTokenizer, read_json_tokenizer
+from pretrain.tokens.sentence_pieces import SentencePieceTokenizer
+from pretrain.tokens.tokenizer import Tokenizer
 
 TOKENIZER_JSON, TOKENIZER_CONFIG = "tokenizer.json", "tokenizer_config.json"
-_UNIGRAM, _NORMAL = 1, 1  # SentencePiece's numbers of a model type and of a piece type
+_UNIGRAM, _BPE, _NORMAL = 1, 2, 1  # SentencePiece's numbers of model types and of a piece type
 _SPACE = "▁"
 # Stands between characters while the character map is applied: `tokenizers` looks a whole grapheme
 # up and would lose the accents of one that the map does not hold. The map deletes it.
@@ -36,7 +39,7 @@ def tokenizer_files(
 
     ValueError where the model cannot be expressed exactly, or a caption gets other ids.
     """
-    made = _build(tokenizer)
+    made = _built(tokenizer)
     for text in (*_HARD_TEXTS, *captions):
         ours, theirs = tokenizer.encode(text), made.encode(text, add_special_tokens=False).ids
         if ours != theirs:
@@ -44,8 +47,8 @@ def tokenizer_files(
                 f"{tokenizer.file} cannot be written as {TOKENIZER_JSON}: {text!r} would get ids "
                 f"{theirs[:8]} instead of {ours[:8]}; export with --format native"
             )
-    names = {name: made.id_to_token(i) for name, i in _SPECIAL_IDS.items()}
-    made.post_processor = _template(specials, names)
+    names = {name: made.id_to_token(i) for name, i in _special_ids(tokenizer).items()}
+    made.post_processor = _template(specials, names, tokenizer)
     config = {
         "tokenizer_class": "PreTrainedTokenizerFast",
         "model_max_length": tokens,
@@ -62,41 +65,52 @@ def tokenizer_files(
     }
 
 
-_SPECIAL_IDS = {"pad_token": PAD_ID, "bos_token": BOS_ID, "eos_token": EOS_ID, "unk_token": UNK_ID}
+def _special_ids(tokenizer: Tokenizer) -> dict[str, int]:
+    """{transformers' name: id}"""
+    known = tokenizer.vocabulary
+    ids = {"pad_token": known.pad_id, "bos_token": known.bos_id, "eos_token": known.eos_id}
+    return ids if tokenizer.unk_id is None else {**ids, "unk_token": tokenizer.unk_id}
 
 
-def _template(specials: Specials, names: dict[str, str]) -> Any:
+def _template(specials: Specials, names: dict[str, str], tokenizer: Tokenizer) -> Any:
     from tokenizers.processors import TemplateProcessing
 
     bos, eos = names["bos_token"], names["eos_token"]
     single = {"bos": f"{bos} $A", "eos": f"$A {eos}", "bos_eos": f"{bos} $A {eos}"}[specials]
-    return TemplateProcessing(single=single, special_tokens=[(bos, BOS_ID), (eos, EOS_ID)])
+    places = [(bos, tokenizer.vocabulary.bos_id), (eos, tokenizer.vocabulary.eos_id)]
+    return TemplateProcessing(single=single, special_tokens=places)
 
 
-def _build(tokenizer: Tokenizer) -> Any:
+def _built(tokenizer: Tokenizer) -> Any:
     """A `tokenizers.Tokenizer` without special tokens around a text."""
+    if isinstance(tokenizer, JsonTokenizer):
+        made = read_json_tokenizer(tokenizer.file, tokenizer.file.read_bytes())
+        made.no_padding()
+        made.no_truncation()
+        made.encode_special_tokens = True  # as the config's split_special_tokens says
+        return made
+    assert isinstance(tokenizer, SentencePieceTokenizer)
+    return _from_pieces(tokenizer)
+
+
+def _from_pieces(tokenizer: SentencePieceTokenizer) -> Any:
+    """A SentencePiece model's own."""
     from sentencepiece import sentencepiece_model_pb2
-    from tokenizers import Regex, decoders, models, pre_tokenizers
+    from tokenizers import Regex, decoders, pre_tokenizers
     from tokenizers import Tokenizer as FastTokenizer
 
     parsed = sentencepiece_model_pb2.ModelProto()  # type: ignore[attr-defined]
     parsed.ParseFromString(tokenizer.file.read_bytes())
     refuse = f"{tokenizer.file} cannot be written as {TOKENIZER_JSON}: "
     remedy = "; export with --format native"
-    if parsed.trainer_spec.model_type != _UNIGRAM:
-        raise ValueError(refuse + "it is not a unigram model" + remedy)
+    if parsed.trainer_spec.model_type not in (_UNIGRAM, _BPE):
+        raise ValueError(refuse + "it is neither a unigram nor a BPE model" + remedy)
     rules = parsed.normalizer_spec
     if not (rules.add_dummy_prefix and rules.remove_extra_whitespaces and rules.escape_whitespaces):
         raise ValueError(refuse + "it keeps white space in a way of its own" + remedy)
     if parsed.trainer_spec.treat_whitespace_as_suffix:
         raise ValueError(refuse + "it joins white space to the end of words" + remedy)
-    fast = FastTokenizer(
-        models.Unigram(
-            [(piece.piece, piece.score) for piece in parsed.pieces],
-            unk_id=UNK_ID,
-            byte_fallback=parsed.trainer_spec.byte_fallback,
-        )
-    )
+    fast = FastTokenizer(_model(parsed))
     fast.normalizer = _normaliser(parsed.SerializeToString(), rules.precompiled_charsmap)
     # SentencePiece never finds its reserved pieces ("<s>", "<0x41>") in a text; `tokenizers` does
     # unless they are cut, where no other piece reaches across and no two unknowns become one.
@@ -119,6 +133,27 @@ def _build(tokenizer: Tokenizer) -> Any:
          decoders.Strip(" ", 1, 0)]
     )  # fmt: skip
     return fast
+
+
+def _model(parsed: Any) -> Any:
+    """The pieces as one of `tokenizers`' models."""
+    from tokenizers import models
+
+    fallback, unknown = parsed.trainer_spec.byte_fallback, parsed.trainer_spec.unk_id
+    if parsed.trainer_spec.model_type == _UNIGRAM:
+        pieces = [(piece.piece, piece.score) for piece in parsed.pieces]
+        return models.Unigram(pieces, unk_id=unknown, byte_fallback=fallback)
+    places = {piece.piece: place for place, piece in enumerate(parsed.pieces)}
+    normal = {piece.piece for piece in parsed.pieces if piece.type == _NORMAL}
+    # SentencePiece joins any two pieces whose whole is one, the best-scored whole first.
+    merges = [
+        (name[:cut], name[cut:])
+        for name in sorted(normal, key=lambda name: -parsed.pieces[places[name]].score)
+        for cut in range(1, len(name))
+        if name[:cut] in normal and name[cut:] in normal
+    ]
+    unk_token = parsed.pieces[unknown].piece
+    return models.BPE(places, merges, unk_token=unk_token, fuse_unk=True, byte_fallback=fallback)
 
 
 def _normaliser(model: bytes, charsmap: bytes) -> Any:

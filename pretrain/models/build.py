@@ -5,6 +5,7 @@ from torch import Tensor
 
 from pretrain.models.clip import CLIP, ModelOptions, resized_weights
 from pretrain.tokens.options import TokenOptions
+from pretrain.tokens.vocabulary import Vocabulary
 
 # What weights do not decide (the places of a longer context that were never trained) is drawn by
 # this seed, so that the same weights are always the same model.
@@ -15,7 +16,7 @@ def build_model(
     options: ModelOptions,
     *,
     tokens: TokenOptions,
-    vocab_size: int,
+    vocabulary: Vocabulary,
     device: torch.device,
     weights: dict[str, Tensor] | None = None,
 ) -> CLIP:
@@ -31,7 +32,7 @@ def build_model(
         generator.manual_seed(_UNTRAINED_SEED)
     model = CLIP(
         options,
-        vocab_size=vocab_size,
+        vocabulary=vocabulary,
         image_px=tokens.image_px,
         text_tokens=tokens.text_tokens,
         explicit_attention=device.type == "cpu",

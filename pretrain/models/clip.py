@@ -15,6 +15,7 @@ from pretrain.models.image_tower import ImageTower, ImageTowerOptions
 from pretrain.models.positions import resize_image_positions, resize_text_positions
 from pretrain.models.presets import PresetName
 from pretrain.models.text_tower import TextTower, TextTowerOptions
+from pretrain.tokens.vocabulary import Vocabulary
 
 IMAGE_POSITIONS = "image.positions"
 _TEXT_POSITIONS_SUFFIX = "position_embedding.weight"
@@ -50,7 +51,7 @@ class CLIP(nn.Module):
         self,
         options: ModelOptions,
         *,
-        vocab_size: int,
+        vocabulary: Vocabulary,
         image_px: int,
         text_tokens: int,
         explicit_attention: bool,
@@ -58,13 +59,12 @@ class CLIP(nn.Module):
         """explicit_attention: matmul-softmax, 8x faster than fused attention in bf16 on a CPU."""
         super().__init__()
         self.options = options
-        self.vocab_size = vocab_size
         self.image = ImageTower(
             options.image, image_px=image_px, explicit_attention=explicit_attention
         )
         self.text = TextTower(
             options.text,
-            vocab_size=vocab_size,
+            vocabulary=vocabulary,
             text_tokens=text_tokens,
             explicit_attention=explicit_attention,
         )

@@ -66,7 +66,7 @@ def check_start(options: StartOptions, model: CLIP, tokenizer_sha256: str) -> No
         if config["tokenizer_sha256"] != tokenizer_sha256:
             raise ValueError(
                 f"start.export={options.export} was trained with another tokenizer than "
-                "data.train's: build the dataset with that folder's sentencepiece.model"
+                "data.train's: build the dataset with that folder's text.tokenizer"
             )
     read_start(options, model)
 

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from pretrain.checks import check_positive
 from pretrain.models.image_tower import Gelu
 from pretrain.tokens.context import Specials
-from pretrain.tokens.tokenizer import BOS_ID, EOS_ID, PAD_ID
+from pretrain.tokens.vocabulary import Vocabulary
 
 _TRANSFORMERS_GELU = {"exact": "gelu", "tanh": "gelu_pytorch_tanh", "quick": "quick_gelu"}
 
@@ -63,7 +63,7 @@ class TextTower(nn.Module):
         self,
         options: TextTowerOptions,
         *,
-        vocab_size: int,
+        vocabulary: Vocabulary,
         text_tokens: int,
         explicit_attention: bool,
     ) -> None:
@@ -73,8 +73,9 @@ class TextTower(nn.Module):
         super().__init__()
         self.options = options
         self.text_tokens = text_tokens
+        self.vocabulary = vocabulary
         common: dict[str, Any] = dict(
-            vocab_size=vocab_size,
+            vocab_size=vocabulary.size,
             hidden_size=options.width,
             intermediate_size=int(options.width * options.mlp_ratio),
             num_hidden_layers=options.depth,
@@ -83,9 +84,9 @@ class TextTower(nn.Module):
             layer_norm_eps=options.norm_eps,
             hidden_act=_TRANSFORMERS_GELU[options.gelu],
             attention_dropout=0.0,
-            pad_token_id=PAD_ID,
-            bos_token_id=BOS_ID,
-            eos_token_id=EOS_ID,
+            pad_token_id=vocabulary.pad_id,
+            bos_token_id=vocabulary.bos_id,
+            eos_token_id=vocabulary.eos_id,
         )
         attention = "eager" if explicit_attention else "sdpa"
         if options.causal:
@@ -135,15 +136,18 @@ class TextTower(nn.Module):
         self.encoder.gradient_checkpointing_enable({"use_reentrant": False})
 
     def forward(self, text_ids: Tensor) -> Tensor:
-        """text_ids (B, T) int64, padded with PAD_ID → (B, D)."""
-        valid = text_ids != PAD_ID
+        """text_ids (B, T) int64, padded with the vocabulary's pad_id → (B, D)."""
+        # Up to the last id that is no padding: CLIP's pad_id is a letter of texts as well ("!").
+        valid = (text_ids != self.vocabulary.pad_id).int().flip(1).cummax(1).values.flip(1).bool()
         hidden = self.encoder(
             input_ids=text_ids, attention_mask=valid if self.options.padding_mask else None
         ).last_hidden_state
         if self.options.pool == "last":
             return hidden[:, -1]
         if self.options.pool in ("eos", "highest_id"):
-            is_place = text_ids == EOS_ID if self.options.pool == "eos" else text_ids
+            is_place = (
+                text_ids == self.vocabulary.eos_id if self.options.pool == "eos" else text_ids
+            )
             place = is_place.int().argmax(dim=1)
             return hidden[torch.arange(len(hidden), device=hidden.device), place]
         weight = valid.to(hidden.dtype)[:, :, None]

@@ -14,6 +14,7 @@ from pretrain.models.clip import CLIP, ModelOptions
 from pretrain.recipe import Recipe, image_tokens
 from pretrain.stages import StageOptions
 from pretrain.tokens.options import TokenOptions
+from pretrain.tokens.vocabulary import Vocabulary
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,8 +88,10 @@ def executed_flops(recipe: Recipe, stage: StageOptions, ranks: int) -> float:
 def meta_model(model: ModelOptions, tokens: TokenOptions, vocab_size: int) -> CLIP:
     """The model itself, without memory for its weights: its parameters' names and shapes."""
     meta = torch.device("meta")
+    # Which ids are special changes no shape.
+    vocabulary = Vocabulary(size=vocab_size, pad_id=0, bos_id=1, eos_id=2)
     with meta:
-        return build_model(model, tokens=tokens, vocab_size=vocab_size, device=meta)
+        return build_model(model, tokens=tokens, vocabulary=vocabulary, device=meta)
 
 
 def count_parameters(module: torch.nn.Module) -> dict[str, int]:

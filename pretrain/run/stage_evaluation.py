@@ -30,7 +30,7 @@ def evaluate_stage(
         model = build_model(
             job.recipe.model,
             tokens=tokens,
-            vocab_size=job.dataset.manifest.tokenizer.vocab_size,
+            vocabulary=job.dataset.vocabulary,
             device=job.runtime.device,
             weights=weights,
         )

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from pretrain.data.collate import caption_shares
+from pretrain.data.collate import caption_shares, text_counts
 from pretrain.data.dataset import Dataset
 from pretrain.data.weights import SampleWeights, open_weights
 from pretrain.distributed import Runtime, agreed, all_ranks, broadcast_object
@@ -96,6 +96,8 @@ def _open(
     for name, stage in recipe.stages.items():
         if stage.tier is not None and stage.tier not in datasets:
             datasets[stage.tier] = Dataset(train, stage.tier, f"stages.{name}.tier")
+        option = f"stages.{name}.tokens.text_reduction"
+        text_counts(datasets[tier], stage.tokens.text_reduction, option)
     dataset = datasets[tier]
     dataset.check_ids()
     if runtime.is_main:
@@ -118,15 +120,15 @@ def _check_start(recipe: Recipe, dataset: Dataset) -> None:
     """ValueError where the first stage's model cannot start from the given weights."""
     if recipe.start == StartOptions():
         return
-    tokenizer, meta = dataset.manifest.tokenizer, torch.device("meta")
+    meta = torch.device("meta")
     with meta:
         model = build_model(
             recipe.model,
             tokens=next(iter(recipe.stages.values())).tokens,
-            vocab_size=tokenizer.vocab_size,
+            vocabulary=dataset.vocabulary,
             device=meta,
         )
-    check_start(recipe.start, model, tokenizer.sha256)
+    check_start(recipe.start, model, dataset.manifest.tokenizer.sha256)
 
 
 def _check_engine(recipe: Recipe) -> None:

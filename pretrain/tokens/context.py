@@ -6,7 +6,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from pretrain.tokens.tokenizer import BOS_ID, EOS_ID
+from pretrain.tokens.vocabulary import Vocabulary
 
 Specials = Literal["bos", "eos", "bos_eos"]
 
@@ -17,26 +17,30 @@ def special_count(specials: Specials) -> int:
 
 
 def add_specials(
-    ids: NDArray[np.int64], lengths: NDArray[np.int64], specials: Specials
+    ids: NDArray[np.int64],
+    lengths: NDArray[np.int64],
+    specials: Specials,
+    vocabulary: Vocabulary,
 ) -> NDArray[np.int64]:
     """(B, K) content ids, valid up to lengths (B,) → (B, K + specials) with bos and/or eos."""
     has_bos, has_eos = specials != "eos", specials != "bos"
-    out = np.zeros((len(ids), ids.shape[1] + has_bos + has_eos), np.int64)
-    out[:, has_bos : has_bos + ids.shape[1]] = ids
+    out = np.full((len(ids), ids.shape[1] + has_bos + has_eos), vocabulary.pad_id, np.int64)
+    valid = np.arange(ids.shape[1]) < lengths[:, None]
+    out[:, has_bos : has_bos + ids.shape[1]] = np.where(valid, ids, vocabulary.pad_id)
     if has_bos:
-        out[:, 0] = BOS_ID
+        out[:, 0] = vocabulary.bos_id
     if has_eos:
-        out[np.arange(len(ids)), lengths + has_bos] = EOS_ID
+        out[np.arange(len(ids)), lengths + has_bos] = vocabulary.eos_id
     return out
 
 
 def context(
-    texts: Sequence[NDArray[np.integer]], tokens: int, specials: Specials
+    texts: Sequence[NDArray[np.integer]], tokens: int, specials: Specials, vocabulary: Vocabulary
 ) -> NDArray[np.int64]:
-    """(B, tokens) of content ids: truncated, with special ids, padded with 0."""
+    """(B, tokens) of content ids: truncated, with special ids, padded."""
     keep = tokens - special_count(specials)
     ids = np.zeros((len(texts), keep), np.int64)
     lengths = np.asarray([min(len(text), keep) for text in texts], np.int64)
     for row, text in enumerate(texts):
         ids[row, : lengths[row]] = text[:keep]
-    return add_specials(ids, lengths, specials)
+    return add_specials(ids, lengths, specials, vocabulary)

@@ -19,4 +19,5 @@ class TokenOptions:
     text_tokens: int
     """Text context length, special tokens included (T8 in the paper's names is 8)."""
     text_reduction: TextReduction = "truncate"
-    """What a caption that is too long keeps: truncate, random, block or syntax."""
+    """What a caption that is too long keeps: truncate, random, block, syntax (nouns first),
+    frequency (rare tokens rather) or sentence (from the beginning of one of its sentences)."""

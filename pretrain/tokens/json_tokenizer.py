@@ -1,0 +1,65 @@
+"""tokenizer.json files as tokenizers: any model of the `tokenizers` package."""
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+from pretrain.tokens.vocabulary import Vocabulary
+
+
+class JsonTokenizer:
+    """Text to token ids by a tokenizer.json that says its special ids: the padding's id, and a
+    post-processor that puts bos before a text and eos behind it."""
+
+    def __init__(self, file: Path, content: bytes) -> None:
+        self.file = file
+        self.sha256 = hashlib.sha256(content).hexdigest()
+        self.fast = read_json_tokenizer(file, content)
+        padding = self.fast.padding
+        around = self.fast.encode("", add_special_tokens=True).ids
+        if padding is None or len(around) != 2:
+            raise ValueError(
+                f"{file} has padding {padding and padding['pad_token']!r} and puts ids {around} "
+                "around a text; padding, and a first and a last id, are needed: let `data_prep "
+                "build --tokenizer` read it, which can add them by --special-tokens PAD,BOS,EOS"
+            )
+        self.vocabulary = Vocabulary(
+            size=max(self.fast.get_vocab(with_added_tokens=True).values()) + 1,
+            pad_id=padding["pad_id"],
+            bos_id=around[0],
+            eos_id=around[1],
+        )
+        unknown = getattr(self.fast.model, "unk_token", None)
+        self.unk_id: int | None = self.fast.token_to_id(unknown) if unknown else None
+        self.fast.no_padding()
+        self.fast.no_truncation()
+        self.fast.encode_special_tokens = True  # "[SEP]" in a caption is text
+
+    def encode(self, text: str) -> list[int]:
+        """Content token ids of a text, whole: no bos, eos or padding."""
+        return self.fast.encode(text, add_special_tokens=False).ids
+
+    def encode_with_offsets(self, text: str) -> tuple[list[int], list[int]]:
+        """(ids, start): start[i] is the index in `text`, in characters, where token i begins."""
+        encoded = self.fast.encode(text, add_special_tokens=False)
+        return encoded.ids, [start for start, _ in encoded.offsets]
+
+    def pieces(self) -> list[str]:
+        """Each id's text by itself; "" where the vocabulary has a gap."""
+        found = [""] * self.vocabulary.size
+        for place in self.fast.get_vocab(with_added_tokens=True).values():
+            found[place] = self.fast.decode([place], skip_special_tokens=False)
+        return found
+
+
+def read_json_tokenizer(file: Path, content: bytes) -> Any:
+    """A `tokenizers.Tokenizer`; ValueError names the file if it is none."""
+    from tokenizers import Tokenizer
+
+    try:
+        return Tokenizer.from_str(content.decode("utf-8"))
+    except Exception as error:  # the package raises bare Exception
+        raise ValueError(
+            f"{file} is no tokenizer.json that the `tokenizers` package reads ({error}): name "
+            "another with --tokenizer"
+        ) from error
