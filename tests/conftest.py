@@ -25,6 +25,7 @@ LONGEST = (
 )
 
 
+@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """The tests of a file share its fixtures, those of Slurm one cluster: each in one process."""
     for item in items:
