@@ -172,7 +172,9 @@ def test_a_locked_stage_is_planned_as_the_real_model_runs(locked):
     recipe, estimate, _ = planned(words, "--gpus", "1", "--gpu", "h100", stage=1)
     _, free, _ = planned(["--config", TINY], "--gpus", "1", "--gpu", "h100", stage=1)
     tokens = recipe.stages["full"].tokens
-    real = build_model(recipe.model, tokens=tokens, vocab_size=1000, device=torch.device("cpu"))
+    real = build_model(
+        recipe.model, tokens=tokens, vocabulary=of_size(1000), device=torch.device("cpu")
+    )
     real.get_submodule(locked).requires_grad_(False)
     with FlopCounterMode(display=False) as counter:
         features = real(torch.zeros(2, 3, 48, 48), torch.ones(2, 12, dtype=torch.int64))

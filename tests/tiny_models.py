@@ -5,6 +5,7 @@ from pathlib import Path
 
 import torch
 
+from pretrain.data.dataset import Dataset
 from pretrain.export.native import EXPORT_FORMAT, write_native
 from pretrain.models.build import build_model
 from pretrain.models.clip import ModelOptions
@@ -12,7 +13,7 @@ from pretrain.models.image_tower import ImageTowerOptions
 from pretrain.models.text_tower import TextTowerOptions
 from pretrain.shard_format import read_manifest
 from pretrain.tokens.options import TokenOptions
-from pretrain.tokens.tokenizer import Tokenizer
+from pretrain.tokens.tokenizer import open_tokenizer
 
 OPTIONS = ModelOptions(
     image=ImageTowerOptions(width=32, depth=2, heads=2, patch_px=8),
@@ -23,18 +24,20 @@ OPTIONS = ModelOptions(
 
 def write_untrained(out: Path, dataset: Path, *, image_px: int = 32, text_tokens: int = 12) -> Path:
     """A native export with the tokenizer of a dataset directory."""
-    recorded = read_manifest(dataset).tokenizer
+    manifest = read_manifest(dataset)
+    recorded = manifest.tokenizer
+    vocabulary = Dataset(dataset, next(iter(manifest.tiers))).vocabulary
     torch.manual_seed(0)
     model = build_model(
         OPTIONS,
         tokens=TokenOptions(image_px=image_px, text_tokens=text_tokens),
-        vocab_size=recorded.vocab_size,
+        vocabulary=vocabulary,
         device=torch.device("cpu"),
     )
     config = {
         "format": EXPORT_FORMAT,
         "model": asdict(OPTIONS),
-        "vocab_size": recorded.vocab_size,
+        "vocabulary": asdict(vocabulary),
         "image_px": image_px,
         "text_tokens": text_tokens,
         "normalisation": "imagenet",
@@ -42,6 +45,6 @@ def write_untrained(out: Path, dataset: Path, *, image_px: int = 32, text_tokens
         "logit_scale": 14.3,
         "tokenizer_sha256": recorded.sha256,
     }
-    tokenizer = Tokenizer(dataset / recorded.file)
+    tokenizer = open_tokenizer(dataset / recorded.file)
     write_native(out, config, model.state_dict(), tokenizer)
     return out

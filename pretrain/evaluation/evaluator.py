@@ -67,7 +67,8 @@ class EvaluationSet:
             )
         place: dict[str, int] = {}
         ids: list[NDArray[np.integer]] = []
-        matches, meta = [], []
+        matches: list[tuple[int, int]] = []
+        meta = []
         for row in range(len(dataset)):
             record = dataset.read_json(row)
             own = [name for name in wanted if record["captions"].get(name) is not None]

@@ -66,7 +66,8 @@ class Abilities:
         captions = list(dict.fromkeys(text for one in asked for text in one.captions))
         ids = [np.asarray(tokenizer.encode(text)) for text in captions]
         texts = text_features(model, ids, batch)
-        seen = context(ids, model.text.text_tokens, model.options.text.specials)
+        tower = model.text
+        seen = context(ids, tower.text_tokens, model.options.text.specials, tower.vocabulary)
         place = {text: at for at, text in enumerate(captions)}
         hits = indistinct = 0
         for image, one in zip(images, asked, strict=True):
