@@ -15,7 +15,7 @@ SEEDS ?= 0
 COMPARISON ?= runs/comparison.json
 LAW ?= benchmarks/results/law_demo
 SLICE ?=
-PARALLEL := --numprocesses auto --maxprocesses 4 --dist loadgroup --no-loadscope-reorder
+PARALLEL := --numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 export OMP_NUM_THREADS ?= 1
 
 .PHONY: help setup demo data test lint soak compare law clean

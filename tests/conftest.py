@@ -4,10 +4,12 @@ import os
 import shutil
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tiny_datasets import build_food
 from tiny_runs import evaluation_options, train_command
+from xdist.scheduler import LoadFileScheduling
 
 from pretrain import compat
 
@@ -25,19 +27,28 @@ LONGEST = (
 )
 
 
-@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The tests of a file share its fixtures, those of Slurm one cluster: each in one process."""
-    for item in items:
-        name = "slurm" if item.path.parent.name == "slurm" else item.path.stem
-        item.add_marker(pytest.mark.xdist_group(name))
+    """The longest first, whole files still."""
     places = {name: place for place, name in enumerate(LONGEST)}
-    items.sort(key=lambda item: places.get(_group(item), len(places)))
+    items.sort(key=lambda item: places.get(group(item.nodeid), len(places)))
 
 
-def _group(item: pytest.Item) -> str:
-    marker = item.get_closest_marker("xdist_group")
-    return marker.args[0] if marker else ""
+def group(nodeid: str) -> str:
+    """What stays in one process: a file, for its fixtures; all of Slurm, for its cluster."""
+    path = Path(nodeid.partition("::")[0])
+    return "slurm" if path.parent.name == "slurm" else path.stem
+
+
+class ByGroup(LoadFileScheduling):
+    """Spreads groups of tests over the processes."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        return group(nodeid)
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> ByGroup:
+    """Where `pytest -n` is asked for."""
+    return ByGroup(config, log)
 
 
 @pytest.fixture(scope="session")

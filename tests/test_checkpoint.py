@@ -108,7 +108,7 @@ def test_the_screen_shows_stages_figures_and_nothing_of_deepspeed(
     assert ended.code == 0, ended.output
     lines = [line.strip() for line in re.split(r"[\r\n]", ended.output)]
     begins = ("stage reduced, step 0 of 6", "stage full, step 0 of 4", "the bar:", "R@1: the share")
-    begins += ("about ", "finished: 160 samples")
+    begins += ("plan: ", "about ", "finished: 160 samples")
     for begin in begins:
         assert sum(line.startswith(begin) for line in lines) == 1, begin
     figures = ("reduced step 6, held at", "full step 4, held at")

@@ -98,6 +98,7 @@ def first_rows(options: CompareOptions) -> list[dict[str, Any]]:
     return rows_of(options.out)
 
 
+@pytest.mark.soak
 def test_a_killed_comparison_goes_on_to_rows_of_equal_time(options, first_rows, capfd):
     assert [row["name"] for row in first_rows] == [TWO_STAGE]
     compare(options)
@@ -174,6 +175,7 @@ def test_a_finished_run_of_the_same_recipe_is_taken_over_and_no_other(
     assert "another recipe" in why()
 
 
+@pytest.mark.soak
 def test_rows_of_something_else_are_refused_in_one_line(options, first_rows, tmp_path):
     def refusal(**changed: Any) -> str:
         with pytest.raises(ValueError) as stopped:

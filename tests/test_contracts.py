@@ -194,7 +194,7 @@ def test_help_says_what_every_option_means():
         EngineOptions,
         EvaluationOptions,
     ):
-        source = Path(inspect.getfile(kind)).read_text()
+        source = inspect.getsource(kind)
         for option in dataclasses.fields(kind):
             if not dataclasses.is_dataclass(option.default_factory):
                 text = source.split(f"    {option.name}: ", 1)[1].split('"""')[1]

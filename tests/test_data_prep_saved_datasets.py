@@ -61,7 +61,12 @@ def test_data_preparation_runs_without_torch(tmp_path):
         str(tmp_path / "saved")
     )
     code = (
-        "import sys; sys.modules['torch'] = None\n"
+        "import sys\n"
+        "class NoTorch:\n"
+        "    def find_spec(self, name, *_):\n"
+        "        if name.partition('.')[0] == 'torch':\n"
+        "            raise ModuleNotFoundError(name)\n"
+        "sys.meta_path.insert(0, NoTorch())\n"
         "from data_prep.__main__ import main\n"
         f"sys.exit(main(['build', '--source', {str(tmp_path / 'saved')!r}, "
         f"'--out', {str(tmp_path / 'out')!r}]))"

@@ -155,7 +155,7 @@ def killed(command: list[str], out: Path, chance: random.Random) -> bool:
 
 
 @pytest.mark.parametrize(
-    "kills", [6, pytest.param(20, marks=[pytest.mark.soak, pytest.mark.timeout(1200)])]
+    "kills", [3, pytest.param(20, marks=[pytest.mark.soak, pytest.mark.timeout(1200)])]
 )
 def test_killed_at_random_moments_it_ends_in_the_same_bytes(
     kills: int, corpus: Path, undisturbed: Path, tmp_path: Path

@@ -81,12 +81,8 @@ BOUNDS = {"adamw fp32": 1e-5, "muon fp32": 6e-4, "adamw bf16": 5e-2, "muon bf16"
 @pytest.mark.parametrize(
     ("way", "names"),
     [
-        ([(4, "3"), (2, "2_offload"), (1, "1")], ("adamw fp32", "muon bf16")),
-        pytest.param(
-            [(4, "3"), (2, "2_offload"), (1, "1")],
-            ("muon fp32", "adamw bf16"),
-            marks=pytest.mark.soak,
-        ),
+        ([(4, "3"), (1, "2_offload")], ("adamw fp32", "muon bf16")),
+        pytest.param([(4, "3"), (2, "2_offload"), (1, "1")], tuple(BOUNDS), marks=pytest.mark.soak),
         pytest.param([(2, "1"), (1, "3"), (4, "2")], tuple(BOUNDS), marks=pytest.mark.soak),
     ],
     ids=str,
@@ -95,7 +91,7 @@ def test_other_ranks_and_zero_stages_in_the_middle_of_a_stage(tmp_path, way, nam
     def chosen(zero: str) -> dict[str, Case]:
         return {name: case for name, case in cases(zero).items() if name in names}
 
-    undisturbed = run_ranks(go_on, 2, chosen("1"), tmp_path / "undisturbed", 0, 3 * STEPS)[0]
+    undisturbed = run_ranks(go_on, 2, chosen("1"), tmp_path / "whole", 0, len(way) * STEPS)[0]
     losses: dict[str, list[float]] = {name: [] for name in undisturbed}
     for place, (ranks, zero) in enumerate(way):
         found = run_ranks(go_on, ranks, chosen(zero), tmp_path, place * STEPS, STEPS)[0]
@@ -104,7 +100,7 @@ def test_other_ranks_and_zero_stages_in_the_middle_of_a_stage(tmp_path, way, nam
     for name, ours in losses.items():
         worst = max(abs(a - b) for a, b in zip(ours, undisturbed[name], strict=True))
         assert worst < BOUNDS[name], f"{name}: losses differ by {worst}"
-        for step in (STEPS, 2 * STEPS):
+        for step in range(STEPS, len(way) * STEPS, STEPS):
             before = content(tmp_path / name / f"step-{step:08d}")
             after = content(tmp_path / name / f"step-{1000 + step:08d}")
             assert before.keys() == after.keys()

@@ -65,6 +65,7 @@ def test_evaluate_by_itself_gives_the_figures_of_the_run(tiny_run, tmp_path):
     assert json.loads(out.read_text())["held_out"] == recorded
 
 
+@pytest.mark.soak
 def test_two_ranks_under_torchrun_evaluate_what_one_process_does(tiny_run, tmp_path):
     """At a longer context than was trained, whose untrained places belong to no rank or time."""
     run = tmp_path / "run"

@@ -21,6 +21,7 @@ from data_prep.build import build_dataset
 from pretrain.data.dataset import Dataset
 from pretrain.evaluation.features import image_features, text_features
 from pretrain.export import main as export
+from pretrain.inference import Model
 from pretrain.models.build import build_model
 from pretrain.recipe import read_recipe
 from pretrain.run.weights import read_stage_weights
@@ -79,7 +80,7 @@ def test_it_embeds_what_the_evaluator_embeds(tiny_run, tiny_dataset, exported, t
 
 def test_batches_do_not_matter_and_vectors_are_unit_fp32(exported):
     pictures = [Image.open(io.BytesIO(file)) for file in originals()[:7]]
-    few, all_at_once = (pretrain.inference.Model(exported, batch=size) for size in (3, 64))
+    few, all_at_once = (Model(exported, batch=size) for size in (3, 64))
     for one, other in (
         (few.encode_image(pictures), all_at_once.encode_image(pictures)),
         (few.encode_text(TEXTS * 3), all_at_once.encode_text(TEXTS * 3)),

@@ -241,7 +241,7 @@ def test_a_missing_evaluation_set_and_a_folder_of_something_else_are_one_line(
         assert len(lines) == 1 and named in lines[0], lines
 
 
-@pytest.mark.parametrize("name", ["law_demo", "law_gpu"])
+@pytest.mark.parametrize("name", ["law_demo", pytest.param("law_gpu", marks=pytest.mark.soak)])
 def test_every_cell_of_the_sweeps_that_come_along_is_a_recipe(
     name, tiny_dataset, tiny_evaluation_set
 ):

@@ -32,8 +32,8 @@ def kill_at(folder, dataset, evaluation_set, count: int, *more: str) -> tuple[in
 def test_a_kill_at_some_calls_loses_nothing(copy, tiny_evaluation_set, tmp_path):
     """Neither numbers nor counts: some samples of this dataset are damaged."""
     damage(copy, list(range(0, 230, 9)))
-    calls, tried = kill_at(tmp_path, copy, tiny_evaluation_set, 3)
-    assert calls > 50 and tried >= 3
+    calls, tried = kill_at(tmp_path, copy, tiny_evaluation_set, 2)
+    assert calls > 50 and tried >= 2
 
 
 @pytest.mark.soak

@@ -79,7 +79,7 @@ def test_charts_follow_the_page_in_light_and_in_dark(tmp_path: Path) -> None:
     write_comparison(tmp_path / "c.json")
     source, page = report(tmp_path / "run", tmp_path / "c.json")
     charts = re.findall(r"<svg.*?</svg>", source, re.DOTALL)
-    assert len(charts) == 14
+    assert len(charts) == 19
     used = set()
     for chart in charts:
         styles = "; ".join(re.findall(r'style="([^"]*)"', chart))

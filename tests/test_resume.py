@@ -47,7 +47,14 @@ def numbers(run_dir: Path) -> list[tuple]:
     return [tuple(e.get(k) for k in kept) for e in events if e["event"] not in left_out]
 
 
-@pytest.mark.parametrize("moment", ['"step": 5, ', '"event": "stage", "time"', '"step": 8, '])
+@pytest.mark.parametrize(
+    "moment",
+    [
+        pytest.param('"step": 5, ', marks=pytest.mark.soak),
+        pytest.param('"event": "stage", "time"', marks=pytest.mark.soak),
+        '"step": 8, ',
+    ],
+)
 def test_a_killed_run_continues_with_identical_numbers(
     tiny_run, tiny_dataset, tiny_evaluation_set, tmp_path, moment
 ):

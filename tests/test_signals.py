@@ -73,7 +73,14 @@ def stopped_at(run_dir: Path) -> checkpoint.RunState:
             id="deepspeed, which dies of TERM",
             marks=pytest.mark.soak,
         ),
-        pytest.param([*LAUNCH, *DEEPSPEED], "root", signal.SIGTERM, CONTINUE, id="launch ds"),
+        pytest.param(
+            [*LAUNCH, *DEEPSPEED],
+            "root",
+            signal.SIGTERM,
+            CONTINUE,
+            id="launch ds",
+            marks=pytest.mark.soak,
+        ),
     ],
 )
 def test_a_signal_ends_in_a_checkpoint_of_the_last_step(
@@ -110,7 +117,13 @@ def test_a_second_ctrl_c_ends_at_once_whatever_hangs(tiny_dataset, tmp_path):
         assert checkpoint.newest(run.run_dir / CHECKPOINTS, late_files_s=0) is None
 
 
-@pytest.mark.parametrize("start", [PLAIN_PYTHON, [*LAUNCH, *TORCHRUN]], ids=["python", "torchrun"])
+@pytest.mark.parametrize(
+    "start",
+    [
+        pytest.param(PLAIN_PYTHON, id="python"),
+        pytest.param([*LAUNCH, *TORCHRUN], id="torchrun", marks=pytest.mark.soak),
+    ],
+)
 def test_before_training_it_ends_at_once_and_asks_to_be_continued(tiny_dataset, tmp_path, start):
     with Run(start, tmp_path / "run", tiny_dataset, *LONG) as run:
         deadline = time.monotonic() + TIMEOUT_S
@@ -135,8 +148,19 @@ def test_the_launchers_other_ends_keep_their_codes(tiny_dataset, tmp_path):
     assert missing.returncode == 2 and len(missing.stderr.splitlines()) == 1
 
 
+@pytest.mark.parametrize(
+    "moments",
+    [
+        ['"event": "evaluation"'],
+        pytest.param(
+            ['"step": 2, ', '"event": "checkpoint"', '"event": "evaluation"'],
+            marks=pytest.mark.soak,
+        ),
+    ],
+    ids=["an evaluation", "a step, a save, an evaluation"],
+)
 def test_a_run_stopped_in_any_place_equals_the_undisturbed_one(
-    tiny_dataset, tiny_evaluation_set, tmp_path
+    tiny_dataset, tiny_evaluation_set, tmp_path, moments
 ):
     """Stopped in a stage, in its last step, while it evaluates, and while it saves."""
     sets = ["--evaluation.sets", f"{{held_out: {tiny_evaluation_set}}}"]
@@ -146,7 +170,7 @@ def test_a_run_stopped_in_any_place_equals_the_undisturbed_one(
     run_dir = tmp_path / "stopped"
     metrics = run_dir / METRICS_FILE
     stops = []
-    for moment in ('"step": 2, ', '"event": "checkpoint"', '"event": "evaluation"', None):
+    for moment in (*moments, None):
         before = len(metrics.read_text()) if metrics.is_file() else 0
         with Run(PLAIN_PYTHON, run_dir, tiny_dataset, *sets) as run:
             if moment is not None:

@@ -3,6 +3,7 @@ goes on: in every ZeRO stage, optimizer, precision and number of passes."""
 
 from typing import Any
 
+import pytest
 import torch
 from engine_cases import Case, build_engine, one_step, train_in_float64
 from ranks import run_ranks
@@ -70,11 +71,12 @@ def faults_on_a_rank(rank: int, cases: list[Case]):
     return found
 
 
-def test_nothing_is_updated_and_training_goes_on():
+@pytest.mark.parametrize("cases", [CASES[::3], pytest.param(CASES, marks=pytest.mark.soak)])
+def test_nothing_is_updated_and_training_goes_on(cases):
     judges = {
         kind: train_in_float64(Case(kind=kind, learning_rate=2e-4)) for kind in ("adamw", "muon")
     }
-    for rank, found in enumerate(run_ranks(faults_on_a_rank, 2, CASES)):
+    for rank, found in enumerate(run_ranks(faults_on_a_rank, 2, cases)):
         for case, (reasons, unchanged, last, moved) in found.items():
             label = f"rank {rank}, {case}"
             assert reasons == ("the gradient is not finite", "the loss is not finite"), label

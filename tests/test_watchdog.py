@@ -114,6 +114,7 @@ def test_a_thread_that_keeps_the_interpreter_to_itself_is_ended_too(tmp_path):
     assert time.monotonic() - begin < 30
 
 
+@pytest.mark.soak
 def test_one_killed_rank_ends_all_within_a_minute(tiny_dataset, tmp_path):
     with Run([*LAUNCH, *TORCHRUN], tmp_path / "torchrun", tiny_dataset, *LONG) as run:
         run.wait_for('"step": 3, ')

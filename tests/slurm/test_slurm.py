@@ -17,7 +17,7 @@ from pretrain.data.dataset import Dataset
 pytestmark = pytest.mark.slurm
 
 
-@pytest.mark.parametrize("nodes", [1, 2])
+@pytest.mark.parametrize("nodes", [pytest.param(1, marks=pytest.mark.soak), 2])
 def test_pretraining_by_template_gives_the_losses_of_plain_torchrun(
     cluster: Cluster, tiny_dataset: Path, undisturbed: Path, tmp_path: Path, nodes: int
 ):
