@@ -156,7 +156,7 @@ def broken(exported: Path, tmp_path: Path, how: str) -> Path:
         ("no weights", r"model\.safetensors is missing or half written.*write it again"),
         ("other weights", r"does not fit config\.json.*missing.*write it again"),
         ("other tokenizer", r"not the tokenizer of the exported model.*put its own file back"),
-        ("other format", r"export format 1, this version of the package reads 2"),
+        ("other format", r"export format 1, this version of the package reads 3"),
     ],
 )
 def test_a_folder_that_is_no_whole_export_is_refused(exported, tmp_path, how, told):
