@@ -267,8 +267,8 @@ def move_shard(out: Path, tier: str, number: int, place: Place) -> ShardInfo:
         place.path(tier, "tar").replace(out / name)
     if not (out / name).is_file() or (out / name).stat().st_size != info.bytes:
         raise OSError(
-            f"{place.path(tier, 'tar')} is missing or not of {info.bytes} bytes; build again with "
-            "--overwrite"
+            f"{place.path(tier, 'tar')} is missing or not of {info.bytes} bytes; remove "
+            f"{out / WORK_FOLDER} and give the build's command again"
         )
     return info
 

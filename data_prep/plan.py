@@ -52,18 +52,15 @@ def prepare(options: BuildOptions) -> Job | None:
     corpus = Corpus(options.source)
     templates = templates_of(options, corpus)
     request = describe_request(options, corpus, templates)
-    finished = (out / MANIFEST_FILE).exists()
-    if finished and not options.writer.overwrite:
-        manifest = read_manifest(out)
-        found = {**manifest.provenance, "rows_selected": None}
-        refuse_other(options, request, found, manifest.tokenizer, "already holds a dataset")
-        remove_work(out)  # a kill may have left it
-        print(f"note: {out} is finished; --overwrite builds it again", file=sys.stderr)
+    if is_finished(options, request):
         return None
     with writing(out):
         (out / WORK_FOLDER).mkdir(parents=True, exist_ok=True)
     with locked(out / WORK_FOLDER):  # of many shares, the first one plans for all
-        plan = None if finished else read_plan(out)
+        if is_finished(options, request):  # by another process, meanwhile
+            return None
+        replaced = (out / MANIFEST_FILE).exists()
+        plan = None if replaced else read_plan(out)
         if plan is not None and not options.writer.overwrite:
             refuse_other(
                 options, request, plan.request, plan.tokenizer, "holds an unfinished build"
@@ -72,6 +69,19 @@ def prepare(options: BuildOptions) -> Job | None:
             say_what_was_chosen(corpus, options.captions)
             plan = plan_anew(options, corpus, templates, request)
     return Job(options=options, corpus=corpus, plan=plan)
+
+
+def is_finished(options: BuildOptions, request: dict[str, Any]) -> bool:
+    """Whether `out` holds the very dataset that is asked for, and is not to be built again."""
+    out = options.writer.out
+    if options.writer.overwrite or not (out / MANIFEST_FILE).exists():
+        return False
+    manifest = read_manifest(out)
+    found = {**manifest.provenance, "rows_selected": None}
+    refuse_other(options, request, found, manifest.tokenizer, "already holds a dataset")
+    remove_work(out)  # a kill may have left it
+    print(f"note: {out} is finished; --overwrite builds it again", file=sys.stderr)
+    return True
 
 
 def plan_anew(

@@ -93,10 +93,14 @@ def share_of(tasks: int, index: int | None, count: int | None) -> list[int]:
     return list(range(index * tasks // count, (index + 1) * tasks // count))
 
 
+def has_plan(out: Path) -> bool:
+    """Whether a build of `out` is unfinished."""
+    return (out / WORK_FOLDER / PLAN_FILE).exists()
+
+
 def read_plan(out: Path) -> Plan | None:
     """The plan of an unfinished build; None if there is none."""
-    path = out / WORK_FOLDER / PLAN_FILE
-    return read_record(path, Plan) if path.exists() else None
+    return read_record(out / WORK_FOLDER / PLAN_FILE, Plan) if has_plan(out) else None
 
 
 def write_plan(out: Path, plan: Plan) -> None:
@@ -123,7 +127,9 @@ def read_record(path: Path, kind: type[Any]) -> Any:
         return TypeAdapter(kind).validate_json(path.read_bytes())
     except ValidationError as error:
         first = error.errors()[0]["msg"]
-        raise ValueError(f"{path}: {first}; begin again with --overwrite") from error
+        raise ValueError(
+            f"{path}: {first}; remove the folder {WORK_FOLDER} of the build and give its command again"
+        ) from error
 
 
 def write_record(path: Path, record: Any) -> None:

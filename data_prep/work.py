@@ -14,7 +14,16 @@ from data_prep.pool import Pace, Report
 from data_prep.rejection import RejectedError
 from data_prep.samples import SampleMaker
 from data_prep.sources import Corpus, Record
-from data_prep.tasks import Part, Plan, locked, read_parts, task_folder, write_part
+from data_prep.tasks import (
+    Part,
+    Plan,
+    has_plan,
+    locked,
+    read_parts,
+    remove_work,
+    task_folder,
+    write_part,
+)
 from data_prep.writer import PartWriter, Sample, tier_members
 from pretrain.files import why_not_written
 from pretrain.tokens.tokenizer import open_tokenizer
@@ -51,6 +60,9 @@ def run_task(job: Job, number: int, report: Report) -> None:
     with writing(out):
         folder.mkdir(parents=True, exist_ok=True)
     with locked(folder):
+        if not has_plan(out):  # another process has done all, and joined it
+            remove_work(out)
+            return
         parts = read_parts(folder)
         if parts and parts[-1].last:
             return

@@ -234,7 +234,7 @@ def write_index(path: Path, dtype: np.dtype[Any], rows: int, blocks: Iterable[np
             digest.update(content)
             written += len(content)
         if written != len(header.getvalue()) + rows * dtype.itemsize:
-            raise OSError(f"{path}: {written} bytes for {rows} rows; build again with --overwrite")
+            raise OSError(f"{path}: {written} bytes for {rows} rows: a record of a part is wrong")
         file.flush()
         os.fsync(file.fileno())
     rename_durably(aside(path), path)

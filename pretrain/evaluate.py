@@ -43,6 +43,9 @@ from pretrain.tokens.image_reduction import kept_count
 from pretrain.tokens.options import TokenOptions
 from pretrain.tokens.tokenizer import Tokenizer
 
+# A collective waits for the main rank, which alone fits the linear probe: hours on large sets.
+_TIMEOUT_S = 24 * 3600.0
+
 
 def main(
     model: Path | None = None,
@@ -108,7 +111,7 @@ def main(
                 "--classification.images DIR or --probe.train DIR --probe.test DIR, or "
                 "draw some by --abilities true"
             )
-    runtime = distributed.start()
+    runtime = distributed.start(timeout_s=_TIMEOUT_S)
 
     def judge(lengths: TokenOptions) -> dict[str, Any]:
         clip, kept = subject.build(lengths, runtime.device), kept_tokens(lengths)

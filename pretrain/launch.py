@@ -16,6 +16,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 from types import FrameType
 
@@ -23,6 +24,7 @@ import psutil
 
 from pretrain.faults import CONTINUE, REFUSED
 from pretrain.launched import FOLDER_VARIABLE, ended_with, registered
+from pretrain.launcher import SAVE_S
 
 _FORWARDED = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT, signal.SIGHUP)
 
@@ -70,7 +72,10 @@ def _run(command: list[str]) -> int:
         if asked_to_stop:
             child.terminate()
         code = child.wait()
-        for rank in _ranks(folder):  # whose launcher left without them
+        deadline = time.monotonic() + SAVE_S
+        while _ranks(folder) and time.monotonic() < deadline:  # their launcher left without them
+            time.sleep(0.1)
+        for rank in _ranks(folder):
             with contextlib.suppress(psutil.Error):
                 rank.kill()
         ended = ended_with(folder)

@@ -10,7 +10,7 @@ import psutil
 
 _LAUNCHERS = ("torch.distributed.run", "torchrun", "deepspeed", "pretrain.launch")
 _LOOK_S = 1.0
-_SAVE_S = 15.0  # for a checkpoint, where the other ranks are there too
+SAVE_S = 15.0  # for a checkpoint, where the other ranks are there too
 
 
 def end_with_launcher() -> None:
@@ -46,5 +46,5 @@ def _watch(launchers: list[psutil.Process]) -> None:
         time.sleep(_LOOK_S)
     os.write(2, b"the launcher is gone: this rank ends\n")
     os.kill(os.getpid(), signal.SIGTERM)
-    time.sleep(_SAVE_S)
+    time.sleep(SAVE_S)
     os.kill(os.getpid(), signal.SIGKILL)

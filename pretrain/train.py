@@ -278,6 +278,7 @@ def _finish_stage(job: Job, index: int, state: RunState, engine: "Engine") -> Ru
 def _stop(job: Job, state: RunState, signals: Signals) -> NoReturn:
     """The end of a run that was asked to stop, after its checkpoint. On all ranks together."""
     job.saver.finish()
+    job.profile.close()
     asked = next(name for name in distributed.all_ranks(signals.asked) if name is not None)
     job.log.event("stop", step=state.step, samples_seen=state.samples_seen, signal=asked)
     job.log.say(

@@ -110,6 +110,8 @@ def test_a_second_ctrl_c_ends_at_once_whatever_hangs(tiny_dataset, tmp_path):
         other.suspend()  # so the first rank waits in a collective
         run.process.send_signal(signal.SIGINT)
         run.wait_for("SIGINT: a checkpoint after this step", log=True)
+        run.process.send_signal(signal.SIGINT)  # the same one, as another way brings it
+        time.sleep(1.5)
         run.process.send_signal(signal.SIGINT)
         run.wait_for("SIGINT again", log=True)
         other.resume()

@@ -13,7 +13,7 @@ class ScheduleOptions:
 
     kind: Literal["cosine", "wsd"] = "cosine"
     """cosine (CLIPA): half a cosine. wsd (warmup, stable, decay): the peak, then a decay over the
-    last decay_share of the stage, so that one long run can be ended at any length."""
+    last decay_share of the stage."""
     decay_share: float = 0.2
     """wsd: share of the stage's steps in which the rate decays (arXiv 2405.18392: 0.2)."""
     decay: Literal["sqrt", "linear"] = "sqrt"

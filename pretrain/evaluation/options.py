@@ -72,5 +72,10 @@ class EvaluationOptions:
     def __post_init__(self) -> None:
         names = ("every_steps", "batch_samples", "gallery_images")
         check_positive({f"evaluation.{name}": getattr(self, name) for name in names})
+        if taken := self.sets.keys() & {"classification", "probe", "abilities"}:
+            raise ValueError(
+                f"evaluation.sets.{min(taken)}: the results have another task's figures under this "
+                "name; give the set another one"
+            )
         if self.captions is not None and not self.captions:
             raise ValueError("evaluation.captions=[]: name at least one caption, or give null")

@@ -199,4 +199,10 @@ def _export_config(folder: Path) -> dict[str, Any]:
             f"start.export={folder} has no {CONFIG_FILE}: give a folder that `python -m "
             "pretrain.export` wrote"
         )
-    return json.loads(path.read_text(encoding="utf-8"))
+    config: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    if missing := {"model", "tokenizer_sha256"} - config.keys():
+        raise ValueError(
+            f"{path} has no {min(missing)!r}: start.export takes a folder that `python -m "
+            "pretrain.export` wrote"
+        )
+    return config

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from pretrain.engine.engine import Engine
 
 STATE_FILE = "state.json"  # written last: names every file, with its sha256 and its bytes
-ASIDE, _DAMAGED = ".incomplete", ".damaged"
+ASIDE, REPLACED, _DAMAGED = ".incomplete", ".replaced", ".damaged"
 _LOOK_AGAIN_S = 0.2
 
 
@@ -121,6 +121,11 @@ def newest(folder: Path, *, late_files_s: float) -> Checkpoint | None:
     """
     for path in folder.glob("step-*" + ASIDE):
         shutil.rmtree(path)  # of a save that was killed
+    for path in folder.glob("step-*" + REPLACED):
+        if (own := path.with_name(path.name.removesuffix(REPLACED))).exists():
+            shutil.rmtree(path)
+        else:  # killed before the new one had its name
+            path.rename(own)
     damaged: list[Path] = []
     for path in reversed(_complete(folder)):
         damage = _damage(path, late_files_s)

@@ -64,7 +64,10 @@ class Expectation:
         step_s = sum(one["step_s"] for one in self._seen)
         memory = reading["device_memory_peak_gib"]
         if self._machine.is_cpu:
-            memory = reading["host_memory_gib"] - self._host_gib
+            # The copy of a rank's weights and moments that a checkpoint is written from.
+            parameters = sum(self._estimates[stage.name].parameters.values())
+            copy_gib = 12 * parameters / self._machine.ranks / GIB
+            memory = reading["host_memory_gib"] - self._host_gib - copy_gib
         found = shortfalls(
             self._recipe,
             self._estimates[stage.name],

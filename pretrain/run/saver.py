@@ -33,7 +33,7 @@ from pretrain.files import (
     write_tensors,
 )
 from pretrain.recipe import CheckpointOptions
-from pretrain.run.checkpoint import ASIDE, STATE_FILE, RunState, remove_old, tag_of
+from pretrain.run.checkpoint import ASIDE, REPLACED, STATE_FILE, RunState, remove_old, tag_of
 from pretrain.run.metrics import RunLog
 
 if TYPE_CHECKING:
@@ -200,8 +200,11 @@ class Saver:
             "bytes": {name: size for name, (_, size) in files.items()},
         }
         write_durably(aside / STATE_FILE, json.dumps(record, indent=2))
-        shutil.rmtree(final, ignore_errors=True)
+        replaced = final.with_name(final.name + REPLACED)
+        if final.exists():  # a stage's last step was saved, and now its end is
+            rename_durably(final, replaced)
         rename_durably(aside, final)
+        shutil.rmtree(replaced, ignore_errors=True)
         keep, keep_every = self._options.keep, self._options.keep_every_steps
         remove_old(self._folder, keep=keep, keep_every_steps=keep_every)
         return {}

@@ -1,7 +1,8 @@
 """Signals: a request to stop becomes a checkpoint, and an exit code that asks to be continued.
 
 SIGTERM, SIGUSR1 and SIGINT set a flag. The ranks agree on it once a step, in a sum that they make
-anyway, save, and leave with 75. A second SIGINT ends this process at once (130). Before training
+anyway, save, and leave with 75. A second SIGINT, a second after the first or later (one Ctrl-C may
+come by several ways), ends this process at once (130). Before training
 nothing can be lost: there the first signal ends this process at once, with 75 too.
 """
 
@@ -9,11 +10,13 @@ import os
 import signal
 import sys
 import threading
+import time
 from types import FrameType
 
 from pretrain.faults import CONTINUE, INTERRUPTED, end_now
 from pretrain.launched import register
 
+_SAME_S = 1.0
 _STOPS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
 
 
@@ -23,6 +26,7 @@ class Signals:
     def __init__(self) -> None:
         self._training = False
         self._first: str | None = None
+        self._first_at = 0.0
         self._lock = threading.Lock()
         # The kernel's signal reaches this pipe at once; Python's own handlers would wait for the
         # main thread, and that may be stuck in a collective.
@@ -59,9 +63,13 @@ class Signals:
                 # whether the launcher ends this rank because another one has died.
                 os._exit(CONTINUE)
             if self._first is None:
-                self._first = one.name
+                self._first, self._first_at = one.name, time.monotonic()
                 _say(f"{one.name}: a checkpoint after this step (evaluation, save), then the end")
-            elif one == signal.SIGINT and self._first == one.name:
+            elif (
+                one == signal.SIGINT
+                and self._first == one.name
+                and time.monotonic() > self._first_at + _SAME_S
+            ):
                 _say("SIGINT again: this process ends now, without a checkpoint")
                 end_now(INTERRUPTED)
 
