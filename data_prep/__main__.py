@@ -16,6 +16,7 @@ from data_prep.options import BuildOptions, TaggingOptions
 from data_prep.pictures import PictureOptions
 from data_prep.pool import PoolOptions, RunOptions
 from data_prep.sources import SourceOptions
+from data_prep.stats import StatsOptions, stats
 from data_prep.verify import verify
 from data_prep.vocabulary import VocabularyOptions
 from data_prep.weigh import WeighOptions, weigh
@@ -116,6 +117,12 @@ def run_weigh(chosen: Namespace) -> int:
     return 0
 
 
+def run_stats(chosen: Namespace) -> int:
+    """Say what is in a dataset."""
+    print(stats(chosen.dataset, options_of(StatsOptions, chosen)))
+    return 0
+
+
 def summarise(out: Path, manifest: Manifest, tokens: np.ndarray) -> str:
     """A short table of what was written and what was left out."""
     lines = [("dataset", str(out)), ("samples", f"{manifest.samples:,}")]
@@ -158,13 +165,18 @@ COMMANDS: dict[str, tuple[str, tuple[type, ...], Callable[[Namespace], int]]] = 
         (PoolOptions,),
         run_verify,
     ),
+    "stats": (
+        "Count what is in a dataset directory: sizes, caption lengths, vocabulary, rejections.",
+        (StatsOptions,),
+        run_stats,
+    ),
     "weigh": (
         "Weigh the samples of a dataset directory by a metadata column.",
         (WeighOptions,),
         run_weigh,
     ),
 }
-ON_A_DATASET = {"weigh", "merge", "verify"}  # commands that name a dataset directory first
+ON_A_DATASET = {"weigh", "merge", "verify", "stats"}  # commands that name a dataset directory first
 
 if __name__ == "__main__":
     sys.exit(main())
