@@ -11,6 +11,7 @@ from jsonargparse import ArgumentParser, Namespace, set_parsing_settings
 
 from data_prep.build import build_dataset, build_share
 from data_prep.captions import CaptionOptions
+from data_prep.inspection import InspectOptions, inspect
 from data_prep.merge import merge
 from data_prep.options import BuildOptions, TaggingOptions
 from data_prep.pictures import PictureOptions
@@ -117,6 +118,12 @@ def run_weigh(chosen: Namespace) -> int:
     return 0
 
 
+def run_inspect(chosen: Namespace) -> int:
+    """Write a page that shows a dataset."""
+    print(inspect(chosen.dataset, options_of(InspectOptions, chosen)))
+    return 0
+
+
 def run_stats(chosen: Namespace) -> int:
     """Say what is in a dataset."""
     print(stats(chosen.dataset, options_of(StatsOptions, chosen)))
@@ -165,6 +172,11 @@ COMMANDS: dict[str, tuple[str, tuple[type, ...], Callable[[Namespace], int]]] = 
         (PoolOptions,),
         run_verify,
     ),
+    "inspect": (
+        "Write an HTML page that shows a dataset directory: samples, histograms, reductions.",
+        (InspectOptions,),
+        run_inspect,
+    ),
     "stats": (
         "Count what is in a dataset directory: sizes, caption lengths, vocabulary, rejections.",
         (StatsOptions,),
@@ -176,7 +188,13 @@ COMMANDS: dict[str, tuple[str, tuple[type, ...], Callable[[Namespace], int]]] = 
         run_weigh,
     ),
 }
-ON_A_DATASET = {"weigh", "merge", "verify", "stats"}  # commands that name a dataset directory first
+ON_A_DATASET = {
+    "weigh",
+    "merge",
+    "verify",
+    "stats",
+    "inspect",
+}  # commands that name a dataset directory first
 
 if __name__ == "__main__":
     sys.exit(main())

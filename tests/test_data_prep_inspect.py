@@ -2,6 +2,10 @@
 
 import json
 import shutil
+import subprocess
+import sys
+from collections import Counter
+from html.parser import HTMLParser
 from pathlib import Path
 
 import numpy as np
@@ -11,8 +15,15 @@ from dataset_copies import change_manifest
 
 from data_prep.__main__ import main
 from data_prep.build import build_dataset
+from data_prep.contact_sheet import small
+from data_prep.inspection_page import bins_of
+from data_prep.kept import kept_patches, kept_tokens
+from data_prep.stats import Tally
 from pretrain.data.dataset import Dataset
+from pretrain.tokens.text_reduction import reduce_tokens
+from pretrain.tokens.tokenizer import open_tokenizer
 
+ROOT = Path(__file__).resolve().parents[1]
 ROWS = 90
 
 
@@ -130,3 +141,100 @@ def test_damage_is_named_in_one_line(copied, capsys):
 def test_a_count_below_one_is_refused(built, capsys):
     assert main(["stats", str(built), "--samples", "0"]) == 2
     assert "--samples=0" in capsys.readouterr().err
+
+
+class Page(HTMLParser):
+    """What a browser would load, and the text of each kind of element."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.loaded: list[str] = []
+        self.tags: Counter[str] = Counter()
+        self.tokens: list[tuple[str, str]] = []  # classes, text
+        self.text = ""
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):
+        told = dict(attrs)
+        self.tags[tag] += 1
+        self.loaded += [told[name] for name in ("src", "href") if name in told]
+        if "token" in (told.get("class") or "").split():
+            self.tokens.append((told["class"], ""))
+
+    def handle_data(self, data):
+        self.text += data
+        if self.tokens and not self.tokens[-1][1]:
+            self.tokens[-1] = (self.tokens[-1][0], data)
+
+
+def test_the_page_shows_samples_and_counts_and_loads_nothing(built, tmp_path, capsys):
+    pages = [tmp_path / "one.html", tmp_path / "other.html"]
+    for page in pages:
+        assert main(["inspect", str(built), "--out", str(page), "--samples", "7"]) == 0
+    assert pages[0].read_bytes() == pages[1].read_bytes()
+    page = Page(pages[0].read_text())
+    # Charts refer to parts of their own drawing by "#…".
+    assert all(where.startswith(("data:image/jpeg;base64,", "#")) for where in page.loaded)
+    assert page.tags["img"] == 7 and page.tags["image"] == 5 and not page.tags["script"]
+    words = " ".join(page.text.split())
+    for reason in ("image_too_small", "image_unreadable", "duplicate_key"):
+        assert reason in words
+    assert "image_aspect" not in words  # none was rejected for it
+    dataset = Dataset(built, "full")
+    pieces = open_tokenizer(built / "tokenizer.model").pieces()
+    wanted = []
+    for row in (int((i + 0.5) * len(dataset) / 7) for i in range(7)):
+        sample = dataset.read(row)
+        names = {1: "noun", 2: "adjective", 3: "verb", 4: "other"}
+        wanted += [
+            (names[int(kind) & 0x7F], pieces[token].strip() or "␣")
+            for token, kind in zip(sample.ids.tolist(), sample.classes, strict=True)
+        ]
+    legend = 4
+    shown = [(classes.split()[1], text) for classes, text in page.tokens[legend:]]
+    assert shown[: len(wanted)] == wanted
+    # Three sentences: two further ones begin within each long caption.
+    assert any("sentence" in classes for classes, _ in page.tokens)
+
+
+def test_what_is_kept_is_what_training_keeps():
+    rng = np.random.default_rng(7)
+    ids = rng.permutation(500)[:30].astype(np.int64)
+    classes = rng.integers(1, 5, 30)
+    classes[[0, 11, 19]] |= 0x80
+    counts = rng.integers(1, 1000, 500).astype(np.uint64)
+    for name, places in kept_tokens(ids, classes, counts).items():
+        draws = np.random.default_rng(0).random((1, 30))
+        kept, (length,) = reduce_tokens(
+            *(name, ids[None], classes[None], np.asarray([30]), 8, draws, counts)
+        )
+        assert ids[places].tolist() == kept[0, :length].tolist(), name
+    for way in kept_patches():
+        assert len(way.kept) + len(way.dropped) == way.grid**2
+        assert len(way.kept) == (196 if way.name == "none" else 49)
+
+
+def test_bins_hold_every_value_once():
+    rng = np.random.default_rng(3)
+    for values, step in (
+        *((rng.integers(1, 9, 500), 1), (rng.geometric(0.01, 5000), 1), (np.full(9, 64), 1)),
+        (np.round(rng.uniform(0.3, 4, 900), 2), 0.01),
+    ):
+        tally = Tally()
+        tally.add(values)
+        bins = bins_of(tally, "px", step)
+        assert sum(one.count for one in bins) == len(values)
+        for one in bins[:-1]:  # the last has the tail
+            inside = (values > one.low) & (values < one.high)
+            assert one.count == inside.sum(), (one, step)
+
+
+def test_the_page_is_drawn_without_torch():
+    code = "import sys, data_prep.inspection_page as p; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0
+
+
+def test_a_picture_that_is_none_leaves_a_blank():
+    assert small(b"\xff\xd8 no picture") is None
+    broken = encoded(picture(1), "JPEG")
+    assert small(broken) is not None and small(broken[:400]) is None
