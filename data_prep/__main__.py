@@ -11,11 +11,13 @@ from jsonargparse import ArgumentParser, Namespace, set_parsing_settings
 
 from data_prep.build import build_dataset, build_share
 from data_prep.captions import CaptionOptions
+from data_prep.inspection import InspectOptions, inspect
 from data_prep.merge import merge
 from data_prep.options import BuildOptions, TaggingOptions
 from data_prep.pictures import PictureOptions
 from data_prep.pool import PoolOptions, RunOptions
 from data_prep.sources import SourceOptions
+from data_prep.stats import StatsOptions, stats
 from data_prep.verify import verify
 from data_prep.vocabulary import VocabularyOptions
 from data_prep.weigh import WeighOptions, weigh
@@ -116,6 +118,18 @@ def run_weigh(chosen: Namespace) -> int:
     return 0
 
 
+def run_inspect(chosen: Namespace) -> int:
+    """Write a page that shows a dataset."""
+    print(inspect(chosen.dataset, options_of(InspectOptions, chosen)))
+    return 0
+
+
+def run_stats(chosen: Namespace) -> int:
+    """Say what is in a dataset."""
+    print(stats(chosen.dataset, options_of(StatsOptions, chosen)))
+    return 0
+
+
 def summarise(out: Path, manifest: Manifest, tokens: np.ndarray) -> str:
     """A short table of what was written and what was left out."""
     lines = [("dataset", str(out)), ("samples", f"{manifest.samples:,}")]
@@ -158,13 +172,29 @@ COMMANDS: dict[str, tuple[str, tuple[type, ...], Callable[[Namespace], int]]] = 
         (PoolOptions,),
         run_verify,
     ),
+    "inspect": (
+        "Write an HTML page that shows a dataset directory: samples, histograms, reductions.",
+        (InspectOptions,),
+        run_inspect,
+    ),
+    "stats": (
+        "Count what is in a dataset directory: sizes, caption lengths, vocabulary, rejections.",
+        (StatsOptions,),
+        run_stats,
+    ),
     "weigh": (
         "Weigh the samples of a dataset directory by a metadata column.",
         (WeighOptions,),
         run_weigh,
     ),
 }
-ON_A_DATASET = {"weigh", "merge", "verify"}  # commands that name a dataset directory first
+ON_A_DATASET = {
+    "weigh",
+    "merge",
+    "verify",
+    "stats",
+    "inspect",
+}  # commands that name a dataset directory first
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -2,7 +2,6 @@
 
 import io
 import json
-import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,17 +9,10 @@ from typing import Any
 
 import numpy as np
 
+from data_prep.reading import smallest_tier, spaced_rows
 from pretrain.checks import check_between, check_positive
 from pretrain.files import write_durably
-from pretrain.shard_format import (
-    COPY_AGAIN,
-    INDEX_FILE,
-    Manifest,
-    index_dtype,
-    path_inside,
-    read_manifest,
-    weights_file,
-)
+from pretrain.shard_format import Manifest, read_manifest, weights_file
 
 _SHOWN_GROUPS = 10
 
@@ -88,25 +80,10 @@ def _groups(directory: Path, manifest: Manifest, column: str) -> tuple[np.ndarra
 
 def _metadata(directory: Path, manifest: Manifest) -> Iterator[dict[str, Any]]:
     """Metadata of every sample, from the tier with the smallest files."""
-    name, tier = min(
-        manifest.tiers.items(), key=lambda t: sum(shard.bytes for shard in t[1].shards)
-    )
-    path = path_inside(directory, f"{name}/{INDEX_FILE}", "tiers")
-    index = np.load(path, mmap_mode="r")
-    if index.dtype != index_dtype(len(manifest.captions)) or len(index) != manifest.samples:
-        raise ValueError(f"index {path} does not go with the manifest: {COPY_AGAIN}")
-    first = 0
-    for number, shard in enumerate(tier.shards):
-        file = path_inside(directory, shard.file, f"tiers.{name}.shards.{number}.file")
-        members = index["json"][first : first + shard.samples].tolist()
-        first += shard.samples
-        with file.open("rb") as content:
-            for offset, size, crc32 in members:
-                content.seek(offset)
-                block = content.read(size)
-                if zlib.crc32(block) != crc32:
-                    raise ValueError(f"{file}: metadata at byte {offset} is damaged: {COPY_AGAIN}")
-                yield json.loads(block)["meta"]
+    reader = smallest_tier(directory, manifest)
+    for rows in spaced_rows(manifest.samples, None):
+        for (details,) in reader.read(rows, ("json",)):
+            yield json.loads(details)["meta"]
 
 
 def _table(path: Path, names: list[str], sizes: np.ndarray, weights: np.ndarray) -> str:

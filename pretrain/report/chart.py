@@ -110,10 +110,10 @@ def line_chart(
         return None
     x_top = max([x_limit, *(x for _, points in drawn for x, _ in points)]) or 1.0
     y_top = max(y_reach, *(y for _, points in drawn for _, y in points)) or 1.0
-    y_ticks = _ticks(min(y_top, y_limit), 4)
-    x_ticks = [x for x in _ticks(x_top, 5 if width == WIDE else 4) if x <= x_top * 1.0001]
+    y_ticks = round_ticks(min(y_top, y_limit), 4)
+    x_ticks = [x for x in round_ticks(x_top, 5 if width == WIDE else 4) if x <= x_top * 1.0001]
 
-    figure, axes = _axes(width, HEIGHT, (LEFT, RIGHT, TOP, BOTTOM))
+    figure, axes = make_axes(width, HEIGHT, (LEFT, RIGHT, TOP, BOTTOM))
     axes.set(xlim=(0, x_top), ylim=(0, y_ticks[-1]), xlabel="samples seen")
     axes.set_xticks(x_ticks, map(figures.short, x_ticks))
     axes.set_yticks(y_ticks, map(write_tick, y_ticks))
@@ -149,7 +149,7 @@ def bar_chart(
     top = max(reach, max((max(bar.values) for bar in bars), default=0)) or 1.0
     row = NAME_HEIGHT + (BAR + 2) * max(map(len, groups.values()), default=0) + GAP
     height = row * len(groups)
-    figure, axes = _axes(WIDE, height, (4, 58, 0, 0))
+    figure, axes = make_axes(WIDE, height, (4, 58, 0, 0))
     axes.set(xlim=(0, top), ylim=(height, 0), xticks=[], yticks=[])
     tips: dict[str, str] = {}
     for i, (group, members) in enumerate(groups.items()):
@@ -203,14 +203,15 @@ def moving_mean(values: Sequence[float], half: int) -> np.ndarray:
     return (sums[end] - sums[begin]) / (end - begin)
 
 
-def _axes(width: int, height: int, margins: tuple[int, int, int, int]) -> tuple[Figure, Axes]:
+def make_axes(width: int, height: int, margins: tuple[int, int, int, int]) -> tuple[Figure, Axes]:
+    """A figure of so many px with one plot in it; margins: left, right, top, bottom, in px."""
     left, right, top, bottom = margins
     figure = Figure(figsize=(width / 72, height / 72))
     inner = (width - left - right) / width, (height - top - bottom) / height
     return figure, figure.add_axes((left / width, bottom / height, *inner))
 
 
-def _ticks(top: float, steps: int) -> list[float]:
+def round_ticks(top: float, steps: int) -> list[float]:
     """Round values from 0 upwards; the last is the first that reaches `top`."""
     values = MaxNLocator(steps, steps=[1, 2, 2.5, 5, 10]).tick_values(0, top)
     return [float(value) for value in values]

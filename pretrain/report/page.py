@@ -1,10 +1,5 @@
 """The page as a whole: the sections in reading order, in one file without outside requests."""
 
-from pathlib import Path
-
-from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
-
-from pretrain.report import figures
 from pretrain.report.abilities import ability_charts, indistinct_note
 from pretrain.report.comparison import THIS_RUN, comparison_of
 from pretrain.report.curves import curves, running_curves
@@ -14,11 +9,12 @@ from pretrain.report.results import result_tables
 from pretrain.report.run_folder import Record, Run
 from pretrain.report.several import differences, figures_tables, names_of, overlaid
 from pretrain.report.summary import final_sets
+from pretrain.report.template import template
 
 
 def render(run: Run, comparison: Record | None = None) -> str:
     """The report of a run as HTML text; a part without records is left out with a sentence."""
-    return _template("page.html").render(
+    return template("page.html").render(
         run=run,
         lead=lead(run),
         sets=final_sets(run),
@@ -41,7 +37,7 @@ def render_several(runs: list[Run]) -> str:
     """Several runs on one page, as HTML text."""
     names = names_of(runs)
     large, small = overlaid(runs, names)
-    return _template("several.html").render(
+    return template("several.html").render(
         runs=runs,
         names=names,
         differences=differences(runs, names),
@@ -49,15 +45,3 @@ def render_several(runs: list[Run]) -> str:
         large=large,
         small=small,
     )
-
-
-def _template(name: str) -> Template:
-    templates = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    templates.filters["duration"] = figures.duration
-    return templates.get_template(name)

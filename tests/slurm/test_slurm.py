@@ -2,6 +2,8 @@
 
 import hashlib
 import io
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 from cluster import Cluster
 from PIL import Image
-from slurm_runs import ENV, RECIPE, SITE, assert_same_losses, start
+from slurm_runs import ENV, RECIPE, ROOT, SITE, assert_same_losses, start
 
 from pretrain.data.dataset import Dataset
 
@@ -26,30 +28,46 @@ def test_pretraining_by_template_gives_the_losses_of_plain_torchrun(
     assert_same_losses(tmp_path / "run", undisturbed)
 
 
-def test_data_prep_array_builds_a_whole_dataset_from_each_source(
+def test_slices_join_to_the_dataset_of_one_build_after_one_of_them_failed(
     cluster: Cluster, tiny_dataset: Path, tmp_path: Path
 ):
-    sources = [tmp_path / "first corpus.parquet", tmp_path / "second.parquet"]  # a space on purpose
-    for number, source in enumerate(sources):
-        write_corpus(source, rows=6 + number, seed=number)
-    (tmp_path / "sources.txt").write_text("".join(f"{source}\n" for source in sources))
-    out = tmp_path / "out"
-    tokenizer = tiny_dataset / "tokenizer.model"
-    request = (
-        *("--array=0-1", *SITE, "slurm/data_prep.sbatch", tmp_path / "sources.txt", out),
-        *("--tokenizer", tokenizer, "--tiers", "full:95"),
+    source = tmp_path / "the corpus.parquet"  # a space on purpose
+    write_corpus(source, rows=13, seed=0)
+    built, whole = tmp_path / "built", tmp_path / "whole"
+    build = ("--source", source, "--tokenizer", tiny_dataset / "tokenizer.model")
+    build += ("--tiers", "full:95", "--shard_samples", "5", "--tagger", "none")
+    slices = (*SITE, "slurm/data_prep.sbatch", *build, "--out", built)
+    merge = ("sbatch", "--parsable", *SITE, "--kill-on-invalid-dep=yes")
+
+    env = {**ENV, "COUNT": "3"}
+    first = cluster.submit("--array=0", *slices, env=env)
+    assert first.completed and "share 0 of 3 is done: 1 of 3 tasks" in first.log, first.log
+    obstacle = built / ".build/000001"
+    obstacle.write_text("a file where the second slice needs a folder")
+    array = cluster.start("--array=0-2", *slices, env=ENV)
+    after = f"--dependency=afterok:{array}"
+    joining = cluster.run(*merge, after, "slurm/data_prep_merge.sbatch", built, env=ENV).strip()
+    job = cluster.ended(array)
+    assert sorted(job.states) == ["COMPLETED", "COMPLETED", "FAILED"], job.log
+    assert "000001" in job.log
+    assert cluster.ended(joining).states == ["CANCELLED"]
+    assert not (built / "manifest.json").exists()
+
+    obstacle.unlink()
+    again = cluster.start("--array=1", *slices, env=env)
+    after = f"--dependency=afterok:{again}"
+    joining = cluster.run(*merge, after, "slurm/data_prep_merge.sbatch", built, env=ENV).strip()
+    assert cluster.ended(again).completed, cluster.log(again)
+    joined = cluster.ended(joining)
+    assert joined.completed and "everything is as its manifest says" in joined.log, joined.log
+    assert_whole(built, samples=13)
+    subprocess.run(
+        [sys.executable, "-m", "data_prep", "build", *build, "--out", whole], cwd=ROOT, check=True
     )
-
-    job = cluster.submit(*request, env=ENV)
-    assert job.completed and len(job.states) == 2, job.log
-    for number in range(2):
-        part = out / f"part-{number:05d}"
-        assert_whole(part, samples=6 + number)
-        assert (part / "tokenizer.model").read_bytes() == tokenizer.read_bytes()
-
-    again = cluster.submit(*request, env=ENV)
-    assert again.completed, again.log
-    assert again.log.count("is finished and stays as it is") == 2, again.log
+    files = sorted(path.relative_to(whole) for path in whole.rglob("*") if path.is_file())
+    assert sorted(p.relative_to(built) for p in built.rglob("*") if p.is_file()) == files
+    for file in files:
+        assert (built / file).read_bytes() == (whole / file).read_bytes(), file
 
 
 def write_corpus(file: Path, *, rows: int, seed: int) -> None:
@@ -81,7 +99,9 @@ def assert_whole(directory: Path, *, samples: int) -> None:
         (("pretrain_1node.sbatch",), "first argument is the recipe"),
         (("pretrain_1node.sbatch", "nowhere.yaml"), "no recipe nowhere.yaml"),
         (("pretrain_multinode.sbatch", "nowhere.yaml"), "no recipe nowhere.yaml"),
-        (("data_prep.sbatch", "sources.txt", "out"), "submit as an array"),
+        (("data_prep.sbatch", "--out", "out"), "submit as an array"),
+        (("data_prep_merge.sbatch",), "afterok"),
+        (("data_prep_merge.sbatch", "nowhere"), "nowhere holds no build to join"),
     ],
 )
 def test_an_impossible_request_ends_the_job_with_the_reason(

@@ -1,0 +1,74 @@
+"""Members of a finished dataset's samples, by row: no torch, one open file, every crc32 checked."""
+
+import zlib
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pretrain.shard_format import COPY_AGAIN, INDEX_FILE, Manifest, index_dtype, path_inside
+
+_BLOCK_ROWS = 1 << 13
+
+
+class TierReader:
+    """One tier of a dataset. ValueError or OSError name the file that is not as it should be."""
+
+    def __init__(self, directory: Path, manifest: Manifest, name: str) -> None:
+        self.directory = directory
+        self.name = name
+        self.tier = manifest.tiers[name]
+        path = path_inside(directory, f"{name}/{INDEX_FILE}", "tiers")
+        index = np.load(path, mmap_mode="r", allow_pickle=False)
+        if index.dtype != index_dtype(len(manifest.captions)) or len(index) != manifest.samples:
+            raise ValueError(f"index {path} does not go with the manifest: {COPY_AGAIN}")
+        self.index: NDArray[Any] = index
+
+    def read(self, rows: NDArray[np.int64], members: Sequence[str]) -> Iterator[list[bytes]]:
+        """The wanted members of each row. Ascending rows open each shard once."""
+        picked = self.index[rows]
+        places = [picked[member].tolist() for member in members]
+        with ExitStack() as opened:
+            number, file = -1, None
+            for shard, *sample in zip(picked["shard"].tolist(), *places, strict=True):
+                if file is None or shard != number:
+                    opened.close()
+                    number, file = shard, opened.enter_context(self._path(shard).open("rb"))
+                contents: list[bytes] = []
+                for offset, size, crc32 in sample:
+                    file.seek(offset)
+                    contents.append(file.read(size))
+                    if zlib.crc32(contents[-1]) != crc32:
+                        raise ValueError(
+                            f"{file.name}: the member at byte {offset} is damaged: {COPY_AGAIN}"
+                        )
+                yield contents
+
+    def _path(self, shard: int) -> Path:
+        if shard >= len(self.tier.shards):
+            raise ValueError(
+                f"the index of {self.directory / self.name} names shard {shard}, the manifest has "
+                f"{len(self.tier.shards)}: {COPY_AGAIN}"
+            )
+        entry = f"tiers.{self.name}.shards.{shard}.file"
+        return path_inside(self.directory, self.tier.shards[shard].file, entry)
+
+
+def smallest_tier(directory: Path, manifest: Manifest) -> TierReader:
+    """The tier with the smallest files: what is no picture is the same in all."""
+
+    def size(name: str) -> int:
+        return sum(shard.bytes for shard in manifest.tiers[name].shards)
+
+    return TierReader(directory, manifest, min(manifest.tiers, key=size))
+
+
+def spaced_rows(samples: int, wanted: int | None) -> Iterator[NDArray[np.int64]]:
+    """Ascending rows, all of them or so many at equal distances, in blocks of bounded size."""
+    count = samples if wanted is None else min(wanted, samples)
+    for first in range(0, count, _BLOCK_ROWS):
+        places = np.arange(first, min(first + _BLOCK_ROWS, count), dtype=np.int64)
+        yield (2 * places + 1) * samples // (2 * count)

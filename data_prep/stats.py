@@ -1,0 +1,279 @@
+"""What is in a dataset, counted in one pass in bounded memory: a table, or JSON."""
+
+import json
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from data_prep.reading import smallest_tier, spaced_rows
+from pretrain.checks import check_positive
+from pretrain.files import write_durably
+from pretrain.shard_format import Manifest, read_manifest, read_token_counts
+
+CONTEXTS = (8, 16, 32, 77)  # text lengths of CLIPA's recipes and of CLIP
+SPECIAL_TOKENS = 1  # of a context; towers with bos and eos have two
+QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95, 0.99)
+SIZES = {
+    "width_px": "width, px",
+    "height_px": "height, px",
+    "shorter_px": "shorter side, px",
+    "aspect": "width / height",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class StatsOptions:
+    """What is counted, and where to"""
+
+    samples: int | None = None
+    """Look at so many samples at equal distances. Null: at all."""
+    json: Path | None = None
+    """File for the same figures as JSON."""
+
+    def __post_init__(self) -> None:
+        check_positive({"--samples": self.samples})
+
+
+@dataclass(frozen=True)
+class Tally:
+    """How often each value occurs; as large as there are different values."""
+
+    counts: Counter[Any] = field(default_factory=Counter)
+
+    def add(self, values: NDArray[Any]) -> None:
+        found, times = np.unique(values, return_counts=True)
+        for value, count in zip(found.tolist(), times.tolist(), strict=True):
+            self.counts[value] += count
+
+    @property
+    def total(self) -> int:
+        return self.counts.total()
+
+    @property
+    def mean(self) -> float:
+        return sum(value * count for value, count in self.counts.items()) / self.total
+
+    def quantile(self, share: float) -> float:
+        """The smallest value that at least this share of all does not exceed."""
+        values = sorted(self.counts)
+        reached = np.cumsum([self.counts[value] for value in values])
+        return values[int(np.searchsorted(reached, share * self.total - 1e-9))]
+
+    def share_above(self, limit: float) -> float:
+        return sum(count for value, count in self.counts.items() if value > limit) / self.total
+
+
+@dataclass(frozen=True, kw_only=True)
+class Survey:
+    """Everything that was counted of a dataset."""
+
+    directory: Path
+    manifest: Manifest
+    looked_at: int
+    sizes: dict[str, Tally]  # by SIZES; of the source's pictures, before tiers shrink them
+    lengths: dict[str, Tally]  # tokens of each caption, by its name, of the samples that have it
+    token_counts: NDArray[np.uint64]  # (V,)
+    are_counts_of_all: bool  # or of the samples looked at, where the build wrote none
+
+    @property
+    def rejected(self) -> dict[str, int]:
+        """Reason -> count, the most frequent first, without those that never came."""
+        found = sorted(self.manifest.rejected.items(), key=lambda item: (-item[1], item[0]))
+        return {reason: count for reason, count in found if count}
+
+    @property
+    def rows(self) -> int:
+        """What there was before anything was rejected."""
+        return self.manifest.samples + sum(self.manifest.rejected.values())
+
+    @property
+    def used_ids(self) -> int:
+        return int(np.count_nonzero(self.token_counts))
+
+
+def survey(directory: Path, samples: int | None) -> Survey:
+    """Count. ValueError or OSError name what cannot be read and the remedy."""
+    manifest = read_manifest(directory)
+    reader = smallest_tier(directory, manifest)
+    has_counts = manifest.token_counts is not None
+    counts = np.zeros(manifest.tokenizer.vocab_size, np.uint64)
+    if has_counts:
+        counts = read_token_counts(directory, manifest)
+    sizes = {name: Tally() for name in SIZES}
+    lengths = {name: Tally() for name in manifest.captions}
+    looked_at = 0
+    total = min(samples or manifest.samples, manifest.samples)
+    with tqdm(total=total, unit=" samples", desc="stats", disable=None) as bar:
+        for rows in spaced_rows(manifest.samples, samples):
+            tokens = reader.index["tokens"][rows]
+            for column, name in enumerate(manifest.captions):
+                lengths[name].add(tokens[:, column][tokens[:, column] > 0])
+            pixels = np.empty((len(rows), 2), np.int64)
+            members = ("json",) if has_counts else ("json", "ids")
+            for place, (details, *ids) in enumerate(reader.read(rows, members)):
+                told = json.loads(details)
+                pixels[place] = told["width"], told["height"]
+                if ids:
+                    count_ids(counts, np.frombuffer(ids[0], manifest.token_dtype))
+            add_sizes(sizes, pixels)
+            looked_at += len(rows)
+            bar.update(len(rows))
+    return Survey(
+        directory=directory,
+        manifest=manifest,
+        looked_at=looked_at,
+        sizes=sizes,
+        lengths=lengths,
+        token_counts=counts,
+        are_counts_of_all=has_counts or looked_at == manifest.samples,
+    )
+
+
+def count_ids(counts: NDArray[np.uint64], ids: NDArray[Any]) -> None:
+    """Count those of the vocabulary; readers leave samples with others out."""
+    np.add.at(counts, ids[ids < len(counts)], np.uint64(1))
+
+
+def add_sizes(sizes: dict[str, Tally], pixels: NDArray[np.int64]) -> None:
+    """pixels: (n, 2), width and height."""
+    width, height = pixels[:, 0], pixels[:, 1]
+    sizes["width_px"].add(width)
+    sizes["height_px"].add(height)
+    sizes["shorter_px"].add(pixels.min(axis=1))
+    sizes["aspect"].add(np.round(width / height, 2))  # to hundredths, so that the tally stays small
+
+
+def stats(directory: Path, options: StatsOptions) -> str:
+    """The table of a dataset; the same figures go to options.json."""
+    found = survey(directory, options.samples)
+    if options.json is not None:
+        content = json.dumps(figures_of(found), indent=2, ensure_ascii=False) + "\n"
+        write_durably(options.json, content.encode())
+    return table(found)
+
+
+def figures_of(found: Survey) -> dict[str, Any]:
+    """The survey as plain values."""
+    return {
+        "samples": found.manifest.samples,
+        "looked_at": found.looked_at,
+        "tiers": {
+            name: {
+                "shortest_px": tier.shortest_px,
+                "shards": len(tier.shards),
+                "bytes": sum(shard.bytes for shard in tier.shards),
+            }
+            for name, tier in found.manifest.tiers.items()
+        },
+        "pictures": {
+            name: {
+                q: tally.quantile(share) for q, share in (("min", 0), ("median", 0.5), ("max", 1))
+            }
+            for name, tally in found.sizes.items()
+        },
+        "captions": {
+            name: caption_figures(tally, found.looked_at) for name, tally in found.lengths.items()
+        },
+        "vocabulary": {
+            "ids": len(found.token_counts),
+            "used": found.used_ids,
+            "of_all_samples": found.are_counts_of_all,
+        },
+        "rejected": found.manifest.rejected,
+    }
+
+
+def caption_figures(tally: Tally, looked_at: int) -> dict[str, Any]:
+    """Tokens without special ones. cut_at: the share that a context of so many tokens cuts, one of
+    which is special."""
+    if not tally.total:
+        return {"samples": 0}
+    return {
+        "samples": tally.total,
+        "share": tally.total / looked_at,
+        "mean": tally.mean,
+        "max": tally.quantile(1),
+        "percentiles": {f"{share:.0%}": tally.quantile(share) for share in QUANTILES},
+        "cut_at": {str(tokens): tally.share_above(tokens - SPECIAL_TOKENS) for tokens in CONTEXTS},
+    }
+
+
+def table(found: Survey) -> str:
+    """The survey for a screen."""
+    plain = figures_of(found)
+    part = "" if found.looked_at == plain["samples"] else f", {found.looked_at:,} looked at"
+    lines = [
+        ["dataset", str(found.directory)],
+        ["samples", f"{plain['samples']:,}{part}"],
+    ]
+    for name, tier in plain["tiers"].items():
+        px = f"shortest side {tier['shortest_px']} px" if tier["shortest_px"] else "own size"
+        shards = f"{tier['shards']:,} shard" + "s" * (tier["shards"] > 1)
+        lines.append([f"tier {name}", f"{tier['bytes'] / 1e6:,.1f} MB, {shards}, {px}"])
+    scope = "" if found.are_counts_of_all else " by the samples looked at"
+    share = found.used_ids / len(found.token_counts)
+    used = f"{len(found.token_counts):,} ids, {found.used_ids:,} used ({share:.1%}){scope}"
+    lines.append(["vocabulary", used])
+    lines.append(["rejected", f"{found.rows - plain['samples']:,} of {found.rows:,} rows"])
+    lines += [
+        [f"  {reason}", f"{count:,} ({count / found.rows:.2%})"]
+        for reason, count in found.rejected.items()
+    ]
+    head = "\n".join(f"{label:<24}{value}" for label, value in lines)
+    return "\n\n".join([head, columns(size_rows(plain["pictures"])), *caption_tables(plain)])
+
+
+def size_rows(pictures: dict[str, Any]) -> list[list[str]]:
+    """Least, middle and greatest of each size, with a heading."""
+    return [
+        ["pictures", "min", "median", "max"],
+        *(
+            [SIZES[name], *(f"{told[q]:,g}" for q in ("min", "median", "max"))]
+            for name, told in pictures.items()
+        ),
+    ]
+
+
+def caption_rows(captions: dict[str, Any]) -> list[list[str]]:
+    """Lengths of each caption, with a heading."""
+    quantiles, contexts = [f"{share:.0%}" for share in QUANTILES], [str(c) for c in CONTEXTS]
+    rows = [["tokens", "samples", "mean", *quantiles, "max", *(f"cut at {c}" for c in contexts)]]
+    for name, told in captions.items():
+        if not told["samples"]:
+            rows.append([name, "0", *["-"] * (len(rows[0]) - 2)])
+            continue
+        rows.append(
+            [
+                *(name, f"{told['samples']:,} ({told['share']:.1%})", f"{told['mean']:.1f}"),
+                *(f"{told['percentiles'][quantile]:,g}" for quantile in quantiles),
+                f"{told['max']:,g}",
+                *(f"{told['cut_at'][context]:.1%}" for context in contexts),
+            ]
+        )
+    return rows
+
+
+def caption_tables(plain: dict[str, Any]) -> list[str]:
+    """The captions' lengths, and what `cut at` means."""
+    note = (
+        "Tokens are without special ones; cut at 8: the share of the captions that a context of 8 "
+        f"tokens, {SPECIAL_TOKENS} of them special, cuts."
+    )
+    return [columns(caption_rows(plain["captions"])), note]
+
+
+def columns(rows: list[list[str]]) -> str:
+    """Cells under one another: the first left, the others right."""
+    wide = [max(map(len, cells)) for cells in zip(*rows, strict=True)]
+    return "\n".join(
+        "  ".join(
+            cell.rjust(width) if place else cell.ljust(width)
+            for place, (cell, width) in enumerate(zip(row, wide, strict=True))
+        )
+        for row in rows
+    )
