@@ -128,7 +128,7 @@ def read_record(path: Path, kind: type[Any]) -> Any:
     except ValidationError as error:
         first = error.errors()[0]["msg"]
         raise ValueError(
-            f"{path}: {first}; remove the folder {WORK_FOLDER} of the build and give its command again"
+            f"{path}: {first}; remove the build's folder {WORK_FOLDER} and give its command again"
         ) from error
 
 
