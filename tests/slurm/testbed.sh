@@ -181,7 +181,7 @@ up() { # NODES
         start_host "node$i" "10.77.0.$i"
         start_daemon "node$i" slurmd -D -N "node$i"
     done
-    wait_for 30 Slurm idle_nodes_are "$1"
+    wait_for 100 Slurm idle_nodes_are "$1"
 
     trap - EXIT
     echo "up: $1 nodes; eval \"\$($0 env $DIR)\""
