@@ -54,13 +54,19 @@ class StartOptions:
             )
 
 
-def check_start(options: StartOptions, model: CLIP, tokenizer_sha256: str) -> None:
-    """FileNotFoundError or ValueError for files that the first stage's model (without memory, on
-    the meta device) cannot start from."""
+def find_start(options: StartOptions) -> None:
+    """FileNotFoundError where this machine does not have what the first stage starts from."""
     for option in ("image", "text"):
         path: Path | None = getattr(options, option)
         if path is not None and not path.is_file():
             raise FileNotFoundError(f"start.{option}={path}: there is no such file")
+    if options.export is not None:
+        _export_config(options.export)
+
+
+def check_start(options: StartOptions, model: CLIP, tokenizer_sha256: str) -> None:
+    """ValueError for files that the first stage's model (without memory, on the meta device)
+    cannot start from."""
     if options.export is not None:
         config = _export_config(options.export)
         if config["tokenizer_sha256"] != tokenizer_sha256:

@@ -15,7 +15,7 @@ from pretrain.engine.precision import resolve_precision
 from pretrain.evaluation.evaluator import Evaluator
 from pretrain.files import write_durably
 from pretrain.models.build import build_model
-from pretrain.models.starting import StartOptions, check_start
+from pretrain.models.starting import StartOptions, check_start, find_start
 from pretrain.recipe import Recipe, check_ranks, stored_recipe
 from pretrain.run import checkpoint, metrics
 from pretrain.run.checkpoint import Checkpoint, RunState
@@ -100,6 +100,7 @@ def _open(
         text_counts(datasets[tier], stage.tokens.text_reduction, option)
     dataset = datasets[tier]
     dataset.check_ids()
+    find_start(recipe.start)
     if runtime.is_main:
         _check_start(recipe, dataset)
     caption_shares(dataset.manifest.captions, recipe.data.caption_weights)
