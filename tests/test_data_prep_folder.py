@@ -187,6 +187,15 @@ def test_pictures_are_read_one_by_one(tmp_path):
         list(reading)
 
 
+def test_a_file_that_no_picture_is_as_large_as_is_not_read_in_full(tmp_path):
+    source = fill(tmp_path / "mine")
+    with (source / "n.0.jpg").open("r+b") as file:
+        file.truncate(1 << 40)  # as large as a disk, and takes no place on it
+    corpus = Corpus(SourceOptions(source=str(source), where="path = 'n.0.jpg'"))
+    (record,) = corpus.records(corpus.columns, with_images=True)
+    assert record.image is None and record.refused == "image_too_large"
+
+
 FOLDERS = {
     "empty": (lambda folder: None, ["no files", "NAME.jpg and NAME.txt", "DIR/*.parquet"]),
     "texts alone": (lambda f: (f / "a.txt").write_text("a"), ["1 .txt", "NAME.jpg"]),

@@ -11,6 +11,7 @@ import pyarrow as pa
 
 from data_prep.rejection import RejectedError
 from data_prep.sources.columns import to_array
+from data_prep.sources.picture_files import read_bounded
 from data_prep.sources.sidecars import Sidecars, caption_name, look_into, sidecar_notes, stem
 from data_prep.sources.source import READ_ROWS, Batch
 
@@ -137,7 +138,7 @@ class FolderSource:
         def image(row: int) -> bytes:
             if metadata[row] is None:
                 raise RejectedError("metadata_unreadable")
-            return (self.root / paths[row]).read_bytes()
+            return read_bounded(self.root / paths[row])
 
         return Batch(
             table=pa.table({name: self.column(name, paths, metadata) for name in columns}),
