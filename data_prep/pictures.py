@@ -68,7 +68,7 @@ def parse_tiers(text: str) -> list[Tier]:
 
 
 def decode_picture(data: bytes | None, options: PictureOptions) -> Image.Image:
-    """The first frame, upright, 8-bit RGB, on white where transparent, without metadata.
+    """The first frame, upright, 8-bit sRGB, on white where transparent, without metadata.
 
     RejectedError: image_unreadable, image_too_large, image_too_small, image_aspect,
     image_truncated. Size is judged by the header, before anything is decoded.

@@ -14,6 +14,7 @@ Reason = Literal[
     "image_too_small",
     "image_truncated",
     "image_unreadable",
+    "metadata_unreadable",
 ]
 REASONS: tuple[Reason, ...] = get_args(Reason)
 

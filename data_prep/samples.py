@@ -34,6 +34,8 @@ class SampleMaker:
 
     def make(self, record: Record, seen: set[str]) -> Sample:
         """The record's sample. RejectedError names why there is none, e.g. a key seen before."""
+        if record.refused == "metadata_unreadable":  # the caption may have stood in it
+            raise RejectedError(record.refused)
         captions = make_captions(
             self.templates, record.columns, self.options.captions.caption_max_chars
         )

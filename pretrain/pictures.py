@@ -3,8 +3,11 @@
 Pillow and numpy only: data preparation must not import torch.
 """
 
+import io
+from functools import lru_cache
+
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageCms
 
 ORIENTATION_TAG = 0x0112
 # EXIF 2.32, table "Orientation": value -> what brings the picture upright.
@@ -17,10 +20,15 @@ UPRIGHT = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+# Colour space in bytes 16 to 19 of an ICC profile (ICC.1, 7.2.6) -> the mode that it describes.
+PROFILE_SPACE = slice(16, 20)
+PROFILE_MODES = {b"RGB ": "RGB", b"GRAY": "L", b"CMYK": "CMYK"}
+# The many profiles called sRGB differ by rounding; what they would change is not worth the time.
+SAME_COLOUR = 2  # of 255
 
 
 def upright_rgb(picture: Image.Image) -> Image.Image:
-    """The picture as people see it: upright by its EXIF, 8-bit RGB, white where transparent.
+    """The picture as people see it: upright by its EXIF, 8-bit sRGB, white where transparent.
 
     ValueError where the pixels have no defined range (floats, or integers outside 16 bits); a
     damaged file raises what its decoder raises.
@@ -40,24 +48,74 @@ def read_orientation(picture: Image.Image) -> int:
 
 
 def to_rgb(picture: Image.Image) -> Image.Image:
-    """8-bit RGB: CMYK converted, transparency on white, 16-bit scaled to 8."""
+    """8-bit sRGB by the picture's ICC profile: transparency on white, 16-bit scaled to 8."""
+    profile = picture.info.get("icc_profile")
     if picture.mode.startswith("I"):
-        return scale_16_bit(picture)
+        return to_srgb(scale_16_bit(picture), profile)
     if picture.mode == "F":
         raise ValueError("a picture of floats has no defined range: convert it to 8 or 16 bits")
     if picture.has_transparency_data:
         layer = picture.convert("RGBA")
+        colours = layer.convert("L" if picture.mode in ("1", "L", "LA") else "RGB")
         rgb = Image.new("RGB", layer.size, (255, 255, 255))
-        rgb.paste(layer, mask=layer.getchannel("A"))
+        rgb.paste(to_srgb(colours, profile), mask=layer.getchannel("A"))
         return rgb
-    return picture.convert("RGB")
+    if picture.mode == "1":
+        picture = picture.convert("L")
+    elif picture.mode not in PROFILE_MODES.values():
+        picture = picture.convert("RGB")
+    return to_srgb(picture, profile)
+
+
+def to_srgb(picture: Image.Image, profile: bytes | None) -> Image.Image:
+    """A picture of mode L, RGB or CMYK as sRGB; a profile that does not fit it is ignored."""
+    transform = srgb_transform(profile, picture.mode) if profile else None
+    if transform is None:
+        return picture.convert("RGB")
+    converted = ImageCms.applyTransform(picture, transform)
+    assert converted is not None  # it is None only where the picture itself is changed
+    return converted
+
+
+@lru_cache(maxsize=8)  # a corpus has few profiles in turn; each is up to some MB
+def srgb_transform(profile: bytes, mode: str) -> ImageCms.ImageCmsTransform | None:
+    """What brings pictures of this mode from the profile to sRGB.
+
+    None where the profile cannot be read, describes another mode, or is sRGB itself.
+    """
+    if PROFILE_MODES.get(profile[PROFILE_SPACE]) != mode:
+        return None
+    try:
+        transform = ImageCms.buildTransform(
+            ImageCms.ImageCmsProfile(io.BytesIO(profile)),
+            ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")),
+            mode,
+            "RGB",
+            # The same white stays white, black black: what photo editors do by default.
+            ImageCms.Intent.RELATIVE_COLORIMETRIC,
+            ImageCms.Flags.BLACKPOINTCOMPENSATION,
+        )
+    except (OSError, ImageCms.PyCMSError):
+        return None
+    # CMYK has no conversion without a profile that could be the same.
+    return None if mode != "CMYK" and changes_nothing(transform, mode) else transform
+
+
+def changes_nothing(transform: ImageCms.ImageCmsTransform, mode: str) -> bool:
+    """Whether no colour of a fine grid is moved, by more than rounding."""
+    steps = np.linspace(0, 255, 18, dtype=np.uint8)  # 15 apart
+    grid = np.stack(np.meshgrid(steps, steps, steps), axis=-1).reshape(18, -1, 3)
+    colours = Image.fromarray(grid).convert(mode)
+    converted = ImageCms.applyTransform(colours, transform)
+    before = np.asarray(colours.convert("RGB")).astype(int)
+    return bool(np.abs(np.asarray(converted) - before).max() <= SAME_COLOUR)
 
 
 def scale_16_bit(picture: Image.Image) -> Image.Image:
-    """Grey of 16 bits a pixel to RGB of 8; Pillow's own conversion clips at 255 instead."""
+    """Grey of 16 bits a pixel to 8; Pillow's own conversion clips at 255 instead."""
     grey = np.asarray(picture).astype(np.int64)
     if grey.min() < 0 or grey.max() > 65535:
         raise ValueError(
             f"a picture of integers from {grey.min()} to {grey.max()}: convert it to 8 or 16 bits"
         )
-    return Image.fromarray(((grey * 255 + 32767) // 65535).astype(np.uint8)).convert("RGB")
+    return Image.fromarray(((grey * 255 + 32767) // 65535).astype(np.uint8))

@@ -132,7 +132,7 @@ def test_what_does_not_fit_is_counted_and_said(tmp_path, capsys):
     assert read_manifest(tmp_path / "out").rejected["caption_empty"] == 2
     notes = [line for line in capsys.readouterr().err.splitlines() if line.startswith("note:")]
     assert len(notes) == 3
-    assert "without a .txt beside them: 2 of 11, e.g. bare.jpg" in notes[0]
+    assert "without a .txt or .json beside them: 2 of 11, e.g. bare.jpg" in notes[0]
     assert "without a picture beside them: 2, e.g. cats/lost.txt" in notes[1]
     assert "1 .md" in notes[2] and "1 .json" in notes[2]
 
@@ -185,6 +185,15 @@ def test_pictures_are_read_one_by_one(tmp_path):
     (source / "n.6.tif").unlink()
     with pytest.raises(FileNotFoundError, match=r"n\.6\.tif"):
         list(reading)
+
+
+def test_a_file_that_no_picture_is_as_large_as_is_not_read_in_full(tmp_path):
+    source = fill(tmp_path / "mine")
+    with (source / "n.0.jpg").open("r+b") as file:
+        file.truncate(1 << 40)  # as large as a disk, and takes no place on it
+    corpus = Corpus(SourceOptions(source=str(source), where="path = 'n.0.jpg'"))
+    (record,) = corpus.records(corpus.columns, with_images=True)
+    assert record.image is None and record.refused == "image_too_large"
 
 
 FOLDERS = {
@@ -241,11 +250,14 @@ def test_what_img2dataset_writes_as_files_is_a_folder_of_pictures(tmp_path, caps
     """Its Parquet files hold links and outcomes, no pictures."""
     source = fill(tmp_path / "mine")
     write_corpus(source / "00000.parquet", {"url": ["http://host/x.jpg"], "caption": ["no"]})
-    for name in ("00000_stats.json", "cats/n.1.json"):
-        (source / name).write_text("{}")
+    (source / "00000_stats.json").write_text("{}")
+    (source / "cats/n.1.json").write_text('{"url": "http://host/x.jpg", "caption": "as found"}')
     assert build(source, tmp_path / "out") == 0
     assert read_manifest(tmp_path / "out").samples == len(KINDS)
-    assert "left alone: 2 .json, 1 .parquet" in capsys.readouterr().err
+    note = capsys.readouterr().err
+    assert "left alone" in note and "1 .json" in note and "1 .parquet" in note
+    assert column(source, "url", "url IS NOT NULL") == ["http://host/x.jpg"]
+    assert column(source, "caption", "url IS NOT NULL") == [caption(1)]
 
 
 def test_parquet_beside_a_stray_picture_stays_a_parquet_corpus(tmp_path):

@@ -176,3 +176,9 @@ def test_damage_anywhere_in_a_picture_never_ends_a_run(tmp_path: Path) -> None:
     assert manifest.samples + sum(manifest.rejected.values()) == len(images)
     assert manifest.rejected["image_truncated"] and manifest.rejected["image_unreadable"]
     assert isinstance(Image.MAX_IMAGE_PIXELS, int)  # Pillow's own guard was left as it is
+
+
+@pytest.mark.parametrize("page", ["sources.md", "shard-format.md"])
+def test_every_reason_is_explained(page: str) -> None:
+    text = (Path(__file__).parents[1] / "docs" / page).read_text()
+    assert [reason for reason in REASONS if f"`{reason}`" not in text] == []

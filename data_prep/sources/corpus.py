@@ -23,7 +23,7 @@ class SourceOptions:
     source: str
     """The corpus: a file, a folder (all below it) or a glob pattern of Parquet, of WebDataset
     tars, or of CSV, TSV or JSON Lines tables of paths and captions; a folder of pictures with
-    their texts (NAME.jpg and NAME.txt, subfolders too); or a folder that
+    their texts (NAME.jpg and NAME.txt or NAME.json, subfolders too); or a folder that
     `Dataset.save_to_disk` of Hugging Face `datasets` wrote."""
     format: Format | None = None
     """How the source is read: parquet, webdataset, folder, table (CSV, TSV, JSON Lines),

@@ -1,6 +1,5 @@
-"""A folder of pictures, each with its text in a file beside it: NAME.jpg and NAME.txt."""
+"""A folder of pictures, each with its text in a file beside it: NAME.jpg and NAME.txt or .json."""
 
-import codecs
 import os
 from collections import Counter
 from collections.abc import Iterator
@@ -10,15 +9,17 @@ from typing import Any
 
 import pyarrow as pa
 
+from data_prep.rejection import RejectedError
+from data_prep.sources.columns import to_array
+from data_prep.sources.picture_files import read_bounded
+from data_prep.sources.sidecars import Sidecars, caption_name, look_into, sidecar_notes, stem
 from data_prep.sources.source import READ_ROWS, Batch
 
 PICTURE_SUFFIXES = frozenset(
     (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif")
 )
-TEXT_SUFFIX = ".txt"
+TEXT_SUFFIX, METADATA_SUFFIX = ".txt", ".json"
 METADATA_FILES = ("metadata.csv", "metadata.jsonl")  # huggingface.co/docs/datasets/image_dataset
-# No caption may be as long; a giant that is called .txt by mistake must not fill the memory.
-TEXT_BYTES_CAP = 1 << 20
 
 
 @dataclass(kw_only=True)
@@ -27,18 +28,21 @@ class Listing:
 
     pictures: list[str] = field(default_factory=list)  # in bytewise order
     texts: dict[str, str] = field(default_factory=dict)  # path without suffix -> path
+    sidecars: dict[str, str] = field(default_factory=dict)  # likewise, of .json beside pictures
     others: Counter[str] = field(default_factory=Counter)  # suffix -> files
     metadata: list[str] = field(default_factory=list)  # tables of an imagefolder, among the others
     links: list[str] = field(default_factory=list)  # symbolic links that are not followed
 
     def without_text(self) -> list[str]:
-        """Pictures beside which no text lies."""
-        return [path for path in self.pictures if stem(path) not in self.texts]
+        """Pictures beside which neither a text nor metadata lies."""
+        beside = self.texts.keys() | self.sidecars.keys()
+        return [path for path in self.pictures if stem(path) not in beside]
 
     def describe(self) -> str:
         """What was found, on one line."""
         counts = Counter(Path(path).suffix.lower() for path in self.pictures) + self.others
         counts[TEXT_SUFFIX] += len(self.texts)
+        counts[METADATA_SUFFIX] += len(self.sidecars)
         counts["symbolic links out of it"] += len(self.links)
         return describe_suffixes(+counts) or "no files"
 
@@ -63,10 +67,16 @@ def list_folder(folder: Path) -> Listing:
         elif suffix == TEXT_SUFFIX:
             # Of a.TXT and a.txt the latter, in whichever order the disk names them.
             listing.texts[stem(path)] = max(path, listing.texts.get(stem(path), ""))
+        elif suffix == METADATA_SUFFIX:
+            listing.sidecars[stem(path)] = max(path, listing.sidecars.get(stem(path), ""))
         else:
             listing.others[suffix or "without suffix"] += 1
             if entry.name in METADATA_FILES:
                 listing.metadata.append(path)
+    stems = {stem(path) for path in listing.pictures}
+    for lonely in listing.sidecars.keys() - stems:
+        del listing.sidecars[lonely]  # statistics of a download, settings of a tool
+        listing.others[METADATA_SUFFIX] += 1
     listing.pictures.sort(key=os.fsencode)
     listing.links.sort(key=os.fsencode)
     return listing
@@ -87,62 +97,77 @@ def walk_files(root: str) -> Iterator[os.DirEntry[str]]:
 
 
 class FolderSource:
-    """Pictures and texts as files. Columns: path, folder (the last one's name) and caption."""
+    """Pictures and their sidecars as files.
 
-    schema = pa.schema([("path", pa.string()), ("folder", pa.string()), ("caption", pa.string())])
+    Columns: path, folder (the last one's name), caption (the .txt, or else the .json's), and what
+    else stands at the top level of the .json.
+    """
+
     image_column = None
 
     def __init__(self, root: Path, listing: Listing) -> None:
         self.root = root
         self.pictures = listing.pictures
-        self.texts = listing.texts
+        self.sidecars = Sidecars(root=root, texts=listing.texts, metadata=listing.sidecars)
         self.rows = len(self.pictures)
-        self.notes = listing_notes(listing)
+        self.schema, found = look_into(self.sidecars, self.pictures)
+        self.notes = listing_notes(listing) + sidecar_notes(found)
 
     def files(self) -> list[dict[str, Any]]:
         """The folder's name and how many files of each kind are in it."""
-        counts = {"pictures": len(self.pictures), "texts": len(self.texts)}
+        counts = {"pictures": len(self.pictures), "texts": len(self.sidecars.texts)}
+        if self.sidecars.metadata:
+            counts["metadata"] = len(self.sidecars.metadata)
         return [{"name": self.root.resolve().name, **counts}]
 
     def batches(
         self, columns: list[str], *, with_images: bool, start: int = 0, stop: int | None = None
     ) -> Iterator[Batch]:
         """Pictures by their paths' bytes; each is read when it is asked for."""
-        del with_images
         end = self.rows if stop is None else stop
         for first in range(start, end, READ_ROWS):
             paths = self.pictures[first : min(first + READ_ROWS, end)]
-            yield self.make_batch(paths, columns or ["path"])
+            yield self.make_batch(paths, columns or ["path"], with_images)
 
-    def make_batch(self, paths: list[str], columns: list[str]) -> Batch:
-        """The rows of some pictures. Texts are read now, if they are wanted."""
-        table = pa.table({name: self.column(name, paths) for name in columns})
+    def make_batch(self, paths: list[str], columns: list[str], with_images: bool) -> Batch:
+        """The rows of some pictures. Their sidecars are read now, if they are wanted."""
+        metadata: list[dict[str, Any] | None] = [{} for _ in paths]
+        if with_images or not {"path", "folder"}.issuperset(columns):
+            metadata = [self.sidecars.read_metadata(path) for path in paths]
+
+        def image(row: int) -> bytes:
+            if metadata[row] is None:
+                raise RejectedError("metadata_unreadable")
+            return read_bounded(self.root / paths[row])
+
         return Batch(
-            table=table,
-            image=lambda row: (self.root / paths[row]).read_bytes(),
+            table=pa.table({name: self.column(name, paths, metadata) for name in columns}),
+            image=image,
             place=lambda row: str(self.root / paths[row]),
         )
 
-    def column(self, name: str, paths: list[str]) -> pa.Array:
+    def column(
+        self, name: str, paths: list[str], metadata: list[dict[str, Any] | None]
+    ) -> pa.Array:
         """One column of these pictures' rows."""
+        kind = self.schema.field(name).type
         if name == "caption":
-            texts = [self.read_caption(path) for path in paths]
-            return pa.array(texts, pa.binary()).view(pa.string())  # UTF-8 is judged later
-        if name == "folder":
-            paths = [Path(path).parent.name for path in paths]
-        # A file's name may be any bytes, a column's text may not.
-        return pa.array([os.fsencode(path).decode("utf-8", "replace") for path in paths])
+            pairs = zip(paths, metadata, strict=True)
+            return to_array([self.caption(path, values or {}) for path, values in pairs], kind)
+        if name in ("path", "folder"):
+            if name == "folder":
+                paths = [Path(path).parent.name for path in paths]
+            # A file's name may be any bytes, a column's text may not.
+            return pa.array([os.fsencode(path).decode("utf-8", "replace") for path in paths])
+        return to_array([(values or {}).get(name) for values in metadata], kind)
 
-    def read_caption(self, picture: str) -> bytes | None:
-        """The text beside a picture without its byte order mark; None where there is none."""
-        path = self.texts.get(stem(picture))
-        if path is None:
-            return None
-        with (self.root / path).open("rb") as file:
-            text = file.read(TEXT_BYTES_CAP)
-        if len(text) == TEXT_BYTES_CAP:  # far too long, and it is to be rejected as that
-            text = text.decode("utf-8", "ignore").encode()
-        return text.removeprefix(codecs.BOM_UTF8)
+    def caption(self, picture: str, values: dict[str, Any]) -> Any:
+        """The text beside a picture, or else what its metadata calls a caption, or None."""
+        text = self.sidecars.read_text(picture)
+        if text is not None:
+            return text
+        name = caption_name(values)
+        return None if name is None else values[name]
 
 
 def listing_notes(listing: Listing) -> list[str]:
@@ -151,7 +176,7 @@ def listing_notes(listing: Listing) -> list[str]:
     bare = listing.without_text()
     if bare:
         notes.append(
-            f"pictures without a {TEXT_SUFFIX} beside them: {len(bare):,} of "
+            f"pictures without a .txt or .json beside them: {len(bare):,} of "
             f"{len(listing.pictures):,}, e.g. {bare[0]}; their column caption is empty"
         )
     if len(bare) == len(listing.pictures):
@@ -168,11 +193,6 @@ def listing_notes(listing: Listing) -> list[str]:
             f"{len(listing.links):,}, e.g. {listing.links[0]}"
         )
     return notes
-
-
-def stem(path: str) -> str:
-    """A path without its suffix."""
-    return path.rpartition(".")[0]
 
 
 def describe_suffixes(counts: Counter[str]) -> str:

@@ -12,9 +12,9 @@ READ_ROWS = 256  # rows in memory at once: at 4 MB a picture, 1 GB where a batch
 
 ACCEPTED = (
     "a source is Parquet with the pictures in a column (a file, a folder, or 'DIR/*.parquet'), "
-    "WebDataset tars, a folder of pictures with their texts (NAME.jpg and NAME.txt), a CSV, TSV "
-    "or JSONL file of paths and captions, or a folder saved by Dataset.save_to_disk of Hugging "
-    "Face datasets"
+    "WebDataset tars, a folder of pictures with their texts (NAME.jpg and NAME.txt or NAME.json), "
+    "a CSV, TSV or JSONL file of paths and captions, or a folder saved by Dataset.save_to_disk of "
+    "Hugging Face datasets"
 )
 
 

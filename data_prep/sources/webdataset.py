@@ -18,9 +18,10 @@ from tqdm import tqdm
 from data_prep.rejection import RejectedError
 from data_prep.sources.columns import ColumnTypes
 from data_prep.sources.find import find_files
-from data_prep.sources.folder import PICTURE_SUFFIXES, TEXT_BYTES_CAP, describe_suffixes
+from data_prep.sources.folder import PICTURE_SUFFIXES, describe_suffixes
 from data_prep.sources.picture_files import read_bounded
 from data_prep.sources.rows import MARKED_ROWS, Marks, Row, RowSource, parse_object
+from data_prep.sources.sidecars import TEXT_BYTES_CAP
 from data_prep.sources.tar_members import Member, read_tar
 
 KEY_AND_EXTENSION = re.compile(r"((?:.*/|)[^.]+)[.]([^/]*)")
