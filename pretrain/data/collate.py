@@ -198,7 +198,10 @@ class Collator:
         told = self.dataset.index["tokens"][rows].sum(1)
         wrong = (lengths != told) | (lengths == 0)
         # The whole batch at once: the single samples are looked at only where it is over.
-        if np.concatenate([sample.ids for sample in samples]).max(initial=0) >= self._vocabulary.size:
+        if (
+            np.concatenate([sample.ids for sample in samples]).max(initial=0)
+            >= self._vocabulary.size
+        ):
             wrong |= [sample.ids.max(initial=0) >= self._vocabulary.size for sample in samples]
         return np.flatnonzero(wrong).tolist()
 
