@@ -88,7 +88,8 @@ def text_counts(
     if reduction == "sentence" and dataset.manifest.format_version < 2:
         raise ValueError(
             f"{option}={reduction}: {dataset.directory} has format version 1, which does not say "
-            f"where sentences begin: rebuild it with `python -m data_prep build`, or change {option}"
+            f"where sentences begin: build it again with `python -m data_prep build`, or change "
+            f"{option}"
         )
     return None
 
