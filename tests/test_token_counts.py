@@ -120,7 +120,7 @@ def test_a_dataset_of_version_1_is_read_and_lacks_what_came_later(dataset: Path)
     assert collator(opened, "syntax")(np.arange(4), np.arange(4))["text_ids"].shape == (4, 5)
     for reduction in ("frequency", "sentence"):
         with pytest.raises(
-            ValueError, match=rf"text_reduction={reduction}.*version 1.*build it again"
+            ValueError, match=rf"text_reduction={reduction}.*version 1.*data_prep build"
         ):
             collator(opened, reduction)
 
