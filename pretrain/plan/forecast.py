@@ -11,6 +11,7 @@ from pretrain.recipe import Recipe
 # measured (docs/plan.md); on a GPU it never was.
 _SLOWER, _WAITING = 0.3, 0.2
 _MORE_MEMORY = {True: 1.5, False: 1.1}  # by whether it is a CPU
+_LITTLE_GIB = 0.5  # a difference that nobody runs short by
 _NODE_GB_PER_S = 50.0
 
 
@@ -85,7 +86,9 @@ def shortfalls(
     expected = estimate.memory_gib
     if not is_cpu:
         expected -= estimate.memory.fixed["context"] / GIB
-    if memory_gib is not None and memory_gib > _MORE_MEMORY[is_cpu] * expected:
+    if memory_gib is not None and memory_gib > max(
+        _MORE_MEMORY[is_cpu] * expected, expected + _LITTLE_GIB
+    ):
         found["memory"] = (
             f"{name}: {memory_gib:.2f} GiB in use on the rank that has most, {expected:.2f} "
             f"planned: if it runs short, lower {name}.micro_batch_samples (now {estimate.micro})"
