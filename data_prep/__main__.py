@@ -11,6 +11,7 @@ from jsonargparse import ArgumentParser, Namespace, set_parsing_settings
 
 from data_prep.build import build_dataset, build_share
 from data_prep.captions import CaptionOptions
+from data_prep.fetch import FetchOptions, fetch
 from data_prep.inspection import InspectOptions, inspect
 from data_prep.merge import merge
 from data_prep.options import BuildOptions, TaggingOptions
@@ -118,6 +119,12 @@ def run_weigh(chosen: Namespace) -> int:
     return 0
 
 
+def run_fetch(chosen: Namespace) -> int:
+    """Bring a dataset's small files and say how to train on it."""
+    print(fetch(chosen.dataset, options_of(FetchOptions, chosen)))
+    return 0
+
+
 def run_inspect(chosen: Namespace) -> int:
     """Write a page that shows a dataset."""
     print(inspect(chosen.dataset, options_of(InspectOptions, chosen)))
@@ -182,6 +189,11 @@ COMMANDS: dict[str, tuple[str, tuple[type, ...], Callable[[Namespace], int]]] = 
         (StatsOptions,),
         run_stats,
     ),
+    "fetch": (
+        "Bring a dataset's small files from afar, to train on shards that stay there.",
+        (FetchOptions,),
+        run_fetch,
+    ),
     "weigh": (
         "Weigh the samples of a dataset directory by a metadata column.",
         (WeighOptions,),
@@ -194,6 +206,7 @@ ON_A_DATASET = {
     "verify",
     "stats",
     "inspect",
+    "fetch",
 }  # commands that name a dataset directory first
 
 if __name__ == "__main__":

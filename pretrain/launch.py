@@ -7,6 +7,7 @@ the deepspeed launcher dies of one and leaves them. So signals to this command g
 ranks, past the launcher, and it ends with the code of the rank that ended first. Where several
 machines each run this command, PRETRAIN_FIRST_CODE may name a file that they share: the first of
 them to end otherwise than with 0 leaves its code there, before the others are ended for it.
+PRETRAIN_REMOVE_AT_END may name a folder of this machine that goes with the ranks.
 """
 
 import contextlib
@@ -35,6 +36,8 @@ def main(command: list[str] | None = None) -> int:
     if code and (shared := os.environ.get("PRETRAIN_FIRST_CODE")):
         with contextlib.suppress(OSError), Path(shared).open("x") as file:
             file.write(str(code))
+    if of_the_job := os.environ.get("PRETRAIN_REMOVE_AT_END"):
+        shutil.rmtree(of_the_job, ignore_errors=True)
     return code
 
 

@@ -8,8 +8,13 @@ from pathlib import Path
 
 import psutil
 
+from pretrain.faults import FAILED
+
 _LAUNCHERS = ("torch.distributed.run", "torchrun", "deepspeed", "pretrain.launch")
+# What torchrun and the deepspeed launcher set for their ranks.
+_VARIABLES = ("TORCHELASTIC_RUN_ID", "CROSS_RANK")
 _LOOK_S = 1.0
+_GONE = b"the launcher is gone: this rank ends\n"
 SAVE_S = 15.0  # for a checkpoint, where the other ranks are there too
 
 
@@ -18,9 +23,13 @@ def end_with_launcher() -> None:
 
     A launcher that is killed outright leaves its ranks training on, unseen, beside those of the
     next start. torchrun dies of SIGUSR1, the deepspeed launcher of SIGTERM: so the rank is asked to
-    stop first, and killed when it does not. Nothing is watched in a process without a launcher.
+    stop first, and killed when it does not. One whose launcher is gone already, which was killed
+    while this process imported, ends at once. Nothing is watched in a process without a launcher.
     """
     launchers = [parent for parent in psutil.Process().parents() if _is_launcher(parent)]
+    if not launchers and any(name in os.environ for name in _VARIABLES):
+        os.write(2, _GONE)
+        os._exit(FAILED)
     if launchers:
         watch = threading.Thread(target=_watch, args=(launchers,), daemon=True, name="launcher")
         watch.start()
@@ -44,7 +53,7 @@ def _is_alive(process: psutil.Process) -> bool:
 def _watch(launchers: list[psutil.Process]) -> None:
     while all(map(_is_alive, launchers)):
         time.sleep(_LOOK_S)
-    os.write(2, b"the launcher is gone: this rank ends\n")
+    os.write(2, _GONE)
     os.kill(os.getpid(), signal.SIGTERM)
     time.sleep(SAVE_S)
     os.kill(os.getpid(), signal.SIGKILL)

@@ -131,7 +131,7 @@ def _look_at_gpus(ranks: int, faults: list[str]) -> str:
 
 def _look_at_data(recipe: Recipe, faults: list[str]) -> None:
     try:
-        Dataset(recipe.data.train, recipe.data.tier).close()
+        Dataset(recipe.data.train, recipe.data.tier, shards=recipe.data.shards).close()
     except (OSError, ValueError) as error:
         faults.append(f"data.train={recipe.data.train} cannot be read: {_one_line(error)}")
     for name, directory in recipe.evaluation.sets.items():
@@ -191,13 +191,21 @@ def _hosts(place: Place) -> list[str]:
 
 
 def _say(nodes: list[tuple[str, str, list[str]]]) -> int:
-    """Print what was found, a line a node; returns the exit code."""
+    """Print what was found, a line a node; returns the exit code.
+
+    PRETRAIN_BAD_NODES may name a file for the names of the bad ones. Where several nodes are all
+    bad it stays away: the fault is not theirs.
+    """
+    bad = [host for host, _, faults in nodes if faults]
     for host, seen, faults in nodes:
         if faults:
             _complain(host, faults)
         else:
             print(f"pre-flight: {host}: {seen}", flush=True)
-    return REFUSED if any(faults for _, _, faults in nodes) else 0
+    names = os.environ.get("PRETRAIN_BAD_NODES")
+    if names and bad and (len(bad) < len(nodes) or len(nodes) == 1):
+        Path(names).write_text(",".join(bad))
+    return REFUSED if bad else 0
 
 
 def _complain(host: str, faults: list[str]) -> None:

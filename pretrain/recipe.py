@@ -14,6 +14,7 @@ from jsonargparse import ArgumentParser, Namespace, set_parsing_settings
 
 from pretrain.checks import check_between, check_positive
 from pretrain.data.augment import Normalisation
+from pretrain.data.cache import ShardOptions
 from pretrain.data.collate import FailureOptions
 from pretrain.data.loader import LoaderOptions
 from pretrain.data.order import WINDOW_SAMPLES, OrderRule
@@ -54,6 +55,8 @@ class DataOptions:
     """Pixel mean and std: imagenet (CLIPA v2) or openai (clipa_torch v1)."""
     loader: LoaderOptions = field(default_factory=LoaderOptions)
     """Background building of batches."""
+    shards: ShardOptions = field(default_factory=ShardOptions)
+    """Shards that lie far away, and copies of them on the node's own disk."""
     failures: FailureOptions = field(default_factory=FailureOptions)
     """When unusable samples stop the run."""
 

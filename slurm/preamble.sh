@@ -31,6 +31,17 @@ place_ranks() {
     export RANKS_PER_NODE MASTER_ADDR MASTER_PORT SRUN_CPUS_PER_TASK
 }
 
+# Sets CONTAINER_ARGS, for every srun: where CONTAINER names an image (a .sqsh, or a registry's), the
+# ranks run in it, by the pyxis plugin. Under `sbatch --container-image` srun itself is not there.
+use_container() {
+    CONTAINER_ARGS=()
+    [[ -z ${CONTAINER:-} ]] || CONTAINER_ARGS=(
+        --container-image="$CONTAINER"
+        --container-mounts="${CONTAINER_MOUNTS:-$PWD:$PWD}"
+        --container-workdir="$PWD"
+    )
+}
+
 # --- pretraining ----------------------------------------------------------------------------------
 
 # Sets RECIPE and RUN_DIR from what the template was called with, or ends the job.
@@ -89,7 +100,8 @@ pretrain() {
     check_pretrain_request "$@"
     shift
     place_ranks
-    MAX_IDLE_RESTARTS=${MAX_IDLE_RESTARTS:-3}
+    use_container
+    MAX_IDLE_RESTARTS=${MAX_IDLE_RESTARTS:-3} MAX_EXCLUDED=${MAX_EXCLUDED:-4}
     count_restarts
     echo "job $SLURM_JOB_ID on $SLURM_JOB_NODELIST: $SLURM_NNODES nodes x $RANKS_PER_NODE ranks," \
         "master $MASTER_ADDR:$MASTER_PORT, SLURM_RESTART_COUNT=${SLURM_RESTART_COUNT:-0}," \
@@ -108,14 +120,35 @@ pretrain() {
 }
 
 # Looks at every node, and ends the job where one is bad: seconds, against ranks that fail one by
-# one, or wait. PREFLIGHT=0 in the environment leaves it out.
+# one, or wait. PREFLIGHT=0 in the environment leaves it out. EXCLUDE_BAD_NODES=1 gives the job back
+# to the queue instead, not to be started on those nodes again.
 preflight() {
     [[ ${PREFLIGHT:-1} != 0 ]] || return 0
+    export PRETRAIN_BAD_NODES=slurm/logs/$SLURM_JOB_NAME-$SLURM_JOB_ID.bad
+    rm -f -- "$PRETRAIN_BAD_NODES"
     # The nodes wait for each other, so that all that is wrong is said.
-    srun --ntasks-per-node=1 --kill-on-bad-exit=0 --wait=0 \
-        python -m pretrain.preflight --config "$RECIPE" "$@" ||
-        fail "the pre-flight failed, see above: leave a bad node out (sbatch --exclude=NODE), or" \
-            "export PREFLIGHT=0"
+    ! srun "${CONTAINER_ARGS[@]}" --ntasks-per-node=1 --kill-on-bad-exit=0 --wait=0 \
+        python -m pretrain.preflight --config "$RECIPE" "$@" || return 0
+    [[ ${EXCLUDE_BAD_NODES:-0} == 0 || ! -s $PRETRAIN_BAD_NODES ]] ||
+        requeue_without "$(<"$PRETRAIN_BAD_NODES")"
+    fail "the pre-flight failed, see above: leave a bad node out (sbatch --exclude=NODE, or export" \
+        "EXCLUDE_BAD_NODES=1), or export PREFLIGHT=0"
+}
+
+# Gives the job back to the queue, to be started on other nodes. Returns only where that fails.
+requeue_without() { # NODES: a comma between them
+    local before
+    before=$(scontrol show job "$SLURM_JOB_ID" | sed -n 's/.*ExcNodeList=\([^ ]*\).*/\1/p')
+    [[ $before == "(null)" || -z $before ]] || set -- "$before,$1"
+    (($(scontrol show hostnames "$1" | wc -l) <= MAX_EXCLUDED)) ||
+        fail "more than MAX_EXCLUDED=$MAX_EXCLUDED nodes are bad: the fault may not be theirs"
+    # Only a waiting job can be told where not to go: held first, so that it does not start before.
+    # Slurm sends this shell TERM for it, which the trap takes.
+    scontrol requeuehold "$SLURM_JOB_ID" || return 0
+    until scontrol update JobId="$SLURM_JOB_ID" ExcNodeList="$1"; do sleep 0.5; done
+    echo "back to the queue, without $1"
+    scontrol release "$SLURM_JOB_ID"
+    exit 2
 }
 
 # Returns 0, or the code of the rank that ended first, on whatever node.
@@ -123,18 +156,24 @@ train_on_nodes() {
     # srun reports the highest code of all nodes; what counts is the first, which ended the others.
     export PRETRAIN_FIRST_CODE=slurm/logs/$SLURM_JOB_NAME-$SLURM_JOB_ID.code
     rm -f -- "$PRETRAIN_FIRST_CODE"
-    local logs=() code
+    local logs=() code cache=()
+    if [[ -n ${SHARD_CACHE:-} ]]; then
+        # On each node's own disk; its launcher removes it when the ranks have ended.
+        export PRETRAIN_REMOVE_AT_END=$SHARD_CACHE/pretrain-$SLURM_JOB_ID
+        cache=(--data.shards.cache "$PRETRAIN_REMOVE_AT_END")
+        [[ -z ${SHARD_CACHE_GIB:-} ]] || cache+=(--data.shards.cache_gib "$SHARD_CACHE_GIB")
+    fi
     ((SLURM_NNODES == 1)) || logs=(--output=slurm/logs/%x-%j-%N.out --open-mode=append)
 
     # Single quotes, because SLURM_NODEID is each node's own: the batch shell would write 0 for all.
     # A node that fails, or ends a minute before the others, ends them too instead of a silent hang.
     # shellcheck disable=SC2016
-    srun --ntasks-per-node=1 --kill-on-bad-exit=1 --wait=60 "${logs[@]}" \
+    srun "${CONTAINER_ARGS[@]}" --ntasks-per-node=1 --kill-on-bad-exit=1 --wait=60 "${logs[@]}" \
         bash -c 'exec python -m pretrain.launch torchrun \
             --nnodes "$SLURM_NNODES" --node_rank "$SLURM_NODEID" \
             --nproc_per_node "$RANKS_PER_NODE" \
             --master_addr "$MASTER_ADDR" --master_port "$MASTER_PORT" \
-            -m pretrain.train --config "$RECIPE" "$@"' torchrun "$@" &
+            -m pretrain.train --config "$RECIPE" "$@"' torchrun "${cache[@]}" "$@" &
     STEP=$!
     [[ -z $ASKED ]] || kill -USR1 "$STEP"
     # In the background, because a shell takes no signal while it runs a command; and `wait` returns

@@ -20,6 +20,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file
 
+import pretrain.engine.engine
 import pretrain.run.stage_evaluation
 import pretrain.run.start
 import pretrain.train

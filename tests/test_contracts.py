@@ -25,15 +25,15 @@ TINY = str(ROOT / "pretrain/recipes/tiny.yaml")
 
 # Lower layers first; a module imports only from its own row's left, or from rows above it.
 LAYERS = [
-    ["compat", "checks", "files", "pictures", "progress", "launched", "faults",
+    ["compat", "checks", "files", "remote", "pictures", "progress", "launched", "faults",
      "run_folder", "shard_format", "seeding", "launcher", "distributed", "spelling"],
     ["tokens.vocabulary", "tokens.sentence_pieces", "tokens.json_tokenizer", "tokens.tokenizer",
      "tokens.context", "tokens.image_reduction", "tokens.text_reduction",
      "tokens.options"],
     ["models.positions", "models.image_tower", "models.text_tower", "models.presets", "models.clip",
      "models.build", "models.starting"],
-    ["data.weights", "data.order", "data.images", "data.augment", "data.shards", "data.index",
-     "data.dataset", "data.collate", "data.loader"],
+    ["data.weights", "data.order", "data.images", "data.augment", "data.shards", "data.cache",
+     "data.index", "data.dataset", "data.collate", "data.ahead", "data.loader"],
     ["losses.objective", "losses.pairs", "losses.softmax", "losses.sigmoid", "losses.options",
      "losses.build"],
     ["engine.precision", "engine.ds_config", "engine.schedule", "engine.optimizers",
@@ -119,7 +119,7 @@ def test_only_the_engine_room_imports_deepspeed():
 
 def test_data_preparation_imports_no_torch_and_of_training_only_the_contract():
     drawing = {f"report.{name}" for name in ("figures", "table", "chart", "histogram", "template")}
-    allowed = {"shard_format", "files", "checks", "pictures", "tokens", *drawing}
+    allowed = {"shard_format", "files", "remote", "checks", "pictures", "tokens", *drawing}
     for path in (ROOT / "data_prep").rglob("*.py"):
         for imported in imports(path):
             assert imported.split(".")[0] != "torch", path

@@ -7,9 +7,11 @@ import subprocess
 import time
 from pathlib import Path
 
+import numpy as np
 import psutil
 import pytest
 import torch
+from launched_runs import TORCHRUN, Run
 from tiny_runs import ROOT, evaluation_options, train_command
 
 from pretrain.run.weights import read_stage_weights
@@ -107,3 +109,44 @@ def is_alive(process: psutil.Process) -> bool:
     with contextlib.suppress(psutil.NoSuchProcess):
         return process.status() != psutil.STATUS_ZOMBIE  # nobody here reaps an orphan
     return False
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(1200)
+def test_twenty_kills_of_a_rank_all_ranks_or_the_launcher_change_nothing(tiny_dataset, tmp_path):
+    """kill -9 at random moments of one run, its starts among them."""
+    steps = ("--stages.reduced.steps", "400", "--checkpoint.every_steps", "7")
+    with Run(TORCHRUN, tmp_path / "undisturbed", tiny_dataset, *steps) as run:
+        assert run.end() == 0
+    draws = np.random.default_rng(0)
+    run_dir, log = tmp_path / "run", tmp_path / "run" / METRICS_FILE
+    victims = []
+    while len(victims) < 20:
+        with Run(TORCHRUN, run_dir, tiny_dataset, *steps) as run:
+            if draws.random() < 0.8:  # else somewhere in its start
+                past = len(log.read_text()) if log.is_file() else 0
+                run.wait_for('"event": "step"', past=past)
+            else:
+                time.sleep(4 * draws.random())
+            time.sleep(0.5 * draws.random())
+            ranks, victim = run.ranks(), draws.choice(["rank 0", "rank 1", "ranks", "launcher"])
+            chosen = {"rank 0": ranks[:1], "rank 1": ranks[1:], "ranks": ranks}.get(
+                victim, [psutil.Process(run.process.pid)]
+            )
+            for process in chosen:
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    process.kill()
+            if chosen:
+                victims.append(str(victim))
+                assert run.end(60) != 0, f"{victims} ended well: {run.log.read_text()}"
+    with Run(TORCHRUN, run_dir, tiny_dataset, *steps) as run:
+        assert run.end() == 0
+    assert set(victims) == {"rank 0", "rank 1", "ranks", "launcher"}
+    assert numbers(run_dir) == numbers(tmp_path / "undisturbed")
+    for name in ("reduced", "full"):
+        ours, theirs = (
+            (folder / "stages" / f"{name}.safetensors").read_bytes()
+            for folder in (run_dir, tmp_path / "undisturbed")
+        )
+        assert ours == theirs
+    print(f"{len(victims)} kills: {victims}")

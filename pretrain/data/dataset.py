@@ -6,12 +6,14 @@ import os
 import stat
 import zlib
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from pretrain.data.cache import ShardCache, ShardOptions
 from pretrain.data.index import open_index
 from pretrain.data.shards import SHARD_READER
 from pretrain.shard_format import (
@@ -67,24 +69,43 @@ class Dataset:
 
     Checks at the start that the manifest, the index and the shard files agree in names, counts
     and sizes (a look at every shard file, and `open_index`); every member read is checked against
-    its crc32. `option` is what asked for the tier, for error messages.
+    its crc32. `option` is what asked for the tier, for error messages. Shards that come through a
+    cache are checked whole, by size and sha256, when they come.
     """
 
-    def __init__(self, directory: Path, tier: str, option: str = "data.tier") -> None:
+    def __init__(
+        self,
+        directory: Path,
+        tier: str,
+        option: str = "data.tier",
+        shards: ShardOptions | None = None,
+    ) -> None:
         self.directory = directory
         self.manifest: Manifest = read_manifest(directory)
         check_tier(self.manifest, tier, directory, option)
         self.tier = tier
         self.token_dtype = np.dtype(self.manifest.token_dtype)
+        self._cache = self._open_cache(shards or ShardOptions())
         self.shards = self._checked_shards()
         self.close()  # files still open under these names may be those of a dataset built before
         path = path_inside(directory, f"{tier}/{INDEX_FILE}", "tiers")
         self.index = open_index(path, self.manifest, self.manifest.tiers[tier])
+        self._shard_ends = np.cumsum([s.samples for s in self.manifest.tiers[tier].shards])
         # The same rows as plain bytes: taking one apart costs a tenth of NumPy's field access.
         self._rows = self.index.view(np.uint8).data
 
+    def _open_cache(self, options: ShardOptions) -> ShardCache | None:
+        if options.cache is None:
+            return None
+        shards = self.manifest.tiers[self.tier].shards
+        return ShardCache(options.cache, options, options.url or str(self.directory), shards)
+
     def _checked_shards(self) -> list[str]:
-        """Paths of the tier's shards, each inside the dataset, a regular file and of its size."""
+        """Paths of the tier's shards, each inside the dataset, a regular file and of its size; with
+        a cache those of the copies."""
+        if self._cache is not None:
+            count = len(self.manifest.tiers[self.tier].shards)
+            return [str(self._cache.path(shard)) for shard in range(count)]
         paths: list[str] = []
         folders: set[Path] = set()
         for number, shard in enumerate(self.manifest.tiers[self.tier].shards):
@@ -107,6 +128,11 @@ class Dataset:
 
     def __len__(self) -> int:
         return len(self.index)
+
+    @property
+    def is_cached(self) -> bool:
+        """Whether shards are read from copies on the node's own disk."""
+        return self._cache is not None
 
     @property
     def fingerprint(self) -> str:
@@ -202,7 +228,26 @@ class Dataset:
         shards = self.manifest.tiers[self.tier].shards
         if shard >= len(shards) or not start <= end <= shards[shard].bytes:
             raise SampleError("index_invalid", self.key(row), f"shard {shard}, bytes {start}-{end}")
-        return SHARD_READER.read(self.shards[shard], start, end - start)
+        if self._cache is None:
+            return SHARD_READER.read(self.shards[shard], start, end - start)
+        self._cache.use(shard)
+        bring = partial(self._cache.bring, shard)
+        return SHARD_READER.read(self.shards[shard], start, end - start, bring)
+
+    def read_ahead(self, first: int, stop: int) -> None:
+        """Have rows first…stop at hand soon: their shards in the cache, their bytes in memory.
+
+        OSError where that cannot be; reading them will say more.
+        """
+        ends = self._shard_ends
+        while first < stop:
+            shard = int(np.searchsorted(ends, first, side="right"))
+            last = min(stop, int(ends[shard])) - 1
+            start = int(self.index[first]["jpg"]["offset"])
+            end = int(self.index[last]["pos"]["offset"]) + int(self.index[last]["pos"]["size"])
+            bring = None if self._cache is None else partial(self._cache.bring, shard)
+            SHARD_READER.read_ahead(self.shards[shard], start, end - start, bring)
+            first = last + 1
 
     def close(self) -> None:
         """Close the shard files; a later read opens them again."""

@@ -6,6 +6,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
 from pretrain.checks import check_positive
+from pretrain.data.ahead import ReadAhead, worthwhile
 from pretrain.data.collate import Batch, Collator
 from pretrain.data.order import SampleOrder
 
@@ -18,6 +19,9 @@ class LoaderOptions:
     """Background threads that build batches; 0 builds each batch in the training thread."""
     prefetch_batches: int = 2
     """Batches built ahead per worker."""
+    read_ahead: bool = True
+    """Fetch the next shuffle window's pieces of the disk while this one is trained on, where
+    windows fit in memory or data.shards.cache is set. Needs workers."""
 
     def __post_init__(self) -> None:
         check_positive({"data.loader.prefetch_batches": self.prefetch_batches})
@@ -43,22 +47,30 @@ def batches(
     """
     starts = range(start, end, global_batch_samples)
 
+    ahead = None
+    if options.read_ahead and options.workers and worthwhile(collator.dataset, order, world_size):
+        ahead = ReadAhead(collator.dataset, order, rank, world_size)
+
     def build(first: int) -> Batch:
+        if ahead is not None:
+            ahead.at(first)
         positions = order.share(first, global_batch_samples, rank, world_size)
         return collator(positions, order.rows(positions))
 
     if options.workers == 0:
         yield from map(build, starts)
         return
-    ahead = options.workers * options.prefetch_batches
+    most = options.workers * options.prefetch_batches
     pool = ThreadPoolExecutor(options.workers, thread_name_prefix="loader")
     pending: deque[Future[Batch]] = deque()
     try:
         for first in starts:
             pending.append(pool.submit(build, first))
-            if len(pending) >= ahead:
+            if len(pending) >= most:
                 yield pending.popleft().result()
         while pending:
             yield pending.popleft().result()
     finally:
+        if ahead is not None:
+            ahead.close()
         pool.shutdown(wait=False, cancel_futures=True)

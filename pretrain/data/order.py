@@ -42,6 +42,16 @@ class _LanePlan:
     ends: NDArray[np.int64]  # (windows,) end of each window, in samples of the lane
 
 
+@dataclass(frozen=True, kw_only=True)
+class Window:
+    """A stretch of a lane's part of the stream whose samples are shuffled into each other."""
+
+    lane: int
+    epoch: int
+    number: int  # in its lane and epoch
+    past: float  # the share of it that lies before the position asked for
+
+
 class SampleOrder:
     """The endless, shuffled stream of rows of a dataset with `samples` rows.
 
@@ -72,6 +82,7 @@ class SampleOrder:
         self.epoch_samples = samples if weights is None else weights.epoch_samples
         self.lanes = 1 if rule == OLDEST_RULE else lane_count(self.epoch_samples)
         self._rule = rule
+        self.window_samples = min(window_samples, self.epoch_samples)
         self._window_chunks = max(window_samples // (self.lanes * CHUNK_SAMPLES), 1)
         self._weights = weights
         # Two of each: workers build batches on both sides of a border.
@@ -108,6 +119,37 @@ class SampleOrder:
                 table = self._table(epoch, lane, window)
                 out[places] = table[offsets[places] - (ends[window - 1] if window else 0)]
         return out.reshape(positions.shape)
+
+    def windows(self, position: int, rank: int, ranks: int) -> list["Window"]:
+        """The windows that hold a rank's samples at a position, one a lane."""
+        found = []
+        epoch, inside = divmod(position, self.epoch_samples)
+        offset = inside // self.lanes
+        for lane in range(rank * self.lanes // ranks, -(-(rank + 1) * self.lanes // ranks)):
+            ends = self._plan(epoch, lane).ends
+            number = int(np.searchsorted(ends[:-1], offset, side="right"))
+            begin = int(ends[number - 1]) if number else 0
+            past = min((offset - begin) / int(ends[number] - begin), 1.0)
+            found.append(Window(lane=lane, epoch=epoch, number=number, past=past))
+        return found
+
+    def following(self, window: "Window") -> "Window":
+        """The window that comes after one in its lane."""
+        more = window.number + 1 < len(self._plan(window.epoch, window.lane).ends)
+        epoch, number = (window.epoch, window.number + 1) if more else (window.epoch + 1, 0)
+        return Window(lane=window.lane, epoch=epoch, number=number, past=0.0)
+
+    def stretches(self, window: "Window") -> list[tuple[int, int]]:
+        """(first, stop) rows of each chunk of a window: pieces of the disk."""
+        plan = self._plan(window.epoch, window.lane)
+        mine = plan.chunks[plan.cuts[window.number] : plan.cuts[window.number + 1]]
+        borders = [(int(plan.borders[c]), int(plan.borders[c + 1])) for c in mine]
+        filled = [(first, stop) for first, stop in borders if first < stop]
+        if self._weights is None:
+            return filled
+        start = self._draw(window.epoch, 1) * 2.0**-64
+        ends = self._weights.rows(np.asarray(filled).reshape(-1) - [0, 1] * len(filled), start)
+        return [(int(first), int(last) + 1) for first, last in ends.reshape(-1, 2)]
 
     def _build_plan(self, epoch: int, lane: int) -> _LanePlan:
         each, more = divmod(self.epoch_samples, self.lanes)

@@ -6,7 +6,7 @@ import resource
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 # A shuffle window touches some hundred shards at once; more open files would save no more opens.
 _MOST_OPEN = 256
@@ -37,14 +37,17 @@ class ShardReader:
         self._open: OrderedDict[str, _OpenFile] = OrderedDict()
         self._lock = threading.Lock()
 
-    def read(self, path: str, offset: int, size: int) -> bytes:
+    def read(
+        self, path: str, offset: int, size: int, bring: Callable[[], None] | None = None
+    ) -> bytes:
         """`size` bytes of a file from `offset` on.
 
-        OSError, naming the file and the remedy, where it still cannot be read after some tries.
+        `bring` puts a file there that is missing. OSError, naming the file and the remedy, where it
+        still cannot be read after some tries.
         """
         for wait in (*_RETRY_AFTER_S, None):
             try:
-                return self._read(path, offset, size)
+                return self._read(path, offset, size, bring)
             except OSError as error:
                 # Opened anew: a stale handle does not heal. Out of descriptors: give all back.
                 scarce = error.errno in (errno.EMFILE, errno.ENFILE)
@@ -58,8 +61,9 @@ class ShardReader:
             "start the same command to go on"
         ) from failure
 
-    def _read(self, path: str, offset: int, size: int) -> bytes:
-        file = self._file(path)  # referred to until the read is over, or another may close it
+    def _read(self, path: str, offset: int, size: int, bring: Callable[[], None] | None) -> bytes:
+        # Referred to until the read is over, or another may close it.
+        file = self._file(path, bring)
         block = os.pread(file.descriptor, size, offset)
         if len(block) < size:
             raise OSError(f"{len(block)} of {size} bytes came: the file was cut or replaced")
@@ -71,12 +75,27 @@ class ShardReader:
             for path in paths:
                 self._open.pop(path, None)
 
-    def _file(self, path: str) -> _OpenFile:
+    def read_ahead(
+        self, path: str, offset: int, size: int, bring: Callable[[], None] | None = None
+    ) -> None:
+        """Have the system read a part of a file into its cache, where that can be."""
+        file = self._file(path, bring)
+        if hasattr(os, "posix_fadvise"):
+            os.posix_fadvise(file.descriptor, offset, size, os.POSIX_FADV_WILLNEED)
+
+    def _file(self, path: str, bring: Callable[[], None] | None) -> _OpenFile:
         with self._lock:
             if (file := self._open.get(path)) is not None:
                 self._open.move_to_end(path)
                 return file
-        opened = _OpenFile(path)  # not under the lock: opening may take long on a network disk
+        # Not under the lock: opening may take long on a network disk.
+        try:
+            opened = _OpenFile(path)
+        except FileNotFoundError:
+            if bring is None:
+                raise
+            bring()
+            opened = _OpenFile(path)
         with self._lock:
             file = self._open.setdefault(path, opened)
             self._open.move_to_end(path)

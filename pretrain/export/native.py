@@ -86,7 +86,7 @@ def export_config(recipe: Recipe, stage: str, parameters: dict[str, Tensor]) -> 
     """
     objective = build_objective(recipe.loss)
     objective.load_state_dict(parameters)
-    dataset = Dataset(recipe.data.train, recipe.data.tier)
+    dataset = Dataset(recipe.data.train, recipe.data.tier, shards=recipe.data.shards)
     tokens = recipe.stages[stage].tokens
     mean, std = MEAN_STD[recipe.data.normalisation]
     return {

@@ -92,10 +92,12 @@ def _open(
     """The dataset by tier, its weights, the evaluation sets, and the stages, all checked."""
     check_ranks(recipe, runtime.world_size)
     train, tier = recipe.data.train, recipe.data.tier
-    datasets = {tier: Dataset(train, tier)}
+    datasets = {tier: Dataset(train, tier, shards=recipe.data.shards)}
     for name, stage in recipe.stages.items():
         if stage.tier is not None and stage.tier not in datasets:
-            datasets[stage.tier] = Dataset(train, stage.tier, f"stages.{name}.tier")
+            datasets[stage.tier] = Dataset(
+                train, stage.tier, f"stages.{name}.tier", recipe.data.shards
+            )
         option = f"stages.{name}.tokens.text_reduction"
         text_counts(datasets[tier], stage.tokens.text_reduction, option)
     dataset = datasets[tier]

@@ -49,6 +49,10 @@ class Cluster:
         assert result.returncode == 0, f"{command}: {result.stdout}{result.stderr}"
         return result.stdout
 
+    def power_off(self, node: str) -> None:
+        """A node dies, with all that runs on it, and Slurm hears nothing of it for a while."""
+        subprocess.run([TESTBED, "kill", self.testbed, node], check=True)
+
     def submit(self, *arguments: str | Path, env: dict[str, str]) -> Job:
         """`sbatch ARGUMENTS`, waited for."""
         return self.ended(self.start(*arguments, env=env))

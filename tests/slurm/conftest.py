@@ -7,6 +7,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -21,8 +22,21 @@ INSTALL_TIMEOUT_S = 150
 @pytest.fixture(scope="session")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     """Two idle nodes, and a checkout whose code is this one's and whose logs are its own."""
+    with started(tmp_path_factory.mktemp("checkout")) as cluster:
+        yield cluster
+
+
+@pytest.fixture
+def spare_cluster(tmp_path: Path) -> Iterator[Cluster]:
+    """Two nodes of which a test may kill one."""
+    with started(tmp_path / "checkout") as cluster:
+        yield cluster
+
+
+@contextmanager
+def started(checkout: Path) -> Iterator[Cluster]:
     require_slurm()
-    checkout = tmp_path_factory.mktemp("checkout")
+    checkout.mkdir(exist_ok=True)
     for room in ("pretrain", "data_prep", "ds_configs", "benchmarks"):
         (checkout / room).symlink_to(ROOT / room)
     shutil.copytree(ROOT / "slurm", checkout / "slurm", ignore=shutil.ignore_patterns("*.out"))
@@ -48,21 +62,26 @@ def undisturbed(tiny_dataset: Path, tmp_path_factory: pytest.TempPathFactory) ->
 
 def require_slurm() -> None:
     """Install what is missing, or skip and say why that cannot be."""
+    require(PACKAGES, COMMANDS)
+
+
+def require(packages: tuple[str, ...], commands: tuple[str, ...]) -> None:
+    """Install what is missing of these, or skip and say why that cannot be."""
     if sys.platform != "linux" or os.getuid() != 0:
-        pytest.skip("the Slurm testbed needs root on Linux")
-    if all(shutil.which(command) for command in COMMANDS):
+        pytest.skip("pretend hosts need root on Linux")
+    if all(shutil.which(command) for command in commands):
         return
     if shutil.which("apt-get") is None:
-        pytest.skip(f"Slurm is not installed, and there is no apt-get: install {PACKAGES}")
+        pytest.skip(f"there is no apt-get to install what is missing: {packages}")
     # Tests run in several processes, and apt-get in one at a time.
     with Path(tempfile.gettempdir(), "slurm-install.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        if not all(shutil.which(command) for command in COMMANDS):
-            install()
+        if not all(shutil.which(command) for command in commands):
+            install(packages)
 
 
-def install() -> None:
-    for arguments in (["update"], ["install", "--yes", "--no-install-recommends", *PACKAGES]):
+def install(packages: tuple[str, ...]) -> None:
+    for arguments in (["update"], ["install", "--yes", "--no-install-recommends", *packages]):
         try:
             result = subprocess.run(
                 ["apt-get", "-qq", *arguments],
@@ -72,6 +91,8 @@ def install() -> None:
                 timeout=INSTALL_TIMEOUT_S,
             )
         except subprocess.TimeoutExpired as error:
-            pytest.skip(f"Slurm cannot be installed: {error}")
+            pytest.skip(f"{packages} cannot be installed: {error}")
         if result.returncode:
-            pytest.skip(f"Slurm cannot be installed: {(result.stderr or result.stdout)[-500:]}")
+            pytest.skip(
+                f"{packages} cannot be installed: {(result.stderr or result.stdout)[-500:]}"
+            )

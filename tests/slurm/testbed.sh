@@ -3,6 +3,8 @@
 #
 #   testbed.sh up DIR [NODES]        start it (2 nodes); DIR keeps its state and logs
 #   testbed.sh run DIR CMD...        run CMD on the login node: run DIR sbatch --wait job.sh
+#   testbed.sh on DIR HOST CMD...    run CMD on a host: on DIR node1 hostname
+#   testbed.sh kill DIR HOST         a host loses its power
 #   eval "$(testbed.sh env DIR)"     this shell's sbatch, squeue, scancel ... mean the testbed
 #   testbed.sh down DIR              kill all that `up` started, jobs included
 #
@@ -187,20 +189,25 @@ up() { # NODES
     echo "up: $1 nodes; eval \"\$($0 env $DIR)\""
 }
 
+kill_host() { # HOST
+    local pid
+    if pid=$(host_pid "$1"); then
+        kill -KILL "$pid"
+        while [[ -e /proc/$pid ]]; do sleep 0.02; done # gone only after all that it held
+    fi
+}
+
 down() {
-    local file pid
-    for file in "$DIR"/pid/{node*,ctl}; do
-        if pid=$(host_pid "${file##*/}"); then
-            kill -KILL "$pid"
-            while [[ -e /proc/$pid ]]; do sleep 0.02; done # gone only after all that it held
-        fi
-    done
+    local file
+    for file in "$DIR"/pid/{node*,ctl}; do kill_host "${file##*/}"; done
     echo "down: $DIR"
 }
 
 case $VERB in
     up) up "${1:-2}" ;;
     run) on ctl "$@" ;;
+    on) on "$@" ;;
+    kill) kill_host "$1" ;;
     env)
         for command in sbatch srun salloc squeue scancel scontrol sinfo; do
             printf '%s() { %q run %q %s "$@"; }\n' "$command" "$(realpath "$0")" "$DIR" "$command"

@@ -1,0 +1,64 @@
+"""A dataset's small files brought from afar; its shards follow, one by one, when training asks."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from pretrain.files import file_sha256, rename_durably, write_durably
+from pretrain.remote import copy_checked, read_all
+from pretrain.shard_format import INDEX_FILE, MANIFEST_FILE, Manifest, path_inside
+
+
+@dataclass(frozen=True, kw_only=True)
+class FetchOptions:
+    """Where a dataset lies"""
+
+    url: str
+    """The dataset directory's address for fsspec: https://, s3://, gs://, hf://, or a path."""
+    tiers: str | None = None
+    """Image tiers whose index is brought, as `160,full`; by default all."""
+
+
+def fetch(directory: Path, options: FetchOptions) -> str:
+    """Bring manifest, tokenizer, token counts and indexes; the manifest last. Returns what to do.
+
+    What is there already and right is not brought again. ValueError or OSError say what is wrong.
+    """
+    url = options.url.rstrip("/")
+    try:
+        text = read_all(f"{url}/{MANIFEST_FILE}")
+    except OSError as error:
+        raise OSError(
+            f"{url}/{MANIFEST_FILE} could not be read ({error}): --url names a dataset directory"
+        ) from error
+    manifest = Manifest.from_json(text)
+    tiers = list(manifest.tiers) if options.tiers is None else options.tiers.split(",")
+    if unknown := sorted(set(tiers) - manifest.tiers.keys()):
+        raise ValueError(
+            f"--tiers {','.join(unknown)}: {url} has image tiers {sorted(manifest.tiers)}"
+        )
+    digests = {manifest.tokenizer.file: manifest.tokenizer.sha256}
+    if manifest.token_counts is not None:
+        digests[manifest.token_counts.file] = manifest.token_counts.sha256
+    for name in tiers:
+        digests[f"{name}/{INDEX_FILE}"] = manifest.tiers[name].index_sha256
+    size = 0
+    for name, digest in digests.items():
+        path = path_inside(directory, name, "file")
+        if not path.is_file() or file_sha256(path) != digest:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            part = path.with_name(path.name + ".part")
+            try:
+                copy_checked(f"{url}/{name}", part, digest)
+                rename_durably(part, path)
+            except OSError as error:
+                raise OSError(f"{url}/{name} could not be copied to {path}: {error}") from error
+            finally:
+                part.unlink(missing_ok=True)
+        size += path.stat().st_size
+    write_durably(directory / MANIFEST_FILE, text)
+    return (
+        f"{directory}: {manifest.samples:,} samples, tiers {', '.join(tiers)}, "
+        f"{size / 1e6:,.1f} MB without shards; train with "
+        f"--data.train {directory} --data.shards.url {url} "
+        "--data.shards.cache FOLDER_ON_THE_NODES_OWN_DISK"
+    )
