@@ -29,6 +29,7 @@ BF16 = [
     Case(zero="2", kind="muon", precision="bf16", **CALM),
     Case(zero="3", kind="muon", precision="bf16", chunks=4, **CALM),
     Case(zero="2_offload", precision="bf16", **CALM),
+    Case(zero="3", precision="autocast", chunks=4, recompute=True, **CALM),
 ]
 # A tenth of the norm and less; epsilon is large, so that AdamW shows the gradient's scale.
 CLIPPED = [Case(zero=zero, gradient_clip=5.0, eps=0.1) for zero in STAGES]
@@ -52,6 +53,8 @@ BF16_REST = [
             for chunks in (1, 4)
         ),
         Case(zero="3_offload", precision="bf16", **CALM),
+        Case(zero="1", precision="autocast", **CALM),
+        Case(zero="2", kind="muon", precision="autocast", **CALM),
     )
     if case not in BF16
 ]

@@ -142,7 +142,13 @@ def test_twenty_kills_of_a_rank_all_ranks_or_the_launcher_change_nothing(tiny_da
     with Run(TORCHRUN, run_dir, tiny_dataset, *steps) as run:
         assert run.end() == 0
     assert set(victims) == {"rank 0", "rank 1", "ranks", "launcher"}
-    assert numbers(run_dir) == numbers(tmp_path / "undisturbed")
+    # Ranks whose launcher was killed save before they end.
+    saved = ("checkpoint", "stop")
+    found, wanted = (
+        [line for line in numbers(run) if line[0] not in saved]
+        for run in (run_dir, tmp_path / "undisturbed")
+    )
+    assert found == wanted
     for name in ("reduced", "full"):
         ours, theirs = (
             (folder / "stages" / f"{name}.safetensors").read_bytes()

@@ -30,7 +30,9 @@ class EngineOptions:
     ds_config: Path = Path("ds_configs/zero1.json")
     """DeepSpeed JSON: ZeRO stage, offload, communication."""
     precision: Precision = "auto"
-    """auto is bf16 where the machine computes in it, else fp32."""
+    """bf16: weights, activations and their gradients in bf16, over fp32 masters. autocast: weights
+    and gradients in fp32, matrix products in bf16. fp32: all in fp32. auto is bf16 where the
+    machine computes in it, else fp32."""
     checkpoint_image: bool = False
     """Recompute the image tower's blocks in the backward pass (less memory, ~1.3x compute)."""
     checkpoint_text: bool = False

@@ -4,7 +4,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -34,6 +34,7 @@ from pretrain.engine.optimizers import (  # noqa: E402
     TowerName,
     parameter_groups,
 )
+from pretrain.engine.precision import TrainedIn  # noqa: E402
 from pretrain.engine.state import (  # noqa: E402
     load_locked,
     load_objective,
@@ -100,7 +101,7 @@ class Engine:
         runtime: Runtime,
         options: EngineOptions,
         optimizer: OptimizerOptions,
-        precision: Literal["bf16", "fp32"],
+        precision: TrainedIn,
         local_batch_samples: int,
         micro_batch_samples: int | None,
         layer_decay: float | None = None,
@@ -148,6 +149,12 @@ class Engine:
         if options.compile:
             self.engine.compile()
         self.dtype = torch.bfloat16 if precision == "bf16" else torch.float32
+        self._autocast = torch.autocast(
+            runtime.device.type,
+            torch.bfloat16,
+            enabled=precision == "autocast",
+            cache_enabled=self.zero_stage < 3,  # it would keep what ZeRO 3 gives back
+        )
         self.norm = GradientNorm(self.engine, is_muon=optimizer.kind == "muon")
         self.stopwatch = Stopwatch(runtime.device)
 
@@ -198,7 +205,7 @@ class Engine:
         self.norm.by_tower = measure
         self.stopwatch.start()
         if self.micro == len(images):
-            features = self.engine(images, text_ids, keep_index)
+            features = self._features(images, text_ids, keep_index)
             self.stopwatch.stop()
             result = self.objective(*features)
             found = _agree(result, stop)
@@ -223,6 +230,13 @@ class Engine:
             return found
         return replace(found, grad_norm=self.norm.read(), tower_norms=self.norm.read_towers())
 
+    def _features(
+        self, images: Tensor, text_ids: Tensor, keep_index: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        with self._autocast:
+            features: tuple[Tensor, Tensor] = self.engine(images, text_ids, keep_index)
+        return features
+
     def _two_passes(
         self, images: Tensor, text_ids: Tensor, keep_index: Tensor | None, stop: bool
     ) -> StepResult:
@@ -233,7 +247,7 @@ class Engine:
 
         def forward(chunk: slice) -> tuple[Tensor, Tensor]:
             kept = None if keep_index is None else keep_index[chunk]
-            return self.engine(images[chunk], text_ids[chunk], kept)
+            return self._features(images[chunk], text_ids[chunk], kept)
 
         with torch.no_grad():
             parts = [forward(chunk) for chunk in chunks]

@@ -4,10 +4,11 @@ from typing import Literal
 
 import torch
 
-Precision = Literal["auto", "bf16", "fp32"]
+TrainedIn = Literal["bf16", "autocast", "fp32"]
+Precision = Literal["auto", "bf16", "autocast", "fp32"]
 
 
-def resolve_precision(asked: Precision, device: torch.device) -> Literal["bf16", "fp32"]:
+def resolve_precision(asked: Precision, device: torch.device) -> TrainedIn:
     """auto is bf16 where the machine computes in it, fp32 elsewhere (where bf16 is emulated)."""
     if asked != "auto":
         return asked

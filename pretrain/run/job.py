@@ -2,12 +2,12 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 from pretrain.data.dataset import Dataset
 from pretrain.data.order import NEWEST_RULE, SampleOrder
 from pretrain.data.weights import SampleWeights
 from pretrain.distributed import Runtime
+from pretrain.engine.precision import TrainedIn
 from pretrain.evaluation.evaluator import Evaluator
 from pretrain.recipe import Recipe
 from pretrain.run.expectation import Expectation
@@ -25,7 +25,7 @@ class Job:
     recipe: Recipe
     stages: list[Stage]
     runtime: Runtime
-    precision: Literal["bf16", "fp32"]
+    precision: TrainedIn
     datasets: dict[str, Dataset]  # by image tier
     weights: SampleWeights | None
     evaluator: Evaluator
