@@ -88,7 +88,7 @@ def measured(
     images = torch.randn(2, 3, IMAGE_PX, IMAGE_PX)
     texts = torch.randint(1, VOCAB_SIZE, (2, TEXT_TOKENS))
     engine.step(images, texts, None, learning_rate=1e-4, objective_learning_rate=1e-4)
-    log = RunLog(folder, is_main=True, tensorboard=False, samples=0, samples_seen=0)
+    log = RunLog(folder, is_main=True, samples=0, samples_seen=0)
     saver = Saver(folder / "checkpoints", CheckpointOptions(keep=1), runtime, log)
     for step in range(1, SAVES + 1):
         saver.save(engine, RunState(step=step), {})

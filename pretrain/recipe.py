@@ -26,6 +26,7 @@ from pretrain.models.clip import ModelOptions
 from pretrain.models.presets import PRESETS
 from pretrain.models.starting import StartOptions
 from pretrain.run.spikes import SpikeOptions
+from pretrain.run.trackers import TrackerName
 from pretrain.run.watchdog import WatchdogOptions
 from pretrain.run_folder import RECIPE_FILE
 from pretrain.spelling import check_words, known_options
@@ -97,6 +98,10 @@ class LogOptions:
     """Steps between lines of metrics.jsonl."""
     tensorboard: bool = True
     """Mirror metrics.jsonl into TensorBoard events."""
+    tracker: TrackerName | None = None
+    """Mirror metrics.jsonl to a tracker too: wandb or trackio, which are installed apart."""
+    project: str = "pretrain"
+    """The tracker's project."""
     spikes: SpikeOptions | None = field(default_factory=SpikeOptions)
     """When a loss counts as a spike and is named; null looks for none."""
     peak_tflops: float | None = None

@@ -119,7 +119,7 @@ def build_saver(engine: Any, folder: Path, **options: Any) -> Any:
     from pretrain.run.metrics import RunLog
     from pretrain.run.saver import Saver
 
-    log = RunLog(folder, is_main=False, tensorboard=False, samples=0, samples_seen=0)
+    log = RunLog(folder, is_main=False, samples=0, samples_seen=0)
     return Saver(folder, CheckpointOptions(**options), engine.runtime, log)
 
 

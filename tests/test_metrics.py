@@ -1,12 +1,17 @@
 """What is logged of a step is what happened: by tower, by rank, in tokens, FLOPs and memory."""
 
+import importlib.util
 import json
+import signal
+import sqlite3
 import subprocess
 import time
 
 import pytest
 import torch
 from engine_cases import GLOBAL_BATCH, Case, build_engine, one_step
+from forked_runs import train
+from launched_runs import LONG, PLAIN_PYTHON, Run
 from ranks import run_ranks
 from tiny_runs import ROOT, train_command
 
@@ -121,3 +126,48 @@ def test_a_workload_counts_what_a_step_executes():
     flops = forward_flops(recipe.model, kept=36, full=36, text_tokens=12)
     assert work.flops_per_sample == pytest.approx(5 * flops.image + 4 * flops.text)
     assert (work.tokens_per_sample, work.peak_tflops) == (48, None)
+
+
+@pytest.mark.parametrize("name", ["wandb", "trackio"])
+def test_a_tracker_shows_what_the_log_holds_through_a_stop(
+    name, tiny_dataset, tmp_path, monkeypatch
+):
+    """Without a service: wandb's offline files, trackio's own database."""
+    if importlib.util.find_spec(name) is None:
+        pytest.skip(f"{name} is not installed; it is optional")
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.setenv("TRACKIO_DIR", str(tmp_path / "trackio"))
+    run_dir = tmp_path / "run"
+    options = ("--log.tracker", name, "--log.every_steps", "1")
+    with Run(PLAIN_PYTHON, run_dir, tiny_dataset, *options, *LONG) as run:
+        run.wait_for('"step": 3, ')
+        run.process.send_signal(signal.SIGTERM)
+        assert run.end() == 75
+    with Run(PLAIN_PYTHON, run_dir, tiny_dataset, *options, *LONG) as run:
+        run.wait_for('"event": "step"', past=len((run_dir / "metrics.jsonl").read_text()))
+        run.process.send_signal(signal.SIGTERM)
+        assert run.end() == 75
+    losses = {step["samples_seen"]: step["loss"] for step in logged(run_dir)}
+    assert len(losses) > 4
+    if name == "trackio":
+        (path,) = (tmp_path / "trackio").glob("*.db")
+        rows = sqlite3.connect(path).execute("SELECT run_name, step, metrics FROM metrics")
+        names, shown = set(), {}
+        for run_name, step, metrics in rows:
+            names.add(run_name)
+            shown[step] = json.loads(metrics)["step/loss"]
+        assert len(names) == 1 and shown == losses
+    else:
+        files = list((run_dir / "wandb").glob("*/*.wandb"))
+        assert len({path.name for path in files}) == 1  # one id for both starts
+        held = b"".join(path.read_bytes() for path in files)
+        assert all(repr(loss).encode() in held for loss in losses.values())
+
+
+def test_a_tracker_that_is_not_installed_is_named_before_the_first_step(tiny_dataset, tmp_path):
+    for name in ("wandb", "trackio"):
+        if importlib.util.find_spec(name) is None:
+            ended = train(tmp_path / "run", tiny_dataset, "--log.tracker", name)
+            assert ended.code == 2 and f"log.tracker={name} is not installed" in ended.output
+            return
+    pytest.skip("both trackers are installed")

@@ -28,7 +28,7 @@ def opened(
     world = torch.distributed.get_world_size()
     runtime = Runtime(rank=rank, local_rank=rank, world_size=world, device=torch.device("cpu"))
     where = log_folder or folder
-    log = RunLog(where, is_main=rank == 0, tensorboard=False, samples=0, samples_seen=0)
+    log = RunLog(where, is_main=rank == 0, samples=0, samples_seen=0)
     return Saver(folder / "checkpoints", CheckpointOptions(**options), runtime, log), log
 
 

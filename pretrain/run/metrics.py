@@ -1,4 +1,4 @@
-"""The run's log: metrics.jsonl is the truth, TensorBoard mirrors it, the bar is for watching."""
+"""The run's log: metrics.jsonl is the truth, trackers mirror it, the bar is for watching."""
 
 import json
 import math
@@ -6,12 +6,14 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
 
 from pretrain.files import write_durably
+from pretrain.run.trackers import Mirror
 from pretrain.run_folder import METRICS_FILE
 
 # Numbers of a line that stay as they are, or are the curve's own place.
@@ -23,7 +25,13 @@ class RunLog:
     """Writes events of a run; on ranks other than the main one it does nothing."""
 
     def __init__(
-        self, run_dir: Path, *, is_main: bool, tensorboard: bool, samples: int, samples_seen: int
+        self,
+        run_dir: Path,
+        *,
+        is_main: bool,
+        samples: int,
+        samples_seen: int,
+        mirrors: Sequence[Mirror] = (),
     ) -> None:
         """samples: of the whole job; samples_seen: at the start, for the progress bar."""
         self.is_main = is_main
@@ -31,14 +39,7 @@ class RunLog:
         if not is_main:
             return
         self._file = (run_dir / METRICS_FILE).open("a", encoding="utf-8", buffering=1)
-        self._tensorboard: Any = None
-        if tensorboard:
-            # Takes seconds to import; and what an earlier start wrote past here is not shown.
-            from torch.utils.tensorboard import SummaryWriter
-
-            self._tensorboard = SummaryWriter(
-                str(run_dir / "tensorboard"), purge_step=samples_seen + 1
-            )
+        self._mirrors = mirrors
         self._bar = tqdm(
             total=samples,
             initial=samples_seen,
@@ -50,7 +51,7 @@ class RunLog:
         )
 
     def event(self, event: str, **values: Any) -> None:
-        """Append one line; numbers of `step` and `evaluation` events go to TensorBoard too.
+        """Append one line; numbers of `step` and `evaluation` events go to the mirrors too.
 
         A number that is not finite becomes null: JSON has no other word for it.
         """
@@ -58,12 +59,16 @@ class RunLog:
             return
         line = {"event": event, "time": time.time(), **_finite(values)}
         self._file.write(json.dumps(line, allow_nan=False) + "\n")
-        if self._tensorboard is not None and event in ("step", "evaluation"):
+        if event in ("step", "evaluation"):
             # One curve for each lengths that a model is evaluated at.
             head = f"{event}/{values['tokens']}" if event == "evaluation" else event
-            for name, number in _numbers(values).items():
-                if name.rsplit("/", 1)[-1] not in _CONSTANTS:
-                    self._tensorboard.add_scalar(f"{head}/{name}", number, values["samples_seen"])
+            curves = {
+                f"{head}/{name}": number
+                for name, number in _numbers(values).items()
+                if name.rsplit("/", 1)[-1] not in _CONSTANTS
+            }
+            for mirror in self._mirrors:
+                mirror.add(curves, values["samples_seen"])
 
     def progress(self, samples_seen: int, **shown: str) -> None:
         """Move the bar to a position of the job."""
@@ -92,8 +97,8 @@ class RunLog:
             self.sync()
             self._bar.close()
             self._file.close()
-            if self._tensorboard is not None:
-                self._tensorboard.close()
+            for mirror in self._mirrors:
+                mirror.close()
 
 
 def truncate(run_dir: Path, samples_seen: int) -> None:

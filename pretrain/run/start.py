@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import yaml
 
 from pretrain.data.collate import caption_shares, text_counts
 from pretrain.data.dataset import Dataset
@@ -26,6 +27,7 @@ from pretrain.run.lock import RunLock
 from pretrain.run.metrics import RunLog
 from pretrain.run.profile import Profile
 from pretrain.run.saver import Saver
+from pretrain.run.trackers import Mirror, TensorBoard, Tracker, check_tracker
 from pretrain.run_folder import CHECKPOINTS, RECIPE_FILE
 from pretrain.stages import Stage, plan_stages
 
@@ -91,6 +93,7 @@ def _open(
 ) -> tuple[dict[str, Dataset], SampleWeights | None, Evaluator, list[Stage]]:
     """The dataset by tier, its weights, the evaluation sets, and the stages, all checked."""
     check_ranks(recipe, runtime.world_size)
+    check_tracker(recipe.log.tracker)
     train, tier = recipe.data.train, recipe.data.tier
     datasets = {tier: Dataset(train, tier, shards=recipe.data.shards)}
     for name, stage in recipe.stages.items():
@@ -159,12 +162,18 @@ def _open_log(
     if runtime.is_main:
         write_durably(recipe.run_dir / RECIPE_FILE, resolved)
         metrics.truncate(recipe.run_dir, state.samples_seen)
+    mirrors: list[Mirror] = []
+    if runtime.is_main and recipe.log.tensorboard:
+        mirrors.append(TensorBoard(recipe.run_dir, state.samples_seen))
+    if runtime.is_main and recipe.log.tracker is not None:
+        config = yaml.safe_load(resolved)
+        mirrors.append(Tracker(recipe.log.tracker, recipe.log.project, recipe.run_dir, config))
     return RunLog(
         recipe.run_dir,
         is_main=runtime.is_main,
-        tensorboard=recipe.log.tensorboard,
         samples=sum(stage.samples for stage in stages),
         samples_seen=state.samples_seen,
+        mirrors=mirrors,
     )
 
 
