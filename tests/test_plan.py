@@ -339,17 +339,17 @@ def test_devices_are_known_by_their_names():
     assert HARDWARE["h100"].peak_tflops == 989.4
 
 
-def test_memory_on_a_cpu_is_near_a_measured_step():
-    """Within 30 %: the prediction is low, as docs/plan.md says."""
-    command = [sys.executable, str(ROOT / "tests/measured_memory.py"), DEMO, "full", "49408", "2"]
+@pytest.mark.parametrize("place", [0, 1], ids=["reduced", "full"])
+def test_memory_on_a_cpu_is_near_a_measured_step(place):
+    recipe, _ = parse(["--config", DEMO])
+    stage = plan_stages(recipe.stages, 10_000)[place]
+    command = [sys.executable, str(ROOT / "tests/measured_memory.py"), DEMO, stage.name]
     done = subprocess.run(
-        command, cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)},
+        [*command, "49408", "3"], cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)},
         capture_output=True, text=True, check=True,
     )  # fmt: skip
     measured = json.loads(done.stdout.splitlines()[-1])["peak"]
-    options, _ = parse_words(["--gpus", "2", "--gpu", "cpu"])
-    recipe, _ = parse(["--config", DEMO])
-    stage = plan_stages(recipe.stages, 10_000)[1]
+    options, _ = parse_words(["--gpus", "1", "--gpu", "cpu"])
     estimate = stage_estimate(recipe, stage, options.machine(), vocab_size=49408)
     predicted = estimate.memory.total(estimate.micro)
-    assert predicted == pytest.approx(measured, rel=0.3), (predicted, measured)
+    assert predicted == pytest.approx(measured, rel=0.15), (predicted, measured)

@@ -131,8 +131,7 @@ class Engine:
         }
         config = read_ds_config(options.ds_config)
         self.zero_stage = zero_stage(config)
-        fused = runtime.device.type == "cuda" or offloads_optimizer(config)
-        client = _optimizer(model, optimizer, layer_decay, fused=fused)
+        client = _optimizer(model, optimizer, layer_decay)
         # DeepSpeed rounds the model to bf16 before it makes the fp32 masters of it.
         exact = (
             {name: weight.detach().clone() for name, weight in model.named_parameters()}
@@ -330,11 +329,11 @@ def _agree(result: LossResult, stop: bool) -> StepResult:
 
 
 def _optimizer(
-    model: CLIP, options: OptimizerOptions, layer_decay: float | None, *, fused: bool
+    model: CLIP, options: OptimizerOptions, layer_decay: float | None
 ) -> torch.optim.Optimizer:
     groups = parameter_groups(model, options, layer_decay)
     if options.kind == "muon":
         # Given as a client optimizer, so that our decay groups reach it; ZeRO orthogonalises
         # each matrix before it is partitioned because the class is DeepSpeed's own.
         return MuonWithAuxAdam(groups)
-    return torch.optim.AdamW(groups, fused=fused)
+    return torch.optim.AdamW(groups, fused=True)

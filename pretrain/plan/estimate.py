@@ -24,6 +24,7 @@ from pretrain.plan.memory import (
     moment_bytes,
     sample_bytes,
     states,
+    temporary_bytes,
 )
 from pretrain.recipe import Recipe, check_ranks, image_tokens
 from pretrain.stages import Stage, StageOptions
@@ -163,6 +164,7 @@ def stage_estimate(
             parameters=total,
             locked=locked,
             moments=moments,
+            temporary=temporary_bytes(model, recipe.optimizer, machine.ranks),
             weight_bytes=weight_bytes,
         )
         for zero in (1, 2, 3)
@@ -208,6 +210,7 @@ def _memory(
     parameters: int,
     locked: int,
     moments: int,
+    temporary: int,
     weight_bytes: int,
 ) -> Memory:
     kept, _ = image_tokens(recipe, stage)
@@ -224,6 +227,7 @@ def _memory(
         fixed["buckets"] = min(fixed["buckets"], weight_bytes * (parameters - locked))
         # Its host memory is its own.
         fixed |= {"locked tower's copy": 4 * locked} if locked else {}
+    fixed |= {"optimizer's temporaries": temporary} if temporary else {}
     fixed["context"] = round((_CPU_CONTEXT_GIB if machine.is_cpu else _CONTEXT_GIB) * GIB)
     fixed |= batch_bytes(
         recipe.model,

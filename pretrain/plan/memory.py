@@ -21,6 +21,9 @@ from pretrain.models.clip import CLIP, ModelOptions
 from pretrain.models.image_tower import ImageTowerOptions
 from pretrain.models.text_tower import TextTowerOptions
 
+# Of Muon's AdamW for all but the matrices, which is not fused: both moments corrected, the root and
+# the update, each as large as what it updates. A fused AdamW has none.
+_MUON_TEMPORARIES = 4
 # DeepSpeed's defaults for what a JSON leaves out, in elements.
 _REDUCE_BUCKET, _MAX_LIVE = 500_000_000, 1_000_000_000
 # Columns of the global batch whose fp32 logits exist at a time; product, softmax and gradient do.
@@ -75,6 +78,15 @@ def moment_bytes(model: CLIP, options: OptimizerOptions) -> int:
         for group in parameter_groups(model, options)
         for parameter in group["params"]
     )
+
+
+def temporary_bytes(model: CLIP, options: OptimizerOptions, ranks: int) -> int:
+    """Of an optimizer's step on one rank, in fp32: it goes group by group."""
+    if options.kind != "muon":
+        return 0
+    groups = [group for group in parameter_groups(model, options) if not group["use_muon"]]
+    largest = max(sum(p.numel() for p in group["params"]) for group in groups)
+    return _MUON_TEMPORARIES * 4 * -(-largest // ranks)
 
 
 def states(
