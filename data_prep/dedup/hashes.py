@@ -3,8 +3,8 @@
 pHash (C. Zauner, "Implementation and Benchmarking of Perceptual Image Hash Functions", 2010): the
 signs of the lowest 8 x 8 frequencies of a 32 px grey picture, about their median. The cosine
 transform is SciPy's; Pillow decodes and shrinks. Of the libraries, imagehash makes one Python
-object a picture and keeps no coefficients, from which flat pictures are told; pdqhash has 256 bits
-and no dependable wheels; perception brings OpenCV.
+object a picture and drops the coefficients, from which flat pictures are told; pdqhash has 256 bits
+and here no wheel; perception brings OpenCV.
 
     DIR/hashes/phash.npy    uint64, one a row; FLAT where the picture has no structure
     DIR/hashes/phash.json   of which dataset and by which rule, and the file's sha256
