@@ -11,6 +11,7 @@ from jsonargparse import ArgumentParser, Namespace, set_parsing_settings
 
 from data_prep.build import build_dataset, build_share
 from data_prep.captions import CaptionOptions
+from data_prep.dedup.command import DedupOptions, dedup
 from data_prep.fetch import FetchOptions, fetch
 from data_prep.inspection import InspectOptions, inspect
 from data_prep.merge import merge
@@ -62,7 +63,7 @@ def spell_options(argv: Sequence[str]) -> list[str]:
             continue
         name, equals, value = word.partition("=")
         name = "--" + name[2:].replace("-", "_")
-        if name == "--caption":
+        if name in REPEATED:
             name += "+"
         spelled.append(name + equals + value)
         following = argv[i + 1] if i + 1 < len(argv) else "--"
@@ -122,6 +123,13 @@ def run_weigh(chosen: Namespace) -> int:
 def run_fetch(chosen: Namespace) -> int:
     """Bring a dataset's small files and say how to train on it."""
     print(fetch(chosen.dataset, options_of(FetchOptions, chosen)))
+    return 0
+
+
+def run_dedup(chosen: Namespace) -> int:
+    """Write weights that leave samples out, and say which."""
+    workers = options_of(PoolOptions, chosen).workers
+    print(dedup(chosen.dataset, options_of(DedupOptions, chosen), workers))
     return 0
 
 
@@ -199,8 +207,15 @@ COMMANDS: dict[str, tuple[str, tuple[type, ...], Callable[[Namespace], int]]] = 
         (WeighOptions,),
         run_weigh,
     ),
+    "dedup": (
+        "Weigh near duplicates, evaluation pictures and repeated captions with 0.",
+        (DedupOptions, PoolOptions),
+        run_dedup,
+    ),
 }
+REPEATED = {"--caption", "--against"}  # options that a command line may give several times
 ON_A_DATASET = {
+    "dedup",
     "weigh",
     "merge",
     "verify",

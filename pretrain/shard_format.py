@@ -6,6 +6,7 @@
     DIR/token_counts.npy          how often each id occurs in all captions, uint64
     DIR/<tier>/00000.tar …        ustar shards, WebDataset-compatible; one folder per image tier
     DIR/<tier>/index.npy          one row per sample: where each member lies, its size and crc32
+    DIR/hashes/phash.npy          may follow later: a perceptual hash of each picture, uint64
     DIR/weights/<name>.npy        may follow later: how often each sample is shown an epoch, float32
 
 Every tier holds the same samples in the same order, so row i of one tier's index is row i of
@@ -13,6 +14,7 @@ every other's. This module imports no torch: data preparation must not.
 """
 
 import enum
+import hashlib
 import json
 import re
 import struct
@@ -156,6 +158,11 @@ class Manifest:
         if self.token_counts is None:
             del plain["token_counts"]  # as it was read, for its fingerprint
         return json.dumps(plain, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
+
+    @property
+    def fingerprint(self) -> str:
+        """sha256 of the JSON: equal only for the same samples, tiers and tokenizer."""
+        return hashlib.sha256(self.to_json().encode()).hexdigest()
 
     @classmethod
     def from_json(cls, text: str | bytes) -> "Manifest":

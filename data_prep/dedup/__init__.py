@@ -1,0 +1,1 @@
+"""Near duplicates, evaluation pictures and repeated captions of a finished dataset: weight 0."""

@@ -1,0 +1,166 @@
+"""Weights that leave out near duplicates, evaluation pictures and captions said too often."""
+
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pretrain.checks import check_between, check_positive
+from pretrain.files import write_durably
+from pretrain.shard_format import Manifest, read_manifest, weights_file
+
+
+@dataclass(frozen=True, kw_only=True)
+class DedupOptions:
+    """Which samples get the weight 0"""
+
+    out: str
+    """Name of the weights: DIR/weights/NAME.npy, which training reads by data.weights=NAME."""
+    distance: int = 4
+    """Pictures whose 64-bit hashes differ in at most so many bits are near duplicates: of a group
+    of them the first is kept. Distances are even."""
+    against: list[Path] = field(default_factory=list)
+    """Evaluation set: a dataset directory whose pictures, and those near them, are left out.
+    Repeat it for several."""
+    caption_cap: int | None = None
+    """Of samples with the same caption only so many, the first, are kept. Null: all."""
+    caption_name: str | None = None
+    """Caption that is compared, case and white space aside. Null: the first."""
+    weights: str | None = None
+    """Name of weights that these are multiplied by. Null: each sample weighs 1."""
+
+    def __post_init__(self) -> None:
+        check_between({"--distance": self.distance}, 0, 17)
+        check_positive({"--caption-cap": self.caption_cap})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Counts:
+    """How many samples each reason leaves out; one sample can have several."""
+
+    base: int  # of weight 0 before
+    repeats: int
+    groups: int
+    largest: int
+    contaminated: list[int]  # by evaluation set
+    over_cap: int | None
+    flat: int
+    kept: int
+
+
+def dedup(directory: Path, options: DedupOptions, workers: int | None) -> str:
+    """Write the weights; returns a table of what they leave out.
+
+    ValueError or OSError name what to change. Every picture is read the first time,
+    later the hashes.
+    """
+    # SciPy's part: a third of a second that no other command pays.
+    from data_prep.dedup.hashes import FLAT, dataset_hashes
+    from data_prep.dedup.neighbours import find
+    from data_prep.dedup.repeats import Captions, caption_digests, over_cap
+
+    path = weights_file(directory, options.out, "--out")
+    manifest = read_manifest(directory)
+    caption = chosen_caption(manifest, options.caption_name)
+    weights = base_weights(directory, options.weights, manifest.samples)
+    sets = [(one, read_manifest(one)) for one in checked_sets(directory, options.against)]
+    hashes = dataset_hashes(directory, manifest, workers)
+    others = [dataset_hashes(one, told, workers) for one, told in sets]
+    before = weights > 0
+    found = find(hashes, before, others, options.distance)
+    kept = before & ~found.repeats
+    for flags in found.contaminated:
+        kept &= ~flags
+    over: int | None = None
+    if options.caption_cap is not None:
+        captions = Captions(directory=directory, manifest=manifest, name=caption)
+        too_many = over_cap(caption_digests(captions, workers), kept, options.caption_cap)
+        over = int(np.count_nonzero(too_many))
+        kept &= ~too_many
+    if not kept.any():
+        raise ValueError(
+            f"none of the {manifest.samples:,} samples of {directory} would be left: check "
+            f"--distance={options.distance}, --against and --weights"
+        )
+    content = io.BytesIO()
+    np.save(content, np.where(kept, weights, 0).astype("<f4"))
+    write_durably(path, content.getvalue())
+    counts = Counts(
+        base=int(np.count_nonzero(~before)),
+        repeats=int(np.count_nonzero(found.repeats)),
+        groups=found.groups,
+        largest=found.largest,
+        contaminated=[int(np.count_nonzero(flags)) for flags in found.contaminated],
+        over_cap=over,
+        flat=int(np.count_nonzero(hashes == FLAT)),
+        kept=int(np.count_nonzero(kept)),
+    )
+    return table(path, manifest.samples, options, counts)
+
+
+def chosen_caption(manifest: Manifest, name: str | None) -> str:
+    """The caption to compare; ValueError where the dataset has none of that name."""
+    if name is not None and name not in manifest.captions:
+        raise ValueError(
+            f"--caption-name={name}: the dataset has no such caption; choose one of "
+            f"{manifest.captions}"
+        )
+    return name or manifest.captions[0]
+
+
+def checked_sets(directory: Path, against: Sequence[Path]) -> Sequence[Path]:
+    """ValueError where an evaluation set is the dataset itself."""
+    for one in against:
+        if one.resolve() == directory.resolve():
+            raise ValueError(
+                f"--against={one} is the dataset itself, of which nothing would be left: name an "
+                "evaluation set"
+            )
+    return against
+
+
+def base_weights(directory: Path, name: str | None, samples: int) -> NDArray[np.float32]:
+    """(samples,) weights of that name, or ones."""
+    if name is None:
+        return np.ones(samples, np.float32)
+    path = weights_file(directory, name, "--weights")
+    if not path.is_file():
+        found = sorted(file.stem for file in path.parent.glob("*.npy"))
+        raise FileNotFoundError(
+            f"--weights={name}: there is no {path}; {directory} has weights {found}"
+        )
+    try:
+        weights: NDArray[np.float32] = np.load(path, allow_pickle=False)
+    except (ValueError, EOFError) as error:
+        raise ValueError(f"--weights={name}: {path} is no NumPy file: {error}") from error
+    if weights.dtype != np.dtype("<f4") or weights.shape != (samples,):
+        raise ValueError(
+            f"--weights={name}: {path} holds {weights.dtype} of shape {weights.shape}, needed is "
+            f"float32 of ({samples},): make it again with `python -m data_prep weigh`"
+        )
+    if not (np.isfinite(weights) & (weights >= 0)).all():
+        raise ValueError(
+            f"--weights={name}: {path} has weights that are negative or not finite: make it again "
+            "with `python -m data_prep weigh`"
+        )
+    return weights
+
+
+def table(path: Path, samples: int, options: DedupOptions, counts: Counts) -> str:
+    """What was written, and what each reason leaves out of it."""
+    lines = [("weights", str(path)), ("samples", f"{samples:,}")]
+    if options.weights is not None:
+        lines.append((f"weight 0 in {options.weights}", f"{counts.base:,}"))
+    near = f"{counts.repeats:,} in {counts.groups:,} groups, the largest of {counts.largest:,}"
+    lines.append(("near duplicates", near))
+    for one, count in zip(options.against, counts.contaminated, strict=True):
+        lines.append((f"contaminated by {one}", f"{count:,}"))
+    if counts.over_cap is not None:
+        lines.append(("over the caption cap", f"{counts.over_cap:,}"))
+    lines.append(("flat, not compared", f"{counts.flat:,}"))
+    lines.append(("kept", f"{counts.kept:,} ({counts.kept / samples:.1%})"))
+    wide = max(24, 2 + max(len(label) for label, _ in lines))
+    return "\n".join(f"{label:<{wide}}{value}" for label, value in lines)

@@ -1,0 +1,128 @@
+"""A perceptual hash of each sample's picture, kept beside the dataset.
+
+pHash (C. Zauner, "Implementation and Benchmarking of Perceptual Image Hash Functions", 2010): the
+signs of the lowest 8 x 8 frequencies of a 32 px grey picture, about their median. The cosine
+transform is SciPy's; Pillow decodes and shrinks. Of the libraries, imagehash makes one Python
+object a picture and drops the coefficients, from which flat pictures are told; pdqhash has 256 bits
+and here no wheel; perception brings OpenCV.
+
+    DIR/hashes/phash.npy    uint64, one a row; FLAT where the picture has no structure
+    DIR/hashes/phash.json   of which dataset and by which rule, and the file's sha256
+"""
+
+import io
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+from scipy.fft import dctn
+from tqdm import tqdm
+
+from data_prep.pool import Report, run_in_pool
+from data_prep.reading import smallest_tier
+from pretrain.files import file_sha256, write_durably
+from pretrain.shard_format import COPY_AGAIN, Manifest
+
+RULE = "phash-1"  # another rule's hashes are made anew
+HASH_FILE = "phash.npy"
+TOLD_FILE = "phash.json"
+FLAT = np.uint64(0)  # no hash: half the bits of a real one are set
+FLAT_LEVELS = 2.0  # root mean square of a picture's low frequencies, of 255 grey levels
+_PX = 32
+_SIDE = 8
+_BLOCK_ROWS = 1024
+_BLOCKS = 4096  # at most: what the pool waits for at once
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pictures:
+    """What every worker needs."""
+
+    directory: Path
+    manifest: Manifest
+
+
+def dataset_hashes(directory: Path, manifest: Manifest, workers: int | None) -> NDArray[np.uint64]:
+    """(samples,) hash of each row: those on the disk if they are this dataset's, else made anew.
+
+    ValueError or OSError name the picture or file that cannot be read.
+    """
+    folder = directory / "hashes"
+    told = {"rule": RULE, "dataset": manifest.fingerprint}
+    kept = _kept(folder, told)
+    if kept is not None:
+        return kept
+    hashes = np.empty(manifest.samples, np.uint64)
+    blocks = row_blocks(manifest.samples)
+    state = Pictures(directory=directory, manifest=manifest)
+    results = run_in_pool(hash_block, state, blocks, workers, lambda _: None)
+    with tqdm(total=len(hashes), unit=" samples", desc=f"hash {directory}", disable=None) as bar:
+        for first, part in results:
+            hashes[first : first + len(part)] = part
+            bar.update(len(part))
+    content = io.BytesIO()
+    np.save(content, hashes.astype("<u8", copy=False))
+    write_durably(folder / HASH_FILE, content.getvalue())
+    told["sha256"] = file_sha256(folder / HASH_FILE)
+    write_durably(folder / TOLD_FILE, json.dumps(told, indent=2) + "\n")
+    return hashes
+
+
+def _kept(folder: Path, told: dict[str, str]) -> NDArray[np.uint64] | None:
+    """The hashes of an earlier call, if they are whole and of the same dataset and rule."""
+    try:
+        found = json.loads((folder / TOLD_FILE).read_bytes())
+        if found != {**told, "sha256": file_sha256(folder / HASH_FILE)}:
+            return None
+    except (FileNotFoundError, ValueError):
+        return None
+    hashes: NDArray[np.uint64] = np.load(folder / HASH_FILE, allow_pickle=False)
+    return hashes
+
+
+def row_blocks(samples: int) -> list[range]:
+    """All rows in ranges, the same for any number of workers."""
+    size = max(_BLOCK_ROWS, -(-samples // _BLOCKS))
+    return [range(first, min(first + size, samples)) for first in range(0, samples, size)]
+
+
+def hash_block(state: Pictures, rows: range, report: Report) -> tuple[int, NDArray[np.uint64]]:
+    """First row and the hashes of a range of rows."""
+    del report
+    reader = smallest_tier(state.directory, state.manifest)
+    hashes = np.empty(len(rows), np.uint64)
+    for start in range(0, len(rows), _BLOCK_ROWS):
+        part = rows[start : start + _BLOCK_ROWS]
+        pictures = np.empty((len(part), _PX, _PX), np.float32)
+        for place, (jpeg,) in enumerate(reader.read(np.array(part, np.int64), ("jpg",))):
+            try:
+                pictures[place] = grey(jpeg)
+            except (OSError, SyntaxError, ValueError) as error:
+                raise ValueError(
+                    f"{reader.directory / reader.name}: the picture of row {part[place]} cannot "
+                    f"be read ({error}): {COPY_AGAIN}"
+                ) from error
+        hashes[start : start + len(part)] = hash_pictures(pictures)
+    return rows.start, hashes
+
+
+def grey(jpeg: bytes) -> NDArray[np.float32]:
+    """(32, 32) grey levels of a JPEG, its sides stretched alike to the square."""
+    picture = Image.open(io.BytesIO(jpeg), formats=["JPEG"])
+    picture.draft("L", (2 * _PX, 2 * _PX))  # the decoder halves it while it stays larger
+    small = picture.convert("L").resize((_PX, _PX), Image.Resampling.LANCZOS)
+    return np.asarray(small, np.float32)
+
+
+def hash_pictures(pictures: NDArray[np.float32]) -> NDArray[np.uint64]:
+    """(B,) hashes of (B, 32, 32) grey pictures; FLAT below FLAT_LEVELS of structure."""
+    waves = dctn(pictures, axes=(1, 2), norm="ortho")[:, :_SIDE, :_SIDE].reshape(-1, _SIDE**2)
+    changes = waves[:, 1:]  # all but the mean grey
+    bits = np.zeros(waves.shape, np.uint8)
+    bits[:, 1:] = changes > np.median(changes, axis=1, keepdims=True)
+    hashes = np.packbits(bits, axis=1).view(">u8").ravel().astype(np.uint64)
+    hashes[np.sqrt(np.square(changes).sum(axis=1)) / _PX < FLAT_LEVELS] = FLAT
+    return hashes
