@@ -18,10 +18,10 @@ SLICE ?=
 PARALLEL := --numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: help setup demo data test lint soak compare law clean
+.PHONY: help setup demo data test lint soak compare law cuda-check clean
 
 help: ## Show what there is
-	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
 
 $(VENV)/.ready: requirements.txt
 	$(PYTHON) -m venv $(VENV)
@@ -67,6 +67,10 @@ test: $(VENV)/.ready-dev ## Run every test
 
 soak: $(VENV)/.ready-dev ## Run the slow tests too
 	$(BIN)/python -m pytest $(PARALLEL)
+
+cuda-check: RANKS = 1
+cuda-check: $(VENV)/.ready ## Training on this machine's GPUs is correct: a table; RANKS=8 for eight
+	PYTHONPATH=. $(BIN)/torchrun --standalone --nproc_per_node $(RANKS) tests/cuda_check.py
 
 lint: $(VENV)/.ready-dev ## Format check, lint and type check
 	$(BIN)/ruff format --check .

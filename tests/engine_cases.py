@@ -1,6 +1,7 @@
 """A small CLIP trained by the engine, case by case, and its judge: one float64 process by torch
 alone, with AdamW or with Muon's rule written out."""
 
+import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -44,7 +45,14 @@ class Training:
     weights: dict[str, Tensor]
 
 
-def small_clip() -> Any:
+def device() -> torch.device:
+    """Of this rank: a GPU where there is one and tests do not ask for the CPU."""
+    if torch.cuda.is_available() and os.environ.get("DS_ACCELERATOR") != "cpu":
+        return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+    return torch.device("cpu")
+
+
+def small_clip(explicit_attention: bool = True) -> Any:
     from pretrain.models.clip import CLIP, ModelOptions
     from pretrain.models.image_tower import ImageTowerOptions
     from pretrain.models.text_tower import TextTowerOptions
@@ -59,7 +67,7 @@ def small_clip() -> Any:
         vocabulary=of_size(50),
         image_px=32,
         text_tokens=6,
-        explicit_attention=True,
+        explicit_attention=explicit_attention,
     )
 
 
@@ -82,7 +90,8 @@ def build_engine(case: Case, *, disturb: bool = False) -> Any:
 
     rank, world = torch.distributed.get_rank(), torch.distributed.get_world_size()
     local = GLOBAL_BATCH // world
-    model = small_clip()
+    place = device()
+    model = small_clip(explicit_attention=place.type == "cpu").to(place)
     if disturb:
         with torch.no_grad():
             for parameter in model.parameters():
@@ -90,7 +99,7 @@ def build_engine(case: Case, *, disturb: bool = False) -> Any:
     return Engine(
         model=model,
         objective=build_objective(LossOptions()),
-        runtime=Runtime(rank=rank, local_rank=rank, world_size=world, device=torch.device("cpu")),
+        runtime=Runtime(rank=rank, local_rank=rank, world_size=world, device=place),
         options=EngineOptions(
             ds_config=ROOT / f"ds_configs/zero{case.zero}.json",
             checkpoint_image=case.recompute,
@@ -138,10 +147,11 @@ def one_step(engine: Any, case: Case, batch: int, *, poison_images: bool = False
     if poison_images:
         images = images.clone()
         images[-1, 0, 0] = torch.nan
+    place = engine.runtime.device
     return engine.step(
-        images.to(engine.dtype),
-        texts,
-        keep,
+        images.to(place, engine.dtype),
+        texts.to(place),
+        keep.to(place),
         learning_rate=case.learning_rate,
         objective_learning_rate=case.learning_rate,
         measure=True,

@@ -1,0 +1,156 @@
+"""Training is correct on this machine's GPUs: one command, one table.
+
+    make cuda-check                 one rank
+    make cuda-check RANKS=8         as many ranks, one a GPU
+
+Every engine case trains five steps of a small CLIP and is held against one float64 process on the
+CPU; then it is saved, resumed in a new engine, and must go on bitwise. Exit status 1 where a row
+fails. Without a GPU it runs on the CPU, and says so.
+"""
+
+import sys
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+from engine_cases import (
+    STEPS,
+    Case,
+    Training,
+    build_engine,
+    save_whole,
+    small_clip,
+    train_in_float64,
+    training,
+)
+
+from pretrain import distributed
+from pretrain.distributed import Runtime
+
+CALM = {"learning_rate": 5e-5, "eps": 1e-2}
+CASES = [
+    *(Case(zero=zero, chunks=chunks) for zero in ("1", "2", "3") for chunks in (1, 4)),
+    Case(zero="3", recompute=True),
+    *(Case(zero=zero, precision="bf16", **CALM) for zero in ("1", "2", "3")),
+    Case(zero="1", precision="autocast", **CALM),
+    Case(zero="2_offload", precision="bf16", **CALM),
+    Case(zero="3_offload", precision="bf16", **CALM),
+    *(Case(zero=zero, kind="muon", precision="bf16", **CALM) for zero in ("1", "2", "3")),
+    Case(zero="1", compile=True),
+    Case(zero="1", compile=True, precision="bf16", **CALM),
+]
+# (loss, gradient norm, weights' move) apart from float64's: TF32 and fused attention round more
+# than a CPU does.
+FP32, ROUNDED = (1e-3, 1e-3, 2e-2), (4e-2, 2e-2, float("inf"))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Found:
+    """How far one case is from its judge, and whether its resume is bitwise."""
+
+    loss: float
+    norm: float
+    move: float
+    resumes: bool
+    seconds: float
+
+    def passes(self, case: Case) -> bool:
+        bounds = FP32 if case.precision == "fp32" and case.kind == "adamw" else ROUNDED
+        measured = (self.loss, self.norm, self.move)
+        return self.resumes and all(a < b for a, b in zip(measured, bounds, strict=True))
+
+
+def check_collectives(runtime: Runtime) -> str:
+    """A sum, a gather and a scatter over all ranks, and what they ran by."""
+    place, world = runtime.device, runtime.world_size
+    ones = torch.ones(1 << 20, device=place)
+    dist.all_reduce(ones)
+    assert ones.eq(world).all(), "all_reduce"
+    own = torch.full((4,), float(runtime.rank), device=place)
+    gathered = torch.empty(4 * world, device=place)
+    dist.all_gather_into_tensor(gathered, own)
+    assert gathered.view(world, 4)[:, 0].tolist() == list(range(world)), "all_gather"
+    part = torch.empty(4, device=place)
+    dist.reduce_scatter_tensor(part, gathered)
+    assert part.eq(world * runtime.rank).all(), "reduce_scatter"
+    return f"{dist.get_backend()}, {world} ranks"
+
+
+def check(case: Case, judge: Training, folder: Path) -> Found:
+    """Train, save, resume. Collective."""
+    from pretrain.run import checkpoint
+    from pretrain.run.checkpoint import RunState
+
+    begin = time.perf_counter()
+    engine = build_engine(case)
+    ours = training(engine, case, range(STEPS))
+    state = RunState(step=STEPS)
+    save_whole(engine, folder, state)
+    expected = training(engine, case, range(STEPS, STEPS + 2))
+    engine.close()
+    resumed = build_engine(case, disturb=True)
+    checkpoint.load(resumed, folder, checkpoint.tag_of(state), late_files_s=30.0)
+    again = training(resumed, case, range(STEPS, STEPS + 2))
+    resumed.close()
+    same = again.losses == expected.losses and all(
+        torch.equal(again.weights[name], weight) for name, weight in expected.weights.items()
+    )
+    start = small_clip().state_dict()
+    apart = sum(
+        float((w.double() - judge.weights[n]).square().sum()) for n, w in ours.weights.items()
+    )
+    moved = sum(float((w - start[n].double()).square().sum()) for n, w in judge.weights.items())
+    return Found(
+        loss=max(abs(a - b) for a, b in zip(ours.losses, judge.losses, strict=True)),
+        norm=max(abs(a / b - 1) for a, b in zip(ours.norms, judge.norms, strict=True)),
+        move=(apart / moved) ** 0.5,
+        resumes=same,
+        seconds=time.perf_counter() - begin,
+    )
+
+
+def main(chosen: list[str]) -> int:
+    """Check all cases, or those whose words are in their name."""
+    runtime = distributed.start()
+
+    def say(line: str) -> None:
+        if runtime.is_main:
+            print(line, flush=True)
+
+    place = runtime.device
+    name = torch.cuda.get_device_name(place) if place.type == "cuda" else "CPU: no GPU is here"
+    say(f"{name}, torch {torch.__version__}, {check_collectives(runtime)}")
+    say(f"{'case':<58} {'loss':>9} {'norm':>9} {'move':>9}  resume  seconds")
+    failed = 0
+    judges: dict[tuple[str, float, float], Training] = {}
+    for case in CASES:
+        words = [f"ZeRO {case.zero}", case.kind, case.precision]
+        words += ["two passes"] * (case.chunks > 1) + ["recompute"] * case.recompute
+        words += ["compile"] * case.compile
+        title = ", ".join(words)
+        if not all(word in title for word in chosen):
+            continue
+        key = (case.kind, case.eps, case.learning_rate)
+        if key not in judges:
+            judges[key] = train_in_float64(case)
+        with tempfile.TemporaryDirectory() as folder:
+            shared = Path(distributed.broadcast_object(folder))
+            found = check(case, judges[key], shared)
+            dist.barrier()
+        passes = found.passes(case)
+        failed += not passes
+        say(
+            f"{title:<58} {found.loss:>9.1e} {found.norm:>9.1e} {found.move:>9.1e}  "
+            f"{'bitwise' if found.resumes else 'DIFFERS'} {found.seconds:>6.1f}"
+            f"{'' if passes else '   FAILED'}"
+        )
+    say(f"{failed} failed" if failed else "all passed")
+    distributed.stop()
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
