@@ -11,11 +11,13 @@ from jsonargparse import ArgumentParser, Namespace, set_parsing_settings
 
 from data_prep.build import build_dataset, build_share
 from data_prep.captions import CaptionOptions
+from data_prep.embed import EmbedOptions, embed
 from data_prep.inspection import InspectOptions, inspect
 from data_prep.merge import merge
 from data_prep.options import BuildOptions, TaggingOptions
 from data_prep.pictures import PictureOptions
 from data_prep.pool import PoolOptions, RunOptions
+from data_prep.similarity import FilterOptions, filter_by_similarity
 from data_prep.sources import SourceOptions
 from data_prep.stats import StatsOptions, stats
 from data_prep.verify import verify
@@ -37,6 +39,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         command = ArgumentParser(description=description)
         for part in parts:
             command.add_class_arguments(part)
+        if name == "embed":
+            command.add_argument(
+                "model", metavar="MODEL", type=Path, help="Exported model, or a run folder's."
+            )
         if name in ON_A_DATASET:
             command.add_argument("dataset", metavar="DIR", type=Path, help="Dataset directory.")
         subcommands.add_subcommand(name, command, help=description)
@@ -61,7 +67,7 @@ def spell_options(argv: Sequence[str]) -> list[str]:
             continue
         name, equals, value = word.partition("=")
         name = "--" + name[2:].replace("-", "_")
-        if name == "--caption":
+        if name == "--caption" and argv[0] == "build":
             name += "+"
         spelled.append(name + equals + value)
         following = argv[i + 1] if i + 1 < len(argv) else "--"
@@ -115,6 +121,18 @@ def run_verify(chosen: Namespace) -> int:
 def run_weigh(chosen: Namespace) -> int:
     """Write weights of a dataset and say what they change."""
     print(weigh(chosen.dataset, options_of(WeighOptions, chosen)))
+    return 0
+
+
+def run_embed(chosen: Namespace) -> int:
+    """Write embeddings of a dataset."""
+    print(embed(chosen.model, chosen.dataset, options_of(EmbedOptions, chosen)))
+    return 0
+
+
+def run_filter(chosen: Namespace) -> int:
+    """Write weights that leave samples out, and say which."""
+    print(filter_by_similarity(chosen.dataset, options_of(FilterOptions, chosen)))
     return 0
 
 
@@ -183,13 +201,25 @@ COMMANDS: dict[str, tuple[str, tuple[type, ...], Callable[[Namespace], int]]] = 
         run_stats,
     ),
     "weigh": (
-        "Weigh the samples of a dataset directory by a metadata column.",
+        "Weigh the samples of a dataset directory by a metadata column, or by like pictures.",
         (WeighOptions,),
         run_weigh,
+    ),
+    "embed": (
+        "Embed the pictures and texts of a dataset directory by an exported model.",
+        (EmbedOptions,),
+        run_embed,
+    ),
+    "filter": (
+        "Weigh out the samples whose picture and text a model finds least alike.",
+        (FilterOptions,),
+        run_filter,
     ),
 }
 ON_A_DATASET = {
     "weigh",
+    "embed",
+    "filter",
     "merge",
     "verify",
     "stats",

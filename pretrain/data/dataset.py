@@ -1,6 +1,5 @@
 """Reading a dataset directory: one indexed, checked read per sample."""
 
-import hashlib
 import json
 import os
 import stat
@@ -111,7 +110,7 @@ class Dataset:
     @property
     def fingerprint(self) -> str:
         """sha256 over the manifest: equal only for the same samples, tiers and tokenizer."""
-        return hashlib.sha256(self.manifest.to_json().encode()).hexdigest()
+        return self.manifest.fingerprint
 
     @property
     def vocabulary(self) -> Vocabulary:
