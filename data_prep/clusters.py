@@ -11,10 +11,12 @@ ITERATIONS = 25
 FITTED_ROWS = 256
 
 
-def cluster(embeddings: Embeddings, clusters: int, seed: int) -> NDArray[np.int64]:
+def cluster(embeddings: Embeddings, clusters: int, seed: int, starts: int) -> NDArray[np.int64]:
     """(samples,) number of each sample's cluster, 0…n-1 by size, the largest first.
 
-    n is `clusters`, or less where some end empty. The same on one machine for the same seed.
+    The best of `starts` fits from other k-means++ centres (Arthur and Vassilvitskii, 2007): from
+    random centres large groups are split and small ones merged. n is `clusters`, or less where
+    some end empty. The same on one machine for the same seed.
     ValueError where there are fewer samples than clusters.
     """
     import faiss  # loads OpenMP and BLAS, which no other command needs
@@ -26,7 +28,9 @@ def cluster(embeddings: Embeddings, clusters: int, seed: int) -> NDArray[np.int6
         embeddings.info.dimension,
         clusters,
         niter=ITERATIONS,
+        nredo=starts,
         seed=seed,
+        init_method=faiss.ClusteringInitMethod_KMEANS_PLUS_PLUS,
         spherical=True,
         min_points_per_centroid=1,  # small datasets are no mistake
         max_points_per_centroid=FITTED_ROWS,

@@ -33,6 +33,8 @@ class WeighOptions:
     writes."""
     seed: int = 0
     """Of the clusters' first centres."""
+    starts: int = 5
+    """Clusters are fitted from so many first centres and the best fit is kept; 1 is the fastest."""
     out: str
     """Name of the weights: DIR/weights/NAME.npy, which training reads by data.weights=NAME."""
     alpha: float = 0.5
@@ -44,6 +46,7 @@ class WeighOptions:
     def __post_init__(self) -> None:
         check_between({"--alpha": self.alpha}, 0, 10)
         check_positive({"--target": self.target, "--clusters": self.clusters})
+        check_positive({"--starts": self.starts})
         if (self.by is None) == (self.clusters is None):
             raise ValueError(
                 f"--by={self.by}, --clusters={self.clusters}: groups come from a metadata column "
@@ -90,7 +93,7 @@ def _chosen_groups(
         return _groups(directory, manifest, options.by)
     assert options.clusters is not None and options.embeddings is not None  # checked together
     embeddings = open_embeddings(directory, manifest, options.embeddings)
-    groups = cluster(embeddings, options.clusters, options.seed)
+    groups = cluster(embeddings, options.clusters, options.seed, options.starts)
     return groups, [f"cluster {number}" for number in range(int(groups.max()) + 1)]
 
 
