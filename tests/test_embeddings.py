@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from data_prep_corpus import encoded, options, picture, write_corpus
 from dataset_copies import change_manifest, damage
 from forkserver import CONTEXT
 from killed_builds import EVENTS, content
@@ -23,6 +24,7 @@ from tiny_runs import ROOT
 
 import pretrain
 from data_prep.__main__ import main as data_prep
+from data_prep.build import build_dataset
 from data_prep.embeddings import EmbeddingsInfo, open_embeddings
 from pretrain.data.dataset import Dataset
 from pretrain.data.weights import open_weights
@@ -82,15 +84,28 @@ def test_they_are_what_the_loaded_model_gives(embedded, model):
     assert (told["dimension"], told["image_px"], told["tier"]) == (32, 32, "full")
 
 
-def test_another_caption_and_a_sample_without_it(copy, model, tiny_dataset, capsys):
-    """The corpus gives each sample all captions, so one is taken out of a sample."""
-    assert data_prep(command(model, copy, "--caption", "phrase")) == 0
-    dataset = Dataset(copy, "full")
-    phrases = [dataset.read_json(row)["captions"]["phrase"] for row in range(len(dataset))]
-    wanted = pretrain.load(model).encode_text(phrases).double().numpy()
-    worst = np.abs(vectors(copy, "text") - wanted).max()
-    assert worst < HALF_ULP, f"largest difference {worst:.1e}"
-    assert "--caption='words'" in one_error(capsys, command(model, copy, "--caption", "words"))
+def test_another_caption_and_samples_without_it(model, tiny_dataset, tmp_path, capsys):
+    """Every third picture has no long text: its row is zeros, and it has no score."""
+    files = [encoded(picture(number)) for number in range(12)]
+    longs = [None if number % 3 == 0 else f"a long text {number}" for number in range(12)]
+    columns = {"image": files, "caption": [f"text {number}" for number in range(12)], "long": longs}
+    source = write_corpus(tmp_path / "source.parquet", columns)
+    out, tokenizer = tmp_path / "set", tiny_dataset / "tokenizer.model"
+    captions = ("label={caption}", "long={long}")
+    build_dataset(options(source, out, captions=captions, tokenizer=tokenizer, shard_samples=7))
+    assert data_prep(command(model, out, "--caption", "long", "--batch", "5")) == 0
+    dataset, loaded = Dataset(out, "full"), pretrain.load(model)
+    found = vectors(out, "text")
+    for row, vector in enumerate(found):
+        text = dataset.read_json(row)["captions"].get("long")
+        wanted = 0 if text is None else loaded.encode_text([text])[0].double().numpy()
+        worst = np.abs(vector - wanted).max()
+        assert worst < HALF_ULP, f"row {row}: largest difference {worst:.1e}"
+    assert np.count_nonzero(~found.any(axis=1)) == 4
+    assert data_prep(filtering(out, "own", "0.5")) == 0
+    assert "4 of 12 samples get weight 0" in capsys.readouterr().out
+    assert (np.load(out / "weights/w.npy")[~found.any(axis=1)] == 1).all()
+    assert "--caption='words'" in one_error(capsys, command(model, out, "--caption", "words"))
 
 
 def embed_and_die(words: list[str], folder: Path, kill_at: int | None, counted: Path) -> None:
@@ -272,7 +287,7 @@ def test_clusters_that_end_empty_are_no_groups(copy):
 
 
 @pytest.mark.parametrize(
-    ("options", "named"),
+    ("words", "named"),
     [
         (["--by", "artist", "--clusters", "3"], "--by=artist, --clusters=3"),
         ([], "--by=None, --clusters=None"),
@@ -285,8 +300,8 @@ def test_clusters_that_end_empty_are_no_groups(copy):
         (["--clusters", "3", "--embeddings", "../own"], "--embeddings='../own'"),
     ],
 )
-def test_a_wrong_request_for_clusters_is_one_line(embedded, capsys, options, named):
-    assert named in one_error(capsys, ["weigh", str(embedded), *options, "--out", "wrong"])
+def test_a_wrong_request_for_clusters_is_one_line(embedded, capsys, words, named):
+    assert named in one_error(capsys, ["weigh", str(embedded), *words, "--out", "wrong"])
     assert not (embedded / "weights/wrong.npy").exists()
 
 
