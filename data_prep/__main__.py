@@ -12,12 +12,14 @@ from jsonargparse import ArgumentParser, Namespace, set_parsing_settings
 from data_prep.build import build_dataset, build_share
 from data_prep.captions import CaptionOptions
 from data_prep.dedup.command import DedupOptions, dedup
+from data_prep.embed import EmbedOptions, embed
 from data_prep.fetch import FetchOptions, fetch
 from data_prep.inspection import InspectOptions, inspect
 from data_prep.merge import merge
 from data_prep.options import BuildOptions, TaggingOptions
 from data_prep.pictures import PictureOptions
 from data_prep.pool import PoolOptions, RunOptions
+from data_prep.similarity import FilterOptions, filter_by_similarity
 from data_prep.sources import SourceOptions
 from data_prep.stats import StatsOptions, stats
 from data_prep.verify import verify
@@ -39,6 +41,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         command = ArgumentParser(description=description)
         for part in parts:
             command.add_class_arguments(part)
+        if name == "embed":
+            command.add_argument(
+                "model", metavar="MODEL", type=Path, help="Exported model, or a run folder's."
+            )
         if name in ON_A_DATASET:
             command.add_argument("dataset", metavar="DIR", type=Path, help="Dataset directory.")
         subcommands.add_subcommand(name, command, help=description)
@@ -63,7 +69,7 @@ def spell_options(argv: Sequence[str]) -> list[str]:
             continue
         name, equals, value = word.partition("=")
         name = "--" + name[2:].replace("-", "_")
-        if name in REPEATED:
+        if (argv[0], name) in REPEATED:
             name += "+"
         spelled.append(name + equals + value)
         following = argv[i + 1] if i + 1 < len(argv) else "--"
@@ -130,6 +136,18 @@ def run_dedup(chosen: Namespace) -> int:
     """Write weights that leave samples out, and say which."""
     workers = options_of(PoolOptions, chosen).workers
     print(dedup(chosen.dataset, options_of(DedupOptions, chosen), workers))
+    return 0
+
+
+def run_embed(chosen: Namespace) -> int:
+    """Write embeddings of a dataset."""
+    print(embed(chosen.model, chosen.dataset, options_of(EmbedOptions, chosen)))
+    return 0
+
+
+def run_filter(chosen: Namespace) -> int:
+    """Write weights that leave samples out, and say which."""
+    print(filter_by_similarity(chosen.dataset, options_of(FilterOptions, chosen)))
     return 0
 
 
@@ -203,7 +221,7 @@ COMMANDS: dict[str, tuple[str, tuple[type, ...], Callable[[Namespace], int]]] = 
         run_fetch,
     ),
     "weigh": (
-        "Weigh the samples of a dataset directory by a metadata column.",
+        "Weigh the samples of a dataset directory by a metadata column, or by like pictures.",
         (WeighOptions,),
         run_weigh,
     ),
@@ -212,11 +230,24 @@ COMMANDS: dict[str, tuple[str, tuple[type, ...], Callable[[Namespace], int]]] = 
         (DedupOptions, PoolOptions),
         run_dedup,
     ),
+    "embed": (
+        "Embed the pictures and texts of a dataset directory by an exported model.",
+        (EmbedOptions,),
+        run_embed,
+    ),
+    "filter": (
+        "Weigh out the samples whose picture and text a model finds least alike.",
+        (FilterOptions,),
+        run_filter,
+    ),
 }
-REPEATED = {"--caption", "--against"}  # options that a command line may give several times
+# Options that a command line may give several times.
+REPEATED = {("build", "--caption"), ("dedup", "--against")}
 ON_A_DATASET = {
     "dedup",
     "weigh",
+    "embed",
+    "filter",
     "merge",
     "verify",
     "stats",

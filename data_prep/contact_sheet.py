@@ -3,7 +3,6 @@
 import base64
 import io
 import json
-import math
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,7 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from data_prep.kept import IMAGE_PX
-from data_prep.reading import TierReader, spaced_rows
+from data_prep.reading import TierReader, spaced_rows, tier_for
 from pretrain.shard_format import SENTENCE_START, Manifest
 from pretrain.tokens.tokenizer import open_tokenizer
 
@@ -114,13 +113,6 @@ def shown(pieces: list[str], token: int) -> str:
 def pieces_of(directory: Path, manifest: Manifest) -> list[str]:
     """The text of each id."""
     return open_tokenizer(directory / manifest.tokenizer.file).pieces()
-
-
-def tier_for(manifest: Manifest, image_px: int) -> str:
-    """The tier of the smallest pictures that have so many px, else of the largest."""
-    sides = {name: tier.shortest_px or math.inf for name, tier in manifest.tiers.items()}
-    enough = [name for name, side in sides.items() if side >= image_px]
-    return min(enough, key=sides.__getitem__) if enough else max(sides, key=sides.__getitem__)
 
 
 def opened(jpeg: bytes) -> Image.Image | None:

@@ -1,5 +1,6 @@
 """Members of a finished dataset's samples, by row: no torch, one open file, every crc32 checked."""
 
+import math
 import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
@@ -64,6 +65,13 @@ def smallest_tier(directory: Path, manifest: Manifest) -> TierReader:
         return sum(shard.bytes for shard in manifest.tiers[name].shards)
 
     return TierReader(directory, manifest, min(manifest.tiers, key=size))
+
+
+def tier_for(manifest: Manifest, image_px: int) -> str:
+    """The tier of the smallest pictures that have so many px, else of the largest."""
+    sides = {name: tier.shortest_px or math.inf for name, tier in manifest.tiers.items()}
+    enough = [name for name, side in sides.items() if side >= image_px]
+    return min(enough, key=sides.__getitem__) if enough else max(sides, key=sides.__getitem__)
 
 
 def spaced_rows(samples: int, wanted: int | None) -> Iterator[NDArray[np.int64]]:

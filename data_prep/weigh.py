@@ -1,6 +1,6 @@
-"""Weights from a metadata column: large groups are shown less often a sample, small ones more."""
+"""Weights by groups, of a metadata column or of like pictures: samples of large groups are shown
+less often, those of small ones more."""
 
-import io
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -9,7 +9,10 @@ from typing import Any
 
 import numpy as np
 
+from data_prep.clusters import cluster
+from data_prep.embeddings import open_embeddings
 from data_prep.reading import smallest_tier, spaced_rows
+from data_prep.writer import array_file
 from pretrain.checks import check_between, check_positive
 from pretrain.files import write_durably
 from pretrain.shard_format import Manifest, read_manifest, weights_file
@@ -21,8 +24,17 @@ _SHOWN_GROUPS = 10
 class WeighOptions:
     """How often the samples of a group are shown"""
 
-    by: str
-    """Metadata column whose values are the groups."""
+    by: str | None = None
+    """Metadata column whose values are the groups. Give this or `clusters`."""
+    clusters: int | None = None
+    """So many groups of like pictures: spherical k-means over `embeddings`."""
+    embeddings: str | None = None
+    """Name of the embeddings that are clustered: DIR/embeddings/NAME, which `data_prep embed`
+    writes."""
+    seed: int = 0
+    """Of the clusters' first centres."""
+    starts: int = 5
+    """Clusters are fitted from so many first centres and the best fit is kept; 1 is the fastest."""
     out: str
     """Name of the weights: DIR/weights/NAME.npy, which training reads by data.weights=NAME."""
     alpha: float = 0.5
@@ -33,23 +45,33 @@ class WeighOptions:
 
     def __post_init__(self) -> None:
         check_between({"--alpha": self.alpha}, 0, 10)
-        check_positive({"--target": self.target})
+        check_positive({"--target": self.target, "--clusters": self.clusters})
+        check_positive({"--starts": self.starts})
+        if (self.by is None) == (self.clusters is None):
+            raise ValueError(
+                f"--by={self.by}, --clusters={self.clusters}: groups come from a metadata column "
+                "or from clusters; give one of the two"
+            )
+        if (self.clusters is None) != (self.embeddings is None):
+            raise ValueError(
+                f"--clusters={self.clusters}, --embeddings={self.embeddings}: clusters are made of "
+                "embeddings; give both or neither"
+            )
 
 
 def weigh(directory: Path, options: WeighOptions) -> str:
     """Write the weights of a dataset; returns a table of the largest groups.
 
-    ValueError or FileNotFoundError name what to change. Reads every sample's metadata once.
+    ValueError or FileNotFoundError name what to change. Reads every sample's metadata, or its
+    picture's embedding, once or twice.
     """
     path = weights_file(directory, options.out, "--out")
     manifest = read_manifest(directory)
-    groups, names = _groups(directory, manifest, options.by)
+    groups, names = _chosen_groups(directory, manifest, options)
     sizes = np.bincount(groups)
     target = options.target or manifest.samples
     weights = group_weights(sizes, options.alpha, target)
-    content = io.BytesIO()
-    np.save(content, weights[groups].astype("<f4"))
-    write_durably(path, content.getvalue())
+    write_durably(path, array_file(weights[groups].astype("<f4")))
     return _table(path, names, sizes, weights)
 
 
@@ -61,6 +83,18 @@ def group_weights(sizes: np.ndarray, alpha: float, target: int) -> np.ndarray:
     """
     shares = sizes.astype(np.float64) ** alpha
     return shares / shares.sum() * target / sizes
+
+
+def _chosen_groups(
+    directory: Path, manifest: Manifest, options: WeighOptions
+) -> tuple[np.ndarray, list[str]]:
+    """(number of each sample's group, the groups' names)."""
+    if options.by is not None:
+        return _groups(directory, manifest, options.by)
+    assert options.clusters is not None and options.embeddings is not None  # checked together
+    embeddings = open_embeddings(directory, manifest, options.embeddings)
+    groups = cluster(embeddings, options.clusters, options.seed, options.starts)
+    return groups, [f"cluster {number}" for number in range(int(groups.max()) + 1)]
 
 
 def _groups(directory: Path, manifest: Manifest, column: str) -> tuple[np.ndarray, list[str]]:

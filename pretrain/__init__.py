@@ -7,12 +7,13 @@ if TYPE_CHECKING:
     from pretrain.inference import Model
 
 
-def load(path: Path | str, *, device: str = "cpu") -> "Model":
+def load(path: Path | str, *, device: str = "cpu", batch: int = 64) -> "Model":
     """An exported folder as a model that embeds, classifies and searches.
 
-    device: any of torch's names. Raises ValueError or FileNotFoundError, one line that names the
-    remedy, where the folder is not a whole export of this version.
+    device: any of torch's names, or "auto": CUDA if there. batch: pictures or texts per forward.
+    Raises ValueError or FileNotFoundError, one line that names the remedy, where the folder is not
+    a whole export of this version.
     """
     from pretrain.inference import Model  # seconds of imports that nobody else pays for
 
-    return Model(path, device=device)
+    return Model(path, device=device, batch=batch)

@@ -1,5 +1,6 @@
 """A trained model in use: embeddings, classification and search from an exported folder alone."""
 
+import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -10,6 +11,8 @@ from torch import Tensor
 from pretrain.evaluation.prompts import check_prompts
 from pretrain.evaluation.zero_shot import class_embeddings
 from pretrain.export.native import load as load_export
+from pretrain.files import file_sha256
+from pretrain.models.starting import CONFIG_FILE, WEIGHTS_FILE
 
 Picture = Image.Image | Path | str
 DEFAULT_TEMPLATES = ("a photo of a {}.",)
@@ -24,10 +27,13 @@ class Model:
     """
 
     def __init__(self, folder: Path | str, *, device: str = "cpu", batch: int = 64) -> None:
-        """batch: pictures or texts per forward."""
+        """batch: pictures or texts per forward. device: torch's name, or "auto": CUDA if there."""
         if batch < 1:
             raise ValueError(f"batch={batch}: it must be positive")
         self._export = load_export(folder)
+        self._folder = Path(folder)
+        if device == "auto":
+            device = "cuda" if torch.cuda.is_available() else "cpu"
         try:
             self._export.model.to(torch.device(device))
         except (RuntimeError, AssertionError) as error:  # torch's ways of saying there is none
@@ -40,6 +46,16 @@ class Model:
     @property
     def embed_dim(self) -> int:
         return self._export.model.options.embed_dim
+
+    @property
+    def image_px(self) -> int:
+        return self._export.model.image.image_px
+
+    def fingerprint(self) -> str:
+        """sha256 over the export's weights and config, which names the tokenizer's: equal only for
+        the same embeddings."""
+        digests = [file_sha256(self._folder / name) for name in (WEIGHTS_FILE, CONFIG_FILE)]
+        return hashlib.sha256("".join(digests).encode()).hexdigest()
 
     def encode_image(self, images: Sequence[Picture]) -> Tensor:
         """(n, E) fp32 unit vectors on the model's device. ValueError names what cannot be read."""

@@ -8,6 +8,7 @@
     DIR/<tier>/index.npy          one row per sample: where each member lies, its size and crc32
     DIR/hashes/phash.npy          may follow later: a perceptual hash of each picture, uint64
     DIR/weights/<name>.npy        may follow later: how often each sample is shown an epoch, float32
+    DIR/embeddings/<name>/        may follow later: a model's vectors of every picture and text
 
 Every tier holds the same samples in the same order, so row i of one tier's index is row i of
 every other's. This module imports no torch: data preparation must not.
@@ -268,9 +269,20 @@ def path_inside(dataset_dir: Path, name: str, entry: str) -> Path:
 
 def weights_file(dataset_dir: Path, name: str, option: str) -> Path:
     """Where a dataset's weights of a name lie; ValueError where it is no plain name."""
+    _check_name(name, f"{dataset_dir}/weights/NAME.npy", option)
+    return dataset_dir / "weights" / f"{name}.npy"
+
+
+def embeddings_folder(dataset_dir: Path, name: str, option: str) -> Path:
+    """Where a dataset's embeddings of a name lie; ValueError where it is no plain name."""
+    _check_name(name, f"{dataset_dir}/embeddings/NAME", option)
+    return dataset_dir / "embeddings" / name
+
+
+def _check_name(name: str, place: str, option: str) -> None:
+    """ValueError for a name that could lead elsewhere than to `place`."""
     if not re.fullmatch(r"[A-Za-z0-9_-][A-Za-z0-9._-]*", name) or name.endswith(".npy"):
         raise ValueError(
-            f"{option}={name!r} must be a name as in {dataset_dir}/weights/NAME.npy: letters, "
-            "digits, and . _ - inside, without .npy"
+            f"{option}={name!r} must be a name as in {place}: letters, digits, and . _ - inside, "
+            "without .npy"
         )
-    return dataset_dir / "weights" / f"{name}.npy"

@@ -8,6 +8,7 @@ PRELOADED = [
     "pretrain.run.stage_evaluation",
     "pretrain.models.clip",
     "pretrain.engine.engine",
+    "pretrain.inference",
 ]
 CONTEXT = multiprocessing.get_context("forkserver")
 CONTEXT.set_forkserver_preload(PRELOADED)

@@ -163,3 +163,23 @@ def test_a_run_names_its_spikes_with_their_samples(tiny_dataset, tmp_path):
     found = [tuple(e[k] for k in kept) for e in events if e["event"] == "loss_spike"]
     assert expected and found == expected
     assert ended.output.count("was usual") >= len(expected)
+
+
+def test_a_shard_that_is_waited_for_is_named(tmp_path):
+    os.mkfifo(tmp_path / "00007.tar")  # nobody writes: opening it takes for ever
+    program = (
+        "import pathlib, sys, threading, time\n"
+        "from pretrain import progress\n"
+        "from pretrain.data.shards import SHARD_READER\n"
+        "from pretrain.run import watchdog\n"
+        "folder = pathlib.Path(sys.argv[1])\n"
+        "watchdog.watch(watchdog.WatchdogOptions(timeout_s=1.5), folder, 0)\n"
+        "progress.doing('waiting for the batch of step 9')\n"
+        "SHARD_READER.read(str(folder / '00007.tar'), 0, 10)\n"
+    )
+    ended = subprocess.run(
+        [sys.executable, "-c", program, str(tmp_path)], cwd=ROOT, capture_output=True, text=True
+    )
+    assert ended.returncode == STALLED, ended.stderr
+    wanted = rf"while waiting for the batch of step 9; reading {tmp_path}/00007.tar since \d s"
+    assert re.search(wanted, ended.stderr), ended.stderr

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pretrain.checks import check_between, check_positive
+from pretrain.data.weights import read_weights
 from pretrain.files import write_durably
 from pretrain.shard_format import Manifest, read_manifest, weights_file
 
@@ -126,27 +127,7 @@ def base_weights(directory: Path, name: str | None, samples: int) -> NDArray[np.
     """(samples,) weights of that name, or ones."""
     if name is None:
         return np.ones(samples, np.float32)
-    path = weights_file(directory, name, "--weights")
-    if not path.is_file():
-        found = sorted(file.stem for file in path.parent.glob("*.npy"))
-        raise FileNotFoundError(
-            f"--weights={name}: there is no {path}; {directory} has weights {found}"
-        )
-    try:
-        weights: NDArray[np.float32] = np.load(path, allow_pickle=False)
-    except (ValueError, EOFError) as error:
-        raise ValueError(f"--weights={name}: {path} is no NumPy file: {error}") from error
-    if weights.dtype != np.dtype("<f4") or weights.shape != (samples,):
-        raise ValueError(
-            f"--weights={name}: {path} holds {weights.dtype} of shape {weights.shape}, needed is "
-            f"float32 of ({samples},): make it again with `python -m data_prep weigh`"
-        )
-    if not (np.isfinite(weights) & (weights >= 0)).all():
-        raise ValueError(
-            f"--weights={name}: {path} has weights that are negative or not finite: make it again "
-            "with `python -m data_prep weigh`"
-        )
-    return weights
+    return read_weights(directory, name, samples, "--weights")
 
 
 def table(path: Path, samples: int, options: DedupOptions, counts: Counts) -> str:

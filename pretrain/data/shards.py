@@ -8,6 +8,8 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
 
+from pretrain import progress
+
 # A shuffle window touches some hundred shards at once; more open files would save no more opens.
 _MOST_OPEN = 256
 # Of the process's limit (1,024 is usual), what shards may take: sockets, logs, checkpoints and
@@ -25,9 +27,10 @@ class _OpenFile:
         self.descriptor = -1
         self.descriptor = os.open(path, os.O_RDONLY)
 
-    def __del__(self) -> None:
+    def __del__(self, close: Callable[[int], None] = os.close) -> None:
+        # At the interpreter's end this module's names are gone before the last file is.
         if self.descriptor >= 0:
-            os.close(self.descriptor)
+            close(self.descriptor)
 
 
 class ShardReader:
@@ -47,7 +50,8 @@ class ShardReader:
         """
         for wait in (*_RETRY_AFTER_S, None):
             try:
-                return self._read(path, offset, size, bring)
+                with progress.Reading(path):
+                    return self._read(path, offset, size, bring)
             except OSError as error:
                 # Opened anew: a stale handle does not heal. Out of descriptors: give all back.
                 scarce = error.errno in (errno.EMFILE, errno.ENFILE)

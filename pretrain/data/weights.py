@@ -65,24 +65,30 @@ def open_weights(dataset_dir: Path, name: str, samples: int) -> SampleWeights:
     FileNotFoundError or ValueError name the file, its fault and data.weights. Reads the whole file:
     4 bytes a row.
     """
-    path = weights_file(dataset_dir, name, "data.weights")
+    values = read_weights(dataset_dir, name, samples, "data.weights")
+    return SampleWeights(values, file_sha256(weights_file(dataset_dir, name, "data.weights")))
+
+
+def read_weights(dataset_dir: Path, name: str, samples: int, option: str) -> NDArray[np.float32]:
+    """(samples,) of DATASET/weights/NAME.npy, mapped and checked; errors name `option`."""
+    path = weights_file(dataset_dir, name, option)
     if not path.is_file():
         found = sorted(file.stem for file in path.parent.glob("*.npy"))
         raise FileNotFoundError(
-            f"data.weights={name!r}: there is no {path}; {dataset_dir} has weights {found}: choose "
+            f"{option}={name!r}: there is no {path}; {dataset_dir} has weights {found}: choose "
             "one of them, or make one with `python -m data_prep weigh`"
         )
     try:
         values = np.lib.format.open_memmap(path, mode="r")
     except (ValueError, EOFError, OverflowError, SyntaxError, TokenError) as error:
         reason = str(error).splitlines()[0]
-        raise ValueError(f"data.weights={name!r}: {path} is no NumPy file: {reason}") from error
+        raise ValueError(f"{option}={name!r}: {path} is no NumPy file: {reason}") from error
     if fault := _fault(values, samples):
         raise ValueError(
-            f"data.weights={name!r}: {path} {fault}: make it again with `python -m data_prep "
-            "weigh`, or leave data.weights out"
+            f"{option}={name!r}: {path} {fault}: make it again with `python -m data_prep "
+            f"weigh`, or leave {option} out"
         )
-    return SampleWeights(values, file_sha256(path))
+    return values
 
 
 def _fault(values: NDArray[np.float32], samples: int) -> str | None:

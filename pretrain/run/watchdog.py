@@ -55,6 +55,8 @@ def _watch(timeout_s: float, run_dir: Path, rank: int) -> None:
         f"rank {rank} on {socket.gethostname()} stands still: no progress for {seconds:.0f} s "
         f"(watchdog.timeout_s={timeout_s:g}) while {what}"
     )
+    if (read := progress.longest_read()) is not None:
+        line += f"; reading {read[0]} since {read[1]:.0f} s"
     os.write(2, f"\n{line}\n".encode())
     path = _write_stacks(run_dir, rank, line)
     os.write(2, f"rank {rank}: the stacks of its threads are in {path}; it ends\n".encode())
