@@ -33,7 +33,7 @@ LAYERS = [
     ["models.positions", "models.image_tower", "models.text_tower", "models.presets", "models.clip",
      "models.build", "models.starting"],
     ["data.weights", "data.order", "data.images", "data.augment", "data.shards", "data.cache",
-     "data.index", "data.dataset", "data.collate", "data.ahead", "data.loader"],
+     "data.index", "data.dataset", "data.collate", "data.ahead", "data.loader", "data.bench"],
     ["losses.objective", "losses.pairs", "losses.softmax", "losses.sigmoid", "losses.options",
      "losses.build"],
     ["engine.precision", "engine.ds_config", "engine.schedule", "engine.optimizers",

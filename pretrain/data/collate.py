@@ -153,7 +153,7 @@ class Collator:
             positions=positions,
             rows=rows,
             images=images,
-            text_ids=self._text(positions, rows, samples),
+            text_ids=self.text(positions, rows, samples),
             keep_index=keep_index(
                 tokens.image_reduction, self.grid, tokens.image_keep_tokens, draws
             ),
@@ -206,7 +206,7 @@ class Collator:
             wrong |= [sample.ids.max(initial=0) >= self._vocabulary.size for sample in samples]
         return np.flatnonzero(wrong).tolist()
 
-    def _text(
+    def text(
         self, positions: NDArray[np.int64], rows: NDArray[np.int64], samples: list[Sample]
     ) -> NDArray[np.int64]:
         """Draw one caption a sample by weight, reduce it, add the special ids: (B, T)."""
