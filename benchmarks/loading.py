@@ -14,12 +14,10 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from datetime import date
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
 
 import numpy as np
 import torch
@@ -127,28 +125,30 @@ def main() -> None:
         pictures = photographs(chosen.photographs)
         dataset, tar = build(pictures, Path(folder))
         for image_px, tier in CASES:
-            ways: dict[str, Callable[[], Any]] = {
-                "ours": lambda px=image_px, of=tier: measure(
-                    dataset, tier=of, image_px=px, samples=chosen.photographs, threads=(1,)
-                ),
-                "pil": lambda px=image_px: pil_rate(pictures, px),
-                "open_clip": lambda px=image_px: open_clip_rate(tar, px, len(pictures)),
-            }
-            rounds = [{way: run() for way, run in ways.items()} for _ in range(chosen.rounds)]
-            ours = [one["ours"].images_per_s[1] for one in rounds]
+            rounds = [
+                (
+                    measure(
+                        dataset, tier=tier, image_px=image_px, samples=len(pictures), threads=(1,)
+                    ),
+                    pil_rate(pictures, image_px),
+                    open_clip_rate(tar, image_px, len(pictures)),
+                )
+                for _ in range(chosen.rounds)
+            ]
+            ours = [one.images_per_s[1] for one, _, _ in rounds]
             row = Row(
                 image_px=image_px,
                 tier=tier,
                 ours=statistics.median(ours),
-                pil=statistics.median(one["pil"] for one in rounds),
-                open_clip=statistics.median(one["open_clip"] for one in rounds),
+                pil=statistics.median(pil for _, pil, _ in rounds),
+                open_clip=statistics.median(theirs for _, _, theirs in rounds),
                 over_pil=statistics.median(
-                    a / one["pil"] for a, one in zip(ours, rounds, strict=True)
+                    a / pil for a, (_, pil, _) in zip(ours, rounds, strict=True)
                 ),
                 over_open_clip=statistics.median(
-                    a / one["open_clip"] for a, one in zip(ours, rounds, strict=True)
+                    a / theirs for a, (_, _, theirs) in zip(ours, rounds, strict=True)
                 ),
-                step_us=rounds[-1]["ours"].step_us,
+                step_us=rounds[-1][0].step_us,
             )
             rows.append(asdict(row))
             print(json.dumps(rows[-1]), flush=True)

@@ -26,10 +26,8 @@ def photographs(count: int, seed: int = 0) -> list[tuple[bytes, str]]:
         scene = scenes[draws.integers(len(scenes))]
         share = draws.uniform(0.5, 1.0)
         width, height = (max(int(side * share), 64) for side in scene.size)
-        left, top = (
-            draws.integers(scene.width - width + 1),
-            draws.integers(scene.height - height + 1),
-        )
+        left = int(draws.integers(scene.width - width + 1))
+        top = int(draws.integers(scene.height - height + 1))
         part = scene.crop((left, top, left + width, top + height))
         if draws.random() < 0.5:
             part = part.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
@@ -57,9 +55,12 @@ def write_tar(pictures: list[tuple[bytes, str]], path: Path) -> None:
     """The same as a WebDataset shard, as img2dataset writes it."""
     with tarfile.open(path, "w", format=tarfile.USTAR_FORMAT) as tar:
         for number, (jpeg, text) in enumerate(pictures):
-            members = (("jpg", jpeg), ("txt", text.encode()))
-            members += (("json", json.dumps({"caption": text}).encode()),)
-            for suffix, content in members:
+            members = {
+                "jpg": jpeg,
+                "txt": text.encode(),
+                "json": json.dumps({"caption": text}).encode(),
+            }
+            for suffix, content in members.items():
                 info = tarfile.TarInfo(f"{number:09d}.{suffix}")
                 info.size = len(content)
                 tar.addfile(info, io.BytesIO(content))

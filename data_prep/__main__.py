@@ -15,6 +15,7 @@ from data_prep.dedup.command import DedupOptions, dedup
 from data_prep.embed import EmbedOptions, embed
 from data_prep.fetch import FetchOptions, fetch
 from data_prep.inspection import InspectOptions, inspect
+from data_prep.join import JoinOptions, join
 from data_prep.merge import merge
 from data_prep.options import BuildOptions, TaggingOptions
 from data_prep.pictures import PictureOptions
@@ -126,6 +127,12 @@ def run_weigh(chosen: Namespace) -> int:
     return 0
 
 
+def run_join(chosen: Namespace) -> int:
+    """Make one dataset of several and say what is in it."""
+    print(join(chosen.dataset, options_of(JoinOptions, chosen)))
+    return 0
+
+
 def run_fetch(chosen: Namespace) -> int:
     """Bring a dataset's small files and say how to train on it."""
     print(fetch(chosen.dataset, options_of(FetchOptions, chosen)))
@@ -215,6 +222,11 @@ COMMANDS: dict[str, tuple[str, tuple[type, ...], Callable[[Namespace], int]]] = 
         (StatsOptions,),
         run_stats,
     ),
+    "join": (
+        "Make one dataset of several, without copying a picture, and mix them by share.",
+        (JoinOptions,),
+        run_join,
+    ),
     "fetch": (
         "Bring a dataset's small files from afar, to train on shards that stay there.",
         (FetchOptions,),
@@ -243,7 +255,9 @@ COMMANDS: dict[str, tuple[str, tuple[type, ...], Callable[[Namespace], int]]] = 
 }
 # Options that a command line may give several times.
 REPEATED = {("build", "--caption"), ("dedup", "--against")}
+REPEATED |= {("join", "--source"), ("join", "--share")}
 ON_A_DATASET = {
+    "join",
     "dedup",
     "weigh",
     "embed",

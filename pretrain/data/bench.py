@@ -241,7 +241,9 @@ def main(arguments: list[str] | None = None) -> int:
         }
         fitting = [name for name, px in tiers.items() if px is None or px >= chosen.image_px]
         side = {name: px or sys.maxsize for name, px in tiers.items()}
-        tier = chosen.tier or min(fitting or [max(side, key=side.__getitem__)], key=side.get)
+        tier = chosen.tier or min(
+            fitting or [max(side, key=side.__getitem__)], key=side.__getitem__
+        )
         cores = len(os.sched_getaffinity(0))
         measured = measure(
             chosen.dataset,

@@ -1,0 +1,202 @@
+"""Several datasets as one, without a copy of a picture; and weights that mix them by share."""
+
+import io
+import os
+import shutil
+from collections import Counter
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+
+from pretrain.checks import check_positive
+from pretrain.files import file_sha256, sync, write_durably
+from pretrain.shard_format import (
+    COPY_AGAIN,
+    INDEX_FILE,
+    MANIFEST_FILE,
+    SHARD_FILE,
+    TOKEN_COUNTS_FILE,
+    Manifest,
+    ShardInfo,
+    TierInfo,
+    TokenCountsInfo,
+    index_dtype,
+    path_inside,
+    read_manifest,
+    read_token_counts,
+    weights_file,
+)
+
+_BLOCK_ROWS = 1 << 16
+
+
+@dataclass(frozen=True, kw_only=True)
+class JoinOptions:
+    """What is joined"""
+
+    source: list[Path] = field(default_factory=list)
+    """A finished dataset directory; repeat it, at least twice. All have the same tokenizer,
+    captions and image tiers."""
+    share: list[float] = field(default_factory=list)
+    """How much of what is shown is of each source, in their order, in any unit; repeat it. Goes to
+    weights/mix.npy, in which a source's samples weigh alike."""
+    target: int | None = None
+    """Samples shown an epoch by these weights; by default as many as all sources have."""
+
+    def __post_init__(self) -> None:
+        check_positive({"--target": self.target})
+        if len(self.source) < 2:
+            raise ValueError(f"--source {list(map(str, self.source))}: give at least two")
+        if self.share and (
+            len(self.share) != len(self.source) or min(self.share) < 0 or not any(self.share)
+        ):
+            raise ValueError(
+                f"--share {self.share}: one number of at least 0 for each of the "
+                f"{len(self.source)} sources, one of them positive"
+            )
+
+
+def join(out: Path, options: JoinOptions) -> str:
+    """Make `out` of all samples of the sources, in order; the manifest last. Returns a summary.
+
+    Shards are hard links where the file system allows it, else copies. A finished directory is
+    refused; an unfinished one is made anew. ValueError or OSError name what does not fit.
+    """
+    if (out / MANIFEST_FILE).exists():
+        raise FileExistsError(f"{out} is a finished dataset: choose another directory")
+    manifests = [read_manifest(source) for source in options.source]
+    _check_alike(options.source, manifests)
+    first = manifests[0]
+    out.mkdir(parents=True, exist_ok=True)
+    tiers = {}
+    for name in first.tiers:
+        shards = _link_shards(out, name, options.source, manifests)
+        _join_index(out, name, options.source, manifests)
+        index = out / name / INDEX_FILE
+        tiers[name] = replace(first.tiers[name], shards=shards, index_sha256=file_sha256(index))
+    name = first.tokenizer.file
+    write_durably(out / name, path_inside(options.source[0], name, "tokenizer.file").read_bytes())
+    rejected: Counter[str] = Counter()
+    for manifest in manifests:
+        rejected.update(manifest.rejected)
+    joined = replace(
+        first,
+        samples=sum(manifest.samples for manifest in manifests),
+        tiers=tiers,
+        rejected=dict(rejected),
+        token_counts=_join_counts(out, options.source, manifests),
+        provenance={
+            "joined": [
+                {"name": source.resolve().name, "samples": its.samples, "sha256": its.fingerprint}
+                for source, its in zip(options.source, manifests, strict=True)
+            ]
+        },
+    )
+    if options.share:
+        _write_mix(out, options, manifests)
+    write_durably(out / MANIFEST_FILE, joined.to_json())
+    lines = [f"{out}: {joined.samples:,} samples of {len(manifests)} datasets"]
+    total = sum(options.share) or 1.0
+    for place, (source, manifest) in enumerate(zip(options.source, manifests, strict=True)):
+        shown = f", {options.share[place] / total:.1%} of what is shown" if options.share else ""
+        lines.append(f"{source}: {manifest.samples:,} samples{shown}")
+    if options.share:
+        lines.append(f"train by them with --data.train {out} --data.weights mix")
+    return "\n".join(lines)
+
+
+def _check_alike(sources: list[Path], manifests: list[Manifest]) -> None:
+    """ValueError where a source cannot be joined to the first one."""
+
+    def kind(tier: TierInfo) -> tuple[int | None, int]:
+        return tier.shortest_px, tier.jpeg_quality
+
+    first = manifests[0]
+    for source, its in zip(sources[1:], manifests[1:], strict=True):
+        differing = {
+            "tokenizer": (first.tokenizer, its.tokenizer),
+            "captions": (first.captions, its.captions),
+            "image tiers": (
+                {name: kind(tier) for name, tier in first.tiers.items()},
+                {name: kind(tier) for name, tier in its.tiers.items()},
+            ),
+            "format version": (first.format_version, its.format_version),
+            "tagger": (first.tagger, its.tagger),
+        }
+        for what, (wanted, found) in differing.items():
+            if wanted != found:
+                raise ValueError(
+                    f"{source} has {what} {found}, {sources[0]} has {wanted}: build it again with "
+                    "the same options (--tokenizer takes the other one's file)"
+                )
+
+
+def _link_shards(
+    out: Path, tier: str, sources: list[Path], manifests: list[Manifest]
+) -> list[ShardInfo]:
+    """All shards of a tier under numbers of their own."""
+    (out / tier).mkdir(exist_ok=True)
+    found: list[ShardInfo] = []
+    for source, manifest in zip(sources, manifests, strict=True):
+        for shard in manifest.tiers[tier].shards:
+            name = f"{tier}/{SHARD_FILE.format(shard=len(found))}"
+            theirs = path_inside(source, shard.file, f"tiers.{tier}.shards")
+            if not theirs.is_file() or theirs.stat().st_size != shard.bytes:
+                raise ValueError(f"{theirs} is missing or has another size: {COPY_AGAIN}")
+            (out / name).unlink(missing_ok=True)
+            try:
+                os.link(theirs, out / name)
+            except OSError:  # another file system, or one without links
+                shutil.copyfile(theirs, out / name)
+            found.append(replace(shard, file=name))
+    sync(out / tier)
+    return found
+
+
+def _join_index(out: Path, tier: str, sources: list[Path], manifests: list[Manifest]) -> None:
+    """All rows of a tier, with their shards' new numbers; block by block."""
+    samples = sum(manifest.samples for manifest in manifests)
+    dtype = index_dtype(len(manifests[0].captions))
+    path = out / tier / INDEX_FILE
+    joined = np.lib.format.open_memmap(path, mode="w+", dtype=dtype, shape=(samples,))
+    row = shard = 0
+    for source, manifest in zip(sources, manifests, strict=True):
+        theirs = path_inside(source, f"{tier}/{INDEX_FILE}", "tiers")
+        if file_sha256(theirs) != manifest.tiers[tier].index_sha256:
+            raise ValueError(f"{theirs}: its sha256 is not the manifest's; {COPY_AGAIN}")
+        rows = np.load(theirs, mmap_mode="r", allow_pickle=False)
+        for first in range(0, len(rows), _BLOCK_ROWS):
+            block = rows[first : first + _BLOCK_ROWS].copy()
+            block["shard"] += shard
+            joined[row : row + len(block)] = block
+            row += len(block)
+        shard += len(manifest.tiers[tier].shards)
+    joined.flush()
+    del joined
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
+
+
+def _join_counts(
+    out: Path, sources: list[Path], manifests: list[Manifest]
+) -> TokenCountsInfo | None:
+    """The counts of token ids added up; None where a source has none."""
+    if any(manifest.token_counts is None for manifest in manifests):
+        return None
+    counts = [read_token_counts(*pair) for pair in zip(sources, manifests, strict=True)]
+    content = io.BytesIO()
+    np.save(content, np.sum(counts, axis=0, dtype=np.uint64).astype("<u8"))
+    write_durably(out / TOKEN_COUNTS_FILE, content.getvalue())
+    digest = file_sha256(out / TOKEN_COUNTS_FILE)
+    return TokenCountsInfo(file=TOKEN_COUNTS_FILE, sha256=digest)
+
+
+def _write_mix(out: Path, options: JoinOptions, manifests: list[Manifest]) -> None:
+    """weights/mix.npy: of each source its share of the target, spread evenly over its samples."""
+    sizes = np.asarray([manifest.samples for manifest in manifests])
+    shares = np.asarray(options.share, np.float64) / sum(options.share)
+    each = shares * (options.target or sizes.sum()) / sizes
+    content = io.BytesIO()
+    np.save(content, np.repeat(each, sizes).astype("<f4"))
+    write_durably(weights_file(out, "mix", "--share"), content.getvalue())
