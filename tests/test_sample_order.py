@@ -1,9 +1,12 @@
 """The sample stream is arithmetic: a permutation per epoch, the same for any ranks or workers."""
 
 import hashlib
+import itertools
+import statistics
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 from tiny_runs import ROOT
 
@@ -123,3 +126,56 @@ def test_batches_do_not_depend_on_ranks_workers_or_interruption(tiny_dataset):
     resumed = stream(tiny_dataset, world_size=2, workers=1, start=48)
     for name, values in whole.items():
         assert np.array_equal(values[48:], resumed[name]), name
+
+
+def test_fifty_interruptions_of_changing_ranks_and_workers_change_no_sample(tiny_dataset):
+    order = SampleOrder(samples=len(Dataset(tiny_dataset, "full")), seed=0)
+    steps, batch = 400, 16
+    undisturbed = order.rows(np.arange(steps * batch))
+    draws = np.random.default_rng(0)
+    cuts = [0, *sorted(draws.choice(np.arange(1, steps), 50, replace=False).tolist()), steps]
+    one = collator(tiny_dataset)
+    found = []
+    for start, stop in itertools.pairwise(cuts):
+        ranks = int(draws.choice([1, 2, 4, 8]))
+        # Killed at `stop`: what the loader had built ahead is lost with it.
+        streams = [
+            batches(
+                collator=one,
+                order=SampleOrder(samples=order.epoch_samples, seed=0),
+                start=start * batch,
+                end=steps * batch,
+                global_batch_samples=batch,
+                rank=rank,
+                world_size=ranks,
+                options=LoaderOptions(workers=int(draws.integers(0, 5)), prefetch_batches=1),
+            )
+            for rank in range(ranks)
+        ]
+        parts = [list(itertools.islice(stream, stop - start)) for stream in streams]
+        found += [part["rows"] for step in zip(*parts, strict=True) for part in step]
+    assert (np.concatenate(found) == undisturbed).all()
+
+
+@pytest.mark.soak
+def test_memory_is_flat_over_many_epochs_and_nothing_is_left_in_shm(tiny_dataset):
+    order = SampleOrder(samples=len(Dataset(tiny_dataset, "full")), seed=0)
+    before = set(Path("/dev/shm").iterdir())
+    stream = batches(
+        collator=collator(tiny_dataset),
+        order=order,
+        start=0,
+        end=16 * 4000,
+        global_batch_samples=16,
+        rank=0,
+        world_size=1,
+        options=LoaderOptions(workers=4),
+    )
+    process, sizes = psutil.Process(), []
+    for step, _ in enumerate(stream):
+        if step % 400 == 399:
+            sizes.append(process.memory_info().rss / 2**20)
+    assert len(sizes) == 10  # 278 epochs
+    grown = statistics.mean(sizes[-3:]) - statistics.mean(sizes[2:5])
+    assert grown < 5, f"{grown:.1f} MiB more after {sizes}"
+    assert set(Path("/dev/shm").iterdir()) == before

@@ -78,14 +78,17 @@ class Dataset:
         tier: str,
         option: str = "data.tier",
         shards: ShardOptions | None = None,
+        looks: bool = True,
     ) -> None:
+        """looks: whether this process looks at every shard file; of many ranks on a node one is
+        enough, and 40,000 files on a network disk take a while."""
         self.directory = directory
         self.manifest: Manifest = read_manifest(directory)
         check_tier(self.manifest, tier, directory, option)
         self.tier = tier
         self.token_dtype = np.dtype(self.manifest.token_dtype)
         self._cache = self._open_cache(shards or ShardOptions())
-        self.shards = self._checked_shards()
+        self.shards = self._checked_shards() if looks else self._told_shards()
         self.close()  # files still open under these names may be those of a dataset built before
         path = path_inside(directory, f"{tier}/{INDEX_FILE}", "tiers")
         self.index = open_index(path, self.manifest, self.manifest.tiers[tier])
@@ -99,12 +102,17 @@ class Dataset:
         shards = self.manifest.tiers[self.tier].shards
         return ShardCache(options.cache, options, options.url or str(self.directory), shards)
 
-    def _checked_shards(self) -> list[str]:
-        """Paths of the tier's shards, each inside the dataset, a regular file and of its size; with
-        a cache those of the copies."""
+    def _told_shards(self) -> list[str]:
+        """Paths of the tier's shards by the manifest alone; with a cache those of the copies."""
+        shards = self.manifest.tiers[self.tier].shards
         if self._cache is not None:
-            count = len(self.manifest.tiers[self.tier].shards)
-            return [str(self._cache.path(shard)) for shard in range(count)]
+            return [str(self._cache.path(shard)) for shard in range(len(shards))]
+        return [str(self.directory / shard.file) for shard in shards]
+
+    def _checked_shards(self) -> list[str]:
+        """The same, each inside the dataset, a regular file and of its size."""
+        if self._cache is not None:
+            return self._told_shards()
         paths: list[str] = []
         folders: set[Path] = set()
         for number, shard in enumerate(self.manifest.tiers[self.tier].shards):

@@ -94,13 +94,13 @@ def _open(
     """The dataset by tier, its weights, the evaluation sets, and the stages, all checked."""
     check_ranks(recipe, runtime.world_size)
     check_tracker(recipe.log.tracker)
-    train, tier = recipe.data.train, recipe.data.tier
-    datasets = {tier: Dataset(train, tier, shards=recipe.data.shards)}
+    train, tier, shards = recipe.data.train, recipe.data.tier, recipe.data.shards
+    looks = runtime.local_rank == 0  # for its node; what it finds stops all
+    datasets = {tier: Dataset(train, tier, shards=shards, looks=looks)}
     for name, stage in recipe.stages.items():
         if stage.tier is not None and stage.tier not in datasets:
-            datasets[stage.tier] = Dataset(
-                train, stage.tier, f"stages.{name}.tier", recipe.data.shards
-            )
+            option = f"stages.{name}.tier"
+            datasets[stage.tier] = Dataset(train, stage.tier, option, shards, looks)
         option = f"stages.{name}.tokens.text_reduction"
         text_counts(datasets[tier], stage.tokens.text_reduction, option)
     dataset = datasets[tier]
