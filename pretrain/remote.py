@@ -19,36 +19,43 @@ def read_all(url: str) -> bytes:
 
 
 def copy_checked(
-    url: str, target: Path, digest: str, given_up: Callable[[], bool] = lambda: False
+    url: str,
+    target: Path,
+    digest: str,
+    *,
+    size: int | None = None,
+    given_up: Callable[[], bool] = lambda: False,
 ) -> None:
     """Copy a file over the beginning of `target`, or of a new one; OSError where that fails or its
-    sha256 is another. Ends early, without a word, when it is `given_up`."""
-    found, size = sha256(), 0
+    sha256 is another. Ends early, without a word, when it is `given_up`.
+
+    size: its bytes, where they are known: a web server is then not asked for them first."""
+    found, came = sha256(), 0
     target.touch()
-    with _opened(url) as theirs, target.open("r+b") as ours:
+    with _opened(url, size) as theirs, target.open("r+b") as ours:
         while block := theirs.read(_BLOCK_BYTES):
             if given_up():
                 return
             found.update(block)
             ours.write(block)
-            size += len(block)
+            came += len(block)
         ours.truncate()
         ours.flush()
         os.fsync(ours.fileno())  # its name, which comes next, must not outlive a power cut alone
     if found.hexdigest() != digest:
         raise OSError(
-            f"{size:,} bytes with sha256 {found.hexdigest()[:12]}… came, the manifest says "
+            f"{came:,} bytes with sha256 {found.hexdigest()[:12]}… came, the manifest says "
             f"{digest[:12]}…"
         )
 
 
 @contextmanager
-def _opened(url: str) -> Iterator[BinaryIO]:
+def _opened(url: str, size: int | None = None) -> Iterator[BinaryIO]:
     """Every file system has failures of its own: all become an OSError."""
     try:
         system, path = fsspec.url_to_fs(url)
         # A plain web server answers no request for a part of a file.
-        how = {"block_size": 0} if "http" in system.protocol else {}
+        how = {"block_size": 0, "size": size} if "http" in system.protocol else {}
         with system.open(path, "rb", **how) as file:
             yield file
     except Exception as error:

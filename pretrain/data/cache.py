@@ -103,9 +103,11 @@ class ShardCache:
                 with self._begun(part, info.bytes):
                     _within(
                         self._options.timeout_s,
-                        lambda given_up: copy_checked(source, part, info.sha256, given_up.is_set),
+                        lambda given_up: copy_checked(
+                            source, part, info.sha256, size=info.bytes, given_up=given_up.is_set
+                        ),
                     )
-                part.rename(target)
+                    part.rename(target)  # while it is held: what nobody holds is removed
             except OSError as error:
                 raise OSError(f"{source} could not be copied to {target}: {error}") from error
             finally:
