@@ -29,7 +29,9 @@ from transformers import (
 )
 
 import pretrain
+from pretrain.export import load
 from pretrain.export.importing import convert
+from pretrain.export.open_clip import open_clip_config, open_clip_weights
 from pretrain.run.weights import read_stage_weights
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -132,6 +134,10 @@ def difference(pairs) -> float:
     return max(float((a - b).detach().abs().max()) for a, b in pairs)
 
 
+def figures(config: dict[str, Any]) -> dict[str, Any]:
+    return {name: config.get(name) for name in ("logit_scale", "logit_bias")}
+
+
 @pytest.mark.parametrize("name", ["clipa", "stock", "bias"])
 def test_an_open_clip_folder_keeps_its_embeddings(name, tmp_path):
     config = {"clipa": CLIPA, "stock": STOCK, "bias": {**CLIPA, "init_logit_bias": -3.0}}[name]
@@ -155,6 +161,27 @@ def test_an_open_clip_folder_keeps_its_embeddings(name, tmp_path):
         assert "cut otherwise" in notes[1]  # theirs ends every text in the separator's zero
     if name == "stock":
         assert notes == []
+    model = load(tmp_path / "out").model  # and back: the same tensors under open_clip's names
+    again = open_clip_weights(model, **figures(written))
+    before = load_file(source / "open_clip_model.safetensors")
+    before["token_embedding.weight"] = before["token_embedding.weight"][
+        : model.text.vocabulary.size
+    ]
+    assert again.keys() == before.keys()
+    torch.testing.assert_close(again, before, rtol=0, atol=1e-6)
+    shape = open_clip_config(model, logit_bias=written.get("logit_bias"))
+    rebuilt = open_clip.CLIP(
+        shape["embed_dim"], shape["vision_cfg"],
+        {n: v for n, v in shape["text_cfg"].items() if "tokenizer" not in n},
+        quick_gelu=shape["quick_gelu"], init_logit_bias=shape.get("init_logit_bias"),
+    ).eval()  # fmt: skip
+    rebuilt.load_state_dict(again)
+    ids = load(tmp_path / "out").text_ids(WORDS)
+    found = difference([
+        (rebuilt.encode_image(pixels, normalize=True), theirs.encode_image(pixels, normalize=True)),
+        (rebuilt.encode_text(ids, normalize=True), ours.encode_text(WORDS)),
+    ])  # fmt: skip
+    assert found < 1e-5, f"exported again: largest difference {found:.1e}"
 
 
 @pytest.mark.parametrize("eos", [513, 2])

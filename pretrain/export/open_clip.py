@@ -32,7 +32,11 @@ def weight_names(options: ModelOptions) -> dict[str, tuple[str, ...]]:
     norms = {"visual.ln_post": norm, "ln_final": "text.encoder.final_layer_norm"}
     if options.image.pre_norm:
         norms["visual.ln_pre"] = "image.vit.norm_pre"
-    found = {f"{n}.{kind}": (f"{o}.{kind}",) for n, o in norms.items() for kind in _WEIGHT_AND_BIAS}
+    found: dict[str, tuple[str, ...]] = {
+        f"{theirs}.{kind}": (f"{ours}.{kind}",)
+        for theirs, ours in norms.items()
+        for kind in _WEIGHT_AND_BIAS
+    }
     for side, depth in enumerate((options.image.depth, options.text.depth)):
         for place in range(depth):
             theirs = ("visual.transformer", "transformer")[side] + f".resblocks.{place}"
