@@ -43,7 +43,7 @@ class Pictures:
 
 def metrics(name: str) -> Any:
     if np.lib.NumpyVersion(np.__version__) >= "2.4.0":
-        pytest.skip("clip-benchmark 1.6.2 makes floats of arrays of one, which numpy 2.4 refuses")
+        pytest.skip("clip-benchmark 1.6.2 needs numpy before 2.4: it makes floats of arrays of one")
     try:
         return importlib.import_module(f"clip_benchmark.metrics.{name}")
     except ModuleNotFoundError as error:

@@ -87,7 +87,8 @@ def word_pieces(folder: Path) -> None:
 
 def an_open_clip_folder(folder: Path, config: dict, prepare: dict | None = None) -> Path:
     folder.mkdir(parents=True)
-    model = open_clip.CLIP(
+    kind = open_clip.CustomTextCLIP if config.get("custom_text") else open_clip.CLIP
+    model = kind(
         config["embed_dim"], config["vision_cfg"],
         {n: v for n, v in config["text_cfg"].items() if "tokenizer" not in n},
         quick_gelu=config.get("quick_gelu", False),
@@ -138,9 +139,10 @@ def figures(config: dict[str, Any]) -> dict[str, Any]:
     return {name: config.get(name) for name in ("logit_scale", "logit_bias")}
 
 
-@pytest.mark.parametrize("name", ["clipa", "stock", "bias"])
+@pytest.mark.parametrize("name", ["clipa", "stock", "bias", "custom"])
 def test_an_open_clip_folder_keeps_its_embeddings(name, tmp_path):
-    config = {"clipa": CLIPA, "stock": STOCK, "bias": {**CLIPA, "init_logit_bias": -3.0}}[name]
+    config = {"clipa": CLIPA, "stock": STOCK, "bias": {**CLIPA, "init_logit_bias": -3.0},
+              "custom": {**CLIPA, "custom_text": True}}[name]  # fmt: skip
     source = an_open_clip_folder(tmp_path / "source", config, PREPARE if name == "clipa" else None)
     worst, notes = convert(source, tmp_path / "out")
     ours = pretrain.load(tmp_path / "out")
@@ -154,7 +156,7 @@ def test_an_open_clip_folder_keeps_its_embeddings(name, tmp_path):
     ])  # fmt: skip
     assert max(found, worst) < 1e-5, f"largest difference {found:.1e}, told {worst:.1e}"
     written = json.loads((tmp_path / "out" / "config.json").read_text())
-    assert written["logit_scale"] == pytest.approx(float(theirs.logit_scale.exp()))
+    assert written["logit_scale"] == pytest.approx(theirs.logit_scale.exp().item())
     assert ("logit_bias" in written) == (name == "bias")
     if name == "clipa":
         assert ["squash, bilinear" in note for note in notes] == [True, False]
@@ -163,7 +165,8 @@ def test_an_open_clip_folder_keeps_its_embeddings(name, tmp_path):
         assert notes == []
     model = load(tmp_path / "out").model  # and back: the same tensors under open_clip's names
     again = open_clip_weights(model, **figures(written))
-    before = load_file(source / "open_clip_model.safetensors")
+    file = load_file(source / "open_clip_model.safetensors")
+    before = {tensor.removeprefix("text."): value for tensor, value in file.items()}
     before["token_embedding.weight"] = before["token_embedding.weight"][
         : model.text.vocabulary.size
     ]
@@ -243,6 +246,10 @@ def test_siglip_and_other_normalisations_are_named(tmp_path):
     )).save_pretrained(tmp_path / "siglip")  # fmt: skip
     with pytest.raises(ValueError, match=r"model_type='siglip' .*no CLS"):
         convert(tmp_path / "siglip", tmp_path / "out")
+    (tmp_path / "own").mkdir()
+    (tmp_path / "own" / "config.json").write_text('{"format": 3, "model_type": "clipa"}')
+    with pytest.raises(ValueError, match="model_type='clipa'"):
+        convert(tmp_path / "own", tmp_path / "out")
     half = {"mean": [0.5] * 3, "std": [0.5] * 3}
     with pytest.raises(ValueError, match=r"mean \(0\.5, 0\.5, 0\.5\)"):
         convert(an_open_clip_folder(tmp_path / "half", CLIPA, half), tmp_path / "out")

@@ -1,5 +1,6 @@
 """A folder of transformers' CLIPModel, by our options and names."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from pretrain.export.open_clip import BLOCK_NAMES
 from pretrain.export.source import OUR_RESIZE, Source, fast_tokenizer, refuse, square
 from pretrain.models.clip import IMAGE_POSITIONS, ModelOptions
 from pretrain.models.image_tower import Gelu, ImageTowerOptions
-from pretrain.models.starting import from_transformers, read_tensors
+from pretrain.models.starting import CONFIG_FILE, from_transformers, read_tensors
 from pretrain.models.text_tower import TextTowerOptions
 from pretrain.tokens.options import TokenOptions
 
@@ -26,14 +27,15 @@ _BICUBIC = 3  # Pillow's number
 
 def read_transformers(folder: Path) -> Source:
     """ValueError names what our towers cannot express, or what the folder lacks."""
-    from transformers import AutoConfig
+    from transformers import CLIPConfig
 
-    path = folder / "config.json"
-    config: Any = AutoConfig.from_pretrained(folder)
-    if config.model_type == "siglip":
+    path = folder / CONFIG_FILE
+    kind = json.loads(path.read_text(encoding="utf-8")).get("model_type")
+    if kind == "siglip":
         refuse(path, ["model_type='siglip' (its image tower has no CLS token)"])
-    if config.model_type != "clip":
-        refuse(path, [f"model_type={config.model_type!r}"])
+    if kind != "clip":
+        refuse(path, [f"model_type={kind!r}"])
+    config: Any = CLIPConfig.from_pretrained(folder)
     vision, text = config.vision_config, config.text_config
     sides = {"vision_config": vision, "text_config": text}
     refuse(path, [f"{n}.hidden_act={s.hidden_act!r}" for n, s in sides.items()
