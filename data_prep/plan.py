@@ -13,7 +13,6 @@ import numpy as np
 from PIL import features
 
 from data_prep.captions import CaptionOptions, CaptionTemplate, make_captions
-from data_prep.given_tokenizer import read_given
 from data_prep.options import BuildOptions
 from data_prep.pictures import parse_tiers
 from data_prep.rejection import RejectedError
@@ -35,6 +34,7 @@ from data_prep.word_classes import load_spacy
 from data_prep.work import Job, templates_of, writing
 from pretrain.files import write_durably
 from pretrain.shard_format import MANIFEST_FILE, TokenizerInfo, read_manifest, token_dtype
+from pretrain.tokens.given import read_given
 from pretrain.tokens.tokenizer import is_json, open_tokenizer, parse_tokenizer
 
 TOKENIZER_FILES = {False: "tokenizer.model", True: "tokenizer.json"}  # whether it is the latter

@@ -9,7 +9,7 @@ from typing import Literal
 
 from sentencepiece import SentencePieceTrainer
 
-from data_prep.given_tokenizer import CLIP
+from pretrain.tokens.given import CLIP
 
 # Of the models that are trained here; training reads them from the manifest.
 PAD_ID, BOS_ID, EOS_ID, UNK_ID = 0, 1, 2, 3

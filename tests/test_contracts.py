@@ -28,6 +28,7 @@ LAYERS = [
     ["compat", "checks", "files", "remote", "pictures", "progress", "launched", "faults",
      "run_folder", "shard_format", "seeding", "launcher", "distributed", "spelling"],
     ["tokens.vocabulary", "tokens.sentence_pieces", "tokens.json_tokenizer", "tokens.tokenizer",
+     "tokens.given",
      "tokens.context", "tokens.image_reduction", "tokens.text_reduction",
      "tokens.options"],
     ["models.positions", "models.image_tower", "models.text_tower", "models.presets", "models.clip",
@@ -55,9 +56,10 @@ LAYERS = [
      "report.comparison", "report.curves",
      "report.several", "report.gallery", "report.page", "report.__main__"],
     ["export.native", "export.tokenizer", "export.bundle", "export.hub_classes", "export.hub",
-     "export.open_clip", "export.card", "export.command", "export.__main__"],
+     "export.open_clip", "export.card", "export.command", "export.__main__",
+     "export.source", "export.from_open_clip", "export.from_transformers", "export.importing"],
     ["inference"],
-    ["evaluate", "train", "launch", "preflight"],
+    ["evaluate", "train", "launch", "preflight", "convert"],
 ]  # fmt: skip
 ORDER = {name: place for place, name in enumerate(name for row in LAYERS for name in row)}
 

@@ -17,10 +17,10 @@ from transformers import AutoTokenizer, BertTokenizer
 
 from data_prep.build import build_dataset
 from data_prep.captions import clean_text
-from data_prep.given_tokenizer import CLIP, clip_merges, read_given
 from pretrain.data.dataset import Dataset
 from pretrain.export.tokenizer import tokenizer_files
 from pretrain.tokens.context import context
+from pretrain.tokens.given import CLIP, clip_merges, read_given
 from pretrain.tokens.tokenizer import Tokenizer, open_tokenizer, parse_tokenizer
 
 LETTERS = (

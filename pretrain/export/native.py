@@ -87,15 +87,34 @@ def export_config(recipe: Recipe, stage: str, parameters: dict[str, Tensor]) -> 
     objective = build_objective(recipe.loss)
     objective.load_state_dict(parameters)
     dataset = Dataset(recipe.data.train, recipe.data.tier, shards=recipe.data.shards)
-    tokens = recipe.stages[stage].tokens
-    mean, std = MEAN_STD[recipe.data.normalisation]
+    return native_config(
+        recipe.model,
+        vocabulary=dataset.vocabulary,
+        tokens=recipe.stages[stage].tokens,
+        normalisation=recipe.data.normalisation,
+        figures=objective.figures(),
+        tokenizer_sha256=dataset.manifest.tokenizer.sha256,
+    )
+
+
+def native_config(
+    model: ModelOptions,
+    *,
+    vocabulary: Vocabulary,
+    tokens: TokenOptions,
+    normalisation: Normalisation,
+    figures: dict[str, float],
+    tokenizer_sha256: str,
+) -> dict[str, Any]:
+    """config.json of an exported folder. figures: logit_scale, logit_bias where there is one."""
+    mean, std = MEAN_STD[normalisation]
     return {
         "format": EXPORT_FORMAT,
-        "model": asdict(recipe.model),
-        "vocabulary": asdict(dataset.vocabulary),
+        "model": asdict(model),
+        "vocabulary": asdict(vocabulary),
         "image_px": tokens.image_px,
         "text_tokens": tokens.text_tokens,
-        "normalisation": recipe.data.normalisation,
+        "normalisation": normalisation,
         "preprocessing": {
             "orientation": "upright by EXIF",
             "background": [255, 255, 255],
@@ -106,8 +125,8 @@ def export_config(recipe: Recipe, stage: str, parameters: dict[str, Tensor]) -> 
             "mean": list(mean),
             "std": list(std),
         },
-        **objective.figures(),
-        "tokenizer_sha256": dataset.manifest.tokenizer.sha256,
+        **figures,
+        "tokenizer_sha256": tokenizer_sha256,
     }
 
 

@@ -12,10 +12,10 @@ from torch import Tensor
 from pretrain.export.native import ExportedModel
 from pretrain.export.tokenizer import tokenizer_files
 from pretrain.files import write_tensors
-from pretrain.models.clip import CLIP
+from pretrain.models.clip import CLIP, ModelOptions
 
 CONFIG_FILE, WEIGHTS_FILE = "open_clip_config.json", "open_clip_model.safetensors"
-_BLOCK = {  # open_clip's name -> timm's, transformers'
+BLOCK_NAMES = {  # open_clip's name -> timm's, transformers'
     "ln_1": ("norm1", "layer_norm1"),
     "ln_2": ("norm2", "layer_norm2"),
     "attn.out_proj": ("attn.proj", "self_attn.out_proj"),
@@ -23,15 +23,41 @@ _BLOCK = {  # open_clip's name -> timm's, transformers'
     "mlp.c_proj": ("mlp.fc2", "mlp.fc2"),
 }
 _WEIGHT_AND_BIAS = ("weight", "bias")
+TEXT_POOL = {"last": "last", "eos": "eos", "highest_id": "argmax"}  # our name -> open_clip's
+
+
+def weight_names(options: ModelOptions) -> dict[str, tuple[str, ...]]:
+    """{open_clip's name: ours, one behind the other} of norms and blocks."""
+    norm = "image.vit.norm" if options.image.pool == "cls" else "image.vit.fc_norm"
+    norms = {"visual.ln_post": norm, "ln_final": "text.encoder.final_layer_norm"}
+    if options.image.pre_norm:
+        norms["visual.ln_pre"] = "image.vit.norm_pre"
+    found: dict[str, tuple[str, ...]] = {
+        f"{theirs}.{kind}": (f"{ours}.{kind}",)
+        for theirs, ours in norms.items()
+        for kind in _WEIGHT_AND_BIAS
+    }
+    for side, depth in enumerate((options.image.depth, options.text.depth)):
+        for place in range(depth):
+            theirs = ("visual.transformer", "transformer")[side] + f".resblocks.{place}"
+            ours = ("image.vit.blocks", "text.encoder.encoder.layers")[side] + f".{place}"
+            parts = ("attn.qkv",) if side == 0 else tuple(f"self_attn.{p}_proj" for p in "qkv")
+            for kind in _WEIGHT_AND_BIAS:
+                for name, names in BLOCK_NAMES.items():
+                    found[f"{theirs}.{name}.{kind}"] = (f"{ours}.{names[side]}.{kind}",)
+                found[f"{theirs}.attn.in_proj_{kind}"] = tuple(f"{ours}.{p}.{kind}" for p in parts)
+    return found
 
 
 def check_expressible(model: CLIP) -> None:
     """ValueError names the option that open_clip has no counterpart of."""
     image, text = model.options.image, model.options.text
     hides = text.padding_mask and not (text.causal and text.pool == "eos")
+    quick = [tower.gelu == "quick" for tower in (image, text)]
     reasons = {
         f"model.image.pool={image.pool}": image.pool not in ("gap", "cls"),
-        f"model.text.pool={text.pool}": text.pool not in ("last", "eos"),
+        f"model.text.pool={text.pool}": text.pool not in TEXT_POOL,
+        f"model.text.gelu={text.gelu} with model.image.gelu={image.gelu}": any(quick) != all(quick),
         # A causal tower never sees what stands behind its eos, so hiding it changes nothing.
         f"model.text.padding_mask={text.padding_mask}": hides,
     }
@@ -60,6 +86,7 @@ def open_clip_config(model: CLIP, *, logit_bias: float | None) -> dict[str, Any]
 
     config: dict[str, Any] = {
         "embed_dim": model.options.embed_dim,
+        "quick_gelu": image.gelu == "quick",
         "vision_cfg": {
             **common(image),
             "head_width": image.width // image.heads,
@@ -75,7 +102,7 @@ def open_clip_config(model: CLIP, *, logit_bias: float | None) -> dict[str, Any]
             "context_length": model.text.text_tokens,
             "vocab_size": model.text.vocabulary.size,
             "hf_tokenizer_name": "local-dir",  # any name: the folder's own tokenizer is read
-            "pool_type": text.pool,
+            "pool_type": TEXT_POOL[text.pool],
             "no_causal_mask": not text.causal,
             "pad_id": model.text.vocabulary.pad_id,
             "eos_id": model.text.vocabulary.eos_id,
@@ -99,13 +126,16 @@ def open_clip_weights(
     own.pop("image.positions", None)
     if "image.vit.patch_embed.proj.bias" in own:
         # A constant in every patch, which open_clip's convolution has no place for.
-        positions = positions + take("image.vit.patch_embed.proj.bias")
+        bias = take("image.vit.patch_embed.proj.bias")
+        first = int(model.options.image.cls_position)
+        positions = torch.cat([positions[:first], positions[first:] + bias])
+    if not model.options.image.cls_position:
+        positions = torch.cat([torch.zeros(1, width), positions])
     out = {
         "logit_scale": torch.tensor(math.log(logit_scale)),
         "visual.conv1.weight": take("image.vit.patch_embed.proj.weight"),
         "visual.class_embedding": take("image.vit.cls_token")[0, 0],
-        # CLS has no position of its own here.
-        "visual.positional_embedding": torch.cat([torch.zeros(1, width), positions]),
+        "visual.positional_embedding": positions,
         "visual.proj": take("image_projection.weight").T,
         "token_embedding.weight": take("text.encoder.embeddings.token_embedding.weight"),
         "positional_embedding": take("text.encoder.embeddings.position_embedding.weight"),
@@ -113,22 +143,8 @@ def open_clip_weights(
     }
     if logit_bias is not None:
         out["logit_bias"] = torch.tensor(logit_bias)
-    norm = "image.vit.norm" if model.options.image.pool == "cls" else "image.vit.fc_norm"
-    norms = {"visual.ln_post": norm, "ln_final": "text.encoder.final_layer_norm"}
-    if model.options.image.pre_norm:
-        norms["visual.ln_pre"] = "image.vit.norm_pre"
-    for theirs, ours in norms.items():
-        out.update({f"{theirs}.{kind}": take(f"{ours}.{kind}") for kind in _WEIGHT_AND_BIAS})
-    for side, depth in enumerate((model.options.image.depth, model.options.text.depth)):
-        for place in range(depth):
-            theirs = ("visual.transformer", "transformer")[side] + f".resblocks.{place}"
-            ours = ("image.vit.blocks", "text.encoder.encoder.layers")[side] + f".{place}"
-            for kind in _WEIGHT_AND_BIAS:
-                for name, names in _BLOCK.items():
-                    out[f"{theirs}.{name}.{kind}"] = take(f"{ours}.{names[side]}.{kind}")
-                parts = ("attn.qkv",) if side == 0 else tuple(f"self_attn.{p}_proj" for p in "qkv")
-                whole = torch.cat([take(f"{ours}.{part}.{kind}") for part in parts])
-                out[f"{theirs}.attn.in_proj_{kind}"] = whole
+    for theirs, ours in weight_names(model.options).items():
+        out[theirs] = torch.cat([take(name) for name in ours])
     if own:
         raise ValueError(
             f"open_clip has no place for the weight {min(own)}: export with --format transformers"

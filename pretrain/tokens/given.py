@@ -45,7 +45,7 @@ def read_given(given: Path, special_tokens: str | None) -> bytes:
     if {"[UNK]", *_WORD_PIECE_SPECIALS} <= set(lines):
         return _as_file(word_pieces(lines))
     if is_json(content):
-        return _complete(path, content, special_tokens)
+        return complete(path, content, special_tokens)
     if special_tokens is not None:
         raise ValueError(
             f"special_tokens={special_tokens!r} is for a tokenizer.json, and tokenizer={path} is "
@@ -133,7 +133,7 @@ def word_pieces(lines: list[str]) -> Any:
     return _with_specials(fast, _WORD_PIECE_SPECIALS)
 
 
-def _complete(path: Path, content: bytes, special_tokens: str | None) -> bytes:
+def complete(path: Path, content: bytes, special_tokens: str | None) -> bytes:
     """A tokenizer.json that says its special ids; as it is, if it does so already."""
     if special_tokens is None:
         try:

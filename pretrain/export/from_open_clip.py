@@ -1,0 +1,201 @@
+"""An open_clip folder (`local-dir:`) of the CLIP and CLIPA kind, by our options and names."""
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from pretrain.export.open_clip import CONFIG_FILE, TEXT_POOL, WEIGHTS_FILE, weight_names
+from pretrain.export.source import (
+    OUR_RESIZE,
+    Source,
+    fast_tokenizer,
+    other_than,
+    refuse,
+    square,
+)
+from pretrain.models.clip import IMAGE_POSITIONS, ModelOptions
+from pretrain.models.image_tower import Gelu, ImageTowerOptions
+from pretrain.models.starting import read_tensors
+from pretrain.models.text_tower import TextTowerOptions
+from pretrain.tokens.given import CLIP, read_given
+from pretrain.tokens.options import TokenOptions
+
+# In open_clip's own order of preference.
+_WEIGHTS = (WEIGHTS_FILE, "open_clip_pytorch_model.safetensors", "open_clip_pytorch_model.bin",
+            "open_clip_pytorch_model.pth")  # fmt: skip
+_MODEL = {"quick_gelu", "init_logit_scale", "init_logit_bias", "embed_dim", "custom_text",
+          "vision_cfg", "text_cfg"}  # fmt: skip
+# Read here or by open_clip's tokenizer, or without a part in the function of a finished model.
+_READ = {
+    "vision_cfg": {"layers", "width", "head_width", "mlp_ratio", "patch_size", "image_size",
+                   "patch_dropout", "no_ln_pre", "pos_embed_type", "final_ln_after_pool",
+                   "pool_type", "act_kwargs", "norm_kwargs"},
+    "text_cfg": {"context_length", "vocab_size", "hf_tokenizer_name", "tokenizer_mode",
+                 "tokenizer_kwargs", "width", "heads", "layers", "mlp_ratio", "pad_id", "eos_id",
+                 "no_causal_mask", "pool_type", "act_kwargs", "norm_kwargs"},
+}  # fmt: skip
+_IMAGE_POOL = {"tok": "cls", "avg": "gap"}
+
+
+def read_open_clip(folder: Path) -> Source:
+    """ValueError names what our towers cannot express, or what the folder lacks."""
+    path = folder / CONFIG_FILE
+    content = json.loads(path.read_text(encoding="utf-8"))
+    if "model_cfg" not in content:
+        raise ValueError(f"{path} has no model_cfg: give a folder that open_clip wrote")
+    config = content["model_cfg"]
+    options, tokens, eos_id = _options(config, path)
+    file = next((folder / name for name in _WEIGHTS if (folder / name).is_file()), None)
+    if file is None:
+        raise FileNotFoundError(f"{folder} has none of {', '.join(_WEIGHTS)}: put one there")
+    theirs = read_tensors(file, "SOURCE")
+    theirs = {n.removeprefix("module.").removeprefix("text."): w for n, w in theirs.items()}
+    figures = {"logit_scale": float(theirs.pop("logit_scale").exp())}
+    if "logit_bias" in theirs:
+        figures["logit_bias"] = float(theirs.pop("logit_bias"))
+    return Source(
+        options=options,
+        tokens=tokens,
+        weights=_weights(theirs, options, file),
+        figures=figures,
+        **_inputs(folder, config["text_cfg"], eos_id),
+    )
+
+
+def _options(config: dict[str, Any], path: Path) -> tuple[ModelOptions, TokenOptions, int | None]:
+    from open_clip.model import CLIPTextCfg, CLIPVisionCfg
+
+    vision, text = ({**asdict(kind()), **config[name]} for kind, name in (
+        (CLIPVisionCfg, "vision_cfg"), (CLIPTextCfg, "text_cfg")))  # fmt: skip
+    refused = [f"model_cfg.{n}={v!r}" for n, v in config.items() if n not in _MODEL]
+    if vision["timm_model_name"] is not None:
+        refused.append(f"vision_cfg.timm_model_name={vision['timm_model_name']!r}")
+    if text["hf_model_name"] is not None:
+        refused.append(f"text_cfg.hf_model_name={text['hf_model_name']!r}")
+    for name, kind in (("vision_cfg", CLIPVisionCfg), ("text_cfg", CLIPTextCfg)):
+        rest = {
+            n: v
+            for n, v in config[name].items()
+            if n not in _READ[name] and not n.startswith(("timm_", "hf_", "attn_pooler_"))
+        }
+        refused += (
+            other_than(rest, {**asdict(kind()), "block_type": "default"}, name) if rest else []
+        )
+    if isinstance(vision["layers"], list | tuple):
+        refused.append(f"vision_cfg.layers={vision['layers']!r}")
+    pool = vision["pool_type"]
+    if pool not in _IMAGE_POOL:
+        refused.append(f"vision_cfg.pool_type={pool!r}")
+    if pool == "avg" and not vision["final_ln_after_pool"]:
+        refused.append("vision_cfg.pool_type='avg' with final_ln_after_pool=False")
+    pools = {theirs: ours for ours, theirs in TEXT_POOL.items()}
+    if text["pool_type"] not in pools:
+        refused.append(f"text_cfg.pool_type={text['pool_type']!r}")
+    for name, side in (("vision_cfg", vision), ("text_cfg", text)):
+        if set(side["norm_kwargs"] or {}) - {"eps"}:
+            refused.append(f"{name}.norm_kwargs={side['norm_kwargs']!r}")
+        if (side["act_kwargs"] or {}) not in ({}, {"approximate": "tanh"}, {"approximate": "none"}):
+            refused.append(f"{name}.act_kwargs={side['act_kwargs']!r}")
+    refuse(path, refused)
+
+    def common(side: dict[str, Any]) -> dict[str, Any]:
+        tanh = (side["act_kwargs"] or {}).get("approximate") == "tanh"
+        gelu: Gelu = "quick" if config.get("quick_gelu") else "tanh" if tanh else "exact"
+        return {
+            "width": side["width"],
+            "depth": side["layers"],
+            "mlp_ratio": side["mlp_ratio"],
+            "gelu": gelu,
+            "norm_eps": (side["norm_kwargs"] or {}).get("eps", 1e-5),
+        }
+
+    options = ModelOptions(
+        image=ImageTowerOptions(
+            **common(vision),
+            heads=vision["width"] // vision["head_width"],
+            patch_px=square(vision["patch_size"], "vision_cfg.patch_size", path),
+            pool=_IMAGE_POOL[pool],  # type: ignore[arg-type]
+            positions="learned",
+            cls_position=True,
+            pre_norm=not vision["no_ln_pre"],
+            patch_bias=False,
+        ),
+        text=TextTowerOptions(
+            **common(text),
+            heads=text["heads"],
+            causal=not text["no_causal_mask"],
+            pool=pools[text["pool_type"]],  # type: ignore[arg-type]
+            specials="bos_eos",
+        ),
+        embed_dim=config["embed_dim"],
+    )
+    tokens = TokenOptions(
+        image_px=square(vision["image_size"], "vision_cfg.image_size", path),
+        text_tokens=text["context_length"],
+    )
+    return options, tokens, text["eos_id"] if text["pool_type"] == "eos" else None
+
+
+def _weights(theirs: dict[str, Tensor], options: ModelOptions, file: Path) -> dict[str, Tensor]:
+    """Theirs by our names. ValueError names one that is missing, or that has no place."""
+
+    def take(name: str) -> Tensor:
+        if name not in theirs:
+            raise ValueError(f"{file} lacks {name}, which its {CONFIG_FILE} asks for")
+        return theirs.pop(name).float()
+
+    found = {
+        "image.vit.patch_embed.proj.weight": take("visual.conv1.weight"),
+        "image.vit.cls_token": take("visual.class_embedding")[None, None],
+        IMAGE_POSITIONS: take("visual.positional_embedding"),
+        "image_projection.weight": take("visual.proj").T.contiguous(),
+        "text.encoder.embeddings.token_embedding.weight": take("token_embedding.weight"),
+        "text.encoder.embeddings.position_embedding.weight": take("positional_embedding"),
+        "text_projection.weight": take("text_projection").T.contiguous(),
+    }
+    for name, ours in weight_names(options).items():
+        found.update(zip(ours, (t.clone() for t in take(name).chunk(len(ours))), strict=True))
+    theirs.pop("attn_mask", None)  # a constant that old files hold
+    if theirs:
+        refuse(file, [f"weight {min(theirs)}"])
+    return found
+
+
+def _inputs(folder: Path, text: dict[str, Any], eos_id: int | None) -> dict[str, Any]:
+    """The source's own model, pixels and ids, and what of them our folder records."""
+    import open_clip
+
+    name = f"local-dir:{folder}"
+    model, _, prepare = open_clip.create_model_and_transforms(name, weights_only=True)
+    model.eval()
+    theirs: Any = open_clip.get_tokenizer(name)
+    if isinstance(theirs, open_clip.SimpleTokenizer):
+        content, found_eos = read_given(CLIP, None), theirs.eot_token_id
+    else:
+        content = fast_tokenizer(theirs.tokenizer, folder)
+        found_eos = theirs.tokenizer.eos_token_id
+    if eos_id is not None and eos_id != found_eos:
+        refuse(folder, [f"text_cfg.eos_id={eos_id} with a tokenizer whose eos is {found_eos}"])
+
+    def embed(pixels: Tensor, ids: Tensor) -> tuple[Tensor, Tensor]:
+        return model.encode_image(pixels, normalize=True), model.encode_text(ids, normalize=True)
+
+    def pixels(pictures: list[Image.Image]) -> Tensor:
+        return torch.stack([prepare(picture) for picture in pictures])
+
+    how = model.visual.preprocess_cfg
+    ours = (how["resize_mode"], how["interpolation"]) == ("shortest", "bicubic")
+    return {
+        "tokenizer": content,
+        "mean": tuple(how["mean"]),
+        "std": tuple(how["std"]),
+        "resize": OUR_RESIZE if ours else f"{how['resize_mode']}, {how['interpolation']}",
+        "prepare": pixels,
+        "tokenize": theirs,
+        "embed": embed,
+    }
