@@ -26,7 +26,9 @@ class Case:
     precision: str = "fp32"
     chunks: int = 1
     recompute: bool = False
+    every: int = 1
     compile: bool = False
+    compile_blocks: bool = False
     gradient_clip: float | None = None
     eps: float = 1e-6
     learning_rate: float = 1e-3
@@ -104,7 +106,9 @@ def build_engine(case: Case, *, disturb: bool = False) -> Any:
             ds_config=ROOT / f"ds_configs/zero{case.zero}.json",
             checkpoint_image=case.recompute,
             checkpoint_text=case.recompute,
+            checkpoint_every=case.every,
             compile=case.compile,
+            compile_blocks=case.compile_blocks,
         ),
         optimizer=OptimizerOptions(
             kind=case.kind,

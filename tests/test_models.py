@@ -1,7 +1,10 @@
 """Keeping all tokens equals no reduction, and weights fit other token lengths."""
 
+from collections import Counter
+
 import pytest
 import torch
+from torch import nn
 from vocabularies import of_size
 
 from pretrain.export.open_clip import open_clip_config, open_clip_weights
@@ -67,10 +70,17 @@ def test_explicit_and_fused_attention_agree(causal):
         assert (a - b).abs().max() < 1e-6
 
 
-def test_gradient_checkpointing_changes_no_gradient():
+@pytest.mark.parametrize("every", [1, 2])
+def test_gradient_checkpointing_changes_no_gradient(every):
     plain, saving = clip().train(), clip().train()
-    saving.image.checkpoint_blocks = True
-    saving.text.checkpoint_blocks()
+    saving.image.checkpoint_blocks(every)
+    saving.text.checkpoint_blocks(every)
+    runs: Counter[str] = Counter()
+    for tower in (saving.image, saving.text):
+        for index, block in enumerate(tower.blocks):
+            norm = next(module for module in block.modules() if isinstance(module, nn.LayerNorm))
+            name = f"{type(tower).__name__} {index}"
+            norm.register_forward_hook(lambda *_, name=name: runs.update([name]))
     images, ids = torch.randn(2, 3, 48, 48), torch.randint(1, 100, (2, 8))
     for model in (plain, saving):
         a, b = model(images, ids)
@@ -80,6 +90,8 @@ def test_gradient_checkpointing_changes_no_gradient():
         for p, q in zip(plain.parameters(), saving.parameters(), strict=True)
     )
     assert worst < 1e-6, f"largest difference {worst}"
+    for name, count in runs.items():  # a recomputed block runs forward twice
+        assert count == (2 if int(name.split()[1]) % every == 0 else 1), runs
 
 
 def open_clip_reference(ours: CLIP):

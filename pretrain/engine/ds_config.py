@@ -37,13 +37,24 @@ class EngineOptions:
     """Recompute the image tower's blocks in the backward pass (less memory, ~1.3x compute)."""
     checkpoint_text: bool = False
     """Recompute the text tower's blocks in the backward pass."""
+    checkpoint_every: int = 1
+    """Of a tower that recomputes, only every k-th block: 2 keeps half of the activations."""
     compile: bool = False
     """torch.compile the model (slower start, faster steps on CUDA)."""
+    compile_blocks: bool = False
+    """torch.compile each transformer block by itself: what is compiled for one serves all of its
+    tower, so that a deep model starts several times as fast as with engine.compile."""
     max_skipped_in_a_row: int = 10
     """Updates that may be skipped one after the other because the loss or the gradient is not
     finite, before the run stops."""
 
     def __post_init__(self) -> None:
+        if self.checkpoint_every < 1:
+            raise ValueError(
+                f"engine.checkpoint_every={self.checkpoint_every}: 1 for every block, or more"
+            )
+        if self.compile and self.compile_blocks:
+            raise ValueError("engine.compile and engine.compile_blocks: choose one")
         if self.max_skipped_in_a_row < 0:
             raise ValueError(
                 f"engine.max_skipped_in_a_row={self.max_skipped_in_a_row}: it must be 0 or more"

@@ -112,15 +112,20 @@ class Engine:
         gives the large batch's gradient: plain accumulation would lose its negatives."""
         deepspeed_logger.setLevel("WARNING")
         # DeepSpeed compiles Muon's update for every matrix shape: a minute on a CPU, no gain.
-        eager = runtime.device.type == "cpu" and not options.compile
+        compiles = options.compile or options.compile_blocks
+        eager = runtime.device.type == "cpu" and not compiles
         torch.compiler.set_stance("force_eager" if eager else "default")
         self.runtime = runtime
         self.micro = micro_batch_samples or local_batch_samples
         self.objective = objective.to(runtime.device)
         self.objective.start(betas=(optimizer.beta1, optimizer.beta2), eps=optimizer.eps)
-        model.image.checkpoint_blocks = options.checkpoint_image
+        if options.checkpoint_image:
+            model.image.checkpoint_blocks(options.checkpoint_every)
         if options.checkpoint_text:
-            model.text.checkpoint_blocks()
+            model.text.checkpoint_blocks(options.checkpoint_every)
+        if options.compile_blocks:
+            for block in (*model.image.blocks, *model.text.blocks):
+                block.compile()
         if locked is not None:
             model.get_submodule(locked).requires_grad_(False)
         # Whole, in fp32: the optimizer keeps no masters of them, and bf16 would round them.

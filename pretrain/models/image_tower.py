@@ -95,7 +95,7 @@ class ImageTower(nn.Module):
         self.options = options
         self.image_px = image_px
         self.grid = image_px // options.patch_px
-        self.checkpoint_blocks = False
+        self._checkpoint_every: int | None = None
         pooling: dict[str, Any] = {"cls": "token", "attention": "map"}
 
         def patch_embedding(**timms: Any) -> PatchEmbed:
@@ -169,6 +169,10 @@ class ImageTower(nn.Module):
         modules = (self.vit.patch_embed, self.vit.norm_pre)
         return [*own, self.vit.cls_token, *(p for m in modules for p in m.parameters())]
 
+    def checkpoint_blocks(self, every: int) -> None:
+        """Recompute every k-th block in the backward pass instead of keeping its activations."""
+        self._checkpoint_every = every
+
     def forward(self, images: Tensor, keep_index: Tensor | None = None) -> Tensor:
         """images (B, 3, H, W) normalised, keep_index (B, K) int64 or None → (B, D)."""
         tokens = self.vit.patch_embed(images)
@@ -182,8 +186,9 @@ class ImageTower(nn.Module):
             cls = cls + positions[0]
         cls = cls.expand(len(tokens), -1, -1)
         tokens = self.vit.norm_pre(torch.cat([cls, tokens], dim=1))
-        for block in self.vit.blocks:
-            if self.checkpoint_blocks and self.training:
+        every = self._checkpoint_every if self.training else None
+        for index, block in enumerate(self.vit.blocks):
+            if every is not None and index % every == 0:
                 tokens = checkpoint(block, tokens, use_reentrant=False)
             else:
                 tokens = block(tokens)

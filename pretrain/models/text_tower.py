@@ -131,9 +131,11 @@ class TextTower(nn.Module):
         """What makes the first block's input."""
         return list(self.encoder.embeddings.parameters())
 
-    def checkpoint_blocks(self) -> None:
-        """Recompute every block in the backward pass instead of keeping its activations."""
+    def checkpoint_blocks(self, every: int) -> None:
+        """Recompute every k-th block in the backward pass instead of keeping its activations."""
         self.encoder.gradient_checkpointing_enable({"use_reentrant": False})
+        for index, block in enumerate(self.blocks):
+            block.gradient_checkpointing = index % every == 0  # type: ignore[assignment]
 
     def forward(self, text_ids: Tensor) -> Tensor:
         """text_ids (B, T) int64, padded with the vocabulary's pad_id → (B, D)."""

@@ -236,14 +236,15 @@ def _memory(
         image_px=stage.tokens.image_px,
         weight_bytes=weight_bytes,
     )
+    every = recipe.engine.checkpoint_every
     per_sample = sample_bytes(
         recipe.model,
         image_seq_len=kept + 1,
         text_tokens=stage.tokens.text_tokens,
         weight_bytes=weight_bytes,
         explicit_attention=machine.is_cpu,
-        recompute_image=recipe.engine.checkpoint_image,
-        recompute_text=recipe.engine.checkpoint_text,
+        recompute_image=every if recipe.engine.checkpoint_image else None,
+        recompute_text=every if recipe.engine.checkpoint_text else None,
         locked=stage.locked,
     )
     return Memory(fixed=fixed, per_sample=per_sample, host=host)

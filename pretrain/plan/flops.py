@@ -31,15 +31,15 @@ class Flops:
     def executed(
         self,
         *,
-        recompute_image: bool = False,
-        recompute_text: bool = False,
+        recompute_image: float = 0.0,
+        recompute_text: float = 0.0,
         two_passes: bool,
         locked: TowerName | None = None,
     ) -> float:
-        """One training step's share: forward and a backward of twice that, another forward of each
-        tower that recomputes its blocks, and another of both where features are cached first. A
-        locked tower runs forward alone (the backward of its projection, a thousandth, is left
-        out)."""
+        """One training step's share: forward and a backward of twice that, another forward of the
+        share of a tower that recomputes its blocks, and another of both where features are cached
+        first. A locked tower runs forward alone (the backward of its projection, a thousandth, is
+        left out)."""
         passes = {
             "image": 1 if locked == "image" else 3 + recompute_image,
             "text": 1 if locked == "text" else 3 + recompute_text,
@@ -77,9 +77,11 @@ def stage_flops(recipe: Recipe, stage: StageOptions) -> Flops:
 def executed_flops(recipe: Recipe, stage: StageOptions, ranks: int) -> float:
     """Of one sample of a stage in training, all that is computed of it on so many ranks."""
     local = stage.global_batch_samples // ranks
+    every = recipe.engine.checkpoint_every
+    image, text = recipe.model.image.depth, recipe.model.text.depth
     return stage_flops(recipe, stage).executed(
-        recompute_image=recipe.engine.checkpoint_image,
-        recompute_text=recipe.engine.checkpoint_text,
+        recompute_image=recipe.engine.checkpoint_image * -(-image // every) / image,
+        recompute_text=recipe.engine.checkpoint_text * -(-text // every) / text,
         two_passes=(stage.micro_batch_samples or local) < local,
         locked=stage.locked,
     )

@@ -137,11 +137,14 @@ class TowerActivations:
     token: int  # one tensor of the tower's width over the sequence: a block's input
     passing: int  # gradients inside one block, while it is differentiated
 
-    def kept(self, recomputed: bool) -> int:
-        """At the start of the backward pass; the last norm's input is one more."""
-        if recomputed:
-            return (self.blocks + 1) * self.token + self.block
-        return self.blocks * self.block + self.token
+    def kept(self, every: int | None) -> int:
+        """At the start of the backward pass, where every k-th block is recomputed; the last norm's
+        input is one more."""
+        if every is None:
+            return self.blocks * self.block + self.token
+        recomputed = -(-self.blocks // every)
+        kept = (self.blocks - recomputed) * self.block
+        return kept + (recomputed + 1) * self.token + self.block
 
 
 def tower_activations(
@@ -175,8 +178,8 @@ def sample_bytes(
     text_tokens: int,
     weight_bytes: int,
     explicit_attention: bool,
-    recompute_image: bool,
-    recompute_text: bool,
+    recompute_image: int | None,
+    recompute_text: int | None,
     locked: TowerName | None = None,
 ) -> int:
     """Bytes of activations that each sample of a micro batch adds to the peak. A locked tower keeps
