@@ -172,7 +172,8 @@ def _working(directory: Path) -> Iterator[Path]:
         raise
     except OSError as error:
         raise OSError(
-            f"{root}: {why_not_written(error, directory)}; make room, and give the command again"
+            f"{root}: {why_not_written(error, directory)}; mend this, or make room, and give the "
+            "same command again"
         ) from error
 
 

@@ -14,6 +14,7 @@ from forked_runs import train
 from killed_builds import content, forked_build
 from tiny_datasets import CORPUS
 
+from data_prep import recaption_join
 from data_prep.__main__ import main as data_prep
 from pretrain.data.collate import Collator
 from pretrain.data.dataset import Dataset
@@ -136,6 +137,15 @@ def test_what_matched_is_counted_and_a_dataset_is_not_touched(made):
         f"captions/later/{name}"
         for name in ("ids.bin", "index.npy", "pos.bin", "recaption.json", "token_counts.npy")
     ]
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_the_parts_of_the_join_and_the_workers_decide_nothing(made, beside, monkeypatch, workers):
+    monkeypatch.setattr(recaption_join, "BUCKET_ROWS", 20)
+    assert recaption_join.bucket_count(0, len(Dataset(beside, "full"))) > 5
+    shutil.rmtree(beside / "captions")
+    assert recaption(beside, made / "later.parquet", "--workers", workers) == 0
+    assert content(beside) == content(made / "beside")
 
 
 @pytest.mark.parametrize("kind", ["csv", "jsonl", "parquet"])
