@@ -20,9 +20,11 @@ from data_prep.merge import merge
 from data_prep.options import BuildOptions, TaggingOptions
 from data_prep.pictures import PictureOptions
 from data_prep.pool import PoolOptions, RunOptions
+from data_prep.recaption import RecaptionOptions, recaption
 from data_prep.similarity import FilterOptions, filter_by_similarity
 from data_prep.sources import SourceOptions
 from data_prep.stats import StatsOptions, stats
+from data_prep.tasks import CAPTIONS_LEFT_OUT
 from data_prep.verify import verify
 from data_prep.vocabulary import VocabularyOptions
 from data_prep.weigh import WeighOptions, weigh
@@ -146,6 +148,13 @@ def run_dedup(chosen: Namespace) -> int:
     return 0
 
 
+def run_recaption(chosen: Namespace) -> int:
+    """Add captions to a finished dataset and say how many samples have them."""
+    captions, workers = options_of(CaptionOptions, chosen), options_of(PoolOptions, chosen).workers
+    print(recaption(chosen.dataset, options_of(RecaptionOptions, chosen), captions, workers))
+    return 0
+
+
 def run_embed(chosen: Namespace) -> int:
     """Write embeddings of a dataset."""
     print(embed(chosen.model, chosen.dataset, options_of(EmbedOptions, chosen)))
@@ -182,6 +191,8 @@ def summarise(out: Path, manifest: Manifest, tokens: np.ndarray) -> str:
         having, total = np.count_nonzero(counts), counts.sum(dtype=np.int64)
         mean = f"{total / having:.1f} tokens on average" if having else "no tokens"
         lines.append((f"caption {name}", f"{having:,} samples, {mean}"))
+    if left_out := manifest.provenance.get(CAPTIONS_LEFT_OUT):
+        lines.append(("captions left out", f"{left_out:,}, beyond --captions-per-list"))
     lines.append(("rejected", f"{sum(manifest.rejected.values()):,}"))
     lines += [(f"  {reason}", f"{count:,}") for reason, count in manifest.rejected.items() if count]
     return "\n".join(f"{label:<24}{value}" for label, value in lines)
@@ -242,6 +253,11 @@ COMMANDS: dict[str, tuple[str, tuple[type, ...], Callable[[Namespace], int]]] = 
         (DedupOptions, PoolOptions),
         run_dedup,
     ),
+    "recaption": (
+        "Add named captions of a second table to a finished dataset directory, beside its shards.",
+        (RecaptionOptions, CaptionOptions, PoolOptions),
+        run_recaption,
+    ),
     "embed": (
         "Embed the pictures and texts of a dataset directory by an exported model.",
         (EmbedOptions,),
@@ -254,11 +270,12 @@ COMMANDS: dict[str, tuple[str, tuple[type, ...], Callable[[Namespace], int]]] = 
     ),
 }
 # Options that a command line may give several times.
-REPEATED = {("build", "--caption"), ("dedup", "--against")}
+REPEATED = {("build", "--caption"), ("recaption", "--caption"), ("dedup", "--against")}
 REPEATED |= {("join", "--source"), ("join", "--share")}
 ON_A_DATASET = {
     "join",
     "dedup",
+    "recaption",
     "weigh",
     "embed",
     "filter",

@@ -3,12 +3,14 @@
 import html
 import string
 import unicodedata
-from dataclasses import dataclass, field
+from collections.abc import Collection
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import ftfy
 
 from data_prep.rejection import RejectedError
+from pretrain.checks import check_positive
 
 # A caption may have at most 65,535 tokens (the index counts them in 16 bits). A character can
 # become several tokens (bytes, compatibility decomposition), so stay far below.
@@ -22,8 +24,12 @@ class CaptionOptions:
     caption: list[str] = field(default_factory=list)
     """NAME=TEMPLATE, repeatable: a named caption from columns, e.g.
     "group=a drawing of {caption}, in the group {group}". It is absent for a row in which one of
-    its columns is empty. Default: the column `caption` as it is, or the only one with another
-    well-known name (text, txt, alt_text, alt)."""
+    its columns is empty. NAME={column} of a column of lists gives NAME, NAME_2, … Default: the
+    column `caption` as it is, or the only one with another well-known name (text, txt, alt_text,
+    alt), or that of lists (captions, sentences, raw)."""
+    captions_per_list: int | None = 5
+    """Captions that NAME={column} takes of a list, the empty entries left out; what is beyond is
+    counted. Null: a list is one caption, joined by commas."""
     caption_max_chars: int = 4096
     """A row with a longer caption is rejected (caption_too_long)."""
 
@@ -32,6 +38,7 @@ class CaptionOptions:
             raise ValueError(
                 f"caption_max_chars={self.caption_max_chars}: choose 1 to {CAPTION_CHARS_CAP}"
             )
+        check_positive({"--captions-per-list": self.captions_per_list})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,13 +48,18 @@ class CaptionTemplate:
     name: str
     template: str
     columns: tuple[str, ...]
+    entry: int | None = None  # of the column's list, without its empty entries; None: not of one
 
 
 def parse_templates(
-    options: CaptionOptions, columns: list[str], default: str = "caption"
+    options: CaptionOptions,
+    columns: list[str],
+    default: str = "caption",
+    lists: Collection[str] = (),
 ) -> list[CaptionTemplate]:
     """Caption templates in the order given, or the column `default` as it is.
 
+    One that is a column of `lists` alone becomes captions_per_list of them, NAME, NAME_2, ….
     ValueError names the caption and the columns.
     """
     templates: list[CaptionTemplate] = []
@@ -55,8 +67,6 @@ def parse_templates(
         name, equals, template = text.partition("=")
         if not equals or not name.isidentifier():
             raise ValueError(f"caption={text!r}: write --caption NAME=TEMPLATE, NAME a plain word")
-        if name in [other.name for other in templates]:
-            raise ValueError(f"caption name {name!r} given twice; rename one --caption")
         used = template_columns(template)
         missing = [column for column in used if column not in columns]
         if missing or not used:
@@ -64,8 +74,22 @@ def parse_templates(
                 f"caption={text!r} uses columns {list(used)}, the corpus has {columns}; "
                 "change --caption NAME=TEMPLATE"
             )
-        templates.append(CaptionTemplate(name=name, template=template, columns=used))
+        made = [CaptionTemplate(name=name, template=template, columns=used)]
+        if options.captions_per_list is not None and is_list(template, used, lists):
+            made = [
+                replace(made[0], name=name if entry == 0 else f"{name}_{entry + 1}", entry=entry)
+                for entry in range(options.captions_per_list)
+            ]
+        for one in made:
+            if one.name in [other.name for other in templates]:
+                raise ValueError(f"caption name {one.name!r} given twice; rename one --caption")
+            templates.append(one)
     return templates
+
+
+def is_list(template: str, columns: tuple[str, ...], lists: Collection[str]) -> bool:
+    """Whether a template is a column of lists and nothing else."""
+    return len(columns) == 1 and template == f"{{{columns[0]}}}" and columns[0] in lists
 
 
 def template_columns(template: str) -> tuple[str, ...]:
@@ -97,7 +121,18 @@ def make_captions(
     RejectedError: caption_not_utf8, caption_too_long; caption_empty if none is left.
     """
     captions: dict[str, str] = {}
+    entries: dict[str, list[str]] = {}  # of each list's column, cleaned
     for template in templates:
+        if template.entry is not None:
+            (column,) = template.columns
+            if column not in entries:
+                entries[column] = list_entries(row[column])
+            found = entries[column][template.entry : template.entry + 1]
+            if found and len(found[0]) > max_chars:
+                raise RejectedError("caption_too_long")
+            if found:
+                captions[template.name] = found[0]
+            continue
         values = {column: field_text(row[column]) for column in template.columns}
         if not all(values.values()):
             continue
@@ -109,6 +144,25 @@ def make_captions(
     if not captions:
         raise RejectedError("caption_empty")
     return captions
+
+
+def list_entries(value: Any) -> list[str]:
+    """The entries of a list that are not empty, cleaned."""
+    if isinstance(value, bytes):  # a list of which no one can read a text
+        raise RejectedError("caption_not_utf8")
+    cleaned = [clean_text(field_text(item)) for item in value or []]
+    return [text for text in cleaned if text]
+
+
+def entries_left_out(templates: list[CaptionTemplate], row: dict[str, Any]) -> int:
+    """How many entries of the row's lists no template takes."""
+    taken: dict[str, int] = {}
+    for template in templates:
+        if template.entry is not None:
+            (column,) = template.columns
+            taken[column] = max(taken.get(column, 0), template.entry + 1)
+    long = {name: count for name, count in taken.items() if len(row[name] or []) > count}
+    return sum(max(len(list_entries(row[name])) - count, 0) for name, count in long.items())
 
 
 def field_text(value: Any) -> str:

@@ -16,6 +16,7 @@ from data_prep.duplicates import repeated_rows
 from data_prep.pool import Report, run_in_pool
 from data_prep.rejection import REASONS
 from data_prep.tasks import (
+    CAPTIONS_LEFT_OUT,
     WORK_FOLDER,
     Part,
     Plan,
@@ -117,7 +118,7 @@ def join(out: Path, workers: int | None) -> Built:
             tagger=plan.tagger,
             rejected=dict(rejected),
             token_counts=write_token_counts(out, plan, kept),
-            provenance={**plan.request, "rows_selected": rows},
+            provenance={**plan.request, "rows_selected": rows, **left_out(places)},
         )
         write_manifest(out, manifest)
         remove_work(out)
@@ -142,6 +143,12 @@ def find_parts(out: Path, plan: Plan) -> list[Place]:
             "without them, then merge"
         )
     return places
+
+
+def left_out(places: list[Place]) -> dict[str, int]:
+    """How many entries of lists of captions were too many, where some were."""
+    count = sum(place.part.captions_left_out for place in places)
+    return {CAPTIONS_LEFT_OUT: count} if count else {}
 
 
 def count_rejections(places: list[Place]) -> Counter[str]:

@@ -19,6 +19,7 @@ from data_prep.rejection import RejectedError
 from data_prep.sources import Corpus
 from data_prep.sources.column_choice import DEFAULT_CAPTION_COLUMN
 from data_prep.tasks import (
+    CAPTIONS_LEFT_OUT,
     WORK_FOLDER,
     Plan,
     Task,
@@ -77,7 +78,7 @@ def is_finished(options: BuildOptions, request: dict[str, Any]) -> bool:
     if options.writer.overwrite or not (out / MANIFEST_FILE).exists():
         return False
     manifest = read_manifest(out)
-    found = {**manifest.provenance, "rows_selected": None}
+    found = {**manifest.provenance, "rows_selected": None, CAPTIONS_LEFT_OUT: None}
     refuse_other(options, request, found, manifest.tokenizer, "already holds a dataset")
     remove_work(out)  # a kill may have left it
     print(f"note: {out} is finished; --overwrite builds it again", file=sys.stderr)
@@ -256,8 +257,12 @@ def describe_request(
     del source["source"], source["image_root"]
     captions = {
         **asdict(options.captions),
-        "caption": [f"{template.name}={template.template}" for template in templates],
+        "caption": [
+            f"{template.name}={template.template}" for template in templates if not template.entry
+        ],
     }
+    if all(template.entry is None for template in templates):
+        del captions["captions_per_list"]  # decides nothing
     vocabulary = {**asdict(options.vocabulary), "tokenizer": None}
     if options.vocabulary.tokenizer is not None:
         vocabulary["tokenizer"] = Path(options.vocabulary.tokenizer).name

@@ -1,5 +1,6 @@
 """Members of a finished dataset's samples, by row: no torch, one open file, every crc32 checked."""
 
+import json
 import math
 import zlib
 from collections.abc import Iterator, Sequence
@@ -65,6 +66,14 @@ def smallest_tier(directory: Path, manifest: Manifest) -> TierReader:
         return sum(shard.bytes for shard in manifest.tiers[name].shards)
 
     return TierReader(directory, manifest, min(manifest.tiers, key=size))
+
+
+def sample_metadata(directory: Path, manifest: Manifest) -> Iterator[dict[str, Any]]:
+    """Metadata of every sample in order, from the tier with the smallest files."""
+    reader = smallest_tier(directory, manifest)
+    for rows in spaced_rows(manifest.samples, None):
+        for (details,) in reader.read(rows, ("json",)):
+            yield json.loads(details)["meta"]
 
 
 def tier_for(manifest: Manifest, image_px: int) -> str:

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from data_prep.reading import smallest_tier, spaced_rows
+from data_prep.recaption_files import open_all
 from pretrain.checks import check_positive
 from pretrain.files import write_durably
 from pretrain.shard_format import Manifest, read_manifest, read_token_counts
@@ -79,6 +80,7 @@ class Survey:
     lengths: dict[str, Tally]  # tokens of each caption, by its name, of the samples that have it
     token_counts: NDArray[np.uint64]  # (V,)
     are_counts_of_all: bool  # or of the samples looked at, where the build wrote none
+    recaptions: dict[str, str]  # what is to be said of each caption that came later, by its name
 
     @property
     def rejected(self) -> dict[str, int]:
@@ -106,6 +108,8 @@ def survey(directory: Path, samples: int | None) -> Survey:
         counts = read_token_counts(directory, manifest)
     sizes = {name: Tally() for name in SIZES}
     lengths = {name: Tally() for name in manifest.captions}
+    recaptions, told = open_all(directory, manifest)
+    lengths |= {one.name: Tally() for one in recaptions}
     looked_at = 0
     total = min(samples or manifest.samples, manifest.samples)
     with tqdm(total=total, unit=" samples", desc="stats", disable=None) as bar:
@@ -113,11 +117,14 @@ def survey(directory: Path, samples: int | None) -> Survey:
             tokens = reader.index["tokens"][rows]
             for column, name in enumerate(manifest.captions):
                 lengths[name].add(tokens[:, column][tokens[:, column] > 0])
+            for one in recaptions:
+                tokens = one.index["tokens"][rows]
+                lengths[one.name].add(tokens[tokens > 0])
             pixels = np.empty((len(rows), 2), np.int64)
             members = ("json",) if has_counts else ("json", "ids")
             for place, (details, *ids) in enumerate(reader.read(rows, members)):
-                told = json.loads(details)
-                pixels[place] = told["width"], told["height"]
+                found = json.loads(details)
+                pixels[place] = found["width"], found["height"]
                 if ids:
                     count_ids(counts, np.frombuffer(ids[0], manifest.token_dtype))
             add_sizes(sizes, pixels)
@@ -131,6 +138,7 @@ def survey(directory: Path, samples: int | None) -> Survey:
         lengths=lengths,
         token_counts=counts,
         are_counts_of_all=has_counts or looked_at == manifest.samples,
+        recaptions=told,
     )
 
 
@@ -185,6 +193,7 @@ def figures_of(found: Survey) -> dict[str, Any]:
             "of_all_samples": found.are_counts_of_all,
         },
         "rejected": found.manifest.rejected,
+        "recaptions": found.recaptions,
     }
 
 
@@ -219,6 +228,7 @@ def table(found: Survey) -> str:
     share = found.used_ids / len(found.token_counts)
     used = f"{len(found.token_counts):,} ids, {found.used_ids:,} used ({share:.1%}){scope}"
     lines.append(["vocabulary", used])
+    lines += [[f"recaption {name}", told] for name, told in found.recaptions.items()]
     lines.append(["rejected", f"{found.rows - plain['samples']:,} of {found.rows:,} rows"])
     lines += [
         [f"  {reason}", f"{count:,} ({count / found.rows:.2%})"]

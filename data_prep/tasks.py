@@ -31,6 +31,7 @@ WORK_FOLDER = ".build"
 PLAN_FILE = "plan.json"
 REPLACED_FILE = "replaced.json"  # the manifest of the dataset that gives way
 LOCK_FILE = "lock"
+CAPTIONS_LEFT_OUT = "captions_left_out"  # of a manifest's provenance, where there are some
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,6 +80,7 @@ class Part:
     samples: int
     rejected: dict[str, int]
     shards: dict[str, ShardInfo]  # by tier; none without a sample
+    captions_left_out: int = 0  # entries of lists of captions that were too many
 
 
 def task_folder(out: Path, task: int) -> Path:

@@ -12,6 +12,7 @@ from tqdm import tqdm
 from data_prep.duplicates import repeated_rows
 from data_prep.pool import Report, run_in_pool
 from data_prep.writer import verify_shard
+from pretrain.data.recaptions import Recaption, recaption_names
 from pretrain.files import file_sha256
 from pretrain.shard_format import (
     INDEX_FILE,
@@ -53,6 +54,7 @@ def verify(directory: Path, workers: int | None) -> Iterator[str]:
         return
     yield from tokenizer_faults(directory, manifest)
     yield from token_counts_faults(directory, manifest)
+    yield from recaption_faults(directory, manifest)
     indexed: set[str] = set()
     for tier in manifest.tiers:
         faults = list(index_faults(directory, manifest, tier))
@@ -91,6 +93,15 @@ def token_counts_faults(directory: Path, manifest: Manifest) -> Iterator[str]:
             read_token_counts(directory, manifest)
     except (ValueError, OSError) as error:
         yield str(error)
+
+
+def recaption_faults(directory: Path, manifest: Manifest) -> Iterator[str]:
+    """What is wrong with the captions that came later."""
+    for name in recaption_names(directory):
+        try:
+            Recaption(directory, manifest, name, "captions").check_whole()
+        except (ValueError, OSError) as error:
+            yield str(error)
 
 
 def index_faults(directory: Path, manifest: Manifest, tier: str) -> Iterator[str]:

@@ -2,16 +2,14 @@
 less often, those of small ones more."""
 
 import json
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from data_prep.clusters import cluster
 from data_prep.embeddings import open_embeddings
-from data_prep.reading import smallest_tier, spaced_rows
+from data_prep.reading import sample_metadata
 from data_prep.writer import array_file
 from pretrain.checks import check_between, check_positive
 from pretrain.files import write_durably
@@ -101,7 +99,7 @@ def _groups(directory: Path, manifest: Manifest, column: str) -> tuple[np.ndarra
     """(number of each sample's group, the groups' values as JSON)."""
     numbers: dict[str, int] = {}
     groups = np.empty(manifest.samples, np.int32)
-    for row, meta in enumerate(_metadata(directory, manifest)):
+    for row, meta in enumerate(sample_metadata(directory, manifest)):
         if column not in meta:
             raise ValueError(
                 f"--by {column}: {directory} has no such metadata (sample {row}); choose one of "
@@ -110,14 +108,6 @@ def _groups(directory: Path, manifest: Manifest, column: str) -> tuple[np.ndarra
         value = json.dumps(meta[column], ensure_ascii=False, sort_keys=True)
         groups[row] = numbers.setdefault(value, len(numbers))
     return groups, list(numbers)
-
-
-def _metadata(directory: Path, manifest: Manifest) -> Iterator[dict[str, Any]]:
-    """Metadata of every sample, from the tier with the smallest files."""
-    reader = smallest_tier(directory, manifest)
-    for rows in spaced_rows(manifest.samples, None):
-        for (details,) in reader.read(rows, ("json",)):
-            yield json.loads(details)["meta"]
 
 
 def _table(path: Path, names: list[str], sizes: np.ndarray, weights: np.ndarray) -> str:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from data_prep.captions import CaptionTemplate, parse_templates
+from data_prep.captions import CaptionTemplate, entries_left_out, parse_templates
 from data_prep.options import BuildOptions
 from data_prep.pool import Pace, Report
 from data_prep.rejection import RejectedError
@@ -49,7 +49,9 @@ class Progress:
 
 def templates_of(options: BuildOptions, corpus: Corpus) -> list[CaptionTemplate]:
     """The caption templates, checked against the corpus's columns."""
-    return parse_templates(options.captions, corpus.columns, corpus.caption_column)
+    return parse_templates(
+        options.captions, corpus.columns, corpus.caption_column, corpus.list_columns
+    )
 
 
 def run_task(job: Job, number: int, report: Report) -> None:
@@ -96,11 +98,12 @@ def make_part(
     pace, counted = Pace(), Progress(rows=0, bytes=0, rejected={})
     rejected: Counter[str] = Counter()
     seen: set[str] = set()  # keys that repeat in other shards are found when these are joined
-    rows, last = 0, True
+    rows, left_out, last = 0, 0, True
     for record in records:
         rows += 1
         sample = make_sample(maker, record, seen, rejected)
         if sample is not None:
+            left_out += entries_left_out(maker.templates, record.columns)
             with writing(options.out):
                 writer.add(sample.key, tier_members(sample), sample.tokens)
         if pace.is_due():
@@ -116,6 +119,7 @@ def make_part(
             rows=rows,
             samples=writer.samples,
             rejected=dict(rejected),
+            captions_left_out=left_out,
             shards=writer.finish(),
         )
         write_part(folder, stem, part)

@@ -44,7 +44,8 @@ class DataOptions:
     tier: str = "full"
     """Image tier to read; a stage may name another."""
     caption_weights: dict[str, float] = field(default_factory=dict)
-    """How often each named caption of a picture is drawn; empty draws all alike."""
+    """How often each named caption of a picture is drawn; empty draws all of the manifest alike.
+    Names of captions/NAME in the dataset count too: `python -m data_prep recaption` makes one."""
     weights: str | None = None
     """Name of weights/NAME.npy in the dataset: how often each sample is shown an epoch; null shows
     each once. `python -m data_prep weigh` makes one."""

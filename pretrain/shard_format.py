@@ -9,6 +9,7 @@
     DIR/hashes/phash.npy          may follow later: a perceptual hash of each picture, uint64
     DIR/weights/<name>.npy        may follow later: how often each sample is shown an epoch, float32
     DIR/embeddings/<name>/        may follow later: a model's vectors of every picture and text
+    DIR/captions/<name>/          may follow later: one more caption of the pictures, tokenized
 
 Every tier holds the same samples in the same order, so row i of one tier's index is row i of
 every other's. This module imports no torch: data preparation must not.
@@ -34,6 +35,7 @@ MANIFEST_FILE = "manifest.json"
 INDEX_FILE = "index.npy"
 SHARD_FILE = "{shard:05d}.tar"
 TOKEN_COUNTS_FILE = "token_counts.npy"
+RECAPTIONS_FOLDER = "captions"
 
 # The remedy for every damage that is found at the start.
 COPY_AGAIN = "copy the dataset again or rebuild it with `python -m data_prep build`"
@@ -277,6 +279,12 @@ def embeddings_folder(dataset_dir: Path, name: str, option: str) -> Path:
     """Where a dataset's embeddings of a name lie; ValueError where it is no plain name."""
     _check_name(name, f"{dataset_dir}/embeddings/NAME", option)
     return dataset_dir / "embeddings" / name
+
+
+def recaption_folder(dataset_dir: Path, name: str, option: str) -> Path:
+    """Where a caption lies that came later; ValueError where its name is no plain one."""
+    _check_name(name, f"{dataset_dir}/{RECAPTIONS_FOLDER}/NAME", option)
+    return dataset_dir / RECAPTIONS_FOLDER / name
 
 
 def _check_name(name: str, place: str, option: str) -> None:

@@ -193,6 +193,7 @@ def _collator(job: Job, stage: Stage) -> Collator:
         crop=stage.options.crop,
         caption_weights=data.caption_weights,
         weights=job.weights,
+        recaptions=job.recaptions,
         seed=job.recipe.seed,
     )
 

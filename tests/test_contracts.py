@@ -33,8 +33,9 @@ LAYERS = [
      "tokens.options"],
     ["models.positions", "models.image_tower", "models.text_tower", "models.presets", "models.clip",
      "models.build", "models.starting"],
-    ["data.weights", "data.order", "data.images", "data.augment", "data.shards", "data.cache",
-     "data.index", "data.dataset", "data.collate", "data.ahead", "data.loader", "data.bench"],
+    ["data.weights", "data.order", "data.images", "data.augment", "data.shards", "data.recaptions",
+     "data.cache", "data.index", "data.dataset", "data.collate", "data.ahead", "data.loader",
+     "data.bench"],
     ["losses.objective", "losses.pairs", "losses.softmax", "losses.sigmoid", "losses.options",
      "losses.build"],
     ["engine.precision", "engine.ds_config", "engine.schedule", "engine.optimizers",
@@ -122,6 +123,7 @@ def test_only_the_engine_room_imports_deepspeed():
 def test_data_preparation_imports_no_torch_and_of_training_only_the_contract():
     drawing = {f"report.{name}" for name in ("figures", "table", "chart", "histogram", "template")}
     allowed = {"shard_format", "files", "remote", "checks", "pictures", "tokens", "data.weights"}
+    allowed.add("data.recaptions")
     allowed |= drawing
     # Embeddings are a trained model's, so one command runs one; it imports torch only when it runs.
     runs_a_model = {"embed.py": {"load", "inference"}}

@@ -15,6 +15,7 @@ PATH_NAMES = (
 )
 LINK_NAMES = ("url", "image_url", "img_url", "image_link", "link", "uri")
 CAPTION_NAMES = ("caption", "text", "txt", "alt_text", "alt")
+LIST_NAMES = ("captions", "sentences", "raw")  # of lists of captions, as COCO's five
 TITLE_NAMES = ("title",)  # a caption only where nothing else is
 
 
@@ -99,10 +100,21 @@ def choose_caption_column(schema: pa.Schema) -> str:
     if DEFAULT_CAPTION_COLUMN in schema.names:
         return DEFAULT_CAPTION_COLUMN
     texts = [field.name for field in schema if holds_text(field.type)]
-    familiar = [name for name in texts if name.lower() in CAPTION_NAMES] or [
-        name for name in texts if name.lower() in TITLE_NAMES
-    ]
-    return familiar[0] if len(familiar) == 1 else DEFAULT_CAPTION_COLUMN
+    lists = list_columns(schema)
+    for names, known in (
+        (texts, CAPTION_NAMES),
+        (lists, (*LIST_NAMES, *CAPTION_NAMES)),
+        (texts, TITLE_NAMES),
+    ):
+        familiar = [name for name in names if name.lower() in known]
+        if familiar:
+            return familiar[0] if len(familiar) == 1 else DEFAULT_CAPTION_COLUMN
+    return DEFAULT_CAPTION_COLUMN
+
+
+def list_columns(schema: pa.Schema) -> list[str]:
+    """The columns that are lists of texts."""
+    return [field.name for field in schema if holds_texts(field.type)]
 
 
 def only_known(names: list[str], default: str, known: tuple[str, ...]) -> str | None:
@@ -118,6 +130,12 @@ def holds_pictures(kind: pa.DataType) -> bool:
     if pa.types.is_struct(kind) and kind.get_field_index("bytes") >= 0:
         kind = kind.field("bytes").type
     return pa.types.is_binary(kind) or pa.types.is_large_binary(kind)
+
+
+def holds_texts(kind: pa.DataType) -> bool:
+    """Whether a column of this type is lists of texts."""
+    lists = (pa.types.is_list, pa.types.is_large_list, pa.types.is_fixed_size_list)
+    return any(is_kind(kind) for is_kind in lists) and holds_text(kind.value_type)
 
 
 def holds_text(kind: pa.DataType) -> bool:

@@ -7,7 +7,7 @@ import numpy as np
 import pyarrow as pa
 
 from data_prep.rejection import Reason, RejectedError
-from data_prep.sources.column_choice import choose_caption_column
+from data_prep.sources.column_choice import choose_caption_column, list_columns
 from data_prep.sources.kinds import Format, open_source
 from data_prep.sources.source import Batch, Record
 from data_prep.sources.values import column_values
@@ -54,6 +54,7 @@ class Corpus:
         self.rows = self.source.rows
         self.columns: list[str] = self.source.schema.names
         self.caption_column = choose_caption_column(self.source.schema)
+        self.list_columns = list_columns(self.source.schema)
         self.where = None
         if options.where is not None:
             self.where = compile_where(options.where, options.source, self.source.schema)

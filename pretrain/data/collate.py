@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from pretrain.data.augment import AUGMENT_DRAWS
 from pretrain.data.dataset import Dataset, Sample, SampleError
 from pretrain.data.images import CROP_DRAWS, CropOptions, crop_box, decode, resize
+from pretrain.data.recaptions import Recaption
 from pretrain.data.weights import SampleWeights
 from pretrain.faults import StoppedError
 from pretrain.seeding import Purpose, hashes, uniforms
@@ -118,10 +119,15 @@ class Collator:
     caption_weights: dict[str, float]
     seed: int
     weights: SampleWeights | None = None  # substitutes are drawn by these
+    recaptions: tuple[Recaption, ...] = ()  # captions that caption_weights names beside the shards
 
     def __post_init__(self) -> None:
         self._counts = text_counts(self.dataset, self.tokens.text_reduction)
-        self._weights = caption_shares(self.dataset.manifest.captions, self.caption_weights)
+        if self._counts is not None and self.recaptions:
+            self._counts = self._counts + np.sum([one.counts for one in self.recaptions], axis=0)
+        self._captions = len(self.dataset.manifest.captions)
+        names = [*self.dataset.manifest.captions, *(one.name for one in self.recaptions)]
+        self._weights = caption_shares(names, self.caption_weights)
         self._vocabulary = self.dataset.vocabulary
         self.grid = self.tokens.image_px // self.patch_px
 
@@ -153,7 +159,7 @@ class Collator:
             positions=positions,
             rows=rows,
             images=images,
-            text_ids=self.text(positions, rows, samples),
+            text_ids=self.text(positions, rows, samples, replaced),
             keep_index=keep_index(
                 tokens.image_reduction, self.grid, tokens.image_keep_tokens, draws
             ),
@@ -207,22 +213,37 @@ class Collator:
         return np.flatnonzero(wrong).tolist()
 
     def text(
-        self, positions: NDArray[np.int64], rows: NDArray[np.int64], samples: list[Sample]
+        self,
+        positions: NDArray[np.int64],
+        rows: NDArray[np.int64],
+        samples: list[Sample],
+        replaced: dict[str, int] | None = None,
     ) -> NDArray[np.int64]:
-        """Draw one caption a sample by weight, reduce it, add the special ids: (B, T)."""
-        counts = self.dataset.index["tokens"][rows].astype(np.int64)
-        weights = np.where(counts > 0, self._weights, 0.0)
-        # A sample without any of the wanted captions takes one of those that it has.
-        weights = np.where(weights.sum(1, keepdims=True) > 0, weights, counts > 0)
-        ladder = np.cumsum(weights, axis=1)
-        draw = uniforms(self.seed, positions, Purpose.CAPTION, 1) * ladder[:, -1:]
-        choice = (draw >= ladder).sum(axis=1)
+        """Draw one caption a sample by weight, reduce it, add the special ids: (B, T).
+
+        A drawn recaption that is damaged counts as one that the sample lacks, in `replaced` too.
+        """
+        counts = self._token_counts(rows)
+        while True:
+            choice = self._draw(positions, counts)
+            drawn, damaged = self._read_recaptions(rows, choice)
+            if not damaged:
+                break
+            counts[damaged, choice[damaged]] = 0
+            if replaced is not None:
+                reason = "recaption_damaged"
+                replaced[reason] = replaced.get(reason, 0) + len(damaged)
         lengths = np.take_along_axis(counts, choice[:, None], 1)[:, 0]
-        starts = np.take_along_axis(np.cumsum(counts, axis=1), choice[:, None], 1)[:, 0] - lengths
+        inside = counts[:, : self._captions]
+        starts = np.cumsum(inside, axis=1) - inside
         ids = np.zeros((len(rows), max(int(lengths.max()), 1)), np.int64)
         classes = np.zeros_like(ids)
         for i, sample in enumerate(samples):
-            mine = slice(starts[i], starts[i] + lengths[i])
+            if i in drawn:
+                ids[i, : lengths[i]], classes[i, : lengths[i]] = drawn[i]
+                continue
+            start = starts[i, choice[i]]
+            mine = slice(start, start + lengths[i])
             ids[i, : lengths[i]] = sample.ids[mine]
             classes[i, : lengths[i]] = sample.classes[mine]
         keep = self.tokens.text_tokens - special_count(self.specials)
@@ -231,3 +252,32 @@ class Collator:
             self.tokens.text_reduction, ids, classes, lengths, keep, draws, self._counts
         )
         return add_specials(kept, kept_lengths, self.specials, self._vocabulary)
+
+    def _token_counts(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
+        """(B, C) tokens of each caption, those of the shards first; 0 where a sample lacks it."""
+        counts = [self.dataset.index["tokens"][rows].astype(np.int64)]
+        counts += [one.index["tokens"][rows].astype(np.int64)[:, None] for one in self.recaptions]
+        return np.concatenate(counts, axis=1)
+
+    def _draw(self, positions: NDArray[np.int64], counts: NDArray[np.int64]) -> NDArray[np.int64]:
+        """(B,) the caption of each sample, by weight among those that it has."""
+        weights = np.where(counts > 0, self._weights, 0.0)
+        # A sample without any of the wanted captions takes one of those that it has.
+        weights = np.where(weights.sum(1, keepdims=True) > 0, weights, counts > 0)
+        ladder = np.cumsum(weights, axis=1)
+        draw = uniforms(self.seed, positions, Purpose.CAPTION, 1) * ladder[:, -1:]
+        return (draw >= ladder).sum(axis=1)
+
+    def _read_recaptions(
+        self, rows: NDArray[np.int64], choice: NDArray[np.int64]
+    ) -> tuple[dict[int, tuple[NDArray[np.integer], NDArray[np.uint8]]], list[int]]:
+        """((ids, classes) by place in the batch, places whose text is damaged) of those drawn."""
+        found: dict[int, tuple[NDArray[np.integer], NDArray[np.uint8]]] = {}
+        damaged: list[int] = []
+        for place in np.flatnonzero(choice >= self._captions).tolist():
+            text = self.recaptions[choice[place] - self._captions].read(int(rows[place]))
+            if text is None:
+                damaged.append(place)
+            else:
+                found[place] = text
+        return found, damaged

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from pretrain.data.dataset import Dataset
 from pretrain.data.order import NEWEST_RULE, SampleOrder
+from pretrain.data.recaptions import Recaption
 from pretrain.data.weights import SampleWeights
 from pretrain.distributed import Runtime
 from pretrain.engine.precision import TrainedIn
@@ -28,6 +29,7 @@ class Job:
     precision: TrainedIn
     datasets: dict[str, Dataset]  # by image tier
     weights: SampleWeights | None
+    recaptions: tuple[Recaption, ...]
     evaluator: Evaluator
     log: RunLog
     saver: Saver

@@ -9,6 +9,7 @@ import yaml
 
 from pretrain.data.collate import caption_shares, text_counts
 from pretrain.data.dataset import Dataset
+from pretrain.data.recaptions import Recaption, open_recaptions, recaptions_sha256
 from pretrain.data.weights import SampleWeights, open_weights
 from pretrain.distributed import Runtime, agreed, all_ranks, broadcast_object
 from pretrain.engine.ds_config import offloads_optimizer, read_ds_config, zero_stage
@@ -40,14 +41,20 @@ def start_run(
     ValueError on every rank alike. Nothing of a run changes before all checks have passed.
     Collective.
     """
-    datasets, weights, evaluator, stages = agreed(lambda: _open(recipe, runtime))
+    datasets, weights, recaptions, evaluator, stages = agreed(lambda: _open(recipe, runtime))
     dataset = datasets[recipe.data.tier]
     agreed(lambda: _check_engine(recipe))
     # The main rank's answer: machines may differ, and all ranks must train alike.
     precision = broadcast_object(resolve_precision(recipe.engine.precision, runtime.device))
     weights_sha256 = "" if weights is None else weights.sha256
+    captions_sha256 = recaptions_sha256(recaptions)
     of_rank = all_ranks(
-        {"recipe": resolved, "dataset": dataset.fingerprint, "data.weights": weights_sha256}
+        {
+            "recipe": resolved,
+            "dataset": dataset.fingerprint,
+            "data.weights": weights_sha256,
+            "data.caption_weights": captions_sha256,
+        }
     )
     agreed(lambda: _check_alike(of_rank))
     lock = agreed(lambda: _own(recipe.run_dir) if runtime.is_main else None)
@@ -64,7 +71,12 @@ def start_run(
     state = RunState() if found is None else found.state
     fixed = None if found is None else agreed(lambda: _fixed(recipe.run_dir, found))
     recipe = with_order(recipe, fixed)
-    asked = replace(state, dataset_fingerprint=dataset.fingerprint, weights_sha256=weights_sha256)
+    asked = replace(
+        state,
+        dataset_fingerprint=dataset.fingerprint,
+        weights_sha256=weights_sha256,
+        recaptions_sha256=captions_sha256,
+    )
     if found is not None and fixed is not None:
         agreed(lambda: _check_same_run(recipe, stages, precision, fixed, state, asked))
         agreed(lambda: _check_deepspeed_files(recipe, found, runtime))
@@ -77,6 +89,7 @@ def start_run(
         precision=precision,
         datasets=datasets,
         weights=weights,
+        recaptions=recaptions,
         evaluator=evaluator,
         log=log,
         saver=Saver(folder, recipe.checkpoint, runtime, log),
@@ -90,8 +103,9 @@ def start_run(
 
 def _open(
     recipe: Recipe, runtime: Runtime
-) -> tuple[dict[str, Dataset], SampleWeights | None, Evaluator, list[Stage]]:
-    """The dataset by tier, its weights, the evaluation sets, and the stages, all checked."""
+) -> tuple[dict[str, Dataset], SampleWeights | None, tuple[Recaption, ...], Evaluator, list[Stage]]:
+    """The dataset by tier, its weights and the recaptions that are drawn, the evaluation sets, and
+    the stages, all checked."""
     check_ranks(recipe, runtime.world_size)
     check_tracker(recipe.log.tracker)
     train, tier, shards = recipe.data.train, recipe.data.tier, recipe.data.shards
@@ -108,7 +122,9 @@ def _open(
     find_start(recipe.start)
     if runtime.is_main:
         _check_start(recipe, dataset)
-    caption_shares(dataset.manifest.captions, recipe.data.caption_weights)
+    recaptions = open_recaptions(train, dataset.manifest, recipe.data.caption_weights)
+    names = [*dataset.manifest.captions, *(one.name for one in recaptions)]
+    caption_shares(names, recipe.data.caption_weights)
     asked = recipe.data.weights
     weights = None if asked is None else open_weights(train, asked, len(dataset))
     samples = len(dataset) if weights is None else weights.epoch_samples
@@ -119,7 +135,7 @@ def _open(
         tokenizer=dataset.tokenizer(),
         normalisation=recipe.data.normalisation,
     )
-    return datasets, weights, evaluator, stages
+    return datasets, weights, recaptions, evaluator, stages
 
 
 def _check_start(recipe: Recipe, dataset: Dataset) -> None:
@@ -214,6 +230,12 @@ def _check_same_run(
             f"run_dir={run_dir} was trained with other weights than data.weights="
             f"{recipe.data.weights!r} of {recipe.data.train} are now: put that file back, or "
             "choose another run_dir"
+        )
+    if state.recaptions_sha256 != asked.recaptions_sha256:
+        raise ValueError(
+            f"run_dir={run_dir} was trained with other recaptions than {recipe.data.train} "
+            f"holds now for data.caption_weights={recipe.data.caption_weights}: put these folders "
+            "back, or choose another run_dir"
         )
 
 
