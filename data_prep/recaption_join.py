@@ -105,7 +105,7 @@ def join_bucket(state: JoinState, number: int, report: Report) -> Joined:
         return told
     tagger = TokenTagger(state.tagger, open_tokenizer(state.tokenizer))
     found: dict[str, list[tuple[int, bytes]]] = {one.name: [] for one in state.templates}
-    ids_of: dict[str, list[int]] = {one.name: [] for one in state.templates}
+    told.counts = {one.name: np.zeros(state.vocab_size, np.uint64) for one in state.templates}
     for key, rows in rows_of.items():
         try:
             encoded = _encode(state, tagger, records[key][1])
@@ -118,14 +118,11 @@ def join_bucket(state: JoinState, number: int, report: Report) -> Joined:
             told.having[name] += 1
             content = np.array(ids, state.token_dtype).tobytes()
             crc32 = zlib.crc32(classes, zlib.crc32(content))
+            np.add.at(told.counts[name], ids, np.uint64(len(rows)))
             for row in rows:
                 head = _HEAD.pack(row, len(ids), crc32)
                 found[name].append((row, head + content + classes))
-                ids_of[name] += ids
     for name, texts in found.items():
-        told.counts[name] = np.bincount(
-            np.asarray(ids_of[name], np.int64), minlength=state.vocab_size
-        ).astype(np.uint64)
         with _bucket(state.work, name, number).open("wb") as file:
             file.writelines(content for _, content in sorted(texts))
     _bucket(state.work, TABLE, number).unlink()  # the disk need not hold it any longer
