@@ -46,6 +46,8 @@ class JoinOptions:
 
     def __post_init__(self) -> None:
         check_positive({"--target": self.target})
+        if len({source.resolve() for source in self.source}) < len(self.source):
+            raise ValueError(f"--source {list(map(str, self.source))}: one of them comes twice")
         if len(self.source) < 2:
             raise ValueError(f"--source {list(map(str, self.source))}: give at least two")
         if self.share and (
@@ -93,6 +95,7 @@ def join(out: Path, options: JoinOptions) -> str:
             ]
         },
     )
+    weights_file(out, "mix", "--share").unlink(missing_ok=True)  # of a join that was not finished
     if options.share:
         _write_mix(out, options, manifests)
     write_durably(out / MANIFEST_FILE, joined.to_json())
@@ -136,6 +139,7 @@ def _link_shards(
     out: Path, tier: str, sources: list[Path], manifests: list[Manifest]
 ) -> list[ShardInfo]:
     """All shards of a tier under numbers of their own."""
+    path_inside(out, f"{tier}/{INDEX_FILE}", "tiers")
     (out / tier).mkdir(exist_ok=True)
     found: list[ShardInfo] = []
     for source, manifest in zip(sources, manifests, strict=True):
@@ -149,6 +153,7 @@ def _link_shards(
                 os.link(theirs, out / name)
             except OSError:  # another file system, or one without links
                 shutil.copyfile(theirs, out / name)
+                sync(out / name)
             found.append(replace(shard, file=name))
     sync(out / tier)
     return found

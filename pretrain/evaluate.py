@@ -226,7 +226,7 @@ def _trained(run_dir: Path, stage: str | None) -> _Subject:
     recipe = read_recipe(run_dir)
     stage = stage or list(recipe.stages)[-1]
     weights, _ = read_stage_weights(run_dir, stage)
-    dataset = Dataset(recipe.data.train, recipe.data.tier, shards=recipe.data.shards)
+    dataset = Dataset(recipe.data.train, recipe.data.tier, looks=False)
 
     def build(tokens: TokenOptions, device: torch.device) -> CLIP:
         return build_model(

@@ -10,7 +10,13 @@ import psutil
 
 from pretrain.faults import FAILED
 
-_LAUNCHERS = ("torch.distributed.run", "torchrun", "deepspeed", "pretrain.launch")
+_LAUNCHERS = (
+    "torch.distributed.run",
+    "torch.distributed.launch",
+    "torchrun",
+    "deepspeed",
+    "pretrain.launch",
+)
 # What torchrun and the deepspeed launcher set for their ranks.
 _VARIABLES = ("TORCHELASTIC_RUN_ID", "CROSS_RANK")
 _LOOK_S = 1.0
@@ -27,7 +33,8 @@ def end_with_launcher() -> None:
     while this process imported, ends at once. Nothing is watched in a process without a launcher.
     """
     launchers = [parent for parent in psutil.Process().parents() if _is_launcher(parent)]
-    if not launchers and any(name in os.environ for name in _VARIABLES):
+    # Its children then belong to the first process. Another kind of launcher may be alive above.
+    if not launchers and os.getppid() == 1 and any(name in os.environ for name in _VARIABLES):
         os.write(2, _GONE)
         os._exit(FAILED)
     if launchers:
@@ -37,7 +44,7 @@ def end_with_launcher() -> None:
 
 def _is_launcher(process: psutil.Process) -> bool:
     try:
-        words = process.cmdline()[:3]  # python -m torch.distributed.run, python …/bin/torchrun
+        words = process.cmdline()
     except psutil.Error:
         return False
     return any(Path(word).name in _LAUNCHERS or "deepspeed.launcher" in word for word in words)

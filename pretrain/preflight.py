@@ -50,7 +50,7 @@ class Place:
 
     @property
     def host(self) -> str:
-        return socket.gethostname()
+        return os.environ.get("SLURMD_NODENAME") or socket.gethostname()  # as Slurm names it
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -39,6 +39,8 @@ def copy_checked(
             found.update(block)
             ours.write(block)
             came += len(block)
+        if given_up():
+            return
         ours.truncate()
         ours.flush()
         os.fsync(ours.fileno())  # its name, which comes next, must not outlive a power cut alone

@@ -37,9 +37,21 @@ use_container() {
     CONTAINER_ARGS=()
     [[ -z ${CONTAINER:-} ]] || CONTAINER_ARGS=(
         --container-image="$CONTAINER"
-        --container-mounts="${CONTAINER_MOUNTS:-$PWD:$PWD}"
+        --container-mounts="${CONTAINER_MOUNTS:-$PWD:$PWD}${SHARD_CACHE:+,$SHARD_CACHE:$SHARD_CACHE}"
         --container-workdir="$PWD"
     )
+}
+
+# Sets CACHE_ARGS: where SHARD_CACHE names a folder of each node's own disk, shards are copied to one
+# below it that is this job's; a node's launcher removes it when its ranks have ended.
+use_shard_cache() { # TRAINING OPTIONS...
+    CACHE_ARGS=()
+    [[ -n ${SHARD_CACHE:-} ]] || return 0
+    [[ " $*" != *" --data.shards.cache"[=\ ]* ]] ||
+        fail "SHARD_CACHE and --data.shards.cache: give one of them"
+    export PRETRAIN_REMOVE_AT_END=$SHARD_CACHE/pretrain-$SLURM_JOB_ID
+    CACHE_ARGS=(--data.shards.cache "$PRETRAIN_REMOVE_AT_END")
+    [[ -z ${SHARD_CACHE_GIB:-} ]] || CACHE_ARGS+=(--data.shards.cache_gib "$SHARD_CACHE_GIB")
 }
 
 # --- pretraining ----------------------------------------------------------------------------------
@@ -101,6 +113,7 @@ pretrain() {
     shift
     place_ranks
     use_container
+    use_shard_cache "$@"
     MAX_IDLE_RESTARTS=${MAX_IDLE_RESTARTS:-3} MAX_EXCLUDED=${MAX_EXCLUDED:-4}
     count_restarts
     echo "job $SLURM_JOB_ID on $SLURM_JOB_NODELIST: $SLURM_NNODES nodes x $RANKS_PER_NODE ranks," \
@@ -128,7 +141,7 @@ preflight() {
     rm -f -- "$PRETRAIN_BAD_NODES"
     # The nodes wait for each other, so that all that is wrong is said.
     ! srun "${CONTAINER_ARGS[@]}" --ntasks-per-node=1 --kill-on-bad-exit=0 --wait=0 \
-        python -m pretrain.preflight --config "$RECIPE" "$@" || return 0
+        python -m pretrain.preflight --config "$RECIPE" "${CACHE_ARGS[@]}" "$@" || return 0
     [[ ${EXCLUDE_BAD_NODES:-0} == 0 || ! -s $PRETRAIN_BAD_NODES ]] ||
         requeue_without "$(<"$PRETRAIN_BAD_NODES")"
     fail "the pre-flight failed, see above: leave a bad node out (sbatch --exclude=NODE, or export" \
@@ -145,8 +158,13 @@ requeue_without() { # NODES: a comma between them
     # Only a waiting job can be told where not to go: held first, so that it does not start before.
     # Slurm sends this shell TERM for it, which the trap takes.
     scontrol requeuehold "$SLURM_JOB_ID" || return 0
-    until scontrol update JobId="$SLURM_JOB_ID" ExcNodeList="$1"; do sleep 0.5; done
+    local tries=0
+    until scontrol update JobId="$SLURM_JOB_ID" ExcNodeList="$1" || ((++tries >= 20)); do
+        sleep 0.5
+    done
     echo "back to the queue, without $1"
+    # Not a restart without progress.
+    echo "excluded 0" >"slurm/logs/$SLURM_JOB_NAME-$SLURM_JOB_ID.restarts"
     scontrol release "$SLURM_JOB_ID"
     exit 2
 }
@@ -156,13 +174,7 @@ train_on_nodes() {
     # srun reports the highest code of all nodes; what counts is the first, which ended the others.
     export PRETRAIN_FIRST_CODE=slurm/logs/$SLURM_JOB_NAME-$SLURM_JOB_ID.code
     rm -f -- "$PRETRAIN_FIRST_CODE"
-    local logs=() code cache=()
-    if [[ -n ${SHARD_CACHE:-} ]]; then
-        # On each node's own disk; its launcher removes it when the ranks have ended.
-        export PRETRAIN_REMOVE_AT_END=$SHARD_CACHE/pretrain-$SLURM_JOB_ID
-        cache=(--data.shards.cache "$PRETRAIN_REMOVE_AT_END")
-        [[ -z ${SHARD_CACHE_GIB:-} ]] || cache+=(--data.shards.cache_gib "$SHARD_CACHE_GIB")
-    fi
+    local logs=() code
     ((SLURM_NNODES == 1)) || logs=(--output=slurm/logs/%x-%j-%N.out --open-mode=append)
 
     # Single quotes, because SLURM_NODEID is each node's own: the batch shell would write 0 for all.
@@ -173,7 +185,7 @@ train_on_nodes() {
             --nnodes "$SLURM_NNODES" --node_rank "$SLURM_NODEID" \
             --nproc_per_node "$RANKS_PER_NODE" \
             --master_addr "$MASTER_ADDR" --master_port "$MASTER_PORT" \
-            -m pretrain.train --config "$RECIPE" "$@"' torchrun "${cache[@]}" "$@" &
+            -m pretrain.train --config "$RECIPE" "$@"' torchrun "${CACHE_ARGS[@]}" "$@" &
     STEP=$!
     [[ -z $ASKED ]] || kill -USR1 "$STEP"
     # In the background, because a shell takes no signal while it runs a command; and `wait` returns

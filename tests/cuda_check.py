@@ -87,7 +87,13 @@ def check(case: Case, judge: Training, folder: Path) -> Found:
 
     begin = time.perf_counter()
     engine = build_engine(case)
+    types: set[torch.dtype] = set()
+    projection = engine.engine.module.image_projection
+    hook = projection.register_forward_hook(lambda _, __, found: types.add(found.dtype))
     ours = training(engine, case, range(STEPS))
+    hook.remove()
+    wanted = torch.float32 if case.precision == "fp32" else torch.bfloat16
+    assert types == {wanted}, f"{case}: matrix products are in {types}"
     state = RunState(step=STEPS)
     save_whole(engine, folder, state)
     expected = training(engine, case, range(STEPS, STEPS + 2))

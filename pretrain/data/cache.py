@@ -2,20 +2,25 @@
 
 import errno
 import fcntl
+import itertools
 import os
+import re
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from pretrain.checks import check_positive
 from pretrain.remote import copy_checked
-from pretrain.shard_format import ShardInfo
+from pretrain.shard_format import COPY_AGAIN, ShardInfo
 
 # A shard that is read says so this often: what was not used for longest is removed first.
 _USED_EVERY_S = 60.0
+_COPY, _PART = re.compile(r"[0-9a-f]{32}\.tar"), re.compile(r"[0-9a-f]{32}-\d+-\d+\.part")
+_DIGEST = re.compile(r"[0-9a-f]{64}")
+_TRIES = itertools.count()
 _LOCKS = 64  # files; two shards that share one wait for each other
 
 
@@ -64,6 +69,12 @@ class ShardCache:
         self._folder, self._options, self._shards = folder, options, shards
         self._source = source.rstrip("/")
         self._limit = int(options.cache_gib * 2**30)
+        for shard in shards:
+            if not _DIGEST.fullmatch(shard.sha256) or not _is_inside(shard.file):
+                raise ValueError(
+                    f"the manifest names a shard {shard.file!r} of sha256 {shard.sha256!r}: "
+                    f"{COPY_AGAIN}"
+                )
         largest = max(shard.bytes for shard in shards)
         if self._limit < 2 * largest:
             raise ValueError(
@@ -98,7 +109,8 @@ class ShardCache:
             if target.exists():
                 return  # brought by another, meanwhile
             source = f"{self._source}/{info.file}"
-            part = target.with_name(f"{target.stem}-{os.getpid()}-{threading.get_ident()}.part")
+            # A name for each try: the thread of one that was given up may still write.
+            part = target.with_name(f"{target.stem}-{os.getpid()}-{next(_TRIES)}.part")
             try:
                 with self._begun(part, info.bytes):
                     _within(
@@ -125,7 +137,8 @@ class ShardCache:
                 file = stack.enter_context(part.open("wb"))
                 fcntl.flock(file, fcntl.LOCK_EX)
                 try:
-                    os.posix_fallocate(file.fileno(), 0, size)
+                    if hasattr(os, "posix_fallocate"):
+                        os.posix_fallocate(file.fileno(), 0, size)
                 except OSError as error:
                     if error.errno == errno.ENOSPC:
                         raise OSError(
@@ -140,16 +153,17 @@ class ShardCache:
         files: list[tuple[float, int, Path]] = []
         for path in self._folder.iterdir():
             with suppress(FileNotFoundError):
-                if path.suffix == ".part" and _is_left(path):
+                is_part = _PART.fullmatch(path.name) is not None
+                if is_part and _is_left(path):
                     path.unlink()
-                elif path.suffix in (".tar", ".part"):
+                elif is_part or _COPY.fullmatch(path.name):  # nothing else here is ours
                     found = path.stat()
                     files.append((found.st_mtime, found.st_size, path))
         total = size + sum(its for _, its, _ in files)
         for _, its, path in sorted(files):
             if total <= self._limit:
                 break
-            if path.suffix == ".tar":  # readers that have it open keep what they read
+            if _COPY.fullmatch(path.name):  # readers that have it open keep what they read
                 path.unlink(missing_ok=True)
                 total -= its
 
@@ -158,6 +172,12 @@ class ShardCache:
         with (self._folder / "locks" / name).open("w") as file:
             fcntl.flock(file, fcntl.LOCK_EX)
             yield
+
+
+def _is_inside(name: str) -> bool:
+    """Whether a shard's name leads nowhere but into the dataset, as a path and as an address."""
+    path = PurePosixPath(name)
+    return not path.is_absolute() and ".." not in path.parts and ":" not in name
 
 
 def _is_left(part: Path) -> bool:

@@ -204,9 +204,11 @@ class Dataset:
     def check_ids(self, rows: int = 256) -> None:
         """ValueError, with the shard's name, where ids of some evenly spaced rows are not of the
         manifest's vocabulary: a writer that is wrong is wrong everywhere. Damaged rows are passed
-        over here: training replaces and counts them."""
-        step = max(1, len(self) // rows)
-        for row in range(0, len(self), step):
+        over here: training replaces and counts them. Of shards that come through a cache the first
+        alone is looked at."""
+        samples = len(self) if self._cache is None else int(self._shard_ends[0])
+        step = max(1, samples // rows)
+        for row in range(0, samples, step):
             try:
                 self.read_ids(row)
             except SampleError as error:
@@ -252,7 +254,10 @@ class Dataset:
             last = min(stop, int(ends[shard])) - 1
             start = int(self.index[first]["jpg"]["offset"])
             end = int(self.index[last]["pos"]["offset"]) + int(self.index[last]["pos"]["size"])
-            bring = None if self._cache is None else partial(self._cache.bring, shard)
+            bring = None
+            if self._cache is not None:
+                self._cache.use(shard)
+                bring = partial(self._cache.bring, shard)
             SHARD_READER.read_ahead(self.shards[shard], start, end - start, bring)
             first = last + 1
 

@@ -87,6 +87,13 @@ class ShardReader:
         if hasattr(os, "posix_fadvise"):
             os.posix_fadvise(file.descriptor, offset, size, os.POSIX_FADV_WILLNEED)
 
+    def _forget_removed(self) -> None:
+        """Close files that have no name any more: an evicted copy keeps its room until then."""
+        with self._lock:
+            for path, file in list(self._open.items()):
+                if os.fstat(file.descriptor).st_nlink == 0:
+                    del self._open[path]
+
     def _file(self, path: str, bring: Callable[[], None] | None) -> _OpenFile:
         with self._lock:
             if (file := self._open.get(path)) is not None:
@@ -100,6 +107,7 @@ class ShardReader:
                 raise
             bring()
             opened = _OpenFile(path)
+            self._forget_removed()
         with self._lock:
             file = self._open.setdefault(path, opened)
             self._open.move_to_end(path)

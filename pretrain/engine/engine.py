@@ -143,6 +143,14 @@ class Engine:
             if precision == "bf16"
             else None
         )
+        if precision == "autocast":
+            # Inside the module: DeepSpeed turns autocast off around it, on CUDA.
+            autocast = torch.autocast(
+                runtime.device.type,
+                torch.bfloat16,
+                cache_enabled=self.zero_stage < 3,  # it would keep what ZeRO 3 gives back
+            )
+            model.forward = autocast(model.forward)  # type: ignore[method-assign]
         self.engine, *_ = deepspeed.initialize(
             model=model,
             optimizer=client,
@@ -153,12 +161,6 @@ class Engine:
         if options.compile:
             self.engine.compile()
         self.dtype = torch.bfloat16 if precision == "bf16" else torch.float32
-        self._autocast = torch.autocast(
-            runtime.device.type,
-            torch.bfloat16,
-            enabled=precision == "autocast",
-            cache_enabled=self.zero_stage < 3,  # it would keep what ZeRO 3 gives back
-        )
         self.norm = GradientNorm(self.engine, is_muon=optimizer.kind == "muon")
         self.stopwatch = Stopwatch(runtime.device)
 
@@ -209,7 +211,7 @@ class Engine:
         self.norm.by_tower = measure
         self.stopwatch.start()
         if self.micro == len(images):
-            features = self._features(images, text_ids, keep_index)
+            features = self.engine(images, text_ids, keep_index)
             self.stopwatch.stop()
             result = self.objective(*features)
             found = _agree(result, stop)
@@ -234,13 +236,6 @@ class Engine:
             return found
         return replace(found, grad_norm=self.norm.read(), tower_norms=self.norm.read_towers())
 
-    def _features(
-        self, images: Tensor, text_ids: Tensor, keep_index: Tensor | None
-    ) -> tuple[Tensor, Tensor]:
-        with self._autocast:
-            features: tuple[Tensor, Tensor] = self.engine(images, text_ids, keep_index)
-        return features
-
     def _two_passes(
         self, images: Tensor, text_ids: Tensor, keep_index: Tensor | None, stop: bool
     ) -> StepResult:
@@ -251,7 +246,7 @@ class Engine:
 
         def forward(chunk: slice) -> tuple[Tensor, Tensor]:
             kept = None if keep_index is None else keep_index[chunk]
-            return self._features(images[chunk], text_ids[chunk], kept)
+            return self.engine(images[chunk], text_ids[chunk], kept)
 
         with torch.no_grad():
             parts = [forward(chunk) for chunk in chunks]

@@ -37,9 +37,9 @@ def export(recipe: Recipe, stage: str, out: Path, form: Format = "transformers")
     run's own weights, on pictures and captions of the training set. ValueError where it differs."""
     weights, objective = read_stage_weights(recipe.run_dir, stage)
     config = export_config(recipe, stage, objective)
-    dataset = Dataset(
-        recipe.data.train, recipe.stages[stage].tier or recipe.data.tier, shards=recipe.data.shards
-    )
+    # A cache is a training node's; here it serves only shards that have no other way.
+    far = recipe.data.shards if recipe.data.shards.url is not None else None
+    dataset = Dataset(recipe.data.train, recipe.stages[stage].tier or recipe.data.tier, shards=far)
     tokenizer = dataset.tokenizer()
     own = ExportedModel(
         model=build_model(

@@ -86,7 +86,7 @@ def export_config(recipe: Recipe, stage: str, parameters: dict[str, Tensor]) -> 
     """
     objective = build_objective(recipe.loss)
     objective.load_state_dict(parameters)
-    dataset = Dataset(recipe.data.train, recipe.data.tier, shards=recipe.data.shards)
+    dataset = Dataset(recipe.data.train, recipe.data.tier, looks=False)
     return native_config(
         recipe.model,
         vocabulary=dataset.vocabulary,

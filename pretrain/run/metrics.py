@@ -39,7 +39,7 @@ class RunLog:
         if not is_main:
             return
         self._file = (run_dir / METRICS_FILE).open("a", encoding="utf-8", buffering=1)
-        self._mirrors = mirrors
+        self._mirrors = list(mirrors)
         self._bar = tqdm(
             total=samples,
             initial=samples_seen,
@@ -67,8 +67,16 @@ class RunLog:
                 for name, number in _numbers(values).items()
                 if name.rsplit("/", 1)[-1] not in _CONSTANTS
             }
-            for mirror in self._mirrors:
-                mirror.add(curves, values["samples_seen"])
+            for mirror in list(self._mirrors):
+                self._show(mirror, curves, values["samples_seen"])
+
+    def _show(self, mirror: Mirror, curves: dict[str, float], samples_seen: int) -> None:
+        """A service that fails is left alone from then on: the log itself is the truth."""
+        try:
+            mirror.add(curves, samples_seen)
+        except Exception as error:
+            self._mirrors.remove(mirror)
+            self.say(f"{type(mirror).__name__} shows no more: {type(error).__name__}: {error}")
 
     def progress(self, samples_seen: int, **shown: str) -> None:
         """Move the bar to a position of the job."""

@@ -49,6 +49,16 @@ class Tracker:
     ) -> None:
         self._library: Any = importlib.import_module(name)
         self._name = name
+        try:
+            self._start(project, run_dir, config)
+        except Exception as error:  # each library has its own
+            raise ValueError(
+                f"log.tracker={name} cannot start ({type(error).__name__}: {error}): see its own "
+                "documentation, or leave log.tracker out"
+            ) from error
+
+    def _start(self, project: str, run_dir: Path, config: dict[str, Any]) -> None:
+        name = self._name
         how = {"project": project, "name": run_dir.name, "config": config}
         if name == "wandb":
             self._library.init(**how, id=_id(run_dir), resume="allow", dir=str(run_dir))
@@ -71,7 +81,9 @@ class Tracker:
 
 def check_tracker(name: TrackerName | None) -> None:
     """ValueError where the library of the asked tracker is not installed."""
-    if name is not None and importlib.util.find_spec(name) is None:
+    found = None if name is None else importlib.util.find_spec(name)
+    # A folder that only has the name, as wandb's own logs beside a run, is no library.
+    if name is not None and (found is None or found.loader is None):
         raise ValueError(
             f"log.tracker={name} is not installed: pip install {name}, or leave log.tracker out"
         )
