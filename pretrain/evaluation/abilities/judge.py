@@ -72,10 +72,12 @@ class Abilities:
         hits = indistinct = 0
         for image, one in zip(images, asked, strict=True):
             own = [place[text] for text in one.captions]
-            indistinct += int((seen[own] == seen[own[one.answer]]).all(axis=1).sum()) > 1
+            same = int((seen[own] == seen[own[one.answer]]).all(axis=1).sum()) > 1
+            indistinct += same
             scores = texts[own] @ image
             others = torch.cat([scores[: one.answer], scores[one.answer + 1 :]])
-            hits += bool((scores[one.answer] > others).all())  # a tie is no answer
+            # A tie is no answer; the same tokens are one, however their scores are rounded.
+            hits += not same and bool((scores[one.answer] > others).all())
         return {
             "top1": hits / len(asked),
             "top1_ci95": wilson_interval(hits, len(asked)),
