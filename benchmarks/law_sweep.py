@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from pretrain.data.dataset import Dataset
-from pretrain.evaluation.evaluator import Evaluator, tier_for
+from pretrain.evaluation.evaluator import Evaluator
 from pretrain.plan.flops import stage_flops
 from pretrain.recipe import Recipe, check_ranks, parse
-from pretrain.shard_format import read_manifest
+from pretrain.shard_format import read_manifest, tier_for
 from pretrain.stages import plan_stages
 from pretrain.tokens.image_reduction import ImageReduction
 from pretrain.tokens.text_reduction import TextReduction

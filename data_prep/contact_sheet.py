@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from data_prep.kept import IMAGE_PX
-from data_prep.reading import TierReader, spaced_rows, tier_for
-from pretrain.shard_format import SENTENCE_START, Manifest
+from data_prep.reading import TierReader, spaced_rows
+from pretrain.shard_format import SENTENCE_START, Manifest, tier_for
 from pretrain.tokens.tokenizer import open_tokenizer
 
 SHEET_PX = 240  # longest side of a picture on the contact sheet

@@ -28,14 +28,14 @@ from data_prep.embeddings import (
     shard_file,
 )
 from data_prep.pool import RunOptions, usable_workers
-from data_prep.reading import TierReader, tier_for
+from data_prep.reading import TierReader
 from data_prep.tasks import LOCK_FILE, locked
 from data_prep.work import writing
 from data_prep.writer import array_file
 from pretrain import load
 from pretrain.checks import check_positive
 from pretrain.files import rename_durably, write_durably
-from pretrain.shard_format import Manifest, embeddings_folder, read_manifest
+from pretrain.shard_format import Manifest, embeddings_folder, read_manifest, tier_for
 
 if TYPE_CHECKING:
     from pretrain.inference import Model

@@ -1,14 +1,15 @@
 """Several datasets as one, without a copy of a picture; and weights that mix them by share."""
 
-import io
 import os
 import shutil
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 
+from data_prep.writer import array_file, write_index, write_manifest
 from pretrain.checks import check_positive
 from pretrain.files import file_sha256, sync, write_durably
 from pretrain.shard_format import (
@@ -74,9 +75,8 @@ def join(out: Path, options: JoinOptions) -> str:
     tiers = {}
     for name in first.tiers:
         shards = _link_shards(out, name, options.source, manifests)
-        _join_index(out, name, options.source, manifests)
-        index = out / name / INDEX_FILE
-        tiers[name] = replace(first.tiers[name], shards=shards, index_sha256=file_sha256(index))
+        index_sha256 = _join_index(out, name, options.source, manifests)
+        tiers[name] = replace(first.tiers[name], shards=shards, index_sha256=index_sha256)
     name = first.tokenizer.file
     write_durably(out / name, path_inside(options.source[0], name, "tokenizer.file").read_bytes())
     rejected: Counter[str] = Counter()
@@ -98,7 +98,7 @@ def join(out: Path, options: JoinOptions) -> str:
     weights_file(out, "mix", "--share").unlink(missing_ok=True)  # of a join that was not finished
     if options.share:
         _write_mix(out, options, manifests)
-    write_durably(out / MANIFEST_FILE, joined.to_json())
+    write_manifest(out, joined)
     lines = [f"{out}: {joined.samples:,} samples of {len(manifests)} datasets"]
     total = sum(options.share) or 1.0
     for place, (source, manifest) in enumerate(zip(options.source, manifests, strict=True)):
@@ -159,28 +159,25 @@ def _link_shards(
     return found
 
 
-def _join_index(out: Path, tier: str, sources: list[Path], manifests: list[Manifest]) -> None:
-    """All rows of a tier, with their shards' new numbers; block by block."""
+def _join_index(out: Path, tier: str, sources: list[Path], manifests: list[Manifest]) -> str:
+    """All rows of a tier, with their shards' new numbers, block by block; returns the sha256."""
+
+    def blocks() -> Iterator[np.ndarray]:
+        shards = 0
+        for source, manifest in zip(sources, manifests, strict=True):
+            theirs = path_inside(source, f"{tier}/{INDEX_FILE}", "tiers")
+            if file_sha256(theirs) != manifest.tiers[tier].index_sha256:
+                raise ValueError(f"{theirs}: its sha256 is not the manifest's; {COPY_AGAIN}")
+            rows = np.load(theirs, mmap_mode="r", allow_pickle=False)
+            for first in range(0, len(rows), _BLOCK_ROWS):
+                block = rows[first : first + _BLOCK_ROWS].copy()
+                block["shard"] += shards
+                yield block
+            shards += len(manifest.tiers[tier].shards)
+
     samples = sum(manifest.samples for manifest in manifests)
     dtype = index_dtype(len(manifests[0].captions))
-    path = out / tier / INDEX_FILE
-    joined = np.lib.format.open_memmap(path, mode="w+", dtype=dtype, shape=(samples,))
-    row = shard = 0
-    for source, manifest in zip(sources, manifests, strict=True):
-        theirs = path_inside(source, f"{tier}/{INDEX_FILE}", "tiers")
-        if file_sha256(theirs) != manifest.tiers[tier].index_sha256:
-            raise ValueError(f"{theirs}: its sha256 is not the manifest's; {COPY_AGAIN}")
-        rows = np.load(theirs, mmap_mode="r", allow_pickle=False)
-        for first in range(0, len(rows), _BLOCK_ROWS):
-            block = rows[first : first + _BLOCK_ROWS].copy()
-            block["shard"] += shard
-            joined[row : row + len(block)] = block
-            row += len(block)
-        shard += len(manifest.tiers[tier].shards)
-    joined.flush()
-    del joined
-    with path.open("rb") as file:
-        os.fsync(file.fileno())
+    return write_index(out / tier / INDEX_FILE, dtype, samples, blocks())
 
 
 def _join_counts(
@@ -190,9 +187,8 @@ def _join_counts(
     if any(manifest.token_counts is None for manifest in manifests):
         return None
     counts = [read_token_counts(*pair) for pair in zip(sources, manifests, strict=True)]
-    content = io.BytesIO()
-    np.save(content, np.sum(counts, axis=0, dtype=np.uint64).astype("<u8"))
-    write_durably(out / TOKEN_COUNTS_FILE, content.getvalue())
+    total = np.sum(counts, axis=0, dtype=np.uint64).astype("<u8")
+    write_durably(out / TOKEN_COUNTS_FILE, array_file(total))
     digest = file_sha256(out / TOKEN_COUNTS_FILE)
     return TokenCountsInfo(file=TOKEN_COUNTS_FILE, sha256=digest)
 
@@ -202,6 +198,5 @@ def _write_mix(out: Path, options: JoinOptions, manifests: list[Manifest]) -> No
     sizes = np.asarray([manifest.samples for manifest in manifests])
     shares = np.asarray(options.share, np.float64) / sum(options.share)
     each = shares * (options.target or sizes.sum()) / sizes
-    content = io.BytesIO()
-    np.save(content, np.repeat(each, sizes).astype("<f4"))
-    write_durably(weights_file(out, "mix", "--share"), content.getvalue())
+    weights = np.repeat(each, sizes).astype("<f4")
+    write_durably(weights_file(out, "mix", "--share"), array_file(weights))

@@ -1,7 +1,6 @@
 """Members of a finished dataset's samples, by row: no torch, one open file, every crc32 checked."""
 
 import json
-import math
 import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
@@ -11,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from pretrain.data.weights import read_weights
 from pretrain.shard_format import COPY_AGAIN, INDEX_FILE, Manifest, index_dtype, path_inside
 
 _BLOCK_ROWS = 1 << 13
@@ -76,11 +76,11 @@ def sample_metadata(directory: Path, manifest: Manifest) -> Iterator[dict[str, A
             yield json.loads(details)["meta"]
 
 
-def tier_for(manifest: Manifest, image_px: int) -> str:
-    """The tier of the smallest pictures that have so many px, else of the largest."""
-    sides = {name: tier.shortest_px or math.inf for name, tier in manifest.tiers.items()}
-    enough = [name for name, side in sides.items() if side >= image_px]
-    return min(enough, key=sides.__getitem__) if enough else max(sides, key=sides.__getitem__)
+def base_weights(directory: Path, name: str | None, manifest: Manifest) -> NDArray[np.float32]:
+    """(samples,) weights of that name, which --weights asked for and others go on from; or ones."""
+    if name is None:
+        return np.ones(manifest.samples, "<f4")
+    return read_weights(directory, name, manifest.samples, "--weights")
 
 
 def spaced_rows(samples: int, wanted: int | None) -> Iterator[NDArray[np.int64]]:

@@ -11,9 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data_prep.embeddings import Embeddings, open_embeddings
-from data_prep.reading import smallest_tier
+from data_prep.reading import base_weights, smallest_tier
 from data_prep.writer import array_file
-from pretrain.data.weights import read_weights
 from pretrain.files import write_durably
 from pretrain.shard_format import Manifest, read_manifest, weights_file
 
@@ -50,9 +49,7 @@ def filter_by_similarity(directory: Path, options: FilterOptions) -> str:
     path = weights_file(directory, options.out, "--out")
     manifest = read_manifest(directory)
     embeddings = open_embeddings(directory, manifest, options.embeddings)
-    weights = np.ones(manifest.samples, "<f4")
-    if options.weights is not None:
-        weights = read_weights(directory, options.weights, manifest.samples, "--weights").copy()
+    weights = base_weights(directory, options.weights, manifest).copy()
     scores = similarities(embeddings)
     ascending = np.argsort(scores, kind="stable")  # of equal scores the lower row first; NaN last
     scored = ascending[: np.count_nonzero(~np.isnan(scores))]

@@ -7,8 +7,6 @@ from hashlib import sha256
 from pathlib import Path
 from typing import BinaryIO
 
-import fsspec
-
 _BLOCK_BYTES = 4 << 20
 
 
@@ -54,6 +52,8 @@ def copy_checked(
 @contextmanager
 def _opened(url: str, size: int | None = None) -> Iterator[BinaryIO]:
     """Every file system has failures of its own: all become an OSError."""
+    import fsspec  # most commands read nothing from afar
+
     try:
         system, path = fsspec.url_to_fs(url)
         # A plain web server answers no request for a part of a file.

@@ -18,6 +18,7 @@ every other's. This module imports no torch: data preparation must not.
 import enum
 import hashlib
 import json
+import math
 import re
 import struct
 from dataclasses import asdict, dataclass, field
@@ -228,6 +229,16 @@ def read_manifest(dataset_dir: Path) -> Manifest:
         return Manifest.from_json(path.read_bytes())
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
+
+
+def tier_for(manifest: Manifest, image_px: int) -> str:
+    """The smallest image tier whose shortest side is at least image_px, or else the largest."""
+    sides = {
+        name: math.inf if tier.shortest_px is None else tier.shortest_px
+        for name, tier in manifest.tiers.items()
+    }
+    enough = [name for name, side in sides.items() if side >= image_px]
+    return min(enough, key=sides.__getitem__) if enough else max(sides, key=sides.__getitem__)
 
 
 def read_token_counts(dataset_dir: Path, manifest: Manifest) -> np.ndarray:

@@ -21,8 +21,9 @@ from engine_cases import (
     Case,
     Training,
     build_engine,
+    error_of_the_move,
+    largest,
     save_whole,
-    small_clip,
     train_in_float64,
     training,
 )
@@ -105,15 +106,10 @@ def check(case: Case, judge: Training, folder: Path) -> Found:
     same = again.losses == expected.losses and all(
         torch.equal(again.weights[name], weight) for name, weight in expected.weights.items()
     )
-    start = small_clip().state_dict()
-    apart = sum(
-        float((w.double() - judge.weights[n]).square().sum()) for n, w in ours.weights.items()
-    )
-    moved = sum(float((w - start[n].double()).square().sum()) for n, w in judge.weights.items())
     return Found(
-        loss=max(abs(a - b) for a, b in zip(ours.losses, judge.losses, strict=True)),
-        norm=max(abs(a / b - 1) for a, b in zip(ours.norms, judge.norms, strict=True)),
-        move=(apart / moved) ** 0.5,
+        loss=largest(ours.losses, judge.losses),
+        norm=largest(ours.norms, judge.norms, relative=True),
+        move=error_of_the_move(ours, judge),
         resumes=same,
         seconds=time.perf_counter() - begin,
     )

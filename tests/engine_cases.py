@@ -293,3 +293,19 @@ def train_in_float64(case: Case) -> Training:
         logit_scale=float(log_scale.detach().exp()),
         weights={name: weight.clone() for name, weight in model.state_dict().items()},
     )
+
+
+def largest(ours: list[float], theirs: list[float], *, relative: bool = False) -> float:
+    return max(abs(a - b) / (b if relative else 1) for a, b in zip(ours, theirs, strict=True))
+
+
+def error_of_the_move(ours: Training, theirs: Training) -> float:
+    """How far the weights are from the judge's, over how far they have moved in all."""
+    start = small_clip().state_dict()
+
+    def norm(one: dict[str, Tensor], other: dict[str, Tensor]) -> float:
+        parts = [(one[n].double() - other[n].double()).reshape(-1) for n in one]
+        return float(torch.cat(parts).norm())
+
+    assert ours.weights.keys() == theirs.weights.keys()
+    return norm(ours.weights, theirs.weights) / norm(theirs.weights, start)

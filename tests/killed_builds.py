@@ -11,6 +11,7 @@ import random
 import shutil
 import signal
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 from data_prep.__main__ import main
@@ -18,23 +19,30 @@ from data_prep.__main__ import main
 EVENTS = ("open", "os.rename", "os.remove", "os.mkdir", "os.rmdir")
 
 
+def die_at_call(folder: Path, kill_at: int | None) -> Callable[[], int]:
+    """Have this process killed before its call number `kill_at` below a folder; returns what tells
+    how many it has made."""
+    calls = 0
+
+    def hook(event: str, arguments: tuple) -> None:
+        nonlocal calls
+        if event in EVENTS and str(folder) in str(arguments[0]):
+            if calls == kill_at:
+                os.kill(os.getpid(), signal.SIGKILL)
+            calls += 1
+
+    sys.addaudithook(hook)
+    return lambda: calls
+
+
 def forked_build(command: list[str], out: Path, kill_at: int | None) -> tuple[int, int]:
     """Build in a fork that dies before its call number `kill_at` below `out`: (status, calls)."""
     reading, writing = os.pipe()
     child = os.fork()
     if not child:
-        calls = 0
-
-        def hook(event: str, arguments: tuple) -> None:
-            nonlocal calls
-            if event in EVENTS and str(out) in str(arguments[0]):
-                if calls == kill_at:
-                    os.kill(os.getpid(), signal.SIGKILL)
-                calls += 1
-
-        sys.addaudithook(hook)
+        calls = die_at_call(out, kill_at)
         code = main([str(out) if word == "OUT" else word for word in command])
-        os.write(writing, str(calls).encode())
+        os.write(writing, str(calls()).encode())
         os._exit(code)
     os.close(writing)
     with os.fdopen(reading) as file:

@@ -10,7 +10,16 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from engine_cases import ROOT, Case, Training, small_clip, train_in_float64, train_on_a_rank
+from engine_cases import (
+    ROOT,
+    Case,
+    Training,
+    error_of_the_move,
+    largest,
+    small_clip,
+    train_in_float64,
+    train_on_a_rank,
+)
 from ranks import run_ranks
 
 STAGES = ("1", "2", "3")
@@ -98,22 +107,6 @@ def judge():
         return answers[key]
 
     return answer
-
-
-def largest(ours: list[float], theirs: list[float], *, relative: bool = False) -> float:
-    return max(abs(a - b) / (b if relative else 1) for a, b in zip(ours, theirs, strict=True))
-
-
-def error_of_the_move(ours: Training, theirs: Training) -> float:
-    """How far the weights are from the judge's, over how far they have moved in all."""
-    start = small_clip().state_dict()
-
-    def norm(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> float:
-        parts = [(one[n].double() - other[n].double()).reshape(-1) for n in one]
-        return float(torch.cat(parts).norm())
-
-    assert ours.weights.keys() == theirs.weights.keys()
-    return norm(ours.weights, theirs.weights) / norm(theirs.weights, start)
 
 
 @pytest.mark.parametrize("case", [*FP32, *soak(FP32_REST)], ids=str)

@@ -3,7 +3,6 @@ weights by clusters and by similarity that are made of them."""
 
 import io
 import json
-import os
 import shutil
 import signal
 import subprocess
@@ -15,7 +14,7 @@ import pytest
 from data_prep_corpus import encoded, options, picture, write_corpus
 from dataset_copies import change_manifest, damage
 from forkserver import CONTEXT
-from killed_builds import EVENTS, content
+from killed_builds import content, die_at_call
 from PIL import Image
 from sklearn.cluster import KMeans
 from sklearn.metrics import adjusted_rand_score
@@ -110,21 +109,12 @@ def test_another_caption_and_samples_without_it(model, tiny_dataset, tmp_path, c
 
 def embed_and_die(words: list[str], folder: Path, kill_at: int | None, counted: Path) -> None:
     """In a fork: the command, killed before its call number `kill_at` that touches `folder`."""
-    calls = 0
-
-    def hook(event: str, arguments: tuple) -> None:
-        nonlocal calls
-        if event in EVENTS and str(folder) in str(arguments[0]):
-            if calls == kill_at:
-                os.kill(os.getpid(), signal.SIGKILL)
-            calls += 1
-
     import torch
 
     torch.set_num_threads(1)
-    sys.addaudithook(hook)
+    calls = die_at_call(folder, kill_at)
     status = data_prep(words)
-    made = calls
+    made = calls()
     counted.write_text(str(made))
     sys.exit(status)
 

@@ -1,15 +1,14 @@
 """Weights that leave out near duplicates, evaluation pictures and captions said too often."""
 
-import io
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
+from data_prep.reading import base_weights
+from data_prep.writer import array_file
 from pretrain.checks import check_between, check_positive
-from pretrain.data.weights import read_weights
 from pretrain.files import write_durably
 from pretrain.shard_format import Manifest, read_manifest, weights_file
 
@@ -66,7 +65,7 @@ def dedup(directory: Path, options: DedupOptions, workers: int | None) -> str:
     path = weights_file(directory, options.out, "--out")
     manifest = read_manifest(directory)
     caption = chosen_caption(manifest, options.caption_name)
-    weights = base_weights(directory, options.weights, manifest.samples)
+    weights = base_weights(directory, options.weights, manifest)
     sets = [(one, read_manifest(one)) for one in checked_sets(directory, options.against)]
     hashes = dataset_hashes(directory, manifest, workers)
     others = [dataset_hashes(one, told, workers) for one, told in sets]
@@ -86,9 +85,7 @@ def dedup(directory: Path, options: DedupOptions, workers: int | None) -> str:
             f"none of the {manifest.samples:,} samples of {directory} would be left: check "
             f"--distance={options.distance}, --against and --weights"
         )
-    content = io.BytesIO()
-    np.save(content, np.where(kept, weights, 0).astype("<f4"))
-    write_durably(path, content.getvalue())
+    write_durably(path, array_file(np.where(kept, weights, 0).astype("<f4")))
     counts = Counts(
         base=int(np.count_nonzero(~before)),
         repeats=int(np.count_nonzero(found.repeats)),
@@ -121,13 +118,6 @@ def checked_sets(directory: Path, against: Sequence[Path]) -> Sequence[Path]:
                 "evaluation set"
             )
     return against
-
-
-def base_weights(directory: Path, name: str | None, samples: int) -> NDArray[np.float32]:
-    """(samples,) weights of that name, or ones."""
-    if name is None:
-        return np.ones(samples, np.float32)
-    return read_weights(directory, name, samples, "--weights")
 
 
 def table(path: Path, samples: int, options: DedupOptions, counts: Counts) -> str:

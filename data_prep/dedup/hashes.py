@@ -23,6 +23,7 @@ from tqdm import tqdm
 
 from data_prep.pool import Report, run_in_pool
 from data_prep.reading import smallest_tier
+from data_prep.writer import array_file
 from pretrain.files import file_sha256, write_durably
 from pretrain.shard_format import COPY_AGAIN, Manifest
 
@@ -63,9 +64,7 @@ def dataset_hashes(directory: Path, manifest: Manifest, workers: int | None) -> 
         for first, part in results:
             hashes[first : first + len(part)] = part
             bar.update(len(part))
-    content = io.BytesIO()
-    np.save(content, hashes.astype("<u8", copy=False))
-    write_durably(folder / HASH_FILE, content.getvalue())
+    write_durably(folder / HASH_FILE, array_file(hashes.astype("<u8", copy=False)))
     told["sha256"] = file_sha256(folder / HASH_FILE)
     write_durably(folder / TOLD_FILE, json.dumps(told, indent=2) + "\n")
     return hashes

@@ -26,7 +26,7 @@ from pretrain.data.images import CROP_DRAWS, CropOptions, crop_box, decode, resi
 from pretrain.data.loader import LoaderOptions, batches
 from pretrain.data.order import SampleOrder
 from pretrain.seeding import Purpose, uniforms
-from pretrain.shard_format import read_manifest
+from pretrain.shard_format import read_manifest, tier_for
 from pretrain.tokens.options import TokenOptions
 
 SEED = 0
@@ -236,18 +236,12 @@ def main(arguments: list[str] | None = None) -> int:
     options.add_argument("--picture", type=Path, help="an .svg or .png of it")
     chosen = options.parse_args(arguments)
     try:
-        tiers = {
-            name: tier.shortest_px for name, tier in read_manifest(chosen.dataset).tiers.items()
-        }
-        fitting = [name for name, px in tiers.items() if px is None or px >= chosen.image_px]
-        side = {name: px or sys.maxsize for name, px in tiers.items()}
-        tier = chosen.tier or min(
-            fitting or [max(side, key=side.__getitem__)], key=side.__getitem__
-        )
+        manifest = read_manifest(chosen.dataset)
+        tiers = {name: tier.shortest_px for name, tier in manifest.tiers.items()}
         cores = len(os.sched_getaffinity(0))
         measured = measure(
             chosen.dataset,
-            tier=tier,
+            tier=chosen.tier or tier_for(manifest, chosen.image_px),
             image_px=chosen.image_px,
             patch_px=chosen.patch_px,
             text_tokens=chosen.text_tokens,

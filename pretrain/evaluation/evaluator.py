@@ -1,7 +1,6 @@
 """The evaluator: every task on every evaluation set, as plain numbers."""
 
 import base64
-import math
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,18 +19,8 @@ from pretrain.evaluation.options import EvaluationOptions, ZeroShotOptions
 from pretrain.evaluation.retrieval import retrieval
 from pretrain.evaluation.zero_shot import class_embeddings, zero_shot
 from pretrain.models.clip import CLIP
-from pretrain.shard_format import Manifest, read_manifest
+from pretrain.shard_format import read_manifest, tier_for
 from pretrain.tokens.tokenizer import Tokenizer
-
-
-def tier_for(manifest: Manifest, image_px: int) -> str:
-    """The smallest image tier whose shortest side is at least image_px, or else the largest."""
-    sides = {
-        name: math.inf if tier.shortest_px is None else tier.shortest_px
-        for name, tier in manifest.tiers.items()
-    }
-    enough = [name for name, side in sides.items() if side >= image_px]
-    return min(enough, key=sides.__getitem__) if enough else max(sides, key=sides.__getitem__)
 
 
 def metadata_columns(option: str, directory: Path) -> set[str]:
