@@ -156,17 +156,28 @@ requeue_without() { # NODES: a comma between them
     (($(scontrol show hostnames "$1" | wc -l) <= MAX_EXCLUDED)) ||
         fail "more than MAX_EXCLUDED=$MAX_EXCLUDED nodes are bad: the fault may not be theirs"
     # Only a waiting job can be told where not to go: held first, so that it does not start before.
-    # Slurm sends this shell TERM for it, which the trap takes.
+    # Slurm then sends TERM to this shell and to whatever it runs, which must not end it half way:
+    # a job that stays held waits for ever.
+    trap '' TERM
     scontrol requeuehold "$SLURM_JOB_ID" || return 0
-    local tries=0
-    until scontrol update JobId="$SLURM_JOB_ID" ExcNodeList="$1" || ((++tries >= 20)); do
-        sleep 0.5
-    done
-    echo "back to the queue, without $1"
+    if tried 20 scontrol update JobId="$SLURM_JOB_ID" ExcNodeList="$1"; then
+        echo "back to the queue, without $1"
+    else
+        echo "back to the queue; Slurm does not leave out $1" >&2
+    fi
     # Not a restart without progress.
     echo "excluded 0" >"slurm/logs/$SLURM_JOB_NAME-$SLURM_JOB_ID.restarts"
-    scontrol release "$SLURM_JOB_ID"
+    tried 20 scontrol release "$SLURM_JOB_ID" || true
     exit 2
+}
+
+tried() { # TIMES COMMAND...: until it succeeds, half a second apart
+    local left=$1
+    shift
+    until "$@"; do
+        ((--left > 0)) || return 1
+        sleep 0.5
+    done
 }
 
 # Returns 0, or the code of the rank that ended first, on whatever node.
