@@ -5,13 +5,14 @@ torchrun --nproc_per_node 8 -m pretrain.train --config pretrain/recipes/demo.yam
 
 import time
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 import torch
 
 from pretrain import distributed, progress
-from pretrain.data.augment import prepare
-from pretrain.data.collate import Batch, Collator, check_failures
+from pretrain.data.augment import Pictures
+from pretrain.data.collate import Collator, check_failures
+from pretrain.data.feed import Fed, feed
 from pretrain.data.loader import batches
 from pretrain.distributed import Runtime, agreed
 from pretrain.faults import CONTINUE, ended_at_once, leave, one_line_faults
@@ -84,17 +85,18 @@ def run_stage(job: Job, index: int, state: RunState, tag: str | None, signals: S
     log_start(job, stage, state, engine)
 
     batch_samples = stage.options.global_batch_samples
-    stream = batches(
+    device, ranks = runtime.device, runtime.world_size
+    built = batches(
         collator=_collator(job, stage),
         order=job.order(),
         start=state.samples_seen,
         end=stage.first_sample + stage.samples,
         global_batch_samples=batch_samples,
         rank=runtime.rank,
-        world_size=runtime.world_size,
+        world_size=ranks,
         options=recipe.data.loader,
     )
-    device, ranks = runtime.device, runtime.world_size
+    stream = feed(built, device)
     meter = Meter(workload(recipe, stage, ranks=ranks, device=device), device)
     spikes = SpikeWatch(recipe.log.spikes)
     signals.training()
@@ -112,7 +114,7 @@ def run_stage(job: Job, index: int, state: RunState, tag: str | None, signals: S
         result, rate = _train_step(
             job, engine, stage, batch, state.stage_step, stop=asked, measure=logs
         )
-        meter.stepped(batch["replaced"])
+        meter.stepped(batch.host["replaced"])
         state = replace(
             count_skip(job, stage, state, result),
             stage_step=state.stage_step + 1,
@@ -194,6 +196,7 @@ def _collator(job: Job, stage: Stage) -> Collator:
         caption_weights=data.caption_weights,
         weights=job.weights,
         recaptions=job.recaptions,
+        pinned=job.runtime.device.type == "cuda",
         seed=job.recipe.seed,
     )
 
@@ -202,32 +205,26 @@ def _train_step(
     job: Job,
     engine: "Engine",
     stage: Stage,
-    batch: Batch,
+    batch: Fed,
     step: int,
     *,
     stop: bool,
     measure: bool,
 ) -> "tuple[StepResult, float]":
     """One optimizer step on a batch; returns what it measured and its learning rate."""
-    device = job.runtime.device
-
-    def put(array: Any) -> torch.Tensor:
-        return torch.from_numpy(array).to(device, non_blocking=True)
-
-    images = prepare(
-        put(batch["images"]),
-        put(batch["augment"]),
-        stage.options.augment,
-        job.recipe.data.normalisation,
-        engine.dtype,
+    images = Pictures(
+        images=batch.images,
+        draws=batch.augment,
+        options=stage.options.augment,
+        normalisation=job.recipe.data.normalisation,
+        dtype=engine.dtype,
     )
-    kept = batch["keep_index"]
     share = stage.schedule(step)
     rate = share * stage.peak()
     result = engine.step(
         images,
-        put(batch["text_ids"]),
-        None if kept is None else put(kept),
+        batch.text_ids,
+        batch.keep_index,
         learning_rate=rate,
         objective_learning_rate=share * stage.peak(job.recipe.temperature_base_learning_rate),
         stop=stop,

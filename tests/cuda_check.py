@@ -3,9 +3,10 @@
     make cuda-check                 one rank
     make cuda-check RANKS=8         as many ranks, one a GPU
 
-Every engine case trains five steps of a small CLIP and is held against one float64 process on the
-CPU; then it is saved, resumed in a new engine, and must go on bitwise. Exit status 1 where a row
-fails. Without a GPU it runs on the CPU, and says so.
+Batches are brought to the device while it is busy, and must arrive whole. Every engine case trains
+five steps of a small CLIP and is held against one float64 process on the CPU; then it is saved,
+resumed in a new engine, and must go on bitwise. Exit status 1 where a row fails. Without a GPU it
+runs on the CPU, and says so.
 """
 
 import sys
@@ -27,6 +28,7 @@ from engine_cases import (
     train_in_float64,
     training,
 )
+from fed_batches import check_feed
 
 from pretrain import distributed
 from pretrain.distributed import Runtime
@@ -126,6 +128,8 @@ def main(chosen: list[str]) -> int:
     place = runtime.device
     name = torch.cuda.get_device_name(place) if place.type == "cuda" else "CPU: no GPU is here"
     say(f"{name}, torch {torch.__version__}, {check_collectives(runtime)}")
+    check_feed(place, pinned=place.type == "cuda")
+    say("batches arrive whole while the device is busy")
     say(f"{'case':<58} {'loss':>9} {'norm':>9} {'move':>9}  resume  seconds")
     failed = 0
     judges: dict[tuple[str, float, float], Training] = {}

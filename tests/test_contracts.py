@@ -35,7 +35,7 @@ LAYERS = [
      "models.build", "models.starting"],
     ["data.weights", "data.order", "data.images", "data.augment", "data.shards", "data.recaptions",
      "data.cache", "data.index", "data.dataset", "data.collate", "data.ahead", "data.loader",
-     "data.bench"],
+     "data.feed", "data.bench"],
     ["losses.objective", "losses.pairs", "losses.softmax", "losses.sigmoid", "losses.options",
      "losses.build"],
     ["engine.precision", "engine.ds_config", "engine.schedule", "engine.optimizers",

@@ -1,5 +1,6 @@
 """From uint8 pictures to model input, on the device: augmentation and normalisation."""
 
+import functools
 import math
 from dataclasses import dataclass
 from typing import Literal
@@ -71,6 +72,26 @@ class AugmentOptions:
         )
 
 
+@dataclass(frozen=True, kw_only=True)
+class Pictures:
+    """A batch's pictures, made model input a slice at a time: a whole batch in fp32 is large."""
+
+    images: Tensor  # uint8 (B, H, W, 3)
+    draws: Tensor  # fp32 (B, AUGMENT_DRAWS)
+    options: AugmentOptions
+    normalisation: Normalisation
+    dtype: torch.dtype
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, part: slice) -> Tensor:
+        """(b, 3, H, W): the same whenever it is asked for."""
+        return prepare(
+            self.images[part], self.draws[part], self.options, self.normalisation, self.dtype
+        )
+
+
 def prepare(
     images: Tensor,
     draws: Tensor | None,
@@ -88,8 +109,15 @@ def prepare(
         pixels = _move(pixels, draws, options)
     if draws is not None and options.recolours:
         pixels = _recolour(pixels, draws, options)
-    mean, std = (torch.tensor(v, device=pixels.device) for v in MEAN_STD[normalisation])
+    mean, std = (_constant(values, pixels.device) for values in MEAN_STD[normalisation])
     return pixels.sub_(mean[:, None, None]).div_(std[:, None, None]).to(dtype)
+
+
+@functools.cache
+def _constant(values: tuple[float, ...], device: torch.device) -> Tensor:
+    """Made once: the host waits for the device to copy it there."""
+    with torch.inference_mode(False):
+        return torch.tensor(values, device=device)
 
 
 def _spread(draw: Tensor, width: float) -> Tensor:
@@ -118,7 +146,7 @@ def _recolour(pixels: Tensor, draws: Tensor, options: AugmentOptions) -> Tensor:
     def factor(columns: slice, width: float) -> Tensor:
         return 1 + _spread(draws[:, columns], width)
 
-    luma = torch.tensor(_LUMA, device=pixels.device)
+    luma = _constant(_LUMA, pixels.device)
     brightness = factor(slice(5, 6), options.brightness)  # (B, 1)
     contrast = factor(slice(6, 7), options.contrast)  # (B, 1)
     channels = factor(slice(8, 11), options.channel)  # (B, 3)

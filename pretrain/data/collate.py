@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, TypedDict
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from pretrain.data.augment import AUGMENT_DRAWS
@@ -120,6 +121,7 @@ class Collator:
     seed: int
     weights: SampleWeights | None = None  # substitutes are drawn by these
     recaptions: tuple[Recaption, ...] = ()  # captions that caption_weights names beside the shards
+    pinned: bool = False  # whether pictures lie in memory that CUDA copies from by itself
 
     def __post_init__(self) -> None:
         self._counts = text_counts(self.dataset, self.tokens.text_reduction)
@@ -136,7 +138,9 @@ class Collator:
         tokens = self.tokens
         rows = rows.copy()
         crops = uniforms(self.seed, positions, Purpose.CROP, CROP_DRAWS)
-        images = np.empty((len(rows), tokens.image_px, tokens.image_px, 3), np.uint8)
+        shape = (len(rows), tokens.image_px, tokens.image_px, 3)
+        # torch keeps pinned memory for the next batches; asking the driver for it is slow.
+        images = torch.empty(shape, dtype=torch.uint8, pin_memory=self.pinned).numpy()
         samples: list[Any] = [None] * len(rows)
         replaced: dict[str, int] = {}
         candidates = [self._candidates(*p) for p in zip(positions, rows.tolist(), strict=True)]

@@ -4,7 +4,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -55,6 +55,16 @@ deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
 bf16_optimizer.see_memory_usage = lambda *_, **__: None
 
 _NO_LOSS, _NO_GRADIENT = "the loss is not finite", "the gradient is not finite"
+
+
+class Images(Protocol):
+    """A batch of pictures that is asked for by slices: a tensor, or what makes one."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, part: slice, /) -> Tensor:
+        """(b, 3, H, W) in the engine's dtype, the same whenever it is asked for."""
+        ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -190,7 +200,7 @@ class Engine:
 
     def step(
         self,
-        images: Tensor,
+        images: Images,
         text_ids: Tensor,
         keep_index: Tensor | None,
         *,
@@ -201,7 +211,8 @@ class Engine:
     ) -> StepResult:
         """One optimizer step on this rank's part of the global batch. Collective.
 
-        images (B, 3, H, W) in the engine's dtype, text_ids (B, T), keep_index (B, K) or None.
+        images (B, 3, H, W) in the engine's dtype, or what gives slices of them: with micro batches
+        only one's pictures are there at a time. text_ids (B, T), keep_index (B, K) or None.
         Where the loss or the gradient is not finite on any rank, no rank updates anything: neither
         weights nor moments nor the objective; `skipped` says so, on every rank alike.
         stop: whether this rank was asked to stop; the answer tells every rank of it.
@@ -211,7 +222,7 @@ class Engine:
         self.norm.by_tower = measure
         self.stopwatch.start()
         if self.micro == len(images):
-            features = self.engine(images, text_ids, keep_index)
+            features = self.engine(images[:], text_ids, keep_index)
             self.stopwatch.stop()
             result = self.objective(*features)
             found = _agree(result, stop)
@@ -237,7 +248,7 @@ class Engine:
         return replace(found, grad_norm=self.norm.read(), tower_norms=self.norm.read_towers())
 
     def _two_passes(
-        self, images: Tensor, text_ids: Tensor, keep_index: Tensor | None, stop: bool
+        self, images: Images, text_ids: Tensor, keep_index: Tensor | None, stop: bool
     ) -> StepResult:
         """Features of all chunks without a graph, the loss's gradient at them, then each chunk
         again with that gradient. The kept tokens are inputs, so both passes see the same.
