@@ -79,8 +79,14 @@ def start(timeout_s: float = 3600.0) -> Runtime:
 def _share_cores() -> None:
     """Give each rank its share of the cores; the deepspeed launcher alone does not."""
     if "OMP_NUM_THREADS" not in os.environ:
-        ranks_here = int(os.environ.get("LOCAL_WORLD_SIZE", os.environ["WORLD_SIZE"]))
-        torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // ranks_here))
+        torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // ranks_on_node()))
+
+
+def ranks_on_node() -> int:
+    """Ranks on this node, as torchrun (LOCAL_WORLD_SIZE) or deepspeed (LOCAL_SIZE) says; without
+    either, all of them."""
+    told = [os.environ.get(name) for name in ("LOCAL_WORLD_SIZE", "LOCAL_SIZE", "WORLD_SIZE")]
+    return next((int(ranks) for ranks in told if ranks), 1)
 
 
 def _free_port() -> int:

@@ -1,11 +1,57 @@
 """What this process is doing, and since when: said where the work is, read by the watchdog."""
 
+import struct
 import threading
 import time
+from collections.abc import Iterable
 from types import TracebackType
 
 _last: tuple[str, float] = ("starting", time.monotonic())
 _reads: dict[int, tuple[str, float]] = {}  # by thread
+BOARD_BYTES = 512
+_BOARD_HEAD = struct.Struct("<dH")  # since when, by the clock that all processes share; path bytes
+
+
+class Board:
+    """BOARD_BYTES of shared memory, on which a process shows which file it is reading."""
+
+    def __init__(self, memory: memoryview) -> None:
+        self._memory = memory
+
+    def show(self, path: str, since: float) -> None:
+        name = path.encode()[: BOARD_BYTES - _BOARD_HEAD.size]
+        self._memory[_BOARD_HEAD.size : _BOARD_HEAD.size + len(name)] = name
+        _BOARD_HEAD.pack_into(self._memory, 0, since, len(name))
+
+    def clear(self) -> None:
+        _BOARD_HEAD.pack_into(self._memory, 0, 0.0, 0)
+
+    def read(self) -> tuple[str, float] | None:
+        """(file, since when) of a read that goes on; None without any."""
+        since, size = _BOARD_HEAD.unpack_from(self._memory)
+        name = bytes(self._memory[_BOARD_HEAD.size : _BOARD_HEAD.size + size])
+        return (name.decode("utf-8", "replace"), since) if size else None
+
+
+_own_board: Board | None = None
+_boards: list[Board] = []
+
+
+def show_reads(board: Board) -> None:
+    """Show this process's reads, of one thread, on a board."""
+    global _own_board
+    _own_board = board
+
+
+def watch_boards(boards: Iterable[Board]) -> None:
+    """Count what processes show on these among this one's reads."""
+    _boards.extend(boards)
+
+
+def unwatch_boards(boards: Iterable[Board]) -> None:
+    """Their processes are gone."""
+    for board in boards:
+        _boards.remove(board)
 
 
 def doing(what: str) -> None:
@@ -27,7 +73,10 @@ class Reading:
         self._path = path
 
     def __enter__(self) -> None:
-        _reads[threading.get_ident()] = (self._path, time.monotonic())
+        since = time.monotonic()
+        _reads[threading.get_ident()] = (self._path, since)
+        if _own_board is not None:
+            _own_board.show(self._path, since)
 
     def __exit__(
         self,
@@ -36,11 +85,14 @@ class Reading:
         trace: TracebackType | None,
     ) -> None:
         _reads.pop(threading.get_ident(), None)
+        if _own_board is not None:
+            _own_board.clear()
 
 
 def longest_read() -> tuple[str, float] | None:
     """(file, seconds) of the read that has gone on for longest; None without any."""
     found = list(_reads.values())
+    found += [read for board in list(_boards) if (read := board.read()) is not None]
     if not found:
         return None
     path, at = min(found, key=lambda read: read[1])

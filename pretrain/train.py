@@ -95,6 +95,7 @@ def run_stage(job: Job, index: int, state: RunState, tag: str | None, signals: S
         rank=runtime.rank,
         world_size=ranks,
         options=recipe.data.loader,
+        device=device,
     )
     stream = feed(built, device)
     meter = Meter(workload(recipe, stage, ranks=ranks, device=device), device)
@@ -196,7 +197,6 @@ def _collator(job: Job, stage: Stage) -> Collator:
         caption_weights=data.caption_weights,
         weights=job.weights,
         recaptions=job.recaptions,
-        pinned=job.runtime.device.type == "cuda",
         seed=job.recipe.seed,
     )
 

@@ -5,7 +5,6 @@ Asked for as such, and early, they come at the speed of a sequential read; a cac
 away fills in the same way.
 """
 
-import os
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -16,6 +15,7 @@ import psutil
 
 from pretrain.data.dataset import Dataset
 from pretrain.data.order import SampleOrder, Window
+from pretrain.distributed import ranks_on_node
 
 _THREADS = 4  # a network disk or an object store needs several requests at once
 
@@ -82,7 +82,6 @@ def worthwhile(dataset: Dataset, order: SampleOrder, ranks: int) -> bool:
         return True
     shards = dataset.manifest.tiers[dataset.tier].shards
     sample_bytes = sum(shard.bytes for shard in shards) / len(dataset)
-    on_node = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-    lanes = min(order.lanes, -(-order.lanes // ranks) * on_node)
+    lanes = min(order.lanes, -(-order.lanes // ranks) * ranks_on_node())
     window = order.window_samples * lanes / order.lanes
     return 2 * window * sample_bytes < psutil.virtual_memory().total / 2

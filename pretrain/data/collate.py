@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any, TypedDict
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from pretrain.data.augment import AUGMENT_DRAWS
@@ -121,7 +120,6 @@ class Collator:
     seed: int
     weights: SampleWeights | None = None  # substitutes are drawn by these
     recaptions: tuple[Recaption, ...] = ()  # captions that caption_weights names beside the shards
-    pinned: bool = False  # whether pictures lie in memory that CUDA copies from by itself
 
     def __post_init__(self) -> None:
         self._counts = text_counts(self.dataset, self.tokens.text_reduction)
@@ -133,14 +131,21 @@ class Collator:
         self._vocabulary = self.dataset.vocabulary
         self.grid = self.tokens.image_px // self.patch_px
 
-    def __call__(self, positions: NDArray[np.int64], rows: NDArray[np.int64]) -> Batch:
-        """The batch of these positions, whose samples lie at these rows."""
+    def __call__(
+        self,
+        positions: NDArray[np.int64],
+        rows: NDArray[np.int64],
+        images: NDArray[np.uint8] | None = None,
+    ) -> Batch:
+        """The batch of these positions, whose samples lie at these rows.
+
+        images (B, H, W, 3) is where the pictures are written; by default memory of their own.
+        """
         tokens = self.tokens
         rows = rows.copy()
         crops = uniforms(self.seed, positions, Purpose.CROP, CROP_DRAWS)
-        shape = (len(rows), tokens.image_px, tokens.image_px, 3)
-        # torch keeps pinned memory for the next batches; asking the driver for it is slow.
-        images = torch.empty(shape, dtype=torch.uint8, pin_memory=self.pinned).numpy()
+        if images is None:
+            images = np.empty((len(rows), tokens.image_px, tokens.image_px, 3), np.uint8)
         samples: list[Any] = [None] * len(rows)
         replaced: dict[str, int] = {}
         candidates = [self._candidates(*p) for p in zip(positions, rows.tolist(), strict=True)]

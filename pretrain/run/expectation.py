@@ -1,13 +1,12 @@
 """What the plan says of a run before its first step, and whether the run keeps to it."""
 
-import os
 from collections import deque
 from functools import cached_property
 from typing import Any
 
 import psutil
 
-from pretrain.distributed import Runtime
+from pretrain.distributed import Runtime, ranks_on_node
 from pretrain.plan.estimate import StageEstimate, stage_estimate
 from pretrain.plan.forecast import forecast, machine_of, shortfalls
 from pretrain.plan.hardware import GIB
@@ -24,11 +23,10 @@ class Expectation:
         self, recipe: Recipe, stages: list[Stage], runtime: Runtime, *, vocab_size: int
     ) -> None:
         self._recipe, self._stages, self._vocab_size = recipe, stages, vocab_size
-        here = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
         self._machine, self._is_known = machine_of(
             runtime.device,
             ranks=runtime.world_size,
-            nodes=max(1, runtime.world_size // here),
+            nodes=max(1, runtime.world_size // ranks_on_node()),
         )
         self._host_gib = psutil.Process().memory_info().rss / GIB  # what is no part of the plan
         self._seen: deque[dict[str, Any]] = deque(
