@@ -100,7 +100,7 @@ def download(table: str, out: Path, options: DownloadOptions) -> str:
         raise FileExistsError(f"out={out} is a file; name a folder")
     state = out / STATE_FOLDER
     refuse_other(out, request)
-    with locked(state):
+    with locked(state) as lock:
         write_durably(state / REQUEST_FILE, json.dumps(request, indent=2) + "\n")
         names = None if options.columns is None else options.columns.split(",")
         schema, rows = stage_tables(table, names, state / "table")
@@ -112,7 +112,7 @@ def download(table: str, out: Path, options: DownloadOptions) -> str:
         drop_damaged(out)
         if counts_of(out).links < rows:
             command = [*program, *arguments(out, columns, options)]
-            run_logged(command, state / "log.txt", rows, lambda: counts_of(out))
+            run_logged(command, state / "log.txt", rows, lambda: counts_of(out), lock)
         found = counts_of(out)
     if found.links != rows:
         raise OSError(

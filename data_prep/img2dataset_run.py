@@ -20,9 +20,13 @@ QUIET = {"NO_ALBUMENTATIONS_UPDATE": "1", "PYTHONUNBUFFERED": "1"}
 
 
 def run_logged(
-    command: list[str], log_file: Path, links: int, count: Callable[[], LinkCounts]
+    command: list[str], log_file: Path, links: int, count: Callable[[], LinkCounts], lock: int
 ) -> None:
-    """Run to the end. OSError names the log if it fails; on a signal its processes end, too."""
+    """Run to the end. OSError names the log if it fails; on a signal its processes end, too.
+
+    It holds `lock`, a file descriptor, as long as it lives: where SIGKILL ends this process alone,
+    the next one waits for what goes on.
+    """
     with log_file.open("ab") as log, ended_by_sigterm():
         process = subprocess.Popen(
             command,
@@ -31,6 +35,7 @@ def run_logged(
             stdin=subprocess.DEVNULL,
             env={**os.environ, **QUIET},
             start_new_session=True,
+            pass_fds=[lock],
         )
         try:
             watch(process, links, count)

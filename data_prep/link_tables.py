@@ -161,6 +161,12 @@ def is_plain(kind: pa.DataType) -> bool:
 
 
 def table_files(source: str) -> list[dict[str, str | int]]:
-    """Names and sizes of the table's files, in order."""
-    files = find_files(source, SUFFIXES)
+    """Names and sizes of the table's files, in order. FileNotFoundError if there is none."""
+    try:
+        files = find_files(source, SUFFIXES)
+    except FileNotFoundError:
+        raise FileNotFoundError(
+            f"table={source}: no such file, no folder that holds {', '.join(SUFFIXES)}, and no "
+            "pattern of such; name another TABLE"
+        ) from None
     return [{"name": file.name, "bytes": file.stat().st_size} for file in files]

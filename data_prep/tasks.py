@@ -168,10 +168,11 @@ def clear(out: Path, tiers: list[str]) -> None:
 
 
 @contextmanager
-def locked(folder: Path) -> Iterator[None]:
+def locked(folder: Path) -> Iterator[int]:
     """Nobody else works in this folder. Waits for whoever does; the end of a process frees it.
 
-    Where the file system has no locks, there is none.
+    Yields the lock's file descriptor: a program that is started with it holds the lock, too. Where
+    the file system has no locks, there is none.
     """
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / LOCK_FILE).open("ab") as file:
@@ -180,7 +181,7 @@ def locked(folder: Path) -> Iterator[None]:
         except OSError as error:
             if error.errno not in (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP):
                 raise
-        yield
+        yield file.fileno()
 
 
 def remove_work(out: Path) -> None:

@@ -38,6 +38,7 @@ pytestmark = pytest.mark.skipif(
     "(requirements-download.txt)",
 )
 KINDS = ["good"] * 9 + ["png", "gone", "gone", "broken", "page", "cut", "slow", "noai", "named"]
+SLOW_KINDS = ["good"] * 8 + ["slow"] * 8 + ["good"] * 8
 QUICK = ["--timeout-s", "2", "--retries", "1", "--shard-links", "8", "--processes", "1"]
 
 
@@ -143,24 +144,25 @@ def test_a_file_of_another_sha256_is_a_failure(site, tmp_path, capsys):
     assert "hash_mismatch" in capsys.readouterr().out
 
 
-def test_a_killed_download_goes_on_where_it_was(site, tmp_path):
-    """Its own SIGTERM leaves no process behind; the tars that are done are not asked for again."""
-    kinds = ["good"] * 8 + ["slow"] * 8 + ["good"] * 8
-    table = write_table(tmp_path / "table.tsv.parquet", site, kinds)
-    out = tmp_path / "out"
+def start_and_end(table: Path, out: Path, ending: signal.Signals) -> int:
+    """Ends a download while its second tar is written; returns the exit status."""
     command = [sys.executable, "-m", "data_prep", "download", str(table), str(out)]
     command += ["--python", str(PYTHON), *QUICK, "--timeout-s=30", "--retries=0"]
     with subprocess.Popen(command, cwd=REPOSITORY, stderr=subprocess.PIPE) as running:
         until = time.monotonic() + 60
         while not (out / "00001.tar").exists() and time.monotonic() < until:
             time.sleep(0.05)
-        running.send_signal(signal.SIGTERM)
-        assert running.wait(30) == 130
+        running.send_signal(ending)
+        return running.wait(30)
+
+
+def test_a_download_that_was_ended_goes_on_where_it_was(site, tmp_path):
+    """Its own SIGTERM leaves no process behind; the tars that are done are not asked for again."""
+    table = write_table(tmp_path / "table.parquet", site, SLOW_KINDS)
+    out = tmp_path / "out"
+    assert start_and_end(table, out, signal.SIGTERM) == 130
     assert (out / "00000_stats.json").exists() and not (out / "00001_stats.json").exists()
-    commands = [
-        path.read_bytes() for path in Path("/proc").glob("[0-9]*/cmdline") if readable(path)
-    ]
-    assert not any(str(out).encode() in command for command in commands)
+    assert not any(str(out).encode() in command_of(path) for path in Path("/proc").glob("[0-9]*"))
     assert main(["build", "--source", str(out), "--out", str(tmp_path / "data")]) == 2
     # A kill of the machine may leave half a file of statistics, which img2dataset takes for done.
     (out / "00001_stats.json").write_text('{"count": 8, ')
@@ -170,9 +172,19 @@ def test_a_killed_download_goes_on_where_it_was(site, tmp_path):
     assert len(files_of(out)) == 24
 
 
-def readable(path: Path) -> bool:
-    """Whether a process is still there."""
+def test_what_a_killed_command_left_running_is_waited_for(site, tmp_path):
+    """Two that write the same tars would spoil them."""
+    table = write_table(tmp_path / "table.parquet", site, SLOW_KINDS)
+    link_server.REQUESTS.clear()
+    assert start_and_end(table, tmp_path / "out", signal.SIGKILL) == -signal.SIGKILL
+    assert fetch(table, tmp_path / "out", "--timeout-s=30", "--retries=0") == 0
+    assert len(files_of(tmp_path / "out")) == 24
+    assert set(link_server.REQUESTS.values()) == {1} and len(link_server.REQUESTS) == 24
+
+
+def command_of(process: Path) -> bytes:
+    """The command line of a process; empty where it has ended."""
     try:
-        return bool(path.read_bytes())
+        return (process / "cmdline").read_bytes()
     except OSError:
-        return False
+        return b""

@@ -136,6 +136,7 @@ REFUSED = {
         "url: string",
     ),
     "two captions": ("a.csv", "url,text,alt\nhttp://h/1,a,b\n", [], "--caption-column"),
+    "no table": ("a.csv.gz", "", [], "table="),
     "another kind": ("a.xml", "<a/>", [], ".parquet"),
     "no such sha256": ("a.csv", "url,text\nhttp://h/1,a\n", ["--sha256-column", "x"], "--sha256"),
 }
