@@ -12,6 +12,7 @@ from jsonargparse import ArgumentParser, Namespace, set_parsing_settings
 from data_prep.build import build_dataset, build_share
 from data_prep.captions import CaptionOptions
 from data_prep.dedup.command import DedupOptions, dedup
+from data_prep.download import DownloadOptions, download
 from data_prep.embed import EmbedOptions, embed
 from data_prep.fetch import FetchOptions, fetch
 from data_prep.inspection import InspectOptions, inspect
@@ -23,8 +24,9 @@ from data_prep.pool import PoolOptions, RunOptions
 from data_prep.recaption import RecaptionOptions, recaption
 from data_prep.similarity import FilterOptions, filter_by_similarity
 from data_prep.sources import SourceOptions
+from data_prep.sources.links import describe_counts
 from data_prep.stats import StatsOptions, stats
-from data_prep.tasks import CAPTIONS_LEFT_OUT
+from data_prep.tasks import CAPTIONS_LEFT_OUT, DOWNLOADS
 from data_prep.verify import verify
 from data_prep.vocabulary import VocabularyOptions
 from data_prep.weigh import WeighOptions, weigh
@@ -48,6 +50,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             command.add_argument(
                 "model", metavar="MODEL", type=Path, help="Exported model, or a run folder's."
             )
+        if name == "download":
+            command.add_argument("table", metavar="TABLE", help="File, folder or glob of links.")
+            command.add_argument("out", metavar="OUT", type=Path, help="Folder of the pictures.")
         if name in ON_A_DATASET:
             command.add_argument("dataset", metavar="DIR", type=Path, help="Dataset directory.")
         subcommands.add_subcommand(name, command, help=description)
@@ -102,6 +107,12 @@ def run_build(chosen: Namespace) -> int:
         print(build_share(options))
     else:
         print(summarise(options.writer.out, *build_dataset(options)))
+    return 0
+
+
+def run_download(chosen: Namespace) -> int:
+    """Fetch the pictures of a table of links and say what came."""
+    print(download(chosen.table, chosen.out, options_of(DownloadOptions, chosen)))
     return 0
 
 
@@ -193,6 +204,8 @@ def summarise(out: Path, manifest: Manifest, tokens: np.ndarray) -> str:
         lines.append((f"caption {name}", f"{having:,} samples, {mean}"))
     if left_out := manifest.provenance.get(CAPTIONS_LEFT_OUT):
         lines.append(("captions left out", f"{left_out:,}, beyond --captions-per-list"))
+    if downloads := manifest.provenance.get(DOWNLOADS):
+        lines += describe_counts(downloads)
     lines.append(("rejected", f"{sum(manifest.rejected.values()):,}"))
     lines += [(f"  {reason}", f"{count:,}") for reason, count in manifest.rejected.items() if count]
     return "\n".join(f"{label:<24}{value}" for label, value in lines)
@@ -212,6 +225,11 @@ COMMANDS: dict[str, tuple[str, tuple[type, ...], Callable[[Namespace], int]]] = 
             RunOptions,
         ),
         run_build,
+    ),
+    "download": (
+        "Fetch the pictures of a table of links and captions by img2dataset, for `build`.",
+        (DownloadOptions,),
+        run_download,
     ),
     "merge": (
         "Join the shares of a build (--task-index) to one dataset directory, in place.",
@@ -272,19 +290,7 @@ COMMANDS: dict[str, tuple[str, tuple[type, ...], Callable[[Namespace], int]]] = 
 # Options that a command line may give several times.
 REPEATED = {("build", "--caption"), ("recaption", "--caption"), ("dedup", "--against")}
 REPEATED |= {("join", "--source"), ("join", "--share")}
-ON_A_DATASET = {
-    "join",
-    "dedup",
-    "recaption",
-    "weigh",
-    "embed",
-    "filter",
-    "merge",
-    "verify",
-    "stats",
-    "inspect",
-    "fetch",
-}  # commands that name a dataset directory first
+ON_A_DATASET = COMMANDS.keys() - {"build", "download"}  # name a dataset directory first
 
 if __name__ == "__main__":
     sys.exit(main())

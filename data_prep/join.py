@@ -6,9 +6,12 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from data_prep.sources.links import LinkCounts
+from data_prep.tasks import DOWNLOADS
 from data_prep.writer import array_file, write_index, write_manifest
 from pretrain.checks import check_positive
 from pretrain.files import file_sha256, sync, write_durably
@@ -92,7 +95,8 @@ def join(out: Path, options: JoinOptions) -> str:
             "joined": [
                 {"name": source.resolve().name, "samples": its.samples, "sha256": its.fingerprint}
                 for source, its in zip(options.source, manifests, strict=True)
-            ]
+            ],
+            **_join_downloads(manifests),
         },
     )
     weights_file(out, "mix", "--share").unlink(missing_ok=True)  # of a join that was not finished
@@ -178,6 +182,15 @@ def _join_index(out: Path, tier: str, sources: list[Path], manifests: list[Manif
     samples = sum(manifest.samples for manifest in manifests)
     dtype = index_dtype(len(manifests[0].captions))
     return write_index(out / tier / INDEX_FILE, dtype, samples, blocks())
+
+
+def _join_downloads(manifests: list[Manifest]) -> dict[str, Any]:
+    """What became of the links of those sources that img2dataset fetched, where there are some."""
+    found = [its.provenance[DOWNLOADS] for its in manifests if DOWNLOADS in its.provenance]
+    total = LinkCounts()
+    for plain in found:
+        total.add(LinkCounts(**{**plain, "failed": Counter(plain["failed"])}))
+    return {DOWNLOADS: total.plain()} if found else {}
 
 
 def _join_counts(

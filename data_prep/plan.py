@@ -20,6 +20,7 @@ from data_prep.sources import Corpus
 from data_prep.sources.column_choice import DEFAULT_CAPTION_COLUMN
 from data_prep.tasks import (
     CAPTIONS_LEFT_OUT,
+    DOWNLOADS,
     WORK_FOLDER,
     Plan,
     Task,
@@ -282,5 +283,7 @@ def describe_request(
             "libjpeg_turbo": features.version_feature("libjpeg_turbo"),
         },
     }
+    if corpus.source.downloads is not None:
+        request[DOWNLOADS] = corpus.source.downloads.plain()
     plain: dict[str, Any] = json.loads(json.dumps(request))  # as it reads back from a file
     return plain

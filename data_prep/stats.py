@@ -12,6 +12,8 @@ from tqdm import tqdm
 
 from data_prep.reading import smallest_tier, spaced_rows
 from data_prep.recaption_files import open_all
+from data_prep.sources.links import describe_counts
+from data_prep.tasks import DOWNLOADS
 from pretrain.checks import check_positive
 from pretrain.files import write_durably
 from pretrain.shard_format import Manifest, read_manifest, read_token_counts
@@ -193,6 +195,7 @@ def figures_of(found: Survey) -> dict[str, Any]:
             "of_all_samples": found.are_counts_of_all,
         },
         "rejected": found.manifest.rejected,
+        "downloads": found.manifest.provenance.get(DOWNLOADS),
         "recaptions": found.recaptions,
     }
 
@@ -229,6 +232,8 @@ def table(found: Survey) -> str:
     used = f"{len(found.token_counts):,} ids, {found.used_ids:,} used ({share:.1%}){scope}"
     lines.append(["vocabulary", used])
     lines += [[f"recaption {name}", told] for name, told in found.recaptions.items()]
+    if plain["downloads"]:
+        lines += map(list, describe_counts(plain["downloads"]))
     lines.append(["rejected", f"{found.rows - plain['samples']:,} of {found.rows:,} rows"])
     lines += [
         [f"  {reason}", f"{count:,} ({count / found.rows:.2%})"]

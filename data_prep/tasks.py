@@ -32,6 +32,7 @@ PLAN_FILE = "plan.json"
 REPLACED_FILE = "replaced.json"  # the manifest of the dataset that gives way
 LOCK_FILE = "lock"
 CAPTIONS_LEFT_OUT = "captions_left_out"  # of a manifest's provenance, where there are some
+DOWNLOADS = "downloads"  # of a manifest's provenance, where img2dataset fetched the corpus
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -167,10 +168,11 @@ def clear(out: Path, tiers: list[str]) -> None:
 
 
 @contextmanager
-def locked(folder: Path) -> Iterator[None]:
+def locked(folder: Path) -> Iterator[int]:
     """Nobody else works in this folder. Waits for whoever does; the end of a process frees it.
 
-    Where the file system has no locks, there is none.
+    Yields the lock's file descriptor: a program that is started with it holds the lock, too. Where
+    the file system has no locks, there is none.
     """
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / LOCK_FILE).open("ab") as file:
@@ -179,7 +181,7 @@ def locked(folder: Path) -> Iterator[None]:
         except OSError as error:
             if error.errno not in (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP):
                 raise
-        yield
+        yield file.fileno()
 
 
 def remove_work(out: Path) -> None:

@@ -71,7 +71,7 @@ REFUSED = {
     ),
     "links alone": (
         {"url": ["http://host/x.jpg"] * 6, "TEXT": CAPTIONS},
-        ["table of links", "'url'", "img2dataset --url_list", "--source"],
+        ["table of links", "'url'", "python -m data_prep download", "--source"],
     ),
     "file names in the picture column": (
         {"image": ["a.jpg"] * 6, "caption": CAPTIONS},

@@ -49,7 +49,7 @@ def test_every_kind_of_table_gives_its_rows(tmp_path, name):
 
 
 REFUSED = {
-    "links": ("url,caption\nhttp://h/a.jpg,a\n", ["table of links", "img2dataset"]),
+    "links": ("url,caption\nhttp://h/a.jpg,a\n", ["table of links", "data_prep download"]),
     "links without names": ("http://h/a.jpg,a\nhttp://h/b.jpg,b\n", ["table of links"]),
     "ragged": ("path,text\npics/0.png,a\npics/1.png,b,c\n", ["line 3 has 3 cells", "mend"]),
     "open quote": ('path,text\npics/0.png,"a\npics/1.png,b\n', ["line 3", "quote"]),

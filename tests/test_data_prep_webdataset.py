@@ -60,6 +60,8 @@ def test_the_records_are_those_of_the_webdataset_package(tmp_path):
         assert mine.columns["score"] == details["score"]
         assert json.loads(mine.columns["exif"]) == details["exif"]
     assert [r.columns["key"] for r in records(tmp_path, "score > 1.5")] == ["00004", "00005"]
+    twice = "score < 0.6 OR score > 2"  # a column may be named more than once
+    assert [r.columns["key"] for r in records(tmp_path, twice)] == ["00000", "00001", "00005"]
 
 
 @pytest.mark.parametrize("kind", [tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])

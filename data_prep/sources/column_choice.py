@@ -73,25 +73,23 @@ def choose_path_column(source: str, record: dict[str, Any], asked: str | None) -
     return chosen
 
 
-def refuse_links(source: str, record: dict[str, Any]) -> None:
+def refuse_links(source: str, first: list[str]) -> None:
     """ValueError for a table of links whose first line is a row already, not names."""
-    if any(is_link(name) for name in record):
+    if any(is_link(cell) for cell in first):
         raise links_alone(source, "the first", ["no names: the first line is a row"])
 
 
 def is_link(value: Any) -> bool:
     """Whether a value is a link to a picture elsewhere."""
-    return isinstance(value, str) and value.lower().startswith(("http://", "https://", "s3://"))
+    schemes = ("http://", "https://", "s3://")
+    return isinstance(value, str) and value.lstrip('"').lower().startswith(schemes)
 
 
 def links_alone(source: str, column: str, names: list[str]) -> ValueError:
     """What to say of a table of links."""
-    caption = next((name for name in names if name.lower() in CAPTION_NAMES), "caption")
     return ValueError(
         f"{source} is a table of links (column {column!r} of {names}), the pictures are not in it; "
-        f"fetch them first: img2dataset --url_list FILE --input_format FORMAT --url_col {column!r} "
-        f"--caption_col {caption!r} --output_format webdataset --output_folder DIR, and name DIR "
-        "with --source"
+        f"fetch them first: python -m data_prep download {source} DIR, and name DIR with --source"
     )
 
 

@@ -11,7 +11,7 @@ from data_prep.sources.column_choice import choose_caption_column, list_columns
 from data_prep.sources.kinds import Format, open_source
 from data_prep.sources.source import Batch, Record
 from data_prep.sources.values import column_values
-from data_prep.sources.where import compile_where, matching_rows
+from data_prep.sources.where import columns_of, compile_where, matching_rows
 
 COUNTED_ROWS = 1 << 20
 
@@ -66,7 +66,7 @@ class Corpus:
 
         `start` and `stop` bound the numbers of the rows in the source.
         """
-        tested = [] if self.where is None else self.where.meta.root_names()
+        tested = [] if self.where is None else columns_of(self.where)
         needed = [name for name in self.columns if name in {*columns, *tested}]
         first = start
         for batch in self.source.batches(needed, with_images=with_images, start=start, stop=stop):
@@ -93,7 +93,7 @@ class Corpus:
                 yield np.arange(first, min(first + COUNTED_ROWS, self.rows))
             return
         first = 0
-        for batch in self.source.batches(self.where.meta.root_names(), with_images=False):
+        for batch in self.source.batches(columns_of(self.where), with_images=False):
             yield first + np.array(matching_rows(batch.table, self.where), np.int64)
             first += batch.table.num_rows
 

@@ -11,6 +11,7 @@ import pyarrow as pa
 
 from data_prep.rejection import RejectedError
 from data_prep.sources.columns import to_array
+from data_prep.sources.links import LinkCounts
 from data_prep.sources.picture_files import read_bounded
 from data_prep.sources.sidecars import Sidecars, caption_name, look_into, sidecar_notes, stem
 from data_prep.sources.source import READ_ROWS, Batch
@@ -104,6 +105,7 @@ class FolderSource:
     """
 
     image_column = None
+    downloads: LinkCounts | None = None
 
     def __init__(self, root: Path, listing: Listing) -> None:
         self.root = root

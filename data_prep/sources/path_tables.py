@@ -50,7 +50,6 @@ class PathTableSource(RowSource):
                 if i % MARKED_ROWS == 0:
                     self.marks.add(rows + 1, number, next_row())
                 if rows == 0:
-                    refuse_links(source, record)
                     self.image_column = choose_path_column(source, record, image_column)
                 types.see(record)
                 rows += 1
@@ -119,9 +118,9 @@ def read_cells(
 
     ValueError names the line that has more or fewer cells, or an open quote.
     """
+    delimiter, cells = first_cells(path)
+    refuse_links(str(path), cells)
     with path.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
-        delimiter = choose_delimiter(path, file.readline(LINE_CHARS_CAP))
-        file.seek(0)
         # Not the file itself, which tells no position while it is iterated over.
         reader = csv.reader(iter(file.readline, ""), delimiter=delimiter, strict=True)
         skipped = 0
@@ -153,6 +152,14 @@ def read_cells(
                 f"source: {path} line {line}: {error}; mend the line (a cell that "
                 "begins with a quote ends with one, quotes inside are doubled)"
             ) from error
+
+
+def first_cells(path: Path) -> tuple[str, list[str]]:
+    """The delimiter of a CSV or TSV file, and its first line cut there, quotes as they are."""
+    with path.open(encoding="utf-8-sig", errors="surrogateescape") as file:
+        line = file.readline(LINE_CHARS_CAP).rstrip("\n")
+    delimiter = choose_delimiter(path, line)
+    return delimiter, line.split(delimiter)
 
 
 def choose_delimiter(path: Path, first: str) -> str:

@@ -11,6 +11,7 @@ from typing import Any
 import pyarrow as pa
 
 from data_prep.sources.columns import to_array
+from data_prep.sources.links import LinkCounts
 from data_prep.sources.source import READ_ROWS, Batch
 
 MARKED_ROWS = 1024
@@ -50,6 +51,7 @@ class RowSource(ABC):
     rows: int
     notes: list[str]
     image_column: str | None = None
+    downloads: LinkCounts | None = None
     marks: Marks
 
     @abstractmethod

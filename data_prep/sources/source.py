@@ -7,6 +7,7 @@ from typing import Any, Protocol
 import pyarrow as pa
 
 from data_prep.rejection import Reason
+from data_prep.sources.links import LinkCounts
 
 READ_ROWS = 256  # rows in memory at once: at 4 MB a picture, 1 GB where a batch holds pictures
 
@@ -47,6 +48,7 @@ class Source(Protocol):
     schema: pa.Schema  # the columns; the pictures are not among them
     rows: int
     notes: list[str]  # what was decided or left alone, a line each, for the user to see
+    downloads: LinkCounts | None  # what became of the links, where img2dataset fetched it
 
     @property
     def image_column(self) -> str | None:

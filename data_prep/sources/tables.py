@@ -13,6 +13,7 @@ from data_prep.sources.column_choice import (
     choose_image_column,
     holds_text,
 )
+from data_prep.sources.links import LinkCounts
 from data_prep.sources.picture_files import PictureRoot
 from data_prep.sources.source import Batch
 from data_prep.sources.values import column_values
@@ -20,6 +21,8 @@ from data_prep.sources.values import column_values
 
 class TableSource(ABC):
     """A source whose rows come as tables, pictures included."""
+
+    downloads: LinkCounts | None = None
 
     def __init__(
         self,

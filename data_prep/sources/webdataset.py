@@ -19,6 +19,7 @@ from data_prep.rejection import RejectedError
 from data_prep.sources.columns import ColumnTypes
 from data_prep.sources.find import find_files
 from data_prep.sources.folder import PICTURE_SUFFIXES, describe_suffixes
+from data_prep.sources.links import counts_of_tars
 from data_prep.sources.picture_files import read_bounded
 from data_prep.sources.rows import MARKED_ROWS, Marks, Row, RowSource, parse_object
 from data_prep.sources.sidecars import TEXT_BYTES_CAP
@@ -66,6 +67,7 @@ class WebDatasetSource(RowSource):
         self.paths = find_files(source, (".tar",))
         self.image_column = image_column
         self.notes = []
+        self.downloads = counts_of_tars(self.paths)
         self.look_through(source)
 
     def files(self) -> list[dict[str, Any]]:

@@ -8,7 +8,7 @@ def compile_where(where: str, source: str, schema: pa.Schema) -> pl.Expr:
     """The expression, checked against the columns. ValueError if it is not a row test."""
     try:
         expression = pl.sql_expr(where)
-        names = expression.meta.root_names()
+        names = columns_of(expression)
         missing = [name for name in names if name not in schema.names]
         if missing:
             raise ValueError(
@@ -27,7 +27,12 @@ def compile_where(where: str, source: str, schema: pa.Schema) -> pl.Expr:
     return expression
 
 
+def columns_of(expression: pl.Expr) -> list[str]:
+    """The columns that an expression reads, each once."""
+    return list(dict.fromkeys(expression.meta.root_names()))
+
+
 def matching_rows(table: pa.Table, expression: pl.Expr) -> list[int]:
     """Numbers of the rows that pass; unknown counts as false, as in SQL."""
-    frame = pl.DataFrame(table.select(expression.meta.root_names()))
+    frame = pl.DataFrame(table.select(columns_of(expression)))
     return frame.select(expression).to_series().arg_true().to_list()
