@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from jsonargparse import ArgumentParser, set_parsing_settings
-from werkzeug.serving import make_server
+from werkzeug.serving import WSGIRequestHandler, make_server
 
 from pretrain import load
 from pretrain.checks import check_between, check_positive
@@ -40,6 +40,13 @@ class SearchOptions:
         check_between({"--top": self.top}, 1, 1001)
 
 
+class QuietHandler(WSGIRequestHandler):
+    """No line for each request: a page has one a picture."""
+
+    def log_request(self, code: int | str = "-", size: int | str = "-") -> None:
+        """Faults are still logged."""
+
+
 def serve(model: Path, directory: Path, options: SearchOptions) -> None:
     """Serve the page until interrupted."""
     loaded = load(model, device=options.device, batch=options.batch)
@@ -47,7 +54,9 @@ def serve(model: Path, directory: Path, options: SearchOptions) -> None:
     hosts = _LOOPBACK if options.host in _LOCAL else None
     page = SearchPage(collection, directory.resolve().name, options.top, hosts)
     try:
-        server = make_server(options.host, options.port, page, threaded=True)
+        server = make_server(
+            options.host, options.port, page, threaded=True, request_handler=QuietHandler
+        )
     except SystemExit as error:  # its way of saying that the address cannot be had
         raise ValueError(
             f"--host={options.host} --port={options.port} cannot be had: choose another --port"

@@ -17,7 +17,10 @@ from pretrain.pictures import PIXELS_CAP
 from pretrain.search.index import build_index, nearest
 from pretrain.shard_format import read_manifest, tier_for
 
+# Decoders of its own only: Pillow would give others, such as EPS, to a foreign program.
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
 THUMBNAIL_PX = 320  # longest side: a card is at most 250 wide
+CAP = f"{PIXELS_CAP / 1e6:.0f} million"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,13 +92,15 @@ class Collection:
 def open_picture(file: bytes) -> Image.Image:
     """A picture whose pixels are not read yet; ValueError where it is none, or too large."""
     try:
-        picture = Image.open(io.BytesIO(file))
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise ValueError("this file is no picture that can be read") from error
+        picture = Image.open(io.BytesIO(file), formats=FORMATS)
+    except Image.DecompressionBombError as error:
+        raise ValueError(f"this picture has over {CAP} pixels: choose a smaller one") from error
+    except (OSError, ValueError, SyntaxError) as error:
+        raise ValueError(f"this file is no picture of {', '.join(FORMATS)}") from error
     if picture.width * picture.height > PIXELS_CAP:
         raise ValueError(
-            f"this picture has {picture.width} × {picture.height} pixels, the most is "
-            f"{PIXELS_CAP / 1e6:.0f} million: choose a smaller one"
+            f"this picture has {picture.width} × {picture.height} pixels, over {CAP}: choose "
+            "a smaller one"
         )
     return picture
 

@@ -94,7 +94,7 @@ class SearchPage:
             raise NotFound
         try:
             jpeg = self._collection.thumbnail(row)
-        except ValueError as fault:
+        except (ValueError, OSError) as fault:
             raise NotFound from fault
         return Response(jpeg, mimetype="image/jpeg", headers={"Cache-Control": "max-age=3600"})
 
