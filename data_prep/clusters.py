@@ -3,7 +3,7 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from data_prep.embeddings import Embeddings
+from pretrain.data.embeddings import Embeddings
 
 ITERATIONS = 25
 # Rows a cluster that the centroids are fitted on, FAISS's own default: with 10,000 clusters of 512

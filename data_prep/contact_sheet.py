@@ -12,11 +12,11 @@ from PIL import Image
 
 from data_prep.kept import IMAGE_PX
 from data_prep.reading import TierReader, spaced_rows
+from pretrain.pictures import PIXELS_CAP
 from pretrain.shard_format import SENTENCE_START, Manifest, tier_for
 from pretrain.tokens.tokenizer import open_tokenizer
 
 SHEET_PX = 240  # longest side of a picture on the contact sheet
-MAX_PIXELS = 64_000_000
 CLASS_NAMES = {1: "noun", 2: "adjective", 3: "verb"}
 OTHER = "other"
 
@@ -119,7 +119,7 @@ def opened(jpeg: bytes) -> Image.Image | None:
     """The picture, or None if it is none."""
     try:
         picture = Image.open(io.BytesIO(jpeg), formats=["JPEG"])
-        if picture.width * picture.height > MAX_PIXELS:
+        if picture.width * picture.height > PIXELS_CAP:
             return None
         return picture.convert("RGB")
     except (OSError, ValueError, SyntaxError):

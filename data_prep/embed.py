@@ -19,14 +19,6 @@ from numpy.typing import NDArray
 from PIL import Image
 from tqdm import tqdm
 
-from data_prep.embeddings import (
-    BEGUN_FILE,
-    EMBEDDINGS_FILE,
-    EmbeddingsInfo,
-    Kind,
-    read_info,
-    shard_file,
-)
 from data_prep.pool import RunOptions, usable_workers
 from data_prep.reading import TierReader
 from data_prep.tasks import LOCK_FILE, locked
@@ -34,6 +26,14 @@ from data_prep.work import writing
 from data_prep.writer import array_file
 from pretrain import load
 from pretrain.checks import check_positive
+from pretrain.data.embeddings import (
+    BEGUN_FILE,
+    EMBEDDINGS_FILE,
+    EmbeddingsInfo,
+    Kind,
+    read_info,
+    shard_file,
+)
 from pretrain.files import rename_durably, write_durably
 from pretrain.shard_format import Manifest, embeddings_folder, read_manifest, tier_for
 
@@ -41,7 +41,6 @@ if TYPE_CHECKING:
     from pretrain.inference import Model
 
 KINDS: tuple[Kind, ...] = ("image", "text")
-EXPORT_FOLDER = "export"  # of a run folder
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,7 +86,7 @@ def embed(model_folder: Path, directory: Path, options: EmbedOptions) -> str:
     manifest = read_manifest(directory)
     folder = embeddings_folder(directory, options.out, "--out")
     _check_names(directory, manifest, options)
-    model = load(export_folder(model_folder), device=options.device, batch=options.batch)
+    model = load(model_folder, device=options.device, batch=options.batch)
     tier = options.tier or tier_for(manifest, model.image_px)
     _note_small_pictures(manifest, tier, model.image_px)
     shard_samples = [shard.samples for shard in manifest.tiers[tier].shards]
@@ -112,12 +111,6 @@ def embed(model_folder: Path, directory: Path, options: EmbedOptions) -> str:
         f"(tier {tier}, {info.image_px} px) and texts ({info.caption or 'the first caption'})"
     )
     return f"{folder}: {missing} shards are left to other processes" if missing else done
-
-
-def export_folder(model: Path) -> Path:
-    """The export that MODEL means: the folder itself, or that inside a run folder."""
-    inside = model / EXPORT_FOLDER
-    return inside if inside.is_dir() else model
 
 
 def _check_names(directory: Path, manifest: Manifest, options: EmbedOptions) -> None:

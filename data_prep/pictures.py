@@ -7,12 +7,11 @@ from dataclasses import dataclass
 from PIL import Image
 
 from data_prep.rejection import RejectedError
-from pretrain.pictures import upright_rgb
+from pretrain.pictures import PIXELS_CAP, upright_rgb
 
 # Only these decoders may run: a corpus must not reach Pillow's less trodden ones (EPS starts a
 # PostScript interpreter).
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")
-PIXELS_CAP = 64_000_000  # 192 MB decoded; a header may claim 60000x60000 in a few bytes
 # Every tier is JPEG, and libjpeg writes no longer side (JPEG_MAX_DIMENSION in its jmorecfg.h).
 SIDE_PX_CAP = 65_500
 # Up to this shortest side the chroma planes keep full resolution: halved, a 64 px drawing would

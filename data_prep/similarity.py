@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from data_prep.embeddings import Embeddings, open_embeddings
 from data_prep.reading import base_weights, smallest_tier
 from data_prep.writer import array_file
+from pretrain.data.embeddings import Embeddings, open_embeddings
 from pretrain.files import write_durably
 from pretrain.shard_format import Manifest, read_manifest, weights_file
 

@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 
 from data_prep.clusters import cluster
-from data_prep.embeddings import open_embeddings
 from data_prep.reading import sample_metadata
 from data_prep.writer import array_file
 from pretrain.checks import check_between, check_positive
+from pretrain.data.embeddings import open_embeddings
 from pretrain.files import write_durably
 from pretrain.shard_format import Manifest, read_manifest, weights_file
 

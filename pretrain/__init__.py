@@ -6,9 +6,11 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from pretrain.inference import Model
 
+EXPORT_FOLDER = "export"  # of a run folder
+
 
 def load(path: Path | str, *, device: str = "cpu", batch: int = 64) -> "Model":
-    """An exported folder as a model that embeds, classifies and searches.
+    """A model that embeds, classifies and searches, of an exported folder or a run folder's.
 
     device: any of torch's names, or "auto": CUDA if there. batch: pictures or texts per forward.
     Raises ValueError or FileNotFoundError, one line that names the remedy, where the folder is not
@@ -16,4 +18,5 @@ def load(path: Path | str, *, device: str = "cpu", batch: int = 64) -> "Model":
     """
     from pretrain.inference import Model  # seconds of imports that nobody else pays for
 
-    return Model(path, device=device, batch=batch)
+    inside = Path(path) / EXPORT_FOLDER
+    return Model(inside if inside.is_dir() else path, device=device, batch=batch)

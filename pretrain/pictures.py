@@ -25,6 +25,8 @@ PROFILE_SPACE = slice(16, 20)
 PROFILE_MODES = {b"RGB ": "RGB", b"GRAY": "L", b"CMYK": "CMYK"}
 # The many profiles called sRGB differ by rounding; what they would change is not worth the time.
 SAME_COLOUR = 2  # of 255
+# 192 MB decoded; a header may claim 60000x60000 in a few bytes: checked before pixels are read.
+PIXELS_CAP = 64_000_000
 
 
 def upright_rgb(picture: Image.Image) -> Image.Image:

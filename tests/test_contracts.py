@@ -34,8 +34,8 @@ LAYERS = [
     ["models.positions", "models.image_tower", "models.text_tower", "models.presets", "models.clip",
      "models.build", "models.starting"],
     ["data.weights", "data.order", "data.images", "data.augment", "data.shards", "data.recaptions",
-     "data.cache", "data.index", "data.dataset", "data.collate", "data.ahead", "data.workers",
-     "data.loader", "data.feed", "data.bench"],
+     "data.embeddings", "data.cache", "data.index", "data.dataset", "data.collate", "data.ahead",
+     "data.workers", "data.loader", "data.feed", "data.bench"],
     ["losses.objective", "losses.pairs", "losses.softmax", "losses.sigmoid", "losses.options",
      "losses.build"],
     ["engine.precision", "engine.ds_config", "engine.schedule", "engine.optimizers",
@@ -60,6 +60,7 @@ LAYERS = [
      "export.open_clip", "export.card", "export.command", "export.__main__",
      "export.source", "export.from_open_clip", "export.from_transformers", "export.importing"],
     ["inference"],
+    ["search.index", "search.collection", "search.page", "search.__main__"],
     ["evaluate", "train", "launch", "preflight", "convert"],
 ]  # fmt: skip
 ORDER = {name: place for place, name in enumerate(name for row in LAYERS for name in row)}
@@ -123,7 +124,7 @@ def test_only_the_engine_room_imports_deepspeed():
 def test_data_preparation_imports_no_torch_and_of_training_only_the_contract():
     drawing = {f"report.{name}" for name in ("figures", "table", "chart", "histogram", "template")}
     allowed = {"shard_format", "files", "remote", "checks", "pictures", "tokens", "data.weights"}
-    allowed.add("data.recaptions")
+    allowed |= {"data.recaptions", "data.embeddings"}
     allowed |= drawing
     # Embeddings are a trained model's, so one command runs one; it imports torch only when it runs.
     runs_a_model = {"embed.py": {"load", "inference"}}

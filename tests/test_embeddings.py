@@ -24,8 +24,8 @@ from tiny_runs import ROOT
 import pretrain
 from data_prep.__main__ import main as data_prep
 from data_prep.build import build_dataset
-from data_prep.embeddings import EmbeddingsInfo, open_embeddings
 from pretrain.data.dataset import Dataset
+from pretrain.data.embeddings import EmbeddingsInfo, open_embeddings
 from pretrain.data.weights import open_weights
 from pretrain.shard_format import read_manifest
 

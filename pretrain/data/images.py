@@ -11,7 +11,8 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-_MAX_PIXELS = 64_000_000  # a header can claim 60000x60000: checked before anything is allocated
+from pretrain.pictures import PIXELS_CAP
+
 CROP_DRAWS = 4
 # shortest_side_crop: the centre square, bicubic. squash: the whole picture stretched to the square,
 # bilinear, which CLIPA v2's configs evaluate by ("works better").
@@ -41,8 +42,8 @@ class CropOptions:
 def decode(jpeg: bytes) -> NDArray[np.uint8]:
     """(H, W, 3) RGB; ValueError on anything but a whole, sane JPEG."""
     height, width, _, _ = simplejpeg.decode_jpeg_header(jpeg, strict=True)
-    if height * width > _MAX_PIXELS:
-        raise ValueError(f"{width}x{height} pixels is over the {_MAX_PIXELS} cap")
+    if height * width > PIXELS_CAP:
+        raise ValueError(f"{width}x{height} pixels is over the {PIXELS_CAP} cap")
     return simplejpeg.decode_jpeg(jpeg, colorspace="RGB", strict=True)
 
 

@@ -107,3 +107,30 @@ def open_embeddings(directory: Path, manifest: Manifest, name: str) -> Embedding
             f"remove it and {AGAIN}"
         )
     return Embeddings(folder=folder, info=info)
+
+
+def fitting_embeddings(
+    directory: Path, manifest: Manifest, model_fingerprint: str, name: str | None
+) -> Embeddings | None:
+    """Embeddings by this model of this state of the dataset: those of a name, or the first found.
+
+    None where no name is asked for and none fit. FileNotFoundError or ValueError where those of
+    the name do not.
+    """
+    if name is not None:
+        found = open_embeddings(directory, manifest, name)
+        if found.info.model_fingerprint != model_fingerprint:
+            raise ValueError(
+                f"--embeddings={name!r}: {found.folder} was made by another model (fingerprint "
+                f"{found.info.model_fingerprint[:12]}, asked for {model_fingerprint[:12]}): give "
+                "that model, or leave --embeddings out"
+            )
+        return found
+    for file in sorted((directory / "embeddings").glob(f"*/{EMBEDDINGS_FILE}")):
+        info = read_info(file)
+        if (info.model_fingerprint, info.dataset_fingerprint) == (
+            model_fingerprint,
+            manifest.fingerprint,
+        ):
+            return Embeddings(folder=file.parent, info=info)
+    return None

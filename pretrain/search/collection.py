@@ -1,0 +1,129 @@
+"""A dataset that can be searched: its pictures, captions and keys, and the index of its vectors."""
+
+import io
+import threading
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+from tqdm import tqdm
+
+from pretrain.data.dataset import Dataset
+from pretrain.data.embeddings import fitting_embeddings
+from pretrain.inference import Model
+from pretrain.pictures import PIXELS_CAP
+from pretrain.search.index import build_index, nearest
+from pretrain.shard_format import read_manifest, tier_for
+
+# Decoders of its own only: Pillow would give others, such as EPS, to a foreign program.
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
+THUMBNAIL_PX = 320  # longest side: a card is at most 250 wide
+CAP = f"{PIXELS_CAP / 1e6:.0f} million"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Match:
+    """One picture that was found."""
+
+    row: int
+    key: str
+    caption: str
+    score: float  # cosine
+
+
+class Collection:
+    """A model and a dataset. Queries may come from many threads; the model answers one by one."""
+
+    def __init__(self, model: Model, directory: Path, embeddings: str | None, batch: int) -> None:
+        """Embeds the pictures, with a progress bar, where no embeddings of this model are there.
+
+        ValueError or FileNotFoundError name what to change.
+        """
+        manifest = read_manifest(directory)
+        self._model, self._lock = model, threading.Lock()
+        self._shown = Dataset(directory, tier_for(manifest, THUMBNAIL_PX))
+        found = fitting_embeddings(directory, manifest, model.fingerprint(), embeddings)
+        self.source = "pictures embedded now" if found is None else f"embeddings {found.folder}"
+        if found is None:
+            tier = tier_for(manifest, model.image_px)
+            vectors = _embed(model, Dataset(directory, tier), batch)
+            self._index = build_index(lambda: [(0, vectors)], manifest.samples, model.embed_dim)
+        else:
+            self._index = build_index(
+                lambda: found.shards("image"), manifest.samples, model.embed_dim
+            )
+
+    def __len__(self) -> int:
+        return len(self._shown)
+
+    def search(self, query: str | Image.Image, top: int) -> list[Match]:
+        """The pictures nearest to a text or a picture, best first."""
+        with self._lock:
+            if isinstance(query, str):
+                vector = self._model.encode_text([query])
+            else:
+                vector = self._model.encode_image([query])
+            pairs = nearest(self._index, vector[0].cpu().numpy(), top)
+        return [
+            Match(row=row, key=self._shown.key(row), caption=self._caption(row), score=score)
+            for row, score in pairs
+        ]
+
+    def thumbnail(self, row: int) -> bytes:
+        """JPEG of at most THUMBNAIL_PX. ValueError where the picture is damaged."""
+        jpeg = self._shown.read(row).jpeg
+        picture = open_picture(jpeg)
+        if max(picture.size) <= THUMBNAIL_PX:
+            return jpeg
+        picture.draft("RGB", (THUMBNAIL_PX, THUMBNAIL_PX))
+        picture.thumbnail((THUMBNAIL_PX, THUMBNAIL_PX))
+        content = io.BytesIO()
+        picture.convert("RGB").save(content, "JPEG", quality=88)
+        return content.getvalue()
+
+    def _caption(self, row: int) -> str:
+        """The sample's first caption."""
+        captions = self._shown.read_json(row)["captions"]
+        return next((captions[n] for n in self._shown.manifest.captions if captions.get(n)), "")
+
+
+def open_picture(file: bytes) -> Image.Image:
+    """A picture whose pixels are not read yet; ValueError where it is none, or too large."""
+    try:
+        picture = Image.open(io.BytesIO(file), formats=FORMATS)
+    except Image.DecompressionBombError as error:
+        raise ValueError(f"this picture has over {CAP} pixels: choose a smaller one") from error
+    except (OSError, ValueError, SyntaxError) as error:
+        raise ValueError(f"this file is no picture of {', '.join(FORMATS)}") from error
+    if picture.width * picture.height > PIXELS_CAP:
+        raise ValueError(
+            f"this picture has {picture.width} × {picture.height} pixels, over {CAP}: choose "
+            "a smaller one"
+        )
+    return picture
+
+
+def _embed(model: Model, dataset: Dataset, batch: int) -> NDArray[np.float32]:
+    """(samples, E) of all pictures. ValueError names a sample whose picture cannot be read."""
+    vectors = np.empty((len(dataset), model.embed_dim), np.float32)
+    with tqdm(total=len(dataset), unit=" pictures", desc="embed", disable=None) as bar:
+        for first in range(0, len(dataset), batch):
+            rows = range(first, min(first + batch, len(dataset)))
+            pictures = [_picture(dataset, row) for row in rows]
+            vectors[first : rows.stop] = model.encode_image(pictures).cpu().numpy()
+            bar.update(len(rows))
+    return vectors
+
+
+def _picture(dataset: Dataset, row: int) -> Image.Image:
+    try:
+        picture = open_picture(dataset.read(row).jpeg)
+        picture.load()
+        return picture
+    except (OSError, ValueError) as error:
+        raise ValueError(
+            f"{dataset.directory}, tier {dataset.tier}, sample {dataset.key(row)}: {error}; copy "
+            "the dataset again or build it again"
+        ) from error
