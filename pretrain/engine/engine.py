@@ -315,6 +315,7 @@ class Engine:
     def close(self) -> None:
         """Give back what the engine holds, before the next stage builds its own."""
         self.engine.destroy()
+        torch.compiler.reset()  # compiled code holds the weights, and is no use to other ones
 
 
 def _of_format_1(state: dict[str, Any]) -> dict[str, Any]:

@@ -9,7 +9,8 @@ Shares of the peak, over all FLOPs executed:
               forwards a sample; they recompute activations, so a third more is executed.
   h100  0.20  NeMo's published CLIP g/14, 117 images/s a GPU: 204 TFLOP/s. A fork of open_clip
               (arXiv 2604.27932, B/16 at 112 px) reaches 9 %: a share is a wish until measured.
-  h200, l40s, rtx4090: nothing is published for CLIP; the H100's share is assumed.
+  h200  0.29  this code, B/16 at 112 px, 2,048 samples a rank, not compiled (docs/speed.md).
+  l40s, rtx4090: nothing is published for CLIP; the H100's share is assumed.
   cpu   0.45  the demo's reduced stage: 2,098 images/s on two cores, bf16.
 """
 
@@ -38,7 +39,7 @@ HARDWARE = {
         peak_tflops=989.4, memory_gib=80, watts=700, mfu=0.20, link_gb_per_s=450, marks=("H100",)
     ),
     "h200": Hardware(
-        peak_tflops=989.4, memory_gib=141, watts=700, mfu=0.20, link_gb_per_s=450, marks=("H200",)
+        peak_tflops=989.4, memory_gib=141, watts=700, mfu=0.29, link_gb_per_s=450, marks=("H200",)
     ),
     "a100-80g": Hardware(
         peak_tflops=312, memory_gib=80, watts=400, mfu=0.33, link_gb_per_s=300,
