@@ -60,6 +60,8 @@ def host_batches(shape: Shape, *, pinned: bool) -> list[Batch]:
                 keep_index=None,
                 augment=draws.random((shape.batch, AUGMENT_DRAWS), np.float32),
                 replaced={},
+                replaced_first={},
+                replaced_in_a_row=0,
             )
         )
     return found

@@ -79,7 +79,7 @@ def start(timeout_s: float = 3600.0) -> Runtime:
 def _share_cores() -> None:
     """Give each rank its share of the cores; the deepspeed launcher alone does not."""
     if "OMP_NUM_THREADS" not in os.environ:
-        torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // ranks_on_node()))
+        torch.set_num_threads(cores_of_a_rank())
 
 
 def ranks_on_node() -> int:
@@ -87,6 +87,11 @@ def ranks_on_node() -> int:
     either, all of them."""
     told = [os.environ.get(name) for name in ("LOCAL_WORLD_SIZE", "LOCAL_SIZE", "WORLD_SIZE")]
     return next((int(ranks) for ranks in told if ranks), 1)
+
+
+def cores_of_a_rank() -> int:
+    """This rank's share of the cores that its node lets it use, at least 1."""
+    return max(len(os.sched_getaffinity(0)) // ranks_on_node(), 1)
 
 
 def _free_port() -> int:

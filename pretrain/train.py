@@ -115,7 +115,7 @@ def run_stage(job: Job, index: int, state: RunState, tag: str | None, signals: S
         result, rate = _train_step(
             job, engine, stage, batch, state.stage_step, stop=asked, measure=logs
         )
-        meter.stepped(batch.host["replaced"])
+        meter.stepped(batch.host)
         state = replace(
             count_skip(job, stage, state, result),
             stage_step=state.stage_step + 1,
@@ -239,12 +239,16 @@ def _count_replaced(job: Job, state: RunState, of_ranks: list[RankReading]) -> R
     for of_rank in of_ranks:
         for reason, count in of_rank.replaced.items():
             total[reason] = total.get(reason, 0) + count
-    for reason in total:
-        job.log.say_once(
-            f"replaced {reason}",
-            f"samples are unusable and replaced by others: {reason} (counted in metrics.jsonl)",
-        )
-    check_failures(total, state.samples_seen, job.recipe.data.failures, job.dataset.directory)
+        for reason, fault in of_rank.replaced_first.items():
+            job.log.say_once(
+                f"replaced {reason}",
+                f"{fault}: replaced by another, as all that are unusable (counted in "
+                "metrics.jsonl)",
+            )
+    in_a_row = max(of_rank.replaced_in_a_row for of_rank in of_ranks)
+    check_failures(
+        total, state.samples_seen, in_a_row, job.recipe.data.failures, job.dataset.directory
+    )
     return replace(state, replaced=total)
 
 

@@ -26,6 +26,8 @@ def host_batches(*, pinned: bool, kept: bool = True) -> Iterator[Batch]:
             keep_index=draws.integers(0, 36, (BATCH, 9)) if kept else None,
             augment=draws.random((BATCH, AUGMENT_DRAWS), np.float32),
             replaced={},
+            replaced_first={},
+            replaced_in_a_row=0,
         )
 
 

@@ -58,11 +58,11 @@ def test_replacing_alone_never_stops_a_rank_but_a_damaged_dataset_does(copy):
 
 def test_the_share_of_replaced_samples_is_judged_over_all_ranks_from_ten_thousand_on():
     options, directory = FailureOptions(max_share=0.001), Path("DIR")
-    check_failures({"crc_mismatch": 9_999}, 9_999, options, directory)
-    check_failures({"crc_mismatch": 4, "undecodable": 6}, 10_000, options, directory)
-    check_failures({}, 10_000, FailureOptions(max_share=0.0), directory)
+    check_failures({"crc_mismatch": 9_999}, 9_999, 0, options, directory)
+    check_failures({"crc_mismatch": 4, "undecodable": 6}, 10_000, 0, options, directory)
+    check_failures({}, 10_000, 0, FailureOptions(max_share=0.0), directory)
     with pytest.raises(StoppedError) as stopped:
-        check_failures({"undecodable": 7, "crc_mismatch": 4}, 10_000, options, directory)
+        check_failures({"undecodable": 7, "crc_mismatch": 4}, 10_000, 0, options, directory)
     message = str(stopped.value)
     assert "\n" not in message
     for part in ("11 of 10,000", "0.11%", "crc_mismatch 4, undecodable 7", "0.001", "DIR"):
@@ -71,6 +71,23 @@ def test_the_share_of_replaced_samples_is_judged_over_all_ranks_from_ten_thousan
     for share in (-0.1, 1.1, float("nan")):
         with pytest.raises(ValueError, match="max_share"):
             FailureOptions(max_share=share)
+
+
+def test_samples_that_fail_in_a_row_are_counted_named_and_bounded(copy):
+    damage(copy, [2, 3, 4, 9])
+    whole = Dataset(copy, "full")
+    batch = collator(copy)(np.arange(12), np.arange(12))
+    assert batch["replaced_in_a_row"] == 3
+    assert batch["replaced_first"] == {
+        "crc_mismatch": f"sample {whole.key(2)}: crc_mismatch (member jpg)"
+    }
+    assert collator(copy)(np.arange(4), np.arange(10, 14))["replaced_in_a_row"] == 0
+    options, directory = FailureOptions(), Path("DIR")
+    check_failures({"crc_mismatch": 100}, 500, 100, options, directory)
+    with pytest.raises(StoppedError, match=r"101 samples in a row.*max_in_a_row=100.*DIR.*raise"):
+        check_failures({"crc_mismatch": 101}, 500, 101, options, directory)
+    with pytest.raises(ValueError, match=r"data\.failures\.max_in_a_row=0"):
+        FailureOptions(max_in_a_row=0)
 
 
 def wrong_writer(dataset: Path, changes: dict[int, tuple[str, bytes]]) -> None:

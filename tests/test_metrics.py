@@ -89,7 +89,7 @@ def read_on_a_rank(rank: int):
             time.sleep(wait_s)
             meter.waited(wait_s)
         result = one_step(engine, case, 1)
-        meter.stepped({})
+        meter.stepped({"replaced": {}, "replaced_first": {}, "replaced_in_a_row": 0})
         return meter.read(all_ranks(meter.of_this_rank(result.ready_s)))
 
     usual = reading()

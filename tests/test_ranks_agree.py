@@ -43,23 +43,27 @@ def count_on_a_rank(rank: int):
     from pretrain.run.meter import Meter, Workload
     from pretrain.train import _count_replaced
 
+    said: list[str] = []
     job = SimpleNamespace(
         recipe=SimpleNamespace(data=SimpleNamespace(failures=FailureOptions(max_share=0.001))),
         dataset=SimpleNamespace(directory="DIR"),
-        log=SimpleNamespace(say_once=lambda *_: None),
+        log=SimpleNamespace(say_once=lambda what, line: said.append(line)),
     )
     meter = Meter(Workload(batch_samples=64), torch.device("cpu"))
     state = RunState(samples_seen=MOST)
-    meter.stepped({"crc_mismatch": 10 * rank})
+    first = {"crc_mismatch": f"sample {rank}"} if rank else {}
+    bad = {"replaced_first": first, "replaced_in_a_row": 3 * rank}
+    meter.stepped({"replaced": {"crc_mismatch": 10 * rank}, **bad})
     state = _count_replaced(job, state, all_ranks(meter.of_this_rank(0.0)))
-    first = state.replaced
-    meter.stepped({"crc_mismatch": rank, "undecodable": rank})
+    counted = state.replaced
+    meter.stepped({"replaced": {"crc_mismatch": rank, "undecodable": rank}, **bad})
     try:
         _count_replaced(job, state, all_ranks(meter.of_this_rank(0.0)))
         message = None
     except StoppedError as error:
         message = str(error)
-    return first, message
+    assert any(line.startswith("sample 1: replaced by another") for line in said), said
+    return counted, message
 
 
 def test_unusable_samples_of_one_rank_stop_all_at_the_same_step():

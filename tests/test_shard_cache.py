@@ -22,7 +22,7 @@ from forked_runs import train
 from data_prep.__main__ import main as data_prep
 from data_prep.build import build_dataset
 from pretrain.data import shards
-from pretrain.data.ahead import ReadAhead
+from pretrain.data.ahead import ReadAhead, cache_shortage
 from pretrain.data.cache import ShardOptions
 from pretrain.data.dataset import Dataset
 from pretrain.data.order import SampleOrder
@@ -273,3 +273,66 @@ def test_the_next_window_is_there_before_it_is_needed(server, near, tmp_path, mo
             assert len(list((tmp_path / "c").glob("*.tar"))) <= 2 * 8
     ahead.close()
     assert max(server.asked[name] for name in server.asked if name.endswith(".tar")) == 1
+
+
+def test_what_is_read_ahead_is_given_up_with_the_loader(server, near, tmp_path):
+    dataset = Dataset(near, "full", shards=far(server, tmp_path / "c", timeout_s=300.0))
+    server.hanging.clear()
+    ahead = ReadAhead(dataset, SampleOrder(samples=COUNT, seed=0), 0, 1)
+    ahead.at(0)
+    end = time.monotonic() + 10
+    while not list((tmp_path / "c").glob("*.part")):
+        assert time.monotonic() < end
+        time.sleep(0.01)
+    ahead.close()
+    while ahead_threads():
+        assert time.monotonic() < end, "the server hangs, and so would the end of the process"
+        time.sleep(0.01)
+    assert not list((tmp_path / "c").glob("*.part"))
+
+
+def ahead_threads() -> list[str]:
+    return [one.name for one in threading.enumerate() if one.name.startswith("ahead")]
+
+
+def test_a_cache_that_holds_less_than_two_windows_is_told_of(near, server, tmp_path, monkeypatch):
+    monkeypatch.setattr("pretrain.data.order.CHUNK_SAMPLES", 2)
+    order = SampleOrder(samples=COUNT, seed=0, window_samples=8)
+    shards = read_manifest(near).tiers["full"].shards
+    largest = max(shard.bytes for shard in shards)
+
+    def warning(copies: float, ranks: int = 1) -> str | None:
+        cache = far(server, tmp_path / "c", copies * largest / 2**30)
+        return cache_shortage(Dataset(near, "full", shards=cache), order, 0, 0, ranks)
+
+    # Two windows of eight samples, each of a shard of its own, and a border's part of a chunk.
+    found = warning(12)
+    assert found is not None and "data.shards.cache_gib" in found
+    assert "lower data.shuffle_window_samples" in found
+    assert warning(20) is None and warning(COUNT) is None
+    assert (
+        cache_shortage(Dataset(near, "full", shards=far(server, tmp_path)), order, 0, 0, 1) is None
+    )
+    plain = Dataset(near, "full", shards=far(server, tmp_path / "c"))
+    plain._cache = None
+    assert cache_shortage(plain, order, 0, 0, 1) is None
+
+
+def test_a_tier_that_was_not_fetched_is_named_with_the_command(tiny_tiers, tmp_path):
+    server = Server(tiny_tiers)
+    try:
+        words = ["--url", server.url, "--tiers", "full"]
+        assert data_prep(["fetch", str(tmp_path / "near"), *words]) == 0
+        Dataset(tmp_path / "near", "full", shards=far(server, tmp_path / "c"))
+        with pytest.raises(FileNotFoundError, match=r"data_prep fetch .*near --url .* --tiers 16"):
+            Dataset(tmp_path / "near", "16", shards=far(server, tmp_path / "c"))
+    finally:
+        server.close()
+
+
+@pytest.fixture(scope="module")
+def tiny_tiers(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("tiers")
+    source = plain_corpus(folder / "corpus.parquet", 4)
+    build_dataset(options(source, folder / "out", tiers="16:90,full:90"))
+    return folder / "out"

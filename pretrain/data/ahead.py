@@ -44,7 +44,7 @@ class ReadAhead:
         self._asked: dict[int, list[_Asked]] = {}  # by lane: this window, and the next
         self._lock = threading.Lock()
         self._pool = ThreadPoolExecutor(_THREADS, thread_name_prefix="ahead")
-        self._closed = False
+        self._closed = threading.Event()
 
     def at(self, position: int) -> None:
         """The batch at this position is being built. Returns at once."""
@@ -65,13 +65,13 @@ class ReadAhead:
         return found
 
     def _fetch(self, first: int, stop: int) -> None:
-        if not self._closed:
+        if not self._closed.is_set():
             with suppress(OSError):  # the read itself will try again, and say what is wrong
-                self._dataset.read_ahead(first, stop)
+                self._dataset.read_ahead(first, stop, self._closed)
 
     def close(self) -> None:
-        """Ask for no more."""
-        self._closed = True
+        """Ask for no more, and give up what is under way."""
+        self._closed.set()
         self._pool.shutdown(wait=False, cancel_futures=True)
 
 
@@ -85,3 +85,34 @@ def worthwhile(dataset: Dataset, order: SampleOrder, ranks: int) -> bool:
     lanes = min(order.lanes, -(-order.lanes // ranks) * ranks_on_node())
     window = order.window_samples * lanes / order.lanes
     return 2 * window * sample_bytes < psutil.virtual_memory().total / 2
+
+
+def cache_shortage(
+    dataset: Dataset, order: SampleOrder, position: int, rank: int, ranks: int
+) -> str | None:
+    """A warning where the node's copies of shards have no room for what its ranks need of this
+    shuffle window and the next: then they are fetched again and again. None where all is well.
+
+    Reckoned from this rank's lanes, as if the node's other ranks had as much of their own.
+    """
+    if dataset.cache_bytes is None:
+        return None
+    windows = order.windows(position, rank, ranks)
+    wanted = {
+        shard
+        for window in (*windows, *map(order.following, windows))
+        for first, stop in order.stretches(window)
+        for shard in dataset.shards_of(first, stop)
+    }
+    shards = dataset.manifest.tiers[dataset.tier].shards
+    own = sum(shards[shard].bytes for shard in wanted)
+    if order.lanes >= ranks:
+        own *= ranks_on_node()
+    needed = min(own, sum(shard.bytes for shard in shards))
+    if needed <= dataset.cache_bytes:
+        return None
+    return (
+        f"warning: data.shards.cache_gib={dataset.cache_bytes / 2**30:.3g}, this node's ranks need "
+        f"{needed / 2**30:.3g} GiB of shards for two shuffle windows: what was removed is fetched "
+        "again; raise it, or lower data.shuffle_window_samples"
+    )

@@ -21,6 +21,7 @@ _USED_EVERY_S = 60.0
 _COPY, _PART = re.compile(r"[0-9a-f]{32}\.tar"), re.compile(r"[0-9a-f]{32}-\d+-\d+\.part")
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 _TRIES = itertools.count()
+_LOOKED_EVERY_S = 0.1  # whether a shard under way is still wanted
 _LOCKS = 64  # files; two shards that share one wait for each other
 
 
@@ -102,8 +103,17 @@ class ShardCache:
             with suppress(FileNotFoundError):
                 os.utime(self.path(shard))
 
-    def bring(self, shard: int) -> None:
-        """Make sure that a shard's copy is there; OSError names the source and what went wrong."""
+    @property
+    def limit_bytes(self) -> int:
+        """Size beyond which copies are removed."""
+        return self._limit
+
+    def bring(self, shard: int, given_up: threading.Event | None = None) -> None:
+        """Make sure that a shard's copy is there; OSError names the source and what went wrong.
+
+        given_up: set where nobody wants it any more; then it ends soon, by an OSError too.
+        """
+        given_up = given_up or threading.Event()
         target, info = self.path(shard), self._shards[shard]
         with self._locked(f"{int(info.sha256[:4], 16) % _LOCKS}"):
             if target.exists():
@@ -115,8 +125,9 @@ class ShardCache:
                 with self._begun(part, info.bytes):
                     _within(
                         self._options.timeout_s,
-                        lambda given_up: copy_checked(
-                            source, part, info.sha256, size=info.bytes, given_up=given_up.is_set
+                        given_up,
+                        lambda over: copy_checked(
+                            source, part, info.sha256, size=info.bytes, given_up=over.is_set
                         ),
                     )
                     part.rename(target)  # while it is held: what nobody holds is removed
@@ -190,25 +201,31 @@ def _is_left(part: Path) -> bool:
         return True
 
 
-def _within(timeout_s: float, action: Callable[[threading.Event], None]) -> None:
+def _within(
+    timeout_s: float, given_up: threading.Event, action: Callable[[threading.Event], None]
+) -> None:
     """Do it in a thread that may be left behind: a read over the network can hang for ever.
 
-    TimeoutError where it takes longer; else its own OSError.
+    TimeoutError where it takes longer, InterruptedError where it is given up; else its own OSError.
     """
-    given_up = threading.Event()
+    over = threading.Event()
     failures: list[OSError] = []
 
     def act() -> None:
         try:
-            action(given_up)
+            action(over)
         except OSError as error:
             failures.append(error)
 
     thread = threading.Thread(target=act, name="shard", daemon=True)
     thread.start()
-    thread.join(timeout_s)
+    end = time.monotonic() + timeout_s
+    while thread.is_alive() and not given_up.is_set() and time.monotonic() < end:
+        thread.join(_LOOKED_EVERY_S)
     if thread.is_alive():
-        given_up.set()
+        over.set()
+        if given_up.is_set():
+            raise InterruptedError("nobody wants it any more")
         raise TimeoutError(f"nothing whole after data.shards.timeout_s={timeout_s:g}")
     if failures:
         raise failures[0]

@@ -13,6 +13,7 @@ from typing import Any, TypedDict
 import numpy as np
 from numpy.typing import NDArray
 
+from pretrain.checks import check_positive
 from pretrain.data.augment import AUGMENT_DRAWS
 from pretrain.data.dataset import Dataset, Sample, SampleError
 from pretrain.data.images import CROP_DRAWS, CropOptions, crop_box, decode, resize
@@ -36,20 +37,33 @@ class FailureOptions:
 
     max_share: float = 0.001
     """Largest share of samples that may be replaced, over all ranks, from 10,000 samples on."""
+    max_in_a_row: int = 100
+    """Most samples in a row, in one rank's part of a batch, that may all be replaced."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.max_share <= 1:
             raise ValueError(f"max_share={self.max_share}: needs 0 <= max_share <= 1")
+        check_positive({"data.failures.max_in_a_row": self.max_in_a_row})
 
 
 def check_failures(
-    replaced: dict[str, int], samples: int, options: FailureOptions, dataset_directory: Path
+    replaced: dict[str, int],
+    samples: int,
+    in_a_row: int,
+    options: FailureOptions,
+    dataset_directory: Path,
 ) -> None:
     """StoppedError where too many of the samples read so far were unusable.
 
     replaced: unusable samples by reason, samples: those that batches were to hold; both summed over
-    all ranks since the start, so that all stop at the same step.
+    all ranks since the start, so that all stop at the same step. in_a_row: the most of any rank.
     """
+    if in_a_row > options.max_in_a_row:
+        raise StoppedError(
+            f"{in_a_row:,} samples in a row were unusable and replaced, "
+            f"data.failures.max_in_a_row={options.max_in_a_row} allows {options.max_in_a_row:,}: "
+            f"repair {dataset_directory}, or raise data.failures.max_in_a_row"
+        )
     bad = sum(replaced.values())
     if samples < _JUDGED_SAMPLES or bad <= options.max_share * samples:
         return
@@ -95,6 +109,12 @@ def text_counts(
     return None
 
 
+def _longest_run(marked: NDArray[np.bool_]) -> int:
+    """Most neighbours that are all marked."""
+    edges = np.flatnonzero(np.diff(marked, prepend=False, append=False))
+    return int((edges[1::2] - edges[::2]).max(initial=0))
+
+
 class Batch(TypedDict):
     """One rank's part of a global batch, as numpy arrays."""
 
@@ -105,6 +125,8 @@ class Batch(TypedDict):
     keep_index: NDArray[np.int64] | None  # (B, K) kept patch tokens, None for all
     augment: NDArray[np.float32]  # (B, AUGMENT_DRAWS) uniform draws for the device's part
     replaced: dict[str, int]  # unusable samples by reason
+    replaced_first: dict[str, str]  # by reason, what was wrong with the first, and its key
+    replaced_in_a_row: int  # the longest run of samples that were replaced
 
 
 @dataclass(kw_only=True)
@@ -148,16 +170,22 @@ class Collator:
             images = np.empty((len(rows), tokens.image_px, tokens.image_px, 3), np.uint8)
         samples: list[Any] = [None] * len(rows)
         replaced: dict[str, int] = {}
+        told: dict[str, str] = {}
+        asked = rows.copy()
         candidates = [self._candidates(*p) for p in zip(positions, rows.tolist(), strict=True)]
         wanted = list(range(len(rows)))
         while wanted:
             for i in wanted:
-                rows[i], samples[i], picture = self._usable(candidates[i], positions[i], replaced)
+                rows[i], samples[i], picture = self._usable(
+                    candidates[i], positions[i], replaced, told
+                )
                 box = crop_box(picture.shape[0], picture.shape[1], self.crop, crops[i])
                 images[i] = resize(picture, box, tokens.image_px)
             wanted = self._invalid_ids(rows, samples)
             if wanted:
                 replaced["ids_invalid"] = replaced.get("ids_invalid", 0) + len(wanted)
+                key = self.dataset.key(int(rows[wanted[0]]))
+                told.setdefault("ids_invalid", f"sample {key}: ids beyond the vocabulary")
         draws = uniforms(
             self.seed,
             positions,
@@ -176,10 +204,16 @@ class Collator:
                 np.float32
             ),
             replaced=replaced,
+            replaced_first=told,
+            replaced_in_a_row=_longest_run(rows != asked),
         )
 
     def _usable(
-        self, candidates: Iterator[int], position: np.int64, replaced: dict[str, int]
+        self,
+        candidates: Iterator[int],
+        position: np.int64,
+        replaced: dict[str, int],
+        told: dict[str, str],
     ) -> tuple[int, Sample, NDArray[np.uint8]]:
         """(row, sample, picture) of the next candidate that can be read and decoded."""
         for row in candidates:
@@ -188,9 +222,10 @@ class Collator:
                 sample = self.dataset.read(row)
                 return row, sample, decode(sample.jpeg)
             except SampleError as error:
-                reason = error.reason
-            except ValueError:
-                reason = "undecodable"
+                reason, fault = error.reason, str(error)
+            except ValueError as error:
+                reason, fault = "undecodable", f"sample {self.dataset.key(row)}: {error}"
+            told.setdefault(reason, fault)
             replaced[reason] = replaced.get(reason, 0) + 1
         raise RuntimeError(
             f"position {position}: its sample and {_SUBSTITUTES} substitutes in a row are unusable "

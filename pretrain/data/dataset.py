@@ -3,6 +3,7 @@
 import json
 import os
 import stat
+import threading
 import zlib
 from dataclasses import dataclass
 from functools import partial
@@ -91,6 +92,11 @@ class Dataset:
         self.shards = self._checked_shards() if looks else self._told_shards()
         self.close()  # files still open under these names may be those of a dataset built before
         path = path_inside(directory, f"{tier}/{INDEX_FILE}", "tiers")
+        if shards is not None and shards.url is not None and not path.exists():
+            raise FileNotFoundError(
+                f"{option}={tier}: {path} was not brought: `python -m data_prep fetch {directory} "
+                f"--url {shards.url} --tiers {tier}` brings it"
+            )
         self.index = open_index(path, self.manifest, self.manifest.tiers[tier])
         self._shard_ends = np.cumsum([s.samples for s in self.manifest.tiers[tier].shards])
         # The same rows as plain bytes: taking one apart costs a tenth of NumPy's field access.
@@ -148,6 +154,11 @@ class Dataset:
     def is_cached(self) -> bool:
         """Whether shards are read from copies on the node's own disk."""
         return self._cache is not None
+
+    @property
+    def cache_bytes(self) -> int | None:
+        """How much the copies on the node's own disk may take; None without a cache."""
+        return None if self._cache is None else self._cache.limit_bytes
 
     @property
     def fingerprint(self) -> str:
@@ -251,21 +262,25 @@ class Dataset:
         bring = partial(self._cache.bring, shard)
         return SHARD_READER.read(self.shards[shard], start, end - start, bring)
 
-    def read_ahead(self, first: int, stop: int) -> None:
+    def shards_of(self, first: int, stop: int) -> range:
+        """Numbers of the shards that hold rows first…stop."""
+        ends = self._shard_ends
+        begin = int(np.searchsorted(ends, first, side="right"))
+        return range(begin, int(np.searchsorted(ends, stop - 1, side="right")) + 1)
+
+    def read_ahead(self, first: int, stop: int, given_up: threading.Event) -> None:
         """Have rows first…stop at hand soon: their shards in the cache, their bytes in memory.
 
-        OSError where that cannot be; reading them will say more.
+        OSError where that cannot be; reading them will say more. Ends soon where it is given up.
         """
-        ends = self._shard_ends
-        while first < stop:
-            shard = int(np.searchsorted(ends, first, side="right"))
-            last = min(stop, int(ends[shard])) - 1
+        for shard in self.shards_of(first, stop):
+            last = min(stop, int(self._shard_ends[shard])) - 1
             start = int(self.index[first]["jpg"]["offset"])
             end = int(self.index[last]["pos"]["offset"]) + int(self.index[last]["pos"]["size"])
             bring = None
             if self._cache is not None:
                 self._cache.use(shard)
-                bring = partial(self._cache.bring, shard)
+                bring = partial(self._cache.bring, shard, given_up)
             SHARD_READER.read_ahead(self.shards[shard], start, end - start, bring)
             first = last + 1
 

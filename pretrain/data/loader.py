@@ -1,6 +1,5 @@
 """The loader: this rank's batches from a position on, built ahead by threads or processes."""
 
-import os
 import sys
 from collections import deque
 from collections.abc import Iterator
@@ -15,7 +14,7 @@ from pretrain.data.ahead import ReadAhead, worthwhile
 from pretrain.data.collate import Batch, Collator
 from pretrain.data.order import SampleOrder
 from pretrain.data.workers import Workers
-from pretrain.distributed import ranks_on_node
+from pretrain.distributed import cores_of_a_rank
 
 _CPU = torch.device("cpu")
 # Of the cores of a rank on a GPU: one gives the GPU its work, one copies and saves.
@@ -53,8 +52,7 @@ class LoaderOptions:
             return self.workers
         if device.type != "cuda":
             return 2
-        cores = len(os.sched_getaffinity(0)) // ranks_on_node()
-        return min(max(cores - _CORES_OF_THE_STEP, 1), _MOST_WORKERS)
+        return min(max(cores_of_a_rank() - _CORES_OF_THE_STEP, 1), _MOST_WORKERS)
 
     def are_processes(self, device: torch.device) -> bool:
         """Whether workers for this device are processes."""

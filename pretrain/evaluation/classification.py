@@ -7,17 +7,13 @@ from typing import Any
 import numpy as np
 import torch
 import yaml
+from numpy.typing import NDArray
 from torch import Tensor
 
 from pretrain.checks import check_positive
 from pretrain.data.augment import Normalisation
 from pretrain.data.images import Resize, evaluation_pixels
-from pretrain.evaluation.features import (
-    KeptTokens,
-    distributed_rows,
-    embed_pixels,
-    text_features,
-)
+from pretrain.evaluation.features import KeptTokens, squares_features, text_features
 from pretrain.evaluation.labelled import LabelledSet, open_labelled
 from pretrain.evaluation.prompts import check_prompts
 from pretrain.evaluation.zero_shot import class_embeddings, zero_shot
@@ -105,14 +101,10 @@ def picture_features(
     """(n, E) fp32 unit vectors of a labelled set's pictures. Collective."""
     image_px = model.image.image_px
 
-    def embed(rows: list[int]) -> Tensor:
-        squares = [
-            evaluation_pixels(np.asarray(upright_rgb(pictures.read(row))), image_px, how)
-            for row in rows
-        ]
-        return embed_pixels(model, np.stack(squares), rows, normalisation, kept)
+    def square(row: int) -> NDArray[np.uint8]:
+        return evaluation_pixels(np.asarray(upright_rgb(pictures.read(row))), image_px, how)
 
-    return distributed_rows(len(pictures.labels), batch, embed)
+    return squares_features(model, len(pictures.labels), square, normalisation, batch, kept)
 
 
 def class_names(pictures: LabelledSet, file: Path | None) -> tuple[list[str], dict[str, int]]:

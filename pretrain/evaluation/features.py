@@ -1,6 +1,7 @@
 """Embeddings of pictures and texts by a plain CLIP, shared out over the ranks by accelerate."""
 
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,6 +13,7 @@ from pretrain import progress
 from pretrain.data.augment import AugmentOptions, Normalisation, prepare
 from pretrain.data.dataset import Dataset
 from pretrain.data.images import decode, evaluation_pixels
+from pretrain.distributed import cores_of_a_rank
 from pretrain.models.clip import CLIP
 from pretrain.seeding import Purpose, uniforms
 from pretrain.tokens.context import context
@@ -93,13 +95,31 @@ def image_features(
     """(n, E) fp32 unit vectors of all pictures: centre square, resized to the model's size."""
     image_px = model.image.image_px
 
-    def embed(rows: list[int]) -> Tensor:
-        pixels = np.empty((len(rows), image_px, image_px, 3), np.uint8)
-        for place, row in enumerate(rows):
-            pixels[place] = evaluation_pixels(_decode(dataset, row), image_px)
-        return embed_pixels(model, pixels, rows, normalisation, kept)
+    def square(row: int) -> NDArray[np.uint8]:
+        return evaluation_pixels(_decode(dataset, row), image_px)
 
-    return distributed_rows(len(dataset), batch, embed)
+    return squares_features(model, len(dataset), square, normalisation, batch, kept)
+
+
+def squares_features(
+    model: CLIP,
+    count: int,
+    square: Callable[[int], NDArray[np.uint8]],
+    normalisation: Normalisation,
+    batch: int,
+    kept: KeptTokens | None = None,
+) -> Tensor:
+    """(count, E) of square(row), (H, W, 3) in the model's size, for every row. Collective.
+
+    Squares are made by as many threads as the rank has cores.
+    """
+    with ThreadPoolExecutor(cores_of_a_rank(), thread_name_prefix="pictures") as pool:
+
+        def embed(rows: list[int]) -> Tensor:
+            pixels = np.stack(list(pool.map(square, rows)))
+            return embed_pixels(model, pixels, rows, normalisation, kept)
+
+        return distributed_rows(count, batch, embed)
 
 
 @torch.inference_mode()

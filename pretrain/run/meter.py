@@ -8,6 +8,7 @@ from typing import Any
 import psutil
 import torch
 
+from pretrain.data.collate import Batch
 from pretrain.plan.flops import executed_flops
 from pretrain.plan.hardware import GIB, HARDWARE, hardware_of_device
 from pretrain.recipe import Recipe, image_tokens
@@ -29,6 +30,8 @@ class RankReading:
     """What one rank tells the others where a step is logged or saved."""
 
     replaced: dict[str, int]
+    replaced_first: dict[str, str]  # by reason, the first since the last reading
+    replaced_in_a_row: int
     data_wait_s: float
     ready_s: float  # nan where the step was not measured
     host_memory_gib: float
@@ -64,6 +67,8 @@ class Meter:
         self._device = device
         self._process = psutil.Process()
         self._replaced: dict[str, int] = {}
+        self._replaced_first: dict[str, str] = {}
+        self._in_a_row = 0
         self.restart()
 
     def restart(self) -> None:
@@ -73,10 +78,12 @@ class Meter:
     def waited(self, seconds: float) -> None:
         self._wait += seconds
 
-    def stepped(self, replaced: dict[str, int]) -> None:
+    def stepped(self, batch: Batch) -> None:
         self._steps += 1
-        for reason, count in replaced.items():
+        for reason, count in batch["replaced"].items():
             self._replaced[reason] = self._replaced.get(reason, 0) + count
+        self._replaced_first = {**batch["replaced_first"], **self._replaced_first}
+        self._in_a_row = max(self._in_a_row, batch["replaced_in_a_row"])
 
     def of_this_rank(self, ready_s: float) -> RankReading:
         """This rank's part of a reading; unusable samples since the last such part.
@@ -84,12 +91,16 @@ class Meter:
         ready_s: of the step that was made last, from its batch to its features.
         """
         replaced, self._replaced = self._replaced, {}
+        first, self._replaced_first = self._replaced_first, {}
+        in_a_row, self._in_a_row = self._in_a_row, 0
         peak = None
         if self._device.type == "cuda":
             peak = torch.cuda.max_memory_allocated(self._device) / GIB
             torch.cuda.reset_peak_memory_stats(self._device)
         return RankReading(
             replaced=replaced,
+            replaced_first=first,
+            replaced_in_a_row=in_a_row,
             data_wait_s=self._wait / max(self._steps, 1),
             ready_s=ready_s,
             host_memory_gib=self._process.memory_info().rss / GIB,

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from pretrain.data.ahead import cache_shortage
 from pretrain.plan.flops import executed_flops
 from pretrain.recipe import image_tokens
 from pretrain.run import metrics
@@ -62,6 +63,12 @@ def log_start(job: Job, stage: Stage, state: RunState, engine: "Engine") -> None
         f"{options.global_batch_samples} on {job.runtime.world_size} rank(s), {job.precision}, "
         f"ZeRO {engine.zero_stage}"
     )
+    ranks = job.runtime.world_size
+    shortage = cache_shortage(
+        job.pictures(stage), job.order(), state.samples_seen, job.runtime.rank, ranks
+    )
+    if shortage is not None:
+        job.log.say_once("cache", shortage)
 
 
 def log_step(
