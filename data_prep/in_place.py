@@ -18,6 +18,17 @@ NOTE = (
 )
 
 
+def check_apart(corpus: Corpus, options: BuildOptions) -> None:
+    """ValueError where the dataset and the tars could overwrite, or be taken for, one another."""
+    out, source = options.writer.out.resolve(), Path(options.source.source)
+    inside = next((path for _, path in _tars(corpus) if path.resolve().is_relative_to(out)), None)
+    if inside is not None or (source.is_dir() and out.is_relative_to(source.resolve())):
+        raise ValueError(
+            f"out={options.writer.out}: the dataset's folder and that of the tars "
+            f"({inside or source}) lie in one another; choose an --out beside it"
+        )
+
+
 def tar_borders(corpus: Corpus) -> list[int]:
     """The numbers of the rows at which another tar begins: no task may span two."""
     return [first for first, _ in _tars(corpus)[1:]]

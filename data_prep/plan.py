@@ -53,6 +53,8 @@ def prepare(options: BuildOptions) -> Job | None:
     if options.tagging.tagger == "spacy":
         load_spacy()  # says now what is not installed
     corpus = Corpus(options.source)
+    if options.in_place is not None:
+        in_place.check_apart(corpus, options)
     templates = templates_of(options, corpus)
     request = describe_request(options, corpus, templates)
     if is_finished(options, request):

@@ -6,7 +6,7 @@ the manifest, not in it, so that tars can move and the dataset stays the same.
 
 from pathlib import Path
 
-from pretrain.shard_format import PICTURES_ROOT_FILE, PicturesInfo
+from pretrain.shard_format import PICTURES_ROOT_FILE, PicturesInfo, TierInfo
 
 
 def read_pictures_root(dataset_dir: Path) -> Path:
@@ -48,3 +48,11 @@ def checked_pictures(root: Path, told: PicturesInfo) -> Path:
             "index` again"
         )
     return path
+
+
+def find_pictures(dataset_dir: Path, tier: TierInfo, looks: bool) -> list[str]:
+    """Of each shard of a tier in place, the tar of its pictures; its size is checked if `looks`."""
+    root = read_pictures_root(dataset_dir)
+    find = checked_pictures if looks else pictures_path
+    tars = {told: str(find(root, told)) for told in {s.pictures for s in tier.shards} if told}
+    return [tars[shard.pictures] for shard in tier.shards if shard.pictures]

@@ -234,6 +234,20 @@ def test_a_manifest_never_leads_out_of_the_tars_folder(dataset, tmp_path, name):
         Dataset(tmp_path / "set", "full")
 
 
+def test_a_dataset_and_its_tars_never_lie_in_one_another(tmp_path, capsys):
+    (tmp_path / "tars/full").mkdir(parents=True)
+    write_tar(tmp_path / "tars/full/00000.tar", members_of("a.png", encoded(picture(0)), 0))
+    content = (tmp_path / "tars/full/00000.tar").read_bytes()
+    for source, out in (("tars", "tars"), ("tars/full", "tars"), ("tars", "tars/set")):
+        command = ["index", str(tmp_path / source), "--out", str(tmp_path / out), "--overwrite"]
+        assert data_prep([*command, "true", *OPTIONS]) == 2
+        assert "choose an --out beside it" in capsys.readouterr().err
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == [
+        tmp_path / "tars/full/00000.tar"
+    ]
+    assert (tmp_path / "tars/full/00000.tar").read_bytes() == content
+
+
 def test_what_cannot_work_is_refused(dataset, tmp_path, capsys):
     with pytest.raises(ValueError, match=r"data\.shards\.cache=.* leave it out"):
         Dataset(dataset, "full", shards=ShardOptions(cache=tmp_path / "cache"))

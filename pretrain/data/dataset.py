@@ -15,14 +15,13 @@ from numpy.typing import NDArray
 from pretrain.data.cache import ShardCache, ShardOptions
 from pretrain.data.index import open_index
 from pretrain.data.shards import SHARD_READER
-from pretrain.pictures_in_place import checked_pictures, pictures_path, read_pictures_root
+from pretrain.pictures_in_place import find_pictures
 from pretrain.shard_format import (
     COPY_AGAIN,
     INDEX_FILE,
     MANIFEST_FILE,
     ROW_HEAD,
     Manifest,
-    PicturesInfo,
     path_inside,
     read_manifest,
 )
@@ -93,7 +92,11 @@ class Dataset:
         self._cache = self._open_cache(shards or ShardOptions())
         self.shards = self._checked_shards() if looks else self._told_shards()
         # Of each shard, the file of its pictures.
-        self.pictures = self._find_pictures(looks) if self.in_place else self.shards
+        self.pictures = (
+            find_pictures(directory, self.manifest.tiers[tier], looks)
+            if self.in_place
+            else self.shards
+        )
         self.close()  # files still open under these names may be those of a dataset built before
         path = path_inside(directory, f"{tier}/{INDEX_FILE}", "tiers")
         self.index = open_index(path, self.manifest, self.manifest.tiers[tier])
@@ -152,16 +155,6 @@ class Dataset:
                 )
             paths.append(str(path))
         return paths
-
-    def _find_pictures(self, looks: bool) -> list[str]:
-        """Of each shard, the tar of its pictures, its size checked where this process looks."""
-        root = read_pictures_root(self.directory)
-        found: dict[PicturesInfo, str] = {}
-        for shard in self.manifest.tiers[self.tier].shards:
-            if shard.pictures is not None and shard.pictures not in found:
-                find = checked_pictures if looks else pictures_path
-                found[shard.pictures] = str(find(root, shard.pictures))
-        return [found[s.pictures] for s in self.manifest.tiers[self.tier].shards if s.pictures]
 
     def __len__(self) -> int:
         return len(self.index)
