@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 
 from pretrain.data.dataset import Dataset
-from pretrain.data.images import centre_box, decode, resize
+from pretrain.data.images import centre_box, resize
+from pretrain.pictures import decode
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,7 +2,7 @@
 
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import fields
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -18,12 +18,12 @@ from data_prep.fetch import FetchOptions, fetch
 from data_prep.inspection import InspectOptions, inspect
 from data_prep.join import JoinOptions, join
 from data_prep.merge import merge
-from data_prep.options import BuildOptions, TaggingOptions
-from data_prep.pictures import PictureOptions
+from data_prep.options import BuildOptions, InPlaceOptions, TaggingOptions
+from data_prep.pictures import PictureLimits, PictureOptions
 from data_prep.pool import PoolOptions, RunOptions
 from data_prep.recaption import RecaptionOptions, recaption
 from data_prep.similarity import FilterOptions, filter_by_similarity
-from data_prep.sources import SourceOptions
+from data_prep.sources import RowOptions, SourceOptions
 from data_prep.sources.links import describe_counts
 from data_prep.stats import StatsOptions, stats
 from data_prep.tasks import CAPTIONS_LEFT_OUT, DOWNLOADS
@@ -53,6 +53,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         if name == "download":
             command.add_argument("table", metavar="TABLE", help="File, folder or glob of links.")
             command.add_argument("out", metavar="OUT", type=Path, help="Folder of the pictures.")
+        if name == "index":
+            command.add_argument("tars", metavar="DIR", help="Folder, file or glob of tars.")
         if name in ON_A_DATASET:
             command.add_argument("dataset", metavar="DIR", type=Path, help="Dataset directory.")
         subcommands.add_subcommand(name, command, help=description)
@@ -94,15 +96,35 @@ def options_of(kind: Callable[..., T], chosen: Namespace) -> T:
 
 def run_build(chosen: Namespace) -> int:
     """Build a dataset and say what is in it."""
-    options = BuildOptions(
-        source=options_of(SourceOptions, chosen),
+    source, pictures = options_of(SourceOptions, chosen), options_of(PictureOptions, chosen)
+    return build_by(build_options(chosen, source, pictures))
+
+
+def run_index(chosen: Namespace) -> int:
+    """Index tars in place and say what is in them."""
+    rows = options_of(RowOptions, chosen)
+    source = SourceOptions(source=chosen.tars, format="webdataset", **asdict(rows))
+    options = build_options(chosen, source, options_of(PictureLimits, chosen))
+    return build_by(replace(options, in_place=options_of(InPlaceOptions, chosen)))
+
+
+def build_options(
+    chosen: Namespace, source: SourceOptions, pictures: PictureLimits
+) -> BuildOptions:
+    """A build's options, of which those of the source and the pictures are given."""
+    return BuildOptions(
+        source=source,
         captions=options_of(CaptionOptions, chosen),
-        pictures=options_of(PictureOptions, chosen),
+        pictures=pictures,
         vocabulary=options_of(VocabularyOptions, chosen),
         tagging=options_of(TaggingOptions, chosen),
         writer=options_of(WriterOptions, chosen),
         run=options_of(RunOptions, chosen),
     )
+
+
+def build_by(options: BuildOptions) -> int:
+    """Build a dataset, or a share of it, and say what is in it."""
     if options.run.task_index is not None:
         print(build_share(options))
     else:
@@ -194,8 +216,9 @@ def summarise(out: Path, manifest: Manifest, tokens: np.ndarray) -> str:
     """A short table of what was written and what was left out."""
     lines = [("dataset", str(out)), ("samples", f"{manifest.samples:,}")]
     for name, tier in manifest.tiers.items():
-        size = sum(shard.bytes for shard in tier.shards)
-        lines.append((f"tier {name}", f"{len(tier.shards)} shards, {size / 1e6:,.1f} MB"))
+        where = ", pictures in place" if tier.in_place else ""
+        told = f"{len(tier.shards)} shards, {tier.bytes / 1e6:,.1f} MB{where}"
+        lines.append((f"tier {name}", told))
     lines.append(("vocabulary", f"{manifest.tokenizer.vocab_size:,} pieces"))
     for column, name in enumerate(manifest.captions):
         counts = tokens[:, column]
@@ -225,6 +248,20 @@ COMMANDS: dict[str, tuple[str, tuple[type, ...], Callable[[Namespace], int]]] = 
             RunOptions,
         ),
         run_build,
+    ),
+    "index": (
+        "Make a dataset directory of WebDataset tars whose pictures stay in them.",
+        (
+            RowOptions,
+            WriterOptions,
+            CaptionOptions,
+            PictureLimits,
+            VocabularyOptions,
+            TaggingOptions,
+            InPlaceOptions,
+            RunOptions,
+        ),
+        run_index,
     ),
     "download": (
         "Fetch the pictures of a table of links and captions by img2dataset, for `build`.",
@@ -288,9 +325,14 @@ COMMANDS: dict[str, tuple[str, tuple[type, ...], Callable[[Namespace], int]]] = 
     ),
 }
 # Options that a command line may give several times.
-REPEATED = {("build", "--caption"), ("recaption", "--caption"), ("dedup", "--against")}
+REPEATED = {
+    ("build", "--caption"),
+    ("index", "--caption"),
+    ("recaption", "--caption"),
+    ("dedup", "--against"),
+}
 REPEATED |= {("join", "--source"), ("join", "--share")}
-ON_A_DATASET = COMMANDS.keys() - {"build", "download"}  # name a dataset directory first
+ON_A_DATASET = COMMANDS.keys() - {"build", "index", "download"}  # name a dataset directory first
 
 if __name__ == "__main__":
     sys.exit(main())

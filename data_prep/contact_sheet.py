@@ -12,7 +12,7 @@ from PIL import Image
 
 from data_prep.kept import IMAGE_PX
 from data_prep.reading import TierReader, spaced_rows
-from pretrain.pictures import PIXELS_CAP
+from pretrain.pictures import decode
 from pretrain.shard_format import SENTENCE_START, Manifest, tier_for
 from pretrain.tokens.tokenizer import open_tokenizer
 
@@ -118,11 +118,8 @@ def pieces_of(directory: Path, manifest: Manifest) -> list[str]:
 def opened(jpeg: bytes) -> Image.Image | None:
     """The picture, or None if it is none."""
     try:
-        picture = Image.open(io.BytesIO(jpeg), formats=["JPEG"])
-        if picture.width * picture.height > PIXELS_CAP:
-            return None
-        return picture.convert("RGB")
-    except (OSError, ValueError, SyntaxError):
+        return Image.fromarray(decode(jpeg))
+    except ValueError:
         return None
 
 

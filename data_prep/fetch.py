@@ -36,6 +36,11 @@ def fetch(directory: Path, options: FetchOptions) -> str:
         raise ValueError(
             f"--tiers {','.join(unknown)}: {url} has image tiers {sorted(manifest.tiers)}"
         )
+    if in_place := [name for name in tiers if manifest.tiers[name].in_place]:
+        raise ValueError(
+            f"--url {url}: pictures of its image tiers {in_place} lie in tars beside it, which are "
+            "not fetched: copy them and the dataset's folder by hand"
+        )
     digests = {manifest.tokenizer.file: manifest.tokenizer.sha256}
     if manifest.token_counts is not None:
         digests[manifest.token_counts.file] = manifest.token_counts.sha256

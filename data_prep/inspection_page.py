@@ -82,9 +82,7 @@ def example(shots: list[Shot]) -> Caption | None:
 def cards(found: Survey) -> list[tuple[str, str, str]]:
     """(what, value, beside it) of the figures to begin with."""
     manifest = found.manifest
-    sizes = {
-        name: sum(shard.bytes for shard in tier.shards) for name, tier in manifest.tiers.items()
-    }
+    sizes = {name: tier.bytes for name, tier in manifest.tiers.items()}
     shards = plural(sum(len(tier.shards) for tier in manifest.tiers.values()), "shard")
     tiers = ", ".join(f"{name}: {short_bytes(size)}" for name, size in sizes.items())
     rejected = sum(found.rejected.values())

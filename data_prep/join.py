@@ -116,10 +116,16 @@ def join(out: Path, options: JoinOptions) -> str:
 def _check_alike(sources: list[Path], manifests: list[Manifest]) -> None:
     """ValueError where a source cannot be joined to the first one."""
 
-    def kind(tier: TierInfo) -> tuple[int | None, int]:
+    def kind(tier: TierInfo) -> tuple[int | None, int | None]:
         return tier.shortest_px, tier.jpeg_quality
 
     first = manifests[0]
+    for source, its in zip(sources, manifests, strict=True):
+        if any(tier.in_place for tier in its.tiers.values()):
+            raise ValueError(
+                f"--source {source} has its pictures in place, in tars, which are not joined: "
+                "index the tars of all together, or build the datasets"
+            )
     for source, its in zip(sources[1:], manifests[1:], strict=True):
         differing = {
             "tokenizer": (first.tokenizer, its.tokenizer),

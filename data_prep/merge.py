@@ -38,9 +38,11 @@ from data_prep.writer import (
 )
 from pretrain.files import file_sha256, sync, write_durably
 from pretrain.shard_format import (
+    FORMAT_VERSION,
+    IN_PLACE_VERSION,
     INDEX_FILE,
     MANIFEST_FILE,
-    MEMBERS,
+    PICTURES_ROOT_FILE,
     SHARD_FILE,
     TOKEN_COUNTS_FILE,
     Manifest,
@@ -48,6 +50,7 @@ from pretrain.shard_format import (
     TierInfo,
     TokenCountsInfo,
     index_dtype,
+    members_inside,
     read_manifest,
 )
 
@@ -117,9 +120,12 @@ def join(out: Path, workers: int | None) -> Built:
             tokenizer=plan.tokenizer,
             tagger=plan.tagger,
             rejected=dict(rejected),
+            format_version=FORMAT_VERSION if plan.pictures_root is None else IN_PLACE_VERSION,
             token_counts=write_token_counts(out, plan, kept),
             provenance={**plan.request, "rows_selected": rows, **left_out(places)},
         )
+        if plan.pictures_root is not None:
+            write_durably(out / PICTURES_ROOT_FILE, plan.pictures_root + "\n")
         write_manifest(out, manifest)
         remove_work(out)
     return read_built(out)
@@ -195,9 +201,15 @@ def rewrite_part(plan: Plan, item: tuple[Place, np.ndarray], report: Report) -> 
     place, dropped = item
     stem = f"{place.stem}.{KEPT}"
     tiers = [tier.name for tier in plan.tiers]
+    told = place.part.shards[tiers[0]]
     if not (place.folder / f"{stem}.json").exists():
         writer = PartWriter(
-            place.folder, stem, tiers, len(plan.captions), np.dtype(plan.token_dtype)
+            place.folder,
+            stem,
+            tiers,
+            len(plan.captions),
+            np.dtype(plan.token_dtype),
+            told.pictures,
         )
         indices = {tier: place.rows(tier) for tier in tiers}
         files = {tier: place.path(tier, "tar").open("rb") for tier in tiers}
@@ -206,12 +218,13 @@ def rewrite_part(plan: Plan, item: tuple[Place, np.ndarray], report: Report) -> 
                 members: dict[str, dict[str, bytes]] = {}
                 for tier, file in files.items():
                     members[tier] = {}
-                    for member in MEMBERS:
+                    for member in members_inside(told.pictures):
                         file.seek(int(indices[tier][row][member]["offset"]))
                         size = int(indices[tier][row][member]["size"])
                         members[tier][member] = file.read(size)
                 found = indices[tiers[0]][row]
-                writer.add(found["key"].decode(), members, found["tokens"].tolist())
+                stored = None if told.pictures is None else found["jpg"].item()
+                writer.add(found["key"].decode(), members, found["tokens"].tolist(), stored)
         finally:
             for file in files.values():
                 file.close()

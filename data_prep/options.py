@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 
 from data_prep.captions import CaptionOptions
-from data_prep.pictures import PictureOptions
+from data_prep.pictures import PictureLimits, PictureOptions, Tier, parse_tiers
 from data_prep.pool import RunOptions
 from data_prep.sources import SourceOptions
 from data_prep.vocabulary import VocabularyOptions
@@ -22,6 +22,15 @@ class TaggingOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
+class InPlaceOptions:
+    """How the tars are found again"""
+
+    relative_root: bool = False
+    """Name the tars' folder relative to `out` in pictures_root.txt, so that both can move together;
+    otherwise its absolute path."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class BuildOptions:
     """Everything that decides the bytes of a dataset, each part owned by its module.
 
@@ -30,8 +39,17 @@ class BuildOptions:
 
     source: SourceOptions
     captions: CaptionOptions
-    pictures: PictureOptions
+    pictures: PictureLimits
+    """PictureOptions, unless they stay in their tars."""
     vocabulary: VocabularyOptions
     tagging: TaggingOptions
     writer: WriterOptions
     run: RunOptions = field(default_factory=RunOptions)
+    in_place: InPlaceOptions | None = None
+    """Given where pictures stay in their tars."""
+
+    @property
+    def stored_tiers(self) -> list[Tier]:
+        """The sizes in which pictures are stored; none where they stay in place."""
+        pictures = self.pictures
+        return parse_tiers(pictures.tiers) if isinstance(pictures, PictureOptions) else []

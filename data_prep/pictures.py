@@ -7,11 +7,8 @@ from dataclasses import dataclass
 from PIL import Image
 
 from data_prep.rejection import RejectedError
-from pretrain.pictures import PIXELS_CAP, upright_rgb
+from pretrain.pictures import FORMATS, PIXELS_CAP, decode, upright_rgb
 
-# Only these decoders may run: a corpus must not reach Pillow's less trodden ones (EPS starts a
-# PostScript interpreter).
-FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")
 # Every tier is JPEG, and libjpeg writes no longer side (JPEG_MAX_DIMENSION in its jmorecfg.h).
 SIDE_PX_CAP = 65_500
 # Up to this shortest side the chroma planes keep full resolution: halved, a 64 px drawing would
@@ -20,12 +17,9 @@ FULL_CHROMA_PX = 128
 
 
 @dataclass(frozen=True, kw_only=True)
-class PictureOptions:
-    """How pictures are judged and stored"""
+class PictureLimits:
+    """How pictures are judged"""
 
-    tiers: str = "160:90,full:95"
-    """Image tiers, SHORTEST_PX:JPEG_QUALITY by commas; `full` keeps the size. Nothing is ever
-    enlarged, so leave out a tier that no picture exceeds."""
     min_image_px: int = 16
     """A picture with a shorter shortest side is rejected (image_too_small)."""
     max_aspect: float | None = None
@@ -37,6 +31,18 @@ class PictureOptions:
             raise ValueError(f"min_image_px={self.min_image_px}: choose 1 or more")
         if self.max_aspect is not None and self.max_aspect < 1:
             raise ValueError(f"max_aspect={self.max_aspect}: choose 1 or more, or null")
+
+
+@dataclass(frozen=True, kw_only=True)
+class PictureOptions(PictureLimits):
+    """How pictures are judged and stored"""
+
+    tiers: str = "160:90,full:95"
+    """Image tiers, SHORTEST_PX:JPEG_QUALITY by commas; `full` keeps the size. Nothing is ever
+    enlarged, so leave out a tier that no picture exceeds."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
         parse_tiers(self.tiers)
 
 
@@ -66,7 +72,7 @@ def parse_tiers(text: str) -> list[Tier]:
     return tiers
 
 
-def decode_picture(data: bytes | None, options: PictureOptions) -> Image.Image:
+def decode_picture(data: bytes | None, options: PictureLimits) -> Image.Image:
     """The first frame, upright, 8-bit sRGB, on white where transparent, without metadata.
 
     RejectedError: image_unreadable, image_too_large, image_too_small, image_aspect,
@@ -87,6 +93,25 @@ def decode_picture(data: bytes | None, options: PictureOptions) -> Image.Image:
             raise RejectedError("image_truncated" if cut else "image_unreadable") from error
 
 
+def measure_in_place(data: bytes | None, options: PictureLimits) -> tuple[int, int]:
+    """(width, height), upright, of a picture that stays as it is, decoded as training will.
+
+    RejectedError as `decode_picture`.
+    """
+    if data is None:
+        raise RejectedError("image_missing")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        check_size(open_header(data), options)
+    try:
+        height, width, _ = decode(data).shape
+    except ValueError as error:
+        raise RejectedError(
+            "image_truncated" if is_truncation(error) else "image_unreadable"
+        ) from error
+    return width, height
+
+
 def open_header(data: bytes) -> Image.Image:
     """The picture, its size known, nothing decoded. RejectedError if the header is no good."""
     try:
@@ -99,7 +124,7 @@ def open_header(data: bytes) -> Image.Image:
         raise RejectedError("image_truncated" if cut else "image_unreadable") from error
 
 
-def check_size(picture: Image.Image, options: PictureOptions) -> None:
+def check_size(picture: Image.Image, options: PictureLimits) -> None:
     """RejectedError if the picture is too large, too small or too long, by its header."""
     shortest, longest = min(picture.size), max(picture.size)
     if shortest * longest > PIXELS_CAP or longest > SIDE_PX_CAP:

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import sys
+from bisect import bisect_right
 from collections.abc import Iterator
 from dataclasses import asdict
 from importlib.metadata import version
@@ -12,9 +13,9 @@ from typing import Any
 import numpy as np
 from PIL import features
 
-from data_prep.captions import CaptionOptions, CaptionTemplate, make_captions
+from data_prep import in_place
+from data_prep.captions import CaptionTemplate, make_captions
 from data_prep.options import BuildOptions
-from data_prep.pictures import parse_tiers
 from data_prep.rejection import RejectedError
 from data_prep.sources import Corpus
 from data_prep.sources.column_choice import DEFAULT_CAPTION_COLUMN
@@ -52,6 +53,8 @@ def prepare(options: BuildOptions) -> Job | None:
     if options.tagging.tagger == "spacy":
         load_spacy()  # says now what is not installed
     corpus = Corpus(options.source)
+    if options.in_place is not None:
+        in_place.check_apart(corpus, options)
     templates = templates_of(options, corpus)
     request = describe_request(options, corpus, templates)
     if is_finished(options, request):
@@ -68,7 +71,7 @@ def prepare(options: BuildOptions) -> Job | None:
                 options, request, plan.request, plan.tokenizer, "holds an unfinished build"
             )
         if plan is None or any(what_differs(options, request, plan.request, plan.tokenizer)):
-            say_what_was_chosen(corpus, options.captions)
+            say_what_was_chosen(corpus, options)
             plan = plan_anew(options, corpus, templates, request)
     return Job(options=options, corpus=corpus, plan=plan)
 
@@ -99,7 +102,7 @@ def plan_anew(
     try:
         given = given_model(options)
         model = train_on_corpus(corpus, templates, options) if given is None else given
-        tasks = cut_tasks(corpus, options.writer.shard_samples)
+        tasks = planned_tasks(corpus, options)
         if not tasks:
             raise ValueError(
                 f"no row of {options.source.source} passes where={options.source.where!r}; "
@@ -109,7 +112,7 @@ def plan_anew(
         if read_plan(out) is None:
             remove_work(out)
         raise
-    tiers = parse_tiers(options.pictures.tiers)
+    tiers = [TierPlan(**asdict(tier)) for tier in options.stored_tiers] or [in_place.TIER]
     with writing(out):
         clear(out, [tier.name for tier in tiers])
         file = TOKENIZER_FILES[is_json(model)]
@@ -121,9 +124,10 @@ def plan_anew(
             tasks=tasks,
             captions=[template.name for template in templates],
             token_dtype=token_dtype(tokenizer.vocab_size).str,
-            tiers=[TierPlan(**asdict(tier)) for tier in tiers],
+            tiers=tiers,
             tokenizer=tokenizer,
             tagger=options.tagging.tagger,
+            pictures_root=in_place.pictures_root(corpus, options),
         )
         write_plan(out, plan)
     return plan
@@ -139,18 +143,40 @@ def given_model(options: BuildOptions) -> bytes | None:
     return model
 
 
-def cut_tasks(corpus: Corpus, task_rows: int) -> list[Task]:
-    """Ranges of the source's rows, in each of which so many pass --where; fewer in the last."""
+def planned_tasks(corpus: Corpus, options: BuildOptions) -> list[Task]:
+    """The tasks of the whole corpus; where pictures stay in place, each of one tar."""
+    task_rows = options.writer.shard_samples
+    if options.in_place is None:
+        return cut_tasks(corpus, task_rows, [])
+    tasks = cut_tasks(corpus, task_rows, in_place.tar_borders(corpus))
+    return in_place.with_pictures(corpus, options, tasks)
+
+
+def cut_tasks(corpus: Corpus, task_rows: int, borders: list[int]) -> list[Task]:
+    """Ranges of the source's rows, in each of which so many pass --where; fewer in the last.
+
+    borders: rows, ascending, at which a range ends in any case.
+    """
     tasks: list[Task] = []
+
+    def cut(numbers: np.ndarray) -> None:
+        for first in range(0, len(numbers), task_rows):
+            group = numbers[first : first + task_rows]
+            tasks.append(Task(start=int(group[0]), stop=int(group[-1]) + 1, rows=len(group)))
+
     held = np.empty(0, np.int64)
     for numbers in corpus.selected():
         held = np.concatenate([held, numbers])
+        if not len(held):
+            continue
+        inside = borders[bisect_right(borders, held[0]) : bisect_right(borders, held[-1])]
+        *ended, held = np.split(held, np.searchsorted(held, inside))
+        for piece in ended:
+            cut(piece)
         whole = len(held) // task_rows * task_rows
-        for group in held[:whole].reshape(-1, task_rows):
-            tasks.append(Task(start=int(group[0]), stop=int(group[-1]) + 1, rows=task_rows))
+        cut(held[:whole])
         held = held[whole:]
-    if len(held):
-        tasks.append(Task(start=int(held[0]), stop=int(held[-1]) + 1, rows=len(held)))
+    cut(held)
     return tasks
 
 
@@ -190,11 +216,13 @@ def differing(one: Any, other: Any, name: str) -> Iterator[str]:
         yield name
 
 
-def say_what_was_chosen(corpus: Corpus, captions: CaptionOptions) -> None:
+def say_what_was_chosen(corpus: Corpus, options: BuildOptions) -> None:
     """On stderr, a line each: what was decided for the user, and what is left alone."""
     notes = list(corpus.source.notes)
-    if not captions.caption and corpus.caption_column != DEFAULT_CAPTION_COLUMN:
+    if not options.captions.caption and corpus.caption_column != DEFAULT_CAPTION_COLUMN:
         notes.append(f"captions are read from column {corpus.caption_column!r}")
+    if options.in_place is not None:
+        notes.append(in_place.NOTE)
     for note in notes:
         print(f"note: {note}", file=sys.stderr)
 

@@ -5,12 +5,13 @@ import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pretrain.data.weights import read_weights
+from pretrain.pictures_in_place import checked_pictures, read_pictures_root
 from pretrain.shard_format import COPY_AGAIN, INDEX_FILE, Manifest, index_dtype, path_inside
 
 _BLOCK_ROWS = 1 << 13
@@ -34,13 +35,18 @@ class TierReader:
         picked = self.index[rows]
         places = [picked[member].tolist() for member in members]
         with ExitStack() as opened:
-            number, file = -1, None
+            number = -1
+            files: list[BinaryIO] = []  # of each wanted member
             for shard, *sample in zip(picked["shard"].tolist(), *places, strict=True):
-                if file is None or shard != number:
+                if shard != number:
                     opened.close()
-                    number, file = shard, opened.enter_context(self._path(shard).open("rb"))
+                    paths = {member: self._path(shard, member) for member in members}
+                    handles = {
+                        path: opened.enter_context(path.open("rb")) for path in paths.values()
+                    }
+                    number, files = shard, [handles[paths[member]] for member in members]
                 contents: list[bytes] = []
-                for offset, size, crc32 in sample:
+                for file, (offset, size, crc32) in zip(files, sample, strict=True):
                     file.seek(offset)
                     contents.append(file.read(size))
                     if zlib.crc32(contents[-1]) != crc32:
@@ -49,21 +55,25 @@ class TierReader:
                         )
                 yield contents
 
-    def _path(self, shard: int) -> Path:
+    def _path(self, shard: int, member: str) -> Path:
+        """The file in which a shard's members of a name lie."""
         if shard >= len(self.tier.shards):
             raise ValueError(
                 f"the index of {self.directory / self.name} names shard {shard}, the manifest has "
                 f"{len(self.tier.shards)}: {COPY_AGAIN}"
             )
+        told = self.tier.shards[shard]
+        if member == "jpg" and told.pictures is not None:
+            return checked_pictures(read_pictures_root(self.directory), told.pictures)
         entry = f"tiers.{self.name}.shards.{shard}.file"
-        return path_inside(self.directory, self.tier.shards[shard].file, entry)
+        return path_inside(self.directory, told.file, entry)
 
 
 def smallest_tier(directory: Path, manifest: Manifest) -> TierReader:
     """The tier with the smallest files: what is no picture is the same in all."""
 
     def size(name: str) -> int:
-        return sum(shard.bytes for shard in manifest.tiers[name].shards)
+        return manifest.tiers[name].bytes
 
     return TierReader(directory, manifest, min(manifest.tiers, key=size))
 

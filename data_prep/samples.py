@@ -2,17 +2,18 @@
 
 import hashlib
 import math
+import zlib
 from typing import Any
 
 import numpy as np
 
 from data_prep.captions import CaptionTemplate, make_captions
 from data_prep.options import BuildOptions
-from data_prep.pictures import decode_picture, encode_tier, parse_tiers
+from data_prep.pictures import decode_picture, encode_tier, measure_in_place
 from data_prep.rejection import RejectedError
 from data_prep.sources import Record
 from data_prep.word_classes import TokenTagger
-from data_prep.writer import Sample
+from data_prep.writer import Place, Sample
 from pretrain.shard_format import KEY_CHARS, token_dtype
 from pretrain.tokens.tokenizer import Tokenizer
 
@@ -28,7 +29,6 @@ class SampleMaker:
         self.options = options
         self.templates = templates
         self.tokenizer = tokenizer
-        self.tiers = parse_tiers(options.pictures.tiers)
         self.encode = TokenTagger(options.tagging.tagger, tokenizer).encode
         self.dtype = token_dtype(tokenizer.vocabulary.size)
 
@@ -53,11 +53,20 @@ class SampleMaker:
             raise RejectedError("duplicate_key")
         if record.refused is not None:
             raise RejectedError(record.refused)
-        picture = decode_picture(record.image, self.options.pictures)
+        limits, stored = self.options.pictures, None
+        pictures: dict[str, bytes] = {}
+        if self.options.in_place:
+            width, height = measure_in_place(record.image, limits)
+            stored = place_of(record)
+        else:
+            picture = decode_picture(record.image, limits)
+            width, height = picture.size
+            pictures = {tier.name: encode_tier(picture, tier) for tier in self.options.stored_tiers}
         seen.add(key)
         return Sample(
             key=key,
-            pictures={tier.name: encode_tier(picture, tier) for tier in self.tiers},
+            pictures=pictures,
+            stored=stored,
             tokens=[
                 len(encoded[template.name][0]) if template.name in encoded else 0
                 for template in self.templates
@@ -69,10 +78,16 @@ class SampleMaker:
                 "captions": captions,
                 "tokens": {name: len(ids) for name, (ids, _) in encoded.items()},
                 "meta": {name: plain_value(value) for name, value in record.columns.items()},
-                "width": picture.width,
-                "height": picture.height,
+                "width": width,
+                "height": height,
             },
         )
+
+
+def place_of(record: Record) -> Place:
+    """Where the picture lies in its tar, as an index row has it."""
+    assert record.stored is not None and record.image is not None  # a tar's, and it was decoded
+    return record.stored.offset, record.stored.size, zlib.crc32(record.image)
 
 
 def sample_key(image: bytes, text: str) -> str:

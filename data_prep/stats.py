@@ -176,7 +176,7 @@ def figures_of(found: Survey) -> dict[str, Any]:
             name: {
                 "shortest_px": tier.shortest_px,
                 "shards": len(tier.shards),
-                "bytes": sum(shard.bytes for shard in tier.shards),
+                "bytes": tier.bytes,
             }
             for name, tier in found.manifest.tiers.items()
         },

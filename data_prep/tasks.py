@@ -25,7 +25,13 @@ from pydantic import TypeAdapter, ValidationError
 
 from data_prep.writer import remove_shards
 from pretrain.files import write_durably
-from pretrain.shard_format import MANIFEST_FILE, ShardInfo, TokenizerInfo
+from pretrain.shard_format import (
+    MANIFEST_FILE,
+    PICTURES_ROOT_FILE,
+    PicturesInfo,
+    ShardInfo,
+    TokenizerInfo,
+)
 
 WORK_FOLDER = ".build"
 PLAN_FILE = "plan.json"
@@ -42,6 +48,7 @@ class Task:
     start: int
     stop: int
     rows: int
+    pictures: PicturesInfo | None = None  # the one tar of these rows, where pictures stay in it
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,7 +57,7 @@ class TierPlan:
 
     name: str
     shortest_px: int | None
-    jpeg_quality: int
+    jpeg_quality: int | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,6 +71,7 @@ class Plan:
     tiers: list[TierPlan]
     tokenizer: TokenizerInfo
     tagger: str
+    pictures_root: str | None = None  # what pictures_root.txt will say, where pictures stay in tars
 
     @property
     def rows(self) -> int:
@@ -155,6 +163,7 @@ def clear(out: Path, tiers: list[str]) -> None:
         found = json.loads(replaced.read_text(encoding="utf-8")).get("tiers", {})
         for name in found:
             remove_shards(out / Path(name).name)
+        (out / PICTURES_ROOT_FILE).unlink(missing_ok=True)
         replaced.unlink()
     plan = read_plan(out)
     for name in {*tiers, *([tier.name for tier in plan.tiers] if plan else [])}:

@@ -1,6 +1,7 @@
 """A dataset directory read in full against its manifest, indices and checksums."""
 
 import re
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,12 +15,14 @@ from data_prep.pool import Report, run_in_pool
 from data_prep.writer import verify_shard
 from pretrain.data.recaptions import Recaption, recaption_names
 from pretrain.files import file_sha256
+from pretrain.pictures_in_place import checked_pictures, read_pictures_root
 from pretrain.shard_format import (
     INDEX_FILE,
     MANIFEST_FILE,
     Manifest,
     ShardInfo,
     index_dtype,
+    members_inside,
     path_inside,
     read_manifest,
     read_token_counts,
@@ -163,6 +166,15 @@ def row_faults(directory: Path, manifest: Manifest) -> Iterator[str]:
         yield f"{directory / MANIFEST_FILE}: {len(again)} keys occur twice, e.g. in row {again[0]}"
 
 
+def picture_faults(tar: Path, rows: np.ndarray) -> Iterator[str]:
+    """Pictures of a tar in place that are not what they were; row by row, each read once."""
+    with tar.open("rb") as file:
+        for offset, size, crc32 in rows["jpg"].tolist():
+            file.seek(offset)
+            if zlib.crc32(file.read(size)) != crc32:
+                yield f"{tar}: the picture at byte {offset:,} is another than was indexed"
+
+
 def shard_faults(state: VerifyState, check: ShardCheck, report: Report) -> list[str]:
     """What is wrong with one shard. Its members are compared with the index where that is there."""
     del report
@@ -176,7 +188,11 @@ def shard_faults(state: VerifyState, check: ShardCheck, report: Report) -> list[
             faults.append(f"{path}: its sha256 is not the manifest's")
         if check.tier in state.indexed:
             index = np.load(state.directory / check.tier / INDEX_FILE, mmap_mode="r")
-            verify_shard(path, index[check.first : check.first + check.info.samples].tolist())
+            rows = index[check.first : check.first + check.info.samples]
+            verify_shard(path, rows.tolist(), members_inside(check.info.pictures))
+            if check.info.pictures is not None:
+                root = read_pictures_root(state.directory)
+                faults += picture_faults(checked_pictures(root, check.info.pictures), rows)
     except (ValueError, OSError) as error:
         return [*faults, str(error)]
     return faults

@@ -3,7 +3,7 @@
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +17,7 @@ from data_prep.sources import Corpus, Record
 from data_prep.tasks import (
     Part,
     Plan,
+    Task,
     has_plan,
     locked,
     read_parts,
@@ -76,7 +77,8 @@ def run_task(job: Job, number: int, report: Report) -> None:
         )
         last, stem = False, len(parts)
         while not last:
-            part = make_part(job, maker, records, folder, str(stem), (start, task.stop), report)
+            bounds = replace(task, start=start)
+            part = make_part(job, maker, records, folder, str(stem), bounds, report)
             start, last, stem = part.stop, part.last, stem + 1
 
 
@@ -86,15 +88,17 @@ def make_part(
     records: Iterator[Record],
     folder: Path,
     stem: str,
-    bounds: tuple[int, int],
+    task: Task,
     report: Report,
 ) -> Part:
-    """Records until a shard is full or none is left; the part is then on the disk."""
+    """Records until a shard is full or none is left; the part is then on the disk.
+
+    task: what is left of it.
+    """
     options = job.options.writer
-    start, stop = bounds
-    plan = job.plan
+    stop, plan = task.stop, job.plan
     tiers, ids = [tier.name for tier in plan.tiers], np.dtype(plan.token_dtype)
-    writer = PartWriter(folder, stem, tiers, len(plan.captions), ids)
+    writer = PartWriter(folder, stem, tiers, len(plan.captions), ids, task.pictures)
     pace, counted = Pace(), Progress(rows=0, bytes=0, rejected={})
     rejected: Counter[str] = Counter()
     seen: set[str] = set()  # keys that repeat in other shards are found when these are joined
@@ -105,15 +109,16 @@ def make_part(
         if sample is not None:
             left_out += entries_left_out(maker.templates, record.columns)
             with writing(options.out):
-                writer.add(sample.key, tier_members(sample), sample.tokens)
+                members = tier_members(sample, tiers)
+                writer.add(sample.key, members, sample.tokens, sample.stored)
         if pace.is_due():
             counted = tell(report, counted, rows, writer.bytes, rejected)
         if writer.is_full(options):
-            stop, last = record.number + 1, record.number + 1 == bounds[1]
+            stop, last = record.number + 1, record.number + 1 == task.stop
             break
     with writing(options.out):
         part = Part(
-            start=start,
+            start=task.start,
             stop=stop,
             last=last,
             rows=rows,

@@ -6,7 +6,7 @@ import json
 import os
 import re
 import zlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import chain, zip_longest
 from pathlib import Path
@@ -21,8 +21,10 @@ from pretrain.shard_format import (
     MANIFEST_FILE,
     MEMBERS,
     Manifest,
+    PicturesInfo,
     ShardInfo,
     index_dtype,
+    members_inside,
 )
 
 
@@ -49,12 +51,16 @@ class WriterOptions:
             )
 
 
+Place = tuple[int, int, int]  # offset, size, crc32 of a member's content
+
+
 @dataclass(frozen=True, kw_only=True)
 class Sample:
     """A finished sample: everything but the picture is the same in all tiers."""
 
     key: str
     pictures: dict[str, bytes]  # tier -> JPEG
+    stored: Place | None  # of the one picture in its tar, where it stays there
     tokens: list[int]  # per caption of the dataset, 0 where the sample lacks it
     ids: bytes
     word_classes: bytes
@@ -65,17 +71,26 @@ class Sample:
 class Shard:
     """One tar file in the making. It takes its final name once it was read back without fault."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, pictures: PicturesInfo | None = None) -> None:
+        """pictures: the tar in which they stay."""
         self.path = path
+        self.pictures = pictures
+        self.members = members_inside(pictures)
         self.part = aside(path)
         self.file: BinaryIO = self.part.open("wb")
         self.bytes = 0
         self.rows: list[tuple[Any, ...]] = []  # as index_dtype has them
 
-    def add(self, key: str, members: dict[str, bytes], tokens: list[int]) -> None:
-        """Append one sample and remember where its members lie."""
-        places: list[tuple[int, int, int]] = []
-        for member in MEMBERS:
+    def add(
+        self,
+        key: str,
+        members: dict[str, bytes],
+        tokens: list[int],
+        stored: Place | None = None,
+    ) -> None:
+        """Append one sample and remember where its members lie; `stored`: its picture elsewhere."""
+        places: list[Place] = [] if stored is None else [stored]
+        for member in self.members:
             content = members[member]
             header = encode_header(f"{key}.{member}", len(content))
             places.append((self.bytes + len(header), len(content), zlib.crc32(content)))
@@ -94,21 +109,29 @@ class Shard:
         # Drop the cached pages, so that the check below reads the disk.
         os.posix_fadvise(self.file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
         self.file.close()
-        verify_shard(self.part, self.rows)
+        verify_shard(self.part, self.rows, self.members)
         digest = file_sha256(self.part)
         rename_durably(self.part, self.path)
-        return ShardInfo(file=name, samples=len(self.rows), bytes=self.bytes, sha256=digest)
+        return ShardInfo(
+            file=name,
+            samples=len(self.rows),
+            bytes=self.bytes,
+            sha256=digest,
+            pictures=self.pictures,
+        )
 
 
-def verify_shard(path: Path, rows: list[tuple[Any, ...]]) -> None:
+def verify_shard(path: Path, rows: list[tuple[Any, ...]], members: Sequence[str] = MEMBERS) -> None:
     """Every member of every row is where the index says, whole, and nothing else is there.
 
+    members: those that the shard itself holds.
     OSError otherwise, with the first place where they part.
     """
     expected = (
         (f"{key.decode()}.{member}", *place)
         for key, _, *places, _ in rows
         for member, place in zip(MEMBERS, places, strict=True)
+        if member in members
     )
     found = (
         (name, offset, len(content), zlib.crc32(content))
@@ -140,22 +163,32 @@ class PartWriter:
         tiers: list[str],
         caption_count: int,
         ids: np.dtype[Any],
+        pictures: PicturesInfo | None = None,
     ) -> None:
-        """ids: type of a token id in the member `ids`."""
+        """ids: type of a token id in the member `ids`. pictures: the tar in which they stay."""
         self.folder = folder
         self.stem = stem
         self.tiers = tiers
         self.dtype = index_dtype(caption_count)
         self.ids = ids
+        self.pictures = pictures
         self.counts = np.zeros(0, np.uint64)  # of each token id
         self.shards: dict[str, Shard] = {}
 
-    def add(self, key: str, members: dict[str, dict[str, bytes]], tokens: list[int]) -> None:
+    def add(
+        self,
+        key: str,
+        members: dict[str, dict[str, bytes]],
+        tokens: list[int],
+        stored: Place | None = None,
+    ) -> None:
         """Append a sample to every tier."""
         if not self.shards:
-            self.shards = {tier: Shard(self.path(tier, "tar")) for tier in self.tiers}
+            self.shards = {
+                tier: Shard(self.path(tier, "tar"), self.pictures) for tier in self.tiers
+            }
         for tier, shard in self.shards.items():
-            shard.add(key, members[tier], tokens)
+            shard.add(key, members[tier], tokens, stored)
         ids = np.frombuffer(members[self.tiers[0]]["ids"], self.ids)
         self.counts = add_counts(self.counts, np.bincount(ids).astype(np.uint64))
 
@@ -206,15 +239,17 @@ def add_counts(one: np.ndarray, other: np.ndarray) -> np.ndarray:
     return one
 
 
-def tier_members(sample: Sample) -> dict[str, dict[str, bytes]]:
-    """tier -> member -> content."""
+def tier_members(sample: Sample, tiers: list[str]) -> dict[str, dict[str, bytes]]:
+    """tier -> member -> content; without the picture where it stays in its tar."""
     same = {
         "ids": sample.ids,
         "pos": sample.word_classes,
         "txt": sample.text.encode(),
         "json": json.dumps(sample.details, ensure_ascii=False).encode(),
     }
-    return {tier: {**same, "jpg": picture} for tier, picture in sample.pictures.items()}
+    if sample.stored is not None:
+        return {tier: same for tier in tiers}
+    return {tier: {**same, "jpg": sample.pictures[tier]} for tier in tiers}
 
 
 def write_index(path: Path, dtype: np.dtype[Any], rows: int, blocks: Iterable[np.ndarray]) -> str:

@@ -1,13 +1,24 @@
 """The one treatment of every picture, in training data and at inference: upright, opaque, 8-bit.
 
-Pillow and numpy only: data preparation must not import torch.
+Pillow, simplejpeg and numpy only: data preparation must not import torch.
 """
 
 import io
+import warnings
 from functools import lru_cache
 
 import numpy as np
+import simplejpeg
+from numpy.typing import NDArray
 from PIL import Image, ImageCms
+
+# Only these decoders may run: a corpus must not reach Pillow's less trodden ones (EPS starts a
+# PostScript interpreter).
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")
+# JPEG markers (ITU T.81, table B.1), and what an APP segment of each kind begins with.
+START_OF_SCAN = 0xDA
+FRAME_HEADERS = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
+NEEDS_PILLOW = {0xE1: b"Exif\0\0", 0xE2: b"ICC_PROFILE\0"}
 
 ORIENTATION_TAG = 0x0112
 # EXIF 2.32, table "Orientation": value -> what brings the picture upright.
@@ -27,6 +38,57 @@ PROFILE_MODES = {b"RGB ": "RGB", b"GRAY": "L", b"CMYK": "CMYK"}
 SAME_COLOUR = 2  # of 255
 # 192 MB decoded; a header may claim 60000x60000 in a few bytes: checked before pixels are read.
 PIXELS_CAP = 64_000_000
+
+
+def decode(file: bytes) -> NDArray[np.uint8]:
+    """(H, W, 3) sRGB, upright; ValueError on anything but a whole, sane picture of FORMATS.
+
+    JPEGs as `build` stores them, the usual ones elsewhere, take the fast decoder; what has another
+    format, four colours, EXIF or a colour profile takes some times as long.
+    """
+    if is_plain_jpeg(file):
+        height, width, _, _ = simplejpeg.decode_jpeg_header(file, strict=True)
+        check_pixels(width, height)
+        return simplejpeg.decode_jpeg(file, colorspace="RGB", strict=True)
+    with warnings.catch_warnings():
+        # Pillow warns of big pictures and damaged metadata, both of which are judged here.
+        warnings.simplefilter("ignore")
+        try:
+            picture = Image.open(io.BytesIO(file), formats=FORMATS)
+            check_pixels(*picture.size)
+            return np.asarray(upright_rgb(picture))
+        # Damaged files make decoders raise nearly anything.
+        except Exception as error:
+            raise ValueError(f"no whole picture of {', '.join(FORMATS)}: {error}") from error
+
+
+def check_pixels(width: int, height: int) -> None:
+    """ValueError beyond PIXELS_CAP."""
+    if height * width > PIXELS_CAP:
+        raise ValueError(f"{width}x{height} pixels is over the {PIXELS_CAP} cap")
+
+
+def is_plain_jpeg(file: bytes) -> bool:
+    """Whether it is a JPEG whose pixels are already upright RGB or grey by its headers; of one that
+    is damaged, the decoder will say so."""
+    if not file.startswith(b"\xff\xd8"):
+        return False
+    place = 2
+    while place + 9 < len(file) and file[place] == 0xFF:
+        marker = file[place + 1]
+        if marker == START_OF_SCAN:
+            break
+        if marker == 0xFF:  # fill
+            place += 1
+            continue
+        content = place + 4
+        begin = NEEDS_PILLOW.get(marker)
+        if begin is not None and file.startswith(begin, content):
+            return False
+        if marker in FRAME_HEADERS and file[content + 5] == 4:  # colours
+            return False
+        place += 2 + int.from_bytes(file[place + 2 : content], "big")
+    return True
 
 
 def upright_rgb(picture: Image.Image) -> Image.Image:

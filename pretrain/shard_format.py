@@ -31,12 +31,14 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError, with_config
 from pretrain.files import file_sha256
 
 FORMAT_VERSION = 2
-READ_VERSIONS = (1, 2)  # 1 lacks what is optional here
+IN_PLACE_VERSION = 3  # as 2, but the pictures lie in tars of anyone's making
+READ_VERSIONS = (1, 2, 3)  # 1 lacks what is optional here
 MANIFEST_FILE = "manifest.json"
 INDEX_FILE = "index.npy"
 SHARD_FILE = "{shard:05d}.tar"
 TOKEN_COUNTS_FILE = "token_counts.npy"
 RECAPTIONS_FOLDER = "captions"
+PICTURES_ROOT_FILE = "pictures_root.txt"
 
 # The remedy for every damage that is found at the start.
 COPY_AGAIN = "copy the dataset again or rebuild it with `python -m data_prep build`"
@@ -98,6 +100,20 @@ _STRICT = ConfigDict(strict=True, extra="forbid")
 
 @with_config(_STRICT)
 @dataclass(frozen=True, kw_only=True)
+class PicturesInfo:
+    """The tar of anyone's making in which the pictures of a shard's samples lie."""
+
+    file: str  # relative to the folder that the dataset's pictures_root.txt names
+    bytes: int
+
+
+def members_inside(pictures: PicturesInfo | None) -> tuple[str, ...]:
+    """What a shard file itself holds of each sample, where `pictures` has the rest."""
+    return MEMBERS if pictures is None else MEMBERS[1:]
+
+
+@with_config(_STRICT)
+@dataclass(frozen=True, kw_only=True)
 class ShardInfo:
     """One shard file of one tier."""
 
@@ -105,6 +121,12 @@ class ShardInfo:
     samples: int
     bytes: int
     sha256: str
+    pictures: PicturesInfo | None = None  # None: in the shard itself
+
+    @property
+    def picture_bytes(self) -> int:
+        """Of the file in which the pictures lie."""
+        return self.bytes if self.pictures is None else self.pictures.bytes
 
 
 @with_config(_STRICT)
@@ -113,9 +135,20 @@ class TierInfo:
     """One image tier: how its pictures were made, and where they are."""
 
     shortest_px: int | None  # pictures are shrunk to this shortest side; None keeps their size
-    jpeg_quality: int
+    jpeg_quality: int | None  # None: they are as they came
     shards: list[ShardInfo]
     index_sha256: str
+
+    @property
+    def bytes(self) -> int:
+        """Of all shards, and of the tars in which their pictures lie."""
+        tars = {shard.pictures for shard in self.shards if shard.pictures is not None}
+        return sum(shard.bytes for shard in self.shards) + sum(tar.bytes for tar in tars)
+
+    @property
+    def in_place(self) -> bool:
+        """Whether pictures lie in tars of anyone's making, which have no sha256 of ours."""
+        return any(shard.pictures is not None for shard in self.shards)
 
 
 @with_config(_STRICT)
@@ -161,6 +194,10 @@ class Manifest:
         plain = asdict(self)
         if self.token_counts is None:
             del plain["token_counts"]  # as it was read, for its fingerprint
+        for tier in plain["tiers"].values():
+            for shard in tier["shards"]:
+                if shard["pictures"] is None:
+                    del shard["pictures"]
         return json.dumps(plain, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
 
     @property
@@ -198,6 +235,10 @@ class Manifest:
                 f"{self.tokenizer.vocab_size} ids"
             )
         for name, tier in self.tiers.items():
+            if tier.in_place and self.format_version != IN_PLACE_VERSION:
+                return f"tiers.{name} has pictures in place, format_version={self.format_version}"
+            if tier.in_place and any(shard.pictures is None for shard in tier.shards):
+                return f"tiers.{name} has some pictures in place, some in its shards"
             counts = [shard.samples for shard in tier.shards]
             if sum(counts) != self.samples or min(counts, default=0) < 1:
                 return (

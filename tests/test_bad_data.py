@@ -10,8 +10,9 @@ from dataset_copies import damage, record_index
 
 from pretrain.data.collate import Collator, FailureOptions, check_failures
 from pretrain.data.dataset import Dataset
-from pretrain.data.images import CropOptions, decode
+from pretrain.data.images import CropOptions
 from pretrain.faults import StoppedError
+from pretrain.pictures import decode
 from pretrain.shard_format import INDEX_FILE
 from pretrain.tokens.options import TokenOptions
 

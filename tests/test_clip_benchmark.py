@@ -17,11 +17,11 @@ from PIL import Image
 from torch import Tensor
 
 from pretrain.data.dataset import Dataset
-from pretrain.data.images import decode
 from pretrain.evaluate import main as evaluate
 from pretrain.evaluation.classification import ClassificationOptions
 from pretrain.export import load
 from pretrain.export import main as export
+from pretrain.pictures import decode
 
 CAPTIONS = ["label", "phrase"]
 TEMPLATES = ("a drawing of {}.", "{}")

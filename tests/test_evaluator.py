@@ -13,7 +13,7 @@ from vocabularies import of_size
 
 from pretrain.data.augment import AugmentOptions, prepare
 from pretrain.data.dataset import Dataset
-from pretrain.data.images import centre_box, decode, resize
+from pretrain.data.images import centre_box, resize
 from pretrain.evaluation.evaluator import Evaluator
 from pretrain.evaluation.features import image_features
 from pretrain.evaluation.options import EvaluationOptions, ZeroShotOptions
@@ -21,6 +21,7 @@ from pretrain.models.build import build_model
 from pretrain.models.clip import CLIP, ModelOptions
 from pretrain.models.image_tower import ImageTowerOptions
 from pretrain.models.text_tower import TextTowerOptions
+from pretrain.pictures import decode
 from pretrain.shard_format import read_manifest, tier_for
 from pretrain.tokens.context import context
 from pretrain.tokens.options import TokenOptions

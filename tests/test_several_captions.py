@@ -8,9 +8,9 @@ from PIL import Image
 from tiny_models import write_untrained
 
 from pretrain.data.dataset import Dataset
-from pretrain.data.images import decode
 from pretrain.evaluate import main as evaluate
 from pretrain.export.native import load
+from pretrain.pictures import decode
 
 
 @pytest.fixture(scope="module")

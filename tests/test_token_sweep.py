@@ -10,12 +10,13 @@ import torch
 from tiny_models import write_untrained
 
 from pretrain.data.dataset import Dataset
-from pretrain.data.images import decode, evaluation_pixels
+from pretrain.data.images import evaluation_pixels
 from pretrain.evaluate import main as evaluate
 from pretrain.evaluation.features import KeptTokens, embed_pixels, image_features
 from pretrain.evaluation.options import AbilitiesOptions
 from pretrain.evaluation.sweep import SweepOptions
 from pretrain.export.native import load
+from pretrain.pictures import decode
 
 
 @pytest.fixture(scope="module")

@@ -25,6 +25,7 @@ from data_prep.pool import Report, run_in_pool
 from data_prep.reading import smallest_tier
 from data_prep.writer import array_file
 from pretrain.files import file_sha256, write_durably
+from pretrain.pictures import decode, is_plain_jpeg
 from pretrain.shard_format import COPY_AGAIN, Manifest
 
 RULE = "phash-1"  # another rule's hashes are made anew
@@ -109,9 +110,12 @@ def hash_block(state: Pictures, rows: range, report: Report) -> tuple[int, NDArr
 
 
 def grey(jpeg: bytes) -> NDArray[np.float32]:
-    """(32, 32) grey levels of a JPEG, its sides stretched alike to the square."""
-    picture = Image.open(io.BytesIO(jpeg), formats=["JPEG"])
-    picture.draft("L", (2 * _PX, 2 * _PX))  # the decoder halves it while it stays larger
+    """(32, 32) grey levels of a picture, its sides stretched alike to the square."""
+    if is_plain_jpeg(jpeg):
+        picture: Image.Image = Image.open(io.BytesIO(jpeg), formats=["JPEG"])
+        picture.draft("L", (2 * _PX, 2 * _PX))  # the decoder halves it while it stays larger
+    else:
+        picture = Image.fromarray(decode(jpeg))
     small = picture.convert("L").resize((_PX, _PX), Image.Resampling.LANCZOS)
     return np.asarray(small, np.float32)
 

@@ -17,7 +17,20 @@ COUNTED_ROWS = 1 << 20
 
 
 @dataclass(frozen=True, kw_only=True)
-class SourceOptions:
+class RowOptions:
+    """Which rows and pictures are read"""
+
+    image_column: str | None = None
+    """Column of the pictures: encoded (binary, or a Hugging Face image struct {bytes, path}), or
+    their paths in a table; of tars, the members' extension. Null: `image`, or the only one with a
+    well-known name (jpg, png, image_bytes, file_name, path and the like)."""
+    where: str | None = None
+    """Keep the rows for which this SQL expression over the other columns is true, e.g.
+    "split = 'train' AND artist != 'emojione'"."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SourceOptions(RowOptions):
     """What is read"""
 
     source: str
@@ -29,16 +42,9 @@ class SourceOptions:
     """How the source is read: parquet, webdataset, folder, table (CSV, TSV, JSON Lines),
     imagefolder (pictures with metadata.csv or metadata.jsonl) or saved (`save_to_disk`). Null: by
     what stands there."""
-    image_column: str | None = None
-    """Column of the pictures: encoded (binary, or a Hugging Face image struct {bytes, path}), or
-    their paths in a table; of tars, the members' extension. Null: `image`, or the only one with a
-    well-known name (jpg, png, image_bytes, file_name, path and the like)."""
     image_root: str | None = None
     """Folder below which paths of pictures lie; none outside it is read. Null: a table's own
     folder; paths in Parquet are not followed."""
-    where: str | None = None
-    """Keep the rows for which this SQL expression over the other columns is true, e.g.
-    "split = 'train' AND artist != 'emojione'"."""
 
 
 class Corpus:
@@ -83,6 +89,7 @@ class Corpus:
                     columns={name: values[c][i] for c, name in enumerate(columns)},
                     place=batch.place(row),
                     number=first + row,
+                    stored=batch.stored(row),
                 )
             first += batch.table.num_rows
 

@@ -12,7 +12,7 @@ import pyarrow as pa
 
 from data_prep.sources.columns import to_array
 from data_prep.sources.links import LinkCounts
-from data_prep.sources.source import READ_ROWS, Batch
+from data_prep.sources.source import READ_ROWS, Batch, Stored
 
 MARKED_ROWS = 1024
 
@@ -24,6 +24,7 @@ class Row:
     columns: dict[str, Any]
     image: Callable[[], bytes]
     place: str
+    stored: Stored | None = None
 
 
 class Marks:
@@ -84,7 +85,12 @@ class RowSource(ABC):
                 for name in columns
             }
         )
-        return Batch(table=table, image=lambda i: rows[i].image(), place=lambda i: rows[i].place)
+        return Batch(
+            table=table,
+            image=lambda i: rows[i].image(),
+            place=lambda i: rows[i].place,
+            stored=lambda i: rows[i].stored,
+        )
 
 
 def parse_object(text: bytes | str) -> dict[str, Any] | None:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Protocol
 
 import pyarrow as pa
@@ -20,6 +21,15 @@ ACCEPTED = (
 
 
 @dataclass(frozen=True, kw_only=True)
+class Stored:
+    """Where a picture's bytes lie as they are, in a file of the source."""
+
+    file: Path
+    offset: int
+    size: int
+
+
+@dataclass(frozen=True, kw_only=True)
 class Record:
     """One row of a corpus. Text that is not UTF-8 stays bytes, for the reader to judge."""
 
@@ -28,6 +38,7 @@ class Record:
     columns: dict[str, Any]
     place: str = field(compare=False)  # for people: where in the corpus it stands
     number: int = field(compare=False)  # of the row in the whole source, from 0
+    stored: Stored | None = field(default=None, compare=False)  # of a tar's member
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,6 +51,7 @@ class Batch:
     table: pa.Table
     image: Callable[[int], bytes | None]
     place: Callable[[int], str]
+    stored: Callable[[int], Stored | None] = lambda _: None
 
 
 class Source(Protocol):

@@ -23,6 +23,7 @@ from data_prep.sources.links import counts_of_tars
 from data_prep.sources.picture_files import read_bounded
 from data_prep.sources.rows import MARKED_ROWS, Marks, Row, RowSource, parse_object
 from data_prep.sources.sidecars import TEXT_BYTES_CAP
+from data_prep.sources.source import Stored
 from data_prep.sources.tar_members import Member, read_tar
 
 KEY_AND_EXTENSION = re.compile(r"((?:.*/|)[^.]+)[.]([^/]*)")
@@ -127,6 +128,13 @@ class WebDatasetSource(RowSource):
             found.damaged += 1
             found.damaged_example = found.damaged_example or f"{path} {group.key}"
 
+    def tars(self) -> list[tuple[int, Path]]:
+        """(number of its first row, path) of each archive that holds rows, in order."""
+        firsts: dict[int, int] = {}
+        for row, (number, _) in zip(self.marks.rows, self.marks.places, strict=True):
+            firsts.setdefault(number, row)
+        return [(row, self.paths[number]) for number, row in firsts.items()]
+
     def read_rows(self, file: int, place: int) -> Iterator[Row]:
         """All records from the byte `place` of an archive on."""
         for path in self.paths[file:]:
@@ -145,7 +153,12 @@ class WebDatasetSource(RowSource):
                 raise RejectedError("image_missing")
             return read_bounded(path, member.offset, member.size)
 
-        return Row(columns=columns_of(group)[0], image=image, place=f"{path} {group.key}")
+        stored = None
+        if member is not None:
+            stored = Stored(file=path, offset=member.offset, size=member.size)
+        return Row(
+            columns=columns_of(group)[0], image=image, place=f"{path} {group.key}", stored=stored
+        )
 
 
 def read_groups(path: Path, others: Counter[str], begin: int = 0) -> Iterator[Group]:

@@ -80,8 +80,7 @@ def worthwhile(dataset: Dataset, order: SampleOrder, ranks: int) -> bool:
     its memory: else what is read ahead would be gone before it is needed."""
     if dataset.is_cached:
         return True
-    shards = dataset.manifest.tiers[dataset.tier].shards
-    sample_bytes = sum(shard.bytes for shard in shards) / len(dataset)
+    sample_bytes = dataset.manifest.tiers[dataset.tier].bytes / len(dataset)
     lanes = min(order.lanes, -(-order.lanes // ranks) * ranks_on_node())
     window = order.window_samples * lanes / order.lanes
     return 2 * window * sample_bytes < psutil.virtual_memory().total / 2

@@ -22,9 +22,10 @@ from numpy.typing import NDArray
 
 from pretrain.data.collate import Collator
 from pretrain.data.dataset import Dataset, Sample
-from pretrain.data.images import CROP_DRAWS, CropOptions, crop_box, decode, resize
+from pretrain.data.images import CROP_DRAWS, CropOptions, crop_box, resize
 from pretrain.data.loader import LoaderOptions, batches
 from pretrain.data.order import SampleOrder
+from pretrain.pictures import decode
 from pretrain.seeding import Purpose, uniforms
 from pretrain.shard_format import read_manifest, tier_for
 from pretrain.tokens.options import TokenOptions

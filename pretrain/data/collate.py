@@ -16,10 +16,11 @@ from numpy.typing import NDArray
 from pretrain.checks import check_positive
 from pretrain.data.augment import AUGMENT_DRAWS
 from pretrain.data.dataset import Dataset, Sample, SampleError
-from pretrain.data.images import CROP_DRAWS, CropOptions, crop_box, decode, resize
+from pretrain.data.images import CROP_DRAWS, CropOptions, crop_box, resize
 from pretrain.data.recaptions import Recaption
 from pretrain.data.weights import SampleWeights
 from pretrain.faults import StoppedError
+from pretrain.pictures import decode
 from pretrain.seeding import Purpose, hashes, uniforms
 from pretrain.shard_format import read_token_counts
 from pretrain.tokens.context import Specials, add_specials, special_count

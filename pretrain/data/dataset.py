@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from pretrain.data.cache import ShardCache, ShardOptions
 from pretrain.data.index import open_index
 from pretrain.data.shards import SHARD_READER
+from pretrain.pictures_in_place import find_pictures
 from pretrain.shard_format import (
     COPY_AGAIN,
     INDEX_FILE,
@@ -42,7 +43,7 @@ class SampleError(ValueError):
 class Sample:
     """What training reads of one sample."""
 
-    jpeg: bytes
+    jpeg: bytes  # of a tier in place maybe a picture file of another format
     ids: NDArray[np.integer]  # all captions, concatenated
     classes: NDArray[np.uint8]  # word class of each id
 
@@ -87,9 +88,16 @@ class Dataset:
         self.manifest: Manifest = read_manifest(directory)
         check_tier(self.manifest, tier, directory, option)
         self.tier = tier
+        self.in_place = self.manifest.tiers[tier].in_place
         self.token_dtype = np.dtype(self.manifest.token_dtype)
         self._cache = self._open_cache(shards or ShardOptions())
         self.shards = self._checked_shards() if looks else self._told_shards()
+        # Of each shard, the file of its pictures.
+        self.pictures = (
+            find_pictures(directory, self.manifest.tiers[tier], looks)
+            if self.in_place
+            else self.shards
+        )
         self.close()  # files still open under these names may be those of a dataset built before
         path = path_inside(directory, f"{tier}/{INDEX_FILE}", "tiers")
         if shards is not None and shards.url is not None and not path.exists():
@@ -113,6 +121,13 @@ class Dataset:
     def _open_cache(self, options: ShardOptions) -> ShardCache | None:
         if options.cache is None:
             return None
+        if self.in_place:
+            raise ValueError(
+                f"data.shards.cache={options.cache} asked for, tier {self.tier} of "
+                f"{self.directory} has its pictures in place, in tars that nothing can check "
+                "whole: leave it out, or copy the tars by hand and name their folder in "
+                "pictures_root.txt"
+            )
         shards = self.manifest.tiers[self.tier].shards
         return ShardCache(options.cache, options, options.url or str(self.directory), shards)
 
@@ -190,11 +205,19 @@ class Dataset:
         return tokenizer
 
     def read(self, row: int) -> Sample:
-        """Picture, ids and word classes of a row by one read. SampleError on damage."""
+        """Picture, ids and word classes of a row by one read; by two where pictures lie in place.
+
+        SampleError on damage.
+        """
         _, shard, *members = ROW_HEAD.unpack_from(self._rows, row * self.index.itemsize)
         start, jpg_bytes, jpg_crc, ids_at, ids_bytes, ids_crc, pos_at, pos_bytes, pos_crc = members
-        block = self._read(row, shard, start, pos_at + pos_bytes)
-        jpeg = block[:jpg_bytes]
+        if self.in_place:
+            jpeg = self._read(row, shard, start, start + jpg_bytes, of_picture=True)
+            start = ids_at
+            block = self._read(row, shard, start, pos_at + pos_bytes)
+        else:
+            block = self._read(row, shard, start, pos_at + pos_bytes)
+            jpeg = block[:jpg_bytes]
         ids = block[ids_at - start : ids_at - start + ids_bytes]
         classes = block[pos_at - start :]
         for name, member, crc in (
@@ -250,14 +273,18 @@ class Dataset:
     def key(self, row: int) -> str:
         return self.index[row]["key"].decode("ascii", "backslashreplace")
 
-    def _read(self, row: int, shard: int, start: int, end: int) -> bytes:
+    def _read(self, row: int, shard: int, start: int, end: int, of_picture: bool = False) -> bytes:
         """Bytes of a shard. A place outside it, in an index too large to check whole, is the
         sample's fault; an I/O error or a file cut since the start never is."""
         shards = self.manifest.tiers[self.tier].shards
-        if shard >= len(shards) or not start <= end <= shards[shard].bytes:
+        size = -1
+        if shard < len(shards):
+            size = shards[shard].picture_bytes if of_picture else shards[shard].bytes
+        if not start <= end <= size:
             raise SampleError("index_invalid", self.key(row), f"shard {shard}, bytes {start}-{end}")
         if self._cache is None:
-            return SHARD_READER.read(self.shards[shard], start, end - start)
+            path = (self.pictures if of_picture else self.shards)[shard]
+            return SHARD_READER.read(path, start, end - start)
         self._cache.use(shard)
         bring = partial(self._cache.bring, shard)
         return SHARD_READER.read(self.shards[shard], start, end - start, bring)
@@ -277,6 +304,11 @@ class Dataset:
             last = min(stop, int(self._shard_ends[shard])) - 1
             start = int(self.index[first]["jpg"]["offset"])
             end = int(self.index[last]["pos"]["offset"]) + int(self.index[last]["pos"]["size"])
+            if self.in_place:
+                stored = self.index[last]["jpg"]
+                size = int(stored["offset"]) + int(stored["size"]) - start
+                SHARD_READER.read_ahead(self.pictures[shard], start, size)
+                start = int(self.index[first]["ids"]["offset"])
             bring = None
             if self._cache is not None:
                 self._cache.use(shard)
@@ -286,4 +318,4 @@ class Dataset:
 
     def close(self) -> None:
         """Close the shard files; a later read opens them again."""
-        SHARD_READER.forget(self.shards)
+        SHARD_READER.forget({*self.shards, *self.pictures})

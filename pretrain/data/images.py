@@ -1,17 +1,14 @@
-"""Pictures: JPEG bytes to a uint8 crop of the wanted size."""
+"""Pictures: pixels to a uint8 crop of the wanted size."""
 
 import math
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-import simplejpeg
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
-
-from pretrain.pictures import PIXELS_CAP
 
 CROP_DRAWS = 4
 # shortest_side_crop: the centre square, bicubic. squash: the whole picture stretched to the square,
@@ -37,14 +34,6 @@ class CropOptions:
         if not 1 <= self.aspect_max < math.inf:
             return f"aspect_max={self.aspect_max}: it must be 1 or more"
         return None
-
-
-def decode(jpeg: bytes) -> NDArray[np.uint8]:
-    """(H, W, 3) RGB; ValueError on anything but a whole, sane JPEG."""
-    height, width, _, _ = simplejpeg.decode_jpeg_header(jpeg, strict=True)
-    if height * width > PIXELS_CAP:
-        raise ValueError(f"{width}x{height} pixels is over the {PIXELS_CAP} cap")
-    return simplejpeg.decode_jpeg(jpeg, colorspace="RGB", strict=True)
 
 
 def crop_box(

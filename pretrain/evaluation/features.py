@@ -12,9 +12,10 @@ from torch import Tensor
 from pretrain import progress
 from pretrain.data.augment import AugmentOptions, Normalisation, prepare
 from pretrain.data.dataset import Dataset
-from pretrain.data.images import decode, evaluation_pixels
+from pretrain.data.images import evaluation_pixels
 from pretrain.distributed import cores_of_a_rank
 from pretrain.models.clip import CLIP
+from pretrain.pictures import decode
 from pretrain.seeding import Purpose, uniforms
 from pretrain.tokens.context import context
 from pretrain.tokens.image_reduction import ImageReduction, draws_needed, keep_index

@@ -8,7 +8,6 @@ import torch
 from PIL import Image
 
 from pretrain.data.dataset import Dataset
-from pretrain.data.images import decode
 from pretrain.export.card import CARD_FILE, model_card
 from pretrain.export.hub import embed_with_transformers, hub_config, hub_files, write_files
 from pretrain.export.native import ExportedModel, export_config, load, write_native
@@ -19,6 +18,7 @@ from pretrain.export.open_clip import (
 )
 from pretrain.faults import one_line_faults
 from pretrain.models.build import build_model
+from pretrain.pictures import decode
 from pretrain.recipe import Recipe, read_recipe
 from pretrain.run.weights import read_stage_weights
 
