@@ -4,20 +4,19 @@ python -m pretrain.evaluate --model runs/demo [--stage full] [--image_px 64] [--
 python -m pretrain.evaluate --model EXPORT --classification.images DIR --classification.classes FILE
 python -m pretrain.evaluate --model EXPORT --probe.train DIR --probe.test DIR
 python -m pretrain.evaluate --model M --abilities true --tokens.image_px [32,64] --tokens.plot F.svg
+python -m pretrain.evaluate --watch runs/demo    # each checkpoint, while another job trains
 """
 
 import json
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import torch
 from jsonargparse import auto_cli
 
 from pretrain import distributed
-from pretrain.data.augment import Normalisation
-from pretrain.data.dataset import Dataset
+from pretrain.checks import check_positive
 from pretrain.evaluation.classification import Classification, ClassificationOptions
 from pretrain.evaluation.evaluator import Evaluator, metadata_columns
 from pretrain.evaluation.options import AbilitiesOptions, EvaluationOptions
@@ -31,17 +30,14 @@ from pretrain.evaluation.sweep import (
     sweep_points,
 )
 from pretrain.evaluation.table import table
-from pretrain.export.native import CONFIG_FILE, WEIGHTS_FILE, export_options, load
 from pretrain.faults import ended_at_once, one_line_faults
 from pretrain.files import write_durably
-from pretrain.models.build import build_model
-from pretrain.models.clip import CLIP, ModelOptions
 from pretrain.recipe import read_recipe
-from pretrain.run.weights import read_stage_weights
-from pretrain.tokens.context import special_count
+from pretrain.run_folder import WATCHED_FILE
+from pretrain.subject import Subject, found, lengths, of_stage
 from pretrain.tokens.image_reduction import kept_count
 from pretrain.tokens.options import TokenOptions
-from pretrain.tokens.tokenizer import Tokenizer
+from pretrain.watch import watch as watch_run
 
 # A collective waits for the main rank, which alone fits the linear probe: hours on large sets.
 _TIMEOUT_S = 24 * 3600.0
@@ -50,6 +46,8 @@ _TIMEOUT_S = 24 * 3600.0
 def main(
     model: Path | None = None,
     run_dir: Path | None = None,
+    watch: Path | None = None,
+    poll_s: float = 30.0,
     stage: str | None = None,
     image_px: int | None = None,
     text_tokens: int | None = None,
@@ -66,6 +64,8 @@ def main(
     Args:
         model: Folder of an exported model (native or transformers), or of a run.
         run_dir: Run folder of a training run: the same as --model.
+        watch: Run folder whose checkpoints to judge, each once, until the run has ended.
+        poll_s: With --watch, seconds between two looks for a new checkpoint.
         stage: Stage whose weights to evaluate; by default the recipe's last.
         image_px: Picture size; by default the stage's own.
         text_tokens: Context length; by default the stage's own.
@@ -78,17 +78,21 @@ def main(
         abilities: Counting, digits, words, position, binding, size, rotation and texture, on
             pictures drawn for it by a seed: true, or its options.
         tokens: Lengths to compare the same weights at, with a plot.
-        out: JSON file to write the figures to; by default they are only printed.
+        out: JSON file to write the figures to; by default they are only printed. With --watch a
+            file of JSON lines to append to, by default watched.jsonl in the run folder.
     """
     with one_line_faults():
-        folder = _one_of(model, run_dir)
+        check_positive({"poll_s": poll_s})
+        folder = _one_of(model=model, run_dir=run_dir, watch=watch)
         task = None if classification is None else Classification(classification)
         fitted = None if probe is None else Probe(probe)
-        if (folder / CONFIG_FILE).is_file() or (folder / WEIGHTS_FILE).is_file():
-            subject = _exported(folder, stage)
+        if watch is None:
+            subject = found(folder, stage)
         else:
-            subject = _trained(folder, stage)
-        own = _tokens(subject, image_px, text_tokens)
+            _check_watch(stage, tokens)
+            recipe = read_recipe(watch)
+            subject = of_stage(recipe, list(recipe.stages)[-1], {})
+        own = lengths(subject, image_px, text_tokens)
         points = [] if tokens is None else _checked_points(tokens, own, subject)
         options = subject.evaluation
         if sets is not None:
@@ -113,8 +117,8 @@ def main(
             )
     runtime = distributed.start(timeout_s=_TIMEOUT_S)
 
-    def judge(lengths: TokenOptions) -> dict[str, Any]:
-        clip, kept = subject.build(lengths, runtime.device), kept_tokens(lengths)
+    def judge(subject: Subject, at: TokenOptions) -> dict[str, Any]:
+        clip, kept = subject.build(at, runtime.device), kept_tokens(at)
         results = evaluator.evaluate(clip, kept)
         if task is not None:
             figures = task.evaluate(clip, subject.tokenizer, subject.normalisation, kept)
@@ -126,16 +130,33 @@ def main(
             results["abilities"] = drawn
         return results
 
+    def judge_checkpoint(its: Subject) -> tuple[TokenOptions, dict[str, Any]]:
+        at = lengths(its, image_px, text_tokens)
+        return at, judge(its, at)
+
     with ended_at_once():
-        if tokens is None:
-            results = judge(own)
+        if watch is not None:
+            watch_run(
+                watch,
+                out or watch / WATCHED_FILE,
+                judge_checkpoint,
+                poll_s=poll_s,
+                runtime=runtime,
+            )
+        elif tokens is None:
+            results = judge(subject, own)
             if runtime.is_main:
                 print(table(results))
         else:
-            results = _sweep(points, judge, subject.model.image.patch_px, runtime.is_main)
+            results = _sweep(
+                points,
+                lambda at: judge(subject, at),
+                subject.model.image.patch_px,
+                runtime.is_main,
+            )
             if runtime.is_main and tokens.plot is not None:
                 draw_sweep(results["points"], str(folder), tokens.plot)
-        if runtime.is_main and out is not None:
+        if runtime.is_main and out is not None and watch is None:
             write_durably(out, json.dumps(results, indent=2) + "\n")
     distributed.stop()
 
@@ -147,104 +168,53 @@ def _sweep(
     is_main: bool,
 ) -> dict[str, Any]:
     """{points: [record]} on the main rank; lengths that two axes share are judged once."""
-    found: dict[TokenOptions, dict[str, Any]] = {}
+    judged: dict[TokenOptions, dict[str, Any]] = {}
     records = []
-    for axis, lengths in points:
-        if lengths not in found:
-            found[lengths] = judge(lengths)
+    for axis, at in points:
+        if at not in judged:
+            judged[at] = judge(at)
         if is_main:
-            record = point_record(axis, lengths, patch_px, found[lengths])
+            record = point_record(axis, at, patch_px, judged[at])
             records.append(record)
             print(
-                f"{lengths.image_px} px, {record['image_tokens']} image and "
-                f"{lengths.text_tokens} text tokens\n{table(found[lengths])}",
+                f"{at.image_px} px, {record['image_tokens']} image and "
+                f"{at.text_tokens} text tokens\n{table(judged[at])}",
                 flush=True,
             )
     return {"points": records}
 
 
 def _checked_points(
-    options: SweepOptions, own: TokenOptions, subject: "_Subject"
+    options: SweepOptions, own: TokenOptions, subject: Subject
 ) -> list[tuple[Axis, TokenOptions]]:
     points = sweep_points(options, own)
-    for axis, lengths in points:
+    for axis, at in points:
         try:
-            _tokens(subject, lengths.image_px, lengths.text_tokens)
-            grid = lengths.image_px // subject.model.image.patch_px
-            kept_count(lengths.image_reduction, grid, lengths.image_keep_tokens)
+            lengths(subject, at.image_px, at.text_tokens)
+            grid = at.image_px // subject.model.image.patch_px
+            kept_count(at.image_reduction, grid, at.image_keep_tokens)
         except ValueError as error:
             raise ValueError(f"tokens.{axis}: {error}") from error
     return points
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Subject:
-    """What is evaluated: a model still to be put on a device, and how its inputs are made."""
-
-    build: Callable[[TokenOptions, torch.device], CLIP]
-    model: ModelOptions
-    own: TokenOptions
-    tokenizer: Tokenizer
-    normalisation: Normalisation
-    evaluation: EvaluationOptions
-
-
-def _one_of(model: Path | None, run_dir: Path | None) -> Path:
-    if (model is None) == (run_dir is None):
+def _one_of(**folders: Path | None) -> Path:
+    given = [folder for folder in folders.values() if folder is not None]
+    if len(given) != 1:
+        asked = ", ".join(f"--{name} {folder}" for name, folder in folders.items())
         raise ValueError(
-            f"--model {model} and --run_dir {run_dir}: give one of them, the folder of an exported "
-            "model or of a run"
+            f"{asked}: give one of them, the folder of an exported model or of a run, or of a run "
+            "to watch"
         )
-    return model or run_dir  # type: ignore[return-value]
+    return given[0]
 
 
-def _exported(folder: Path, stage: str | None) -> _Subject:
-    """An export by its own files alone."""
-    if stage is not None:
-        raise ValueError(f"stage={stage!r}: {folder} is an export, of one stage: leave --stage out")
-    options, own = export_options(folder)
-    first = load(folder)
-
-    def build(tokens: TokenOptions, device: torch.device) -> CLIP:
-        lengths = (tokens.image_px, tokens.text_tokens)
-        if lengths == (own.image_px, own.text_tokens):
-            return first.model.to(device)
-        return load(folder, image_px=lengths[0], text_tokens=lengths[1]).model.to(device)
-
-    return _Subject(
-        build=build,
-        model=options,
-        own=own,
-        tokenizer=first.tokenizer,
-        normalisation=first.normalisation,
-        evaluation=EvaluationOptions(),
-    )
-
-
-def _trained(run_dir: Path, stage: str | None) -> _Subject:
-    """A finished stage of a run, with its training set's tokenizer."""
-    recipe = read_recipe(run_dir)
-    stage = stage or list(recipe.stages)[-1]
-    weights, _ = read_stage_weights(run_dir, stage)
-    dataset = Dataset(recipe.data.train, recipe.data.tier, looks=False)
-
-    def build(tokens: TokenOptions, device: torch.device) -> CLIP:
-        return build_model(
-            recipe.model,
-            tokens=tokens,
-            vocabulary=dataset.vocabulary,
-            device=device,
-            weights=weights,
-        ).eval()
-
-    return _Subject(
-        build=build,
-        model=recipe.model,
-        own=recipe.stages[stage].tokens,
-        tokenizer=dataset.tokenizer(),
-        normalisation=recipe.data.normalisation,
-        evaluation=recipe.evaluation,
-    )
+def _check_watch(stage: str | None, tokens: SweepOptions | None) -> None:
+    if stage is not None or tokens is not None:
+        raise ValueError(
+            "--watch judges each checkpoint at its own stage's lengths, or at --image_px and "
+            "--text_tokens: leave --stage and --tokens out"
+        )
 
 
 def _on_other_sets(options: EvaluationOptions, sets: dict[str, Path]) -> EvaluationOptions:
@@ -256,25 +226,6 @@ def _on_other_sets(options: EvaluationOptions, sets: dict[str, Path]) -> Evaluat
             print(f"zero-shot {column} is left out: {directory} has no such metadata", flush=True)
             del tasks[column]
     return replace(options, sets=sets, zero_shot=tasks)
-
-
-def _tokens(subject: _Subject, image_px: int | None, text_tokens: int | None) -> TokenOptions:
-    """The lengths to evaluate at, all tokens kept: the model's own where no other is asked for."""
-    own, patch_px = subject.own, subject.model.image.patch_px
-    image_px = own.image_px if image_px is None else image_px
-    text_tokens = own.text_tokens if text_tokens is None else text_tokens
-    specials = special_count(subject.model.text.specials)
-    if image_px < 1 or image_px % patch_px:
-        raise ValueError(
-            f"image_px={image_px}: the model's patches are {patch_px} px wide; change --image_px "
-            f"to a multiple of {patch_px}"
-        )
-    if text_tokens <= specials:
-        raise ValueError(
-            f"text_tokens={text_tokens} leaves no room beside {specials} special token(s): change "
-            f"--text_tokens to {specials + 1} or more"
-        )
-    return TokenOptions(image_px=image_px, text_tokens=text_tokens)
 
 
 if __name__ == "__main__":

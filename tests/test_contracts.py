@@ -62,7 +62,7 @@ LAYERS = [
      "export.source", "export.from_open_clip", "export.from_transformers", "export.importing"],
     ["inference"],
     ["search.index", "search.collection", "search.page", "search.__main__"],
-    ["evaluate", "train", "launch", "preflight", "convert"],
+    ["subject", "watch", "evaluate", "train", "launch", "preflight", "convert"],
 ]  # fmt: skip
 ORDER = {name: place for place, name in enumerate(name for row in LAYERS for name in row)}
 

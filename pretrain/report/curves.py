@@ -73,13 +73,16 @@ def recall_points(run: Run, name: str, direction: str) -> list[Point]:
 def _evaluation_charts(run: Run) -> list[Chart | None]:
     """Recall@1 of every evaluation set; the first stage's token lengths solid, others dashed."""
     marks, limit = _marks(run), float(run.samples_seen)
-    names = set_names(objects(event.get("sets")) for event in run.evaluations)
-    lengths = list(dict.fromkeys(str(event.get("tokens")) for event in run.evaluations))
+    evaluations = run.all_evaluations
+    names = set_names(objects(event.get("sets")) for event in evaluations)
+    lengths = list(
+        dict.fromkeys(str(event.get("tokens")) for event in evaluations if event.get("sets"))
+    )
     charts = []
     for name in names:
         lines = []
         for tokens in lengths:
-            events = [event for event in run.evaluations if str(event.get("tokens")) == tokens]
+            events = [event for event in evaluations if str(event.get("tokens")) == tokens]
             for colour, (direction, label) in enumerate(DIRECTIONS, start=1):
                 lines.append(
                     Line(
@@ -90,7 +93,7 @@ def _evaluation_charts(run: Run) -> list[Chart | None]:
                         has_dots=True,
                     )
                 )
-        chance = _points(run.evaluations, "sets", name, DIRECTIONS[0][0], "chance_r@1")
+        chance = _points(evaluations, "sets", name, DIRECTIONS[0][0], "chance_r@1")
         lines.append(Line(name="chance", points=sorted(set(chance)), colour="soft", is_thin=True))
         charts.append(
             line_chart(

@@ -5,7 +5,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pretrain.run_folder import EVALUATION_FILE, GALLERY_FILE, METRICS_FILE, RECIPE_FILE
+from pretrain.run_folder import (
+    EVALUATION_FILE,
+    GALLERY_FILE,
+    METRICS_FILE,
+    RECIPE_FILE,
+    WATCHED_FILE,
+)
 
 Record = dict[str, Any]
 
@@ -15,7 +21,8 @@ class Run:
     """The records of one run, in file order.
 
     `steps` and `evaluations` hold what the run ended up with: a record that a resume went back
-    behind (its samples were trained again) is left out. `events` still holds it.
+    behind (its samples were trained again) is left out. `events` still holds it. `watched` holds
+    what another job judged of the run's checkpoints meanwhile.
     """
 
     folder: Path
@@ -25,6 +32,7 @@ class Run:
     stages: list[Record]
     steps: list[Record]
     evaluations: list[Record]
+    watched: list[Record]
     checkpoints: list[Record]
     evaluation: Record | None
     gallery: Record | None
@@ -33,6 +41,15 @@ class Run:
     @property
     def name(self) -> str:
         return self.folder.resolve().name
+
+    @property
+    def all_evaluations(self) -> list[Record]:
+        """Training's evaluations and the watcher's, by samples seen; training's where both are."""
+        found = {
+            (event.get("tokens"), event.get("samples_seen")): event
+            for event in [*self.watched, *self.evaluations]
+        }
+        return sorted(found.values(), key=lambda event: event.get("samples_seen") or 0)
 
     @property
     def resumes(self) -> list[Record]:
@@ -82,7 +99,7 @@ class Run:
 
     @property
     def _course(self) -> list[Record]:
-        return [*self.stages, *self.steps, *self.evaluations, *self.checkpoints]
+        return [*self.stages, *self.steps, *self.all_evaluations, *self.checkpoints]
 
 
 def read_run(folder: Path) -> Run:
@@ -115,6 +132,7 @@ def read_run(folder: Path) -> Run:
         stages=_final_course(events, "stage", ("stage",)),
         steps=_final_course(events, "step", ("step",)),
         evaluations=_final_course(events, "evaluation", ("stage", "tokens", "samples_seen")),
+        watched=_read_events(folder / WATCHED_FILE, notes),
         checkpoints=_final_course(events, "checkpoint", ("step",)),
         evaluation=read_object(folder / EVALUATION_FILE, notes),
         gallery=read_object(folder / GALLERY_FILE, notes),

@@ -6,6 +6,7 @@ next stage starts from the stage's weights. Nothing in it is code.
 """
 
 import dataclasses
+import hashlib
 import json
 import os
 import shutil
@@ -15,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 
 from pretrain.distributed import agreed
 from pretrain.files import file_sha256
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 STATE_FILE = "state.json"  # written last: names every file, with its sha256 and its bytes
 ASIDE, REPLACED, _DAMAGED = ".incomplete", ".replaced", ".damaged"
 _LOOK_AGAIN_S = 0.2
+_WEIGHT = "model/weight/"  # stands before a parameter's name, of its fp32 master
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,6 +84,37 @@ def load(engine: "Engine", folder: Path, tag: str, *, late_files_s: float) -> No
         engine.load_training_state(_Tensors([folder / tag / name for name in names]))
 
 
+def read_state(path: Path) -> RunState:
+    """Where the run stood at a checkpoint. OSError where it is gone."""
+    return _state(_record(path)["state"])
+
+
+def read_weights(path: Path) -> "dict[str, Tensor]":
+    """The model's whole fp32 weights by name, of all ranks' files; none of a stage's end.
+
+    For a process that does not own the folder: OSError where the checkpoint is removed meanwhile
+    or not yet all seen here, ValueError where it is damaged or holds DeepSpeed's own files.
+    """
+    from safetensors.torch import load as tensors_of
+
+    sums, found = _record(path)["sha256"], {}
+    if _is_deepspeed(sums):
+        raise ValueError(f"checkpoint {path} is older: it holds DeepSpeed's own files")
+    for name, expected in sums.items():
+        # Read, not mapped: pages of a file that is removed on a network disk would kill us.
+        content = (path / name).read_bytes()
+        if hashlib.sha256(content).hexdigest() != expected:
+            raise ValueError(f"checkpoint {path}: {name} differs from its checksum")
+        try:
+            tensors = tensors_of(content)
+        except SafetensorError as error:
+            raise ValueError(f"checkpoint {path}: {name}: {error}") from error
+        for key, value in tensors.items():
+            if key.startswith(_WEIGHT):
+                found[key.removeprefix(_WEIGHT)] = value.clone()  # lets go of the moments
+    return found
+
+
 class _Tensors(Mapping[str, "Tensor"]):
     """The tensors of several safetensors files, each read when it is asked for."""
 
@@ -128,7 +161,7 @@ def newest(folder: Path, *, late_files_s: float) -> Checkpoint | None:
         else:  # killed before the new one had its name
             path.rename(own)
     damaged: list[Path] = []
-    for path in reversed(_complete(folder)):
+    for path in reversed(complete(folder)):
         damage = _damage(path, late_files_s)
         if damage is None:
             for one in damaged:
@@ -211,20 +244,21 @@ def _late_file(path: Path) -> str | None:
 def remove_old(folder: Path, *, keep: int, keep_every_steps: int | None) -> None:
     """Remove all but the `keep` newest checkpoints and, for ever, the first that stands at or past
     each multiple of keep_every_steps; damaged ones too. The newest always stays."""
-    complete = _complete(folder)
-    kept = set(complete[-keep:])
+    found = complete(folder)
+    kept = set(found[-keep:])
     if keep_every_steps is not None:
         multiple = 0
-        for path in complete:
+        for path in found:
             if int(path.name.removeprefix("step-")) // keep_every_steps > multiple:
                 multiple = int(path.name.removeprefix("step-")) // keep_every_steps
                 kept.add(path)
-    for path in [*complete, *folder.glob("step-*" + _DAMAGED)]:
+    for path in [*found, *folder.glob("step-*" + _DAMAGED)]:
         if path not in kept:
             # What cannot be removed now (a file that a network disk still holds) is tried again
             # after the next save; this one is whole all the same.
             shutil.rmtree(path, ignore_errors=True)
 
 
-def _complete(folder: Path) -> list[Path]:
+def complete(folder: Path) -> list[Path]:
+    """Every checkpoint that has its name, oldest first."""
     return sorted(folder.glob("step-" + "[0-9]" * 8))

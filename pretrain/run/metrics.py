@@ -57,7 +57,7 @@ class RunLog:
         """
         if not self.is_main:
             return
-        line = {"event": event, "time": time.time(), **_finite(values)}
+        line = {"event": event, "time": time.time(), **finite(values)}
         self._file.write(json.dumps(line, allow_nan=False) + "\n")
         if event in ("step", "evaluation"):
             # One curve for each lengths that a model is evaluated at.
@@ -143,9 +143,12 @@ def code_commit() -> str | None:
     return described.stdout.strip()
 
 
-def _finite(value: Any) -> Any:
+def finite(value: Any) -> Any:
+    """The value with null for each number that is not finite: JSON has no word for those."""
     if isinstance(value, dict):
-        return {name: _finite(inner) for name, inner in value.items()}
+        return {name: finite(inner) for name, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [finite(inner) for inner in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 

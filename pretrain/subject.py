@@ -1,0 +1,106 @@
+"""What is evaluated: an export, a finished stage of a run, or the weights of a checkpoint."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from pretrain.data.augment import Normalisation
+from pretrain.data.dataset import Dataset
+from pretrain.evaluation.options import EvaluationOptions
+from pretrain.export.native import CONFIG_FILE, WEIGHTS_FILE, export_options, load
+from pretrain.models.build import build_model
+from pretrain.models.clip import CLIP, ModelOptions
+from pretrain.recipe import Recipe, read_recipe
+from pretrain.run.weights import read_stage_weights
+from pretrain.tokens.context import special_count
+from pretrain.tokens.options import TokenOptions
+from pretrain.tokens.tokenizer import Tokenizer
+
+
+@dataclass(frozen=True, kw_only=True)
+class Subject:
+    """What is evaluated: a model still to be put on a device, and how its inputs are made."""
+
+    build: Callable[[TokenOptions, torch.device], CLIP]
+    model: ModelOptions
+    own: TokenOptions
+    tokenizer: Tokenizer
+    normalisation: Normalisation
+    evaluation: EvaluationOptions
+
+
+def found(folder: Path, stage: str | None) -> Subject:
+    """An export, or a finished stage of a run, the last one unless named."""
+    if (folder / CONFIG_FILE).is_file() or (folder / WEIGHTS_FILE).is_file():
+        return _exported(folder, stage)
+    recipe = read_recipe(folder)
+    stage = stage or list(recipe.stages)[-1]
+    return of_stage(recipe, stage, read_stage_weights(folder, stage)[0])
+
+
+def of_stage(recipe: Recipe, stage: str, weights: dict[str, Tensor]) -> Subject:
+    """Whole fp32 weights from some step of a stage, with the training set's tokenizer."""
+    dataset = Dataset(recipe.data.train, recipe.data.tier, looks=False)
+
+    def build(tokens: TokenOptions, device: torch.device) -> CLIP:
+        return build_model(
+            recipe.model,
+            tokens=tokens,
+            vocabulary=dataset.vocabulary,
+            device=device,
+            weights=weights,
+        ).eval()
+
+    return Subject(
+        build=build,
+        model=recipe.model,
+        own=recipe.stages[stage].tokens,
+        tokenizer=dataset.tokenizer(),
+        normalisation=recipe.data.normalisation,
+        evaluation=recipe.evaluation,
+    )
+
+
+def lengths(subject: Subject, image_px: int | None, text_tokens: int | None) -> TokenOptions:
+    """The lengths to evaluate at, all tokens kept: the model's own where no other is asked for."""
+    own, patch_px = subject.own, subject.model.image.patch_px
+    image_px = own.image_px if image_px is None else image_px
+    text_tokens = own.text_tokens if text_tokens is None else text_tokens
+    specials = special_count(subject.model.text.specials)
+    if image_px < 1 or image_px % patch_px:
+        raise ValueError(
+            f"image_px={image_px}: the model's patches are {patch_px} px wide; change --image_px "
+            f"to a multiple of {patch_px}"
+        )
+    if text_tokens <= specials:
+        raise ValueError(
+            f"text_tokens={text_tokens} leaves no room beside {specials} special token(s): change "
+            f"--text_tokens to {specials + 1} or more"
+        )
+    return TokenOptions(image_px=image_px, text_tokens=text_tokens)
+
+
+def _exported(folder: Path, stage: str | None) -> Subject:
+    """An export by its own files alone."""
+    if stage is not None:
+        raise ValueError(f"stage={stage!r}: {folder} is an export, of one stage: leave --stage out")
+    options, own = export_options(folder)
+    first = load(folder)
+
+    def build(tokens: TokenOptions, device: torch.device) -> CLIP:
+        lengths = (tokens.image_px, tokens.text_tokens)
+        if lengths == (own.image_px, own.text_tokens):
+            return first.model.to(device)
+        return load(folder, image_px=lengths[0], text_tokens=lengths[1]).model.to(device)
+
+    return Subject(
+        build=build,
+        model=options,
+        own=own,
+        tokenizer=first.tokenizer,
+        normalisation=first.normalisation,
+        evaluation=EvaluationOptions(),
+    )
