@@ -11,9 +11,6 @@ from pretrain.pictures import FORMATS, PIXELS_CAP, decode, upright_rgb
 
 # Every tier is JPEG, and libjpeg writes no longer side (JPEG_MAX_DIMENSION in its jmorecfg.h).
 SIDE_PX_CAP = 65_500
-# Up to this shortest side the chroma planes keep full resolution: halved, a 64 px drawing would
-# have 32 px of colour, fewer than a model trained at 64 px sees.
-FULL_CHROMA_PX = 128
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,19 +69,29 @@ def parse_tiers(text: str) -> list[Tier]:
     return tiers
 
 
-def decode_picture(data: bytes | None, options: PictureLimits) -> Image.Image:
-    """The first frame, upright, 8-bit sRGB, on white where transparent, without metadata.
+def open_checked(data: bytes | None, options: PictureLimits) -> Image.Image:
+    """The picture, judged by its header, nothing decoded.
 
-    RejectedError: image_unreadable, image_too_large, image_too_small, image_aspect,
-    image_truncated. Size is judged by the header, before anything is decoded.
+    RejectedError: image_missing, image_unreadable, image_truncated, image_too_large,
+    image_too_small, image_aspect.
     """
     if data is None:
         raise RejectedError("image_missing")
     with warnings.catch_warnings():
-        # Pillow warns of big pictures and damaged metadata, both of which are judged here.
+        # Pillow warns of big pictures, which are judged here.
         warnings.simplefilter("ignore")
         picture = open_header(data)
-        check_size(picture, options)
+    check_size(picture, options)
+    return picture
+
+
+def upright(picture: Image.Image) -> Image.Image:
+    """The first frame, upright, 8-bit sRGB, on white where transparent, without metadata.
+
+    RejectedError: image_unreadable, image_truncated.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of damaged metadata
         try:
             return upright_rgb(picture)
         # Damaged files make decoders raise nearly anything, and one must not end the run.
@@ -96,13 +103,10 @@ def decode_picture(data: bytes | None, options: PictureLimits) -> Image.Image:
 def measure_in_place(data: bytes | None, options: PictureLimits) -> tuple[int, int]:
     """(width, height), upright, of a picture that stays as it is, decoded as training will.
 
-    RejectedError as `decode_picture`.
+    RejectedError as `open_checked` and `upright`.
     """
-    if data is None:
-        raise RejectedError("image_missing")
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        check_size(open_header(data), options)
+    open_checked(data, options)
+    assert data is not None
     try:
         height, width, _ = decode(data).shape
     except ValueError as error:
@@ -139,21 +143,3 @@ def is_truncation(error: Exception) -> bool:
     """Whether a decoder's error says that the file ends early, rather than being malformed."""
     text = str(error).lower()
     return isinstance(error, EOFError) or "truncated" in text or "premature" in text
-
-
-def encode_tier(picture: Image.Image, tier: Tier) -> bytes:
-    """Baseline RGB JPEG of the tier's shortest side, or of the picture's own if that is less."""
-    shortest = min(picture.size)
-    if tier.shortest_px is not None and shortest > tier.shortest_px:
-        width, height = (max(1, round(side * tier.shortest_px / shortest)) for side in picture.size)
-        # reducing_gap shrinks big pictures by whole pixels first: same look, several times faster.
-        picture = picture.resize((width, height), Image.Resampling.LANCZOS, reducing_gap=3.0)
-    buffer = io.BytesIO()
-    picture.save(
-        buffer,
-        format="JPEG",
-        quality=tier.jpeg_quality,
-        subsampling="4:4:4" if min(picture.size) <= FULL_CHROMA_PX else "4:2:0",
-        comment=b"",  # or Pillow would copy the source's
-    )
-    return buffer.getvalue()

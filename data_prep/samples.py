@@ -9,9 +9,10 @@ import numpy as np
 
 from data_prep.captions import CaptionTemplate, make_captions
 from data_prep.options import BuildOptions
-from data_prep.pictures import decode_picture, encode_tier, measure_in_place
+from data_prep.pictures import measure_in_place
 from data_prep.rejection import RejectedError
 from data_prep.sources import Record
+from data_prep.tiers import store
 from data_prep.word_classes import TokenTagger
 from data_prep.writer import Place, Sample
 from pretrain.shard_format import KEY_CHARS, token_dtype
@@ -59,9 +60,8 @@ class SampleMaker:
             width, height = measure_in_place(record.image, limits)
             stored = place_of(record)
         else:
-            picture = decode_picture(record.image, limits)
-            width, height = picture.size
-            pictures = {tier.name: encode_tier(picture, tier) for tier in self.options.stored_tiers}
+            made = store(record.image, limits, self.options.stored_tiers)
+            width, height, pictures = made.width, made.height, made.files
         seen.add(key)
         return Sample(
             key=key,

@@ -10,7 +10,7 @@ import pytest
 from data_prep_corpus import encoded, picture
 from PIL import Image, ImageCms
 
-from data_prep.pictures import PictureOptions, decode_picture
+from data_prep.pictures import PictureOptions, open_checked, upright
 from pretrain.pictures import srgb_transform
 
 DEMO_CORPUS = Path(__file__).parents[1] / "data_prep" / "demo_corpus" / "emoji.parquet"
@@ -100,7 +100,7 @@ def lab_as_srgb(lab: tuple[float, float, float]) -> np.ndarray:
 
 
 def decode(data: bytes) -> np.ndarray:
-    return np.asarray(decode_picture(data, PictureOptions())).astype(int)
+    return np.asarray(upright(open_checked(data, PictureOptions()))).astype(int)
 
 
 def assert_close(found: np.ndarray, wanted: np.ndarray, tolerance: float) -> None:

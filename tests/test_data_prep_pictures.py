@@ -7,12 +7,28 @@ import numpy as np
 import pytest
 from data_prep_corpus import encoded, picture
 from PIL import Image, JpegImagePlugin
+from test_data_prep_colours import display_p3
 
-from data_prep.pictures import PictureOptions, decode_picture, encode_tier, parse_tiers
+from data_prep.jpeg import without_metadata
+from data_prep.pictures import PictureOptions, open_checked, parse_tiers, upright
+from data_prep.rejection import RejectedError
+from data_prep.tiers import store
+
+ANY = PictureOptions(min_image_px=1)
 
 
 def decode(data: bytes) -> np.ndarray:
-    return np.asarray(decode_picture(data, PictureOptions(min_image_px=1))).astype(int)
+    """By Pillow, and the same by way of the stored file."""
+    found = np.asarray(upright(open_checked(data, ANY))).astype(int)
+    [stored] = store(data, ANY, parse_tiers("full:100")).files.values()
+    kept = np.asarray(Image.open(io.BytesIO(stored))).astype(int)
+    assert kept.shape == found.shape and np.abs(kept - found).mean() < 2
+    return found
+
+
+def psnr(found: np.ndarray, wanted: np.ndarray) -> float:
+    error = ((found.astype(float) - wanted.astype(float)) ** 2).mean()
+    return float(10 * np.log10(255**2 / max(error, 1e-9)))
 
 
 def assert_close(found: np.ndarray, wanted: np.ndarray, tolerance: float) -> None:
@@ -88,32 +104,74 @@ def test_an_animation_gives_its_first_frame() -> None:
         assert_close(decode(data)[10, 10], np.array([255, 0, 0]), 2)
 
 
-def test_tiers_are_baseline_jpegs_without_metadata() -> None:
-    source = picture(5, width=400, height=300)
-    data = encoded(source, "JPEG", quality=95, comment=b"a secret", icc_profile=b"x" * 500)
-    image = decode_picture(data, PictureOptions())
-    for tier, size, sampling in zip(
-        parse_tiers("64:90,160:90,full:95"),
-        [(85, 64), (213, 160), (400, 300)],
+@pytest.mark.parametrize("kind", ["JPEG", "PNG"])
+@pytest.mark.parametrize("side", [300, 1500])
+def test_tiers_are_baseline_jpegs_without_metadata(kind: str, side: int) -> None:
+    source = picture(5, width=side * 4 // 3, height=side)
+    more = {"quality": 95, "comment": b"a secret"} if kind == "JPEG" else {}
+    data = encoded(source, kind, icc_profile=b"x" * 500, **more)
+    original = np.asarray(Image.open(io.BytesIO(data)).convert("RGB"))
+    stored = store(data, PictureOptions(), parse_tiers("64:90,160:90,full:95"))
+    assert (stored.width, stored.height) == source.size
+    for (name, file), size, sampling in zip(
+        stored.files.items(),
+        [(85, 64), (213, 160), source.size],
         [0, 2, 2],  # full chroma up to 128 px: 4:4:4, above it 4:2:0
         strict=True,
     ):
-        stored = encode_tier(image, tier)
-        assert b"\xff\xc0" in stored and b"\xff\xc2" not in stored  # baseline, not progressive
-        assert b"secret" not in stored and b"ICC_PROFILE" not in stored
-        found = Image.open(io.BytesIO(stored))
+        assert b"\xff\xc0" in file and b"\xff\xc2" not in file  # baseline, not progressive
+        assert b"secret" not in file and b"ICC_PROFILE" not in file
+        found = Image.open(io.BytesIO(file))
         assert found.size == size and found.mode == "RGB"
         assert JpegImagePlugin.get_sampling(found) == sampling
-        wanted = np.asarray(source.resize(size, Image.Resampling.LANCZOS)).astype(float)
-        error = ((np.asarray(found) - wanted) ** 2).mean()
-        psnr = 10 * np.log10(255**2 / error)
-        assert psnr > 38, f"{tier.name}: {psnr:.1f} dB"
+        wanted = np.asarray(Image.fromarray(original).resize(size, Image.Resampling.LANCZOS))
+        assert psnr(np.asarray(found), wanted) > 38, name
+
+
+def test_a_clean_baseline_jpeg_is_its_own_full_tier_bit_for_bit() -> None:
+    source = picture(5, width=400, height=300)
+    exif = Image.Exif()
+    exif[0x0112] = 1
+    exif[0x010E] = "a secret"
+    data = encoded(source, "JPEG", quality=83, comment=b"another", exif=exif) + b"trailing"
+    [file] = store(data, ANY, parse_tiers("full:95")).files.values()
+    assert len(file) < len(data) and b"secret" not in file and b"another" not in file
+    assert b"Exif" not in file and not file.endswith(b"trailing")
+    one, other = (np.asarray(Image.open(io.BytesIO(f))) for f in (file, data))
+    assert (one == other).all()
+    assert without_metadata(file) == file
+
+
+@pytest.mark.parametrize("fault", ["progressive", "grey", "cmyk", "turned", "profile", "png"])
+def test_what_is_no_clean_baseline_jpeg_is_encoded_anew(fault: str) -> None:
+    source, exif = picture(5, width=120, height=90), Image.Exif()
+    exif[0x0112] = 6 if fault == "turned" else 1
+    mode = {"grey": "L", "cmyk": "CMYK"}.get(fault, "RGB")
+    profile = {"icc_profile": display_p3()} if fault == "profile" else {}
+    data = encoded(
+        source.convert(mode),
+        "PNG" if fault == "png" else "JPEG",
+        exif=exif,
+        **({} if fault == "png" else {"quality": 95, "progressive": fault == "progressive"}),
+        **profile,
+    )
+    [file] = store(data, ANY, parse_tiers("full:95")).files.values()
+    assert b"\xff\xc0" in file and b"\xff\xc2" not in file and b"Exif" not in file
+    found = np.asarray(Image.open(io.BytesIO(file)))
+    wanted = np.asarray(upright(open_checked(data, ANY)))
+    assert found.shape == wanted.shape and psnr(found, wanted) > 34
+
+
+def test_a_cut_jpeg_is_refused_by_name_whatever_is_wanted_of_it() -> None:
+    data = encoded(picture(5, width=400, height=300), "JPEG", quality=90)
+    for tiers in ("full:95", "32:90", "32:90,full:95"):
+        with pytest.raises(RejectedError, match="image_truncated"):
+            store(data[: len(data) * 2 // 3], ANY, parse_tiers(tiers))
 
 
 def test_no_picture_is_enlarged() -> None:
-    image = decode_picture(encoded(picture(5, width=40, height=30)), PictureOptions())
-    [tier] = parse_tiers("160:90")
-    assert Image.open(io.BytesIO(encode_tier(image, tier))).size == (40, 30)
+    stored = store(encoded(picture(5, width=40, height=30)), ANY, parse_tiers("160:90"))
+    assert Image.open(io.BytesIO(stored.files["160"])).size == (40, 30)
 
 
 def test_a_palette_or_grey_picture_becomes_rgb() -> None:

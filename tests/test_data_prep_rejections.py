@@ -148,15 +148,15 @@ def test_a_row_that_fails_beyond_all_reasons_is_named(
     source = write_corpus(
         tmp_path / "corpus.parquet", {"image": images, "caption": ["a", "b", "c", "d"]}
     )
-    encode, calls = data_prep.samples.encode_tier, []
+    encode, calls = data_prep.samples.store, []
 
-    def fail_at_the_third(*arguments: Any) -> bytes:
+    def fail_at_the_third(*arguments: Any) -> Any:
         calls.append(arguments)
         if len(calls) == 3:
             raise OSError("broken data stream when writing image file")
         return encode(*arguments)
 
-    monkeypatch.setattr("data_prep.samples.encode_tier", fail_at_the_third)
+    monkeypatch.setattr("data_prep.samples.store", fail_at_the_third)
     with pytest.raises(ValueError, match=r"corpus\.parquet row 2.*broken data stream.*--where"):
         build_dataset(options(source, tmp_path / "out"))
 
