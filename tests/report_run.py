@@ -173,7 +173,8 @@ def since_2026_12(step: dict[str, Any], tokens: dict[str, int]) -> dict[str, Any
     }
 
 
-def write_gallery(folder: Path, rng: random.Random) -> None:
+def write_gallery(folder: Path, rng: random.Random, is_whole: bool = False) -> None:
+    """is_whole: with what a run folder holds since texts, confusions and map are stored."""
     names = ["cat face", "red heart", "flag: Chad", "sailboat", "melting face", "hot beverage"]
     images = []
     for i in range(24):
@@ -187,7 +188,20 @@ def write_gallery(folder: Path, rng: random.Random) -> None:
         encoded = base64.b64encode(buffer.getvalue()).decode()
         shot = {"key": f"{i:016x}", "jpeg_base64": encoded, "caption": own, "top5": guesses}
         images.append(shot)
+    thumb = {"key": "ab", "jpeg_base64": encoded, "caption": "sailboat"}
+    answers = [{**thumb, "score": 0.4 - 0.05 * i, "right": False} for i in range(5)]
+    texts = [{"caption": "sailboat", "rank": 17, "of": 1720, "right": thumb, "top5": answers}]
+    pair = {"name": "cat face", "taken_for": "red heart", "count": 7, "of": 9, "example": thumb}
+    confused = {"task": "sub_group", "classes": 12, "wrong": 30, "n": 90, "pairs": [pair]}
+    points = [
+        {"at": [rng.random(), rng.random()], "caption": f"c{i}", "group": f"kind {i % 12}"}
+        for i in range(60)
+    ]
+    plane = {"column": "group", "explained": [0.2, 0.1], "gap": 0.5}
+    plane |= {"pictures": points, "texts": points[:30]}
     gallery = {"set": "held_out_artist", "images": images}
+    if is_whole:
+        gallery |= {"texts": texts, "confusions": [confused], "map": plane}
     (folder / "gallery.json").write_text(json.dumps(gallery), encoding="utf-8")
 
 

@@ -1,6 +1,5 @@
 """The evaluator: every task on every evaluation set, as plain numbers."""
 
-import base64
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,6 +12,7 @@ from torch import Tensor
 
 from pretrain.data.augment import Normalisation
 from pretrain.data.dataset import Dataset
+from pretrain.evaluation import examples
 from pretrain.evaluation.abilities.judge import open_abilities
 from pretrain.evaluation.features import KeptTokens, image_features, text_features
 from pretrain.evaluation.options import EvaluationOptions, ZeroShotOptions
@@ -199,29 +199,42 @@ class Evaluator:
         return results
 
     def gallery(self, model: CLIP, seed: int) -> dict[str, Any]:
-        """Random pictures of the first set with their five nearest captions. Collective."""
+        """Examples of the first set: random pictures and captions with their five nearest, the
+        classes and captions confused most, a map of the embeddings. Collective."""
         model.eval()
         name = next(iter(self.sets))
         one = self._sized(name, model.image.image_px)
         images, texts = self._features(model, one)
-        count = min(self.options.gallery_images, len(images))
-        rows = np.random.default_rng(seed).choice(len(images), count, replace=False)
-        shown = []
-        for row in sorted(int(row) for row in rows):
-            scores, nearest = (images[row] @ texts.T).topk(min(5, len(texts)))
-            own = one.matches[one.matches[:, 0] == row, 1].tolist()
-            shown.append(
-                {
-                    "key": one.dataset.key(row),
-                    "jpeg_base64": base64.b64encode(one.dataset.read(row).jpeg).decode("ascii"),
-                    "caption": one.captions[own[0]],
-                    "top5": [
-                        {"caption": one.captions[c], "score": float(s), "right": c in own}
-                        for s, c in zip(scores.tolist(), nearest.tolist(), strict=True)
-                    ],
-                }
+        shown = examples.Embedded(
+            dataset=one.dataset,
+            captions=one.captions,
+            matches=one.matches.to(images.device),
+            images=images,
+            texts=texts,
+        )
+        tasks = [
+            (column, self._classifier(model, column, task), self.classes[column])
+            for column, task in self.options.zero_shot.items()
+        ]
+        confused = [
+            examples.confusions(
+                shown, column, matrix, names, self._class_index(one, column).numpy()
             )
-        return {"set": name, "images": shown}
+            for column, matrix, names in tasks
+        ]
+        confused.append(
+            examples.confusions(shown, "captions", texts, one.captions, shown.first_captions)
+        )
+        count = self.options.gallery_images
+        coarsest = min(self.classes, key=lambda column: len(self.classes[column]), default=None)
+        classes = None if coarsest is None else one.classes(coarsest)
+        return {
+            "set": name,
+            "images": examples.nearest_captions(shown, count, seed),
+            "texts": examples.nearest_pictures(shown, (count + 1) // 2, seed),
+            "confusions": confused,
+            "map": examples.embedding_map(shown, coarsest, classes, seed),
+        }
 
     def _features(
         self, model: CLIP, one: EvaluationSet, kept: KeptTokens | None = None

@@ -67,7 +67,8 @@ class EvaluationOptions:
     batch_samples: int = 256
     """Samples per forward on each rank."""
     gallery_images: int = 24
-    """Pictures of the first set shown with their nearest captions in the report."""
+    """Pictures of the first set shown with their nearest captions in the report, and half as many
+    captions with their nearest pictures."""
 
     def __post_init__(self) -> None:
         names = ("every_steps", "batch_samples", "gallery_images")

@@ -1,4 +1,4 @@
-"""The gallery: held-out pictures with the captions that the model finds best."""
+"""The gallery: held-out pictures with the captions that the model finds best, and the reverse."""
 
 import base64
 import binascii
@@ -9,40 +9,83 @@ from pretrain.report.summary import DIRECTIONS, final_sets, objects
 
 
 def gallery_of(run: Run) -> Record | None:
-    """The pictures with their guesses, and how many are right; None if there is no gallery."""
+    """Pictures, and captions, with their answers and how many are right; None without a gallery."""
     record = run.gallery or {}
-    shots = [_shot(image) for image in record.get("images") or [] if isinstance(image, dict)]
+    shots = [_shot(image) for image in _members(record, "images")]
     if not shots:
         return None
-    whole = objects(final_sets(run).get(str(record.get("set")))).get(DIRECTIONS[0][0], {})
     return {
         "set": figures.readable(record.get("set", "a held-out set")),
         "shots": shots,
-        "first": sum(any(guess["is_right"] for guess in shot["guesses"][:1]) for shot in shots),
-        "among_five": sum(any(guess["is_right"] for guess in shot["guesses"]) for shot in shots),
+        "is_ranked": all(shot["rank"] for shot in shots),
+        "pictures": _right(run, shots, 0),
+        "queries": (queries := [_query(text) for text in _members(record, "texts")]),
+        "texts": _right(run, queries, 1),
+    }
+
+
+def picture_of(found: object) -> Record:
+    """A stored picture as the page shows it: its base64 is empty where it is broken or absent."""
+    record = found if isinstance(found, dict) else {}
+    try:
+        jpeg = base64.b64decode(str(record.get("jpeg_base64") or ""), validate=True)
+    except (binascii.Error, ValueError):
+        jpeg = b""
+    return {
+        "key": record.get("key", ""),
+        "jpeg_base64": base64.b64encode(jpeg).decode("ascii"),
+        "caption": record.get("caption", figures.MISSING),
+    }
+
+
+def _right(run: Run, queries: list[Record], direction: int) -> Record:
+    """How many queries are right at first place and among five, and the whole set's rates."""
+    name = str((run.gallery or {}).get("set"))
+    whole = objects(final_sets(run).get(name)).get(DIRECTIONS[direction][0], {})
+    return {
+        "first": sum(any(guess["is_right"] for guess in one["guesses"][:1]) for one in queries),
+        "among_five": sum(any(guess["is_right"] for guess in one["guesses"]) for one in queries),
         "whole_set": [figures.percent(whole[k]) for k in ("r@1", "r@5") if k in whole],
     }
 
 
 def _shot(image: Record) -> Record:
-    """One picture, its base64 empty where it is broken, with its caption and the model's best."""
-    try:
-        jpeg = base64.b64decode(str(image.get("jpeg_base64") or ""), validate=True)
-    except (binascii.Error, ValueError):
-        jpeg = b""
+    """One picture with its caption and the model's best captions."""
+    return {**picture_of(image), "rank": _rank(image), "guesses": _guesses(image)}
+
+
+def _query(text: Record) -> Record:
+    """One caption with the model's best pictures, and its own where that is not among them."""
+    guesses = _guesses(text)
+    is_found = any(guess["is_right"] for guess in guesses)
     return {
-        "key": image.get("key", ""),
-        "jpeg_base64": base64.b64encode(jpeg).decode("ascii"),
-        "caption": image.get("caption", figures.MISSING),
-        "guesses": [
-            {
-                "caption": guess.get("caption", figures.MISSING),
-                "score": f"{score:.2f}"
-                if (score := figures.number(guess.get("score"))) is not None
-                else figures.MISSING,
-                "is_right": bool(guess.get("right")),
-            }
-            for guess in image.get("top5") or []
-            if isinstance(guess, dict)
-        ],
+        "caption": text.get("caption", figures.MISSING),
+        "rank": _rank(text),
+        "guesses": guesses,
+        "own": None if is_found else picture_of(text.get("right")),
     }
+
+
+def _guesses(query: Record) -> list[Record]:
+    return [
+        {
+            **picture_of(guess),
+            "score": f"{score:.2f}"
+            if (score := figures.number(guess.get("score"))) is not None
+            else figures.MISSING,
+            "is_right": bool(guess.get("right")),
+        }
+        for guess in _members(query, "top5")
+    ]
+
+
+def _rank(query: Record) -> str:
+    """`rank 17 of 1,720`; empty in folders that are older than the rank."""
+    if figures.number(query.get("rank")) is None:
+        return ""
+    return f"rank {figures.count(query['rank'])} of {figures.count(query.get('of'))}"
+
+
+def _members(record: Record, field: str) -> list[Record]:
+    found = record.get(field)
+    return [one for one in found if isinstance(one, dict)] if isinstance(found, list) else []

@@ -2,7 +2,9 @@
 
 from pretrain.report.abilities import ability_charts, indistinct_note
 from pretrain.report.comparison import THIS_RUN, comparison_of
+from pretrain.report.confusions import confusions_of
 from pretrain.report.curves import curves, running_curves
+from pretrain.report.embedding_map import embedding_map, map_note
 from pretrain.report.gallery import gallery_of
 from pretrain.report.overview import environment, headline_cards, lead, stage_table
 from pretrain.report.results import result_tables
@@ -29,6 +31,9 @@ def render(run: Run, comparison: Record | None = None) -> str:
         curves=curves(run),
         running_curves=running_curves(run),
         gallery=gallery_of(run),
+        confusions=confusions_of(run),
+        embedding_map=embedding_map(run),
+        map_note=map_note(run),
         environment=environment(run),
     )
 
