@@ -196,6 +196,8 @@ def plane(vectors: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np
 
     The sign is such that the largest loading of a component is positive.
     """
+    if not np.isfinite(vectors).all():  # of a model that diverged: it has no map
+        return np.zeros((len(vectors), 2)), np.zeros(2)
     _, sizes, loadings = np.linalg.svd(vectors, full_matrices=False)
     axes = np.zeros((2, vectors.shape[1]))
     axes[: len(loadings)] = loadings[:2]

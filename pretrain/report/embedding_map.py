@@ -39,7 +39,7 @@ def embedding_map(run: Run) -> Chart | None:
         for at, caption, group in own:
             _draw(axes, kind, at, colours.get(group, _OTHER), tips, caption, group)
     title = f"Embeddings, {figures.readable((run.gallery or {}).get('set', 'held-out set'))}"
-    keys = [Key(name=name, value="", swatch=f"{of} block") for name, of in colours.items()]
+    keys = [Key(name=str(name), value="", swatch=f"{of} block") for name, of in colours.items()]
     if colours and any(group not in colours for _, _, group in every):
         keys.append(Key(name="other", value="", swatch=f"{_OTHER} block"))
     keys += [Key(name=f"{kind}", value="", swatch=f"ink mark {kind}") for kind in reversed(_KINDS)]

@@ -12,8 +12,10 @@ from matplotlib.figure import Figure
 
 # Matplotlib draws in colours that each stand for one variable of the page's style sheet, so that
 # a chart follows the reader's light or dark colours.
-_VARIABLES = ("ink", "soft", "grid", "mark", "card", "c1", "c2", "c3", "c4")
-_VARIABLES += tuple(f"g{place}" for place in range(1, 11))
+_VARIABLES = [
+    *("ink", "soft", "grid", "mark", "card", "c1", "c2", "c3", "c4"),
+    *(f"g{place}" for place in range(1, 11)),
+]
 COLOURS = {name: f"#fe{place:02x}fe" for place, name in enumerate(_VARIABLES)}
 
 STYLE = {
