@@ -30,7 +30,7 @@ from PIL import Image
 from benchmarks.machine import this_machine
 from benchmarks.photographs import WORDS, photographs, write_parquet
 from data_prep.pictures import PictureOptions, parse_tiers
-from data_prep.tiers import store
+from data_prep.tiers import encode, store
 from pretrain.files import write_durably
 
 RESULTS = Path(__file__).parent / "results/preparing.json"
@@ -73,7 +73,7 @@ class Row:
     ours: float
     img2dataset: float
     ratio: float
-    psnr_db: dict[str, float]  # median, of a tier to Pillow's Lanczos of the whole picture
+    psnr_db: dict[str, float]  # median, of a tier to the same of the whole picture
     psnr_db_p5: dict[str, float]
     two_workers: float  # wall-clock of one worker over that of two
     peak_mib: float  # of the largest process
@@ -108,15 +108,19 @@ def theirs(python: Path, source: Path, tiers: str) -> float:
 
 
 def quality(pictures: list[bytes], tiers: str) -> tuple[dict[str, float], dict[str, float]]:
-    """(median, 5th percentile) PSNR in dB of what is stored, by tier, to the full path's pixels
-    under the same encoding."""
+    """(median, 5th percentile) PSNR in dB of what is stored, by tier, to what the whole picture
+    gives under the same encoding; `full` to the original."""
     found: dict[str, list[float]] = {}
     for jpeg in pictures:
         stored = store(jpeg, PictureOptions(), parse_tiers(tiers))
         whole = Image.open(io.BytesIO(jpeg)).convert("RGB")
         for name, file in stored.files.items():
             made = Image.open(io.BytesIO(file))
-            wanted = whole.resize(made.size, Image.Resampling.LANCZOS) if name != "full" else whole
+            wanted = whole
+            if name != "full":  # the whole picture, by the same filter and encoder
+                resized = np.asarray(whole.resize(made.size, Image.Resampling.LANCZOS))
+                [tier] = (tier for tier in parse_tiers(tiers) if tier.name == name)
+                wanted = Image.open(io.BytesIO(encode(resized, tier)))
             error = (np.asarray(made, float) - np.asarray(wanted, float)) ** 2
             found.setdefault(name, []).append(10 * np.log10(255**2 / max(error.mean(), 1e-9)))
     return tuple(  # type: ignore[return-value]

@@ -1,5 +1,6 @@
 """A picture's file of every tier, by the least work that keeps its looks."""
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -73,7 +74,7 @@ def _store_jpeg(data: bytes, size: tuple[int, int], tiers: list[Tier]) -> Stored
     pixels = simplejpeg.decode_jpeg(
         data, "RGB", min_width=least_width, min_height=least_height, strict=True
     )
-    files |= _encode_all(pixels, size, missing)
+    files |= _encode_all(pixels, size, missing, _extent(size, pixels))
     return Stored(width=width, height=height, files={tier.name: files[tier.name] for tier in tiers})
 
 
@@ -86,23 +87,45 @@ def _size(size: tuple[int, int], tier: Tier, times: int = 1) -> tuple[int, int]:
     return min(width * times, size[0]), min(height * times, size[1])
 
 
-def _encode_all(pixels: Pixels, size: tuple[int, int], tiers: list[Tier]) -> dict[str, bytes]:
-    """The files of tiers of a picture of this size, of which `pixels` are enough."""
+def _extent(size: tuple[int, int], pixels: Pixels) -> tuple[float, float]:
+    """(width, height) that a picture of this size covers of its scaled pixels.
+
+    libjpeg scales by eighths and rounds up: the last pixel of a side is covered in part, and taken
+    for a whole one it would shift all the others.
+    """
+    height, width, _ = pixels.shape
+    for eighths in range(1, 9):
+        sides = [side * eighths / 8 for side in size]
+        if [math.ceil(side) for side in sides] == [width, height]:
+            return sides[0], sides[1]
+    return width, height
+
+
+def _encode_all(
+    pixels: Pixels,
+    size: tuple[int, int],
+    tiers: list[Tier],
+    extent: tuple[float, float] | None = None,
+) -> dict[str, bytes]:
+    """The files of tiers of a picture of this size, which covers this extent of `pixels`."""
+    extent = extent or (pixels.shape[1], pixels.shape[0])
     files: dict[str, bytes] = {}
     for tier in sorted(tiers, key=lambda tier: -min(_size(size, tier))):
         width, height = _size(size, tier)
         made = pixels
         if pixels.shape[:2] != (height, width):
             lanczos = Image.Resampling.LANCZOS
-            made = np.asarray(Image.fromarray(pixels).resize((width, height), lanczos))
-        files[tier.name] = _encode(made, tier)
+            box = (0, 0, *extent)
+            made = np.asarray(Image.fromarray(pixels).resize((width, height), lanczos, box))
+        files[tier.name] = encode(made, tier)
         following = [min(_size(size, other)) for other in tiers if other.name not in files]
         if min(width, height) >= MARGIN * max(following, default=0):
-            pixels = made
+            pixels, extent = made, (width, height)
     return {tier.name: files[tier.name] for tier in tiers}
 
 
-def _encode(pixels: Pixels, tier: Tier) -> bytes:
+def encode(pixels: Pixels, tier: Tier) -> bytes:
+    """A baseline JPEG of a tier's quality."""
     sampling = "444" if min(pixels.shape[:2]) <= FULL_CHROMA_PX else "420"
     try:
         return simplejpeg.encode_jpeg(

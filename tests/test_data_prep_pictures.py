@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from data_prep_corpus import encoded, picture
 from PIL import Image, JpegImagePlugin
+from sklearn.datasets import load_sample_images
 from test_data_prep_colours import display_p3
 
 from data_prep.jpeg import without_metadata
@@ -160,6 +161,17 @@ def test_what_is_no_clean_baseline_jpeg_is_encoded_anew(fault: str) -> None:
     found = np.asarray(Image.open(io.BytesIO(file)))
     wanted = np.asarray(upright(open_checked(data, ANY)))
     assert found.shape == wanted.shape and psnr(found, wanted) > 34
+
+
+@pytest.mark.parametrize("size", [(547, 365), (600, 401), (333, 500), (640, 427)])
+def test_a_scaled_decode_shifts_nothing(size: tuple[int, int]) -> None:
+    """Sizes that no eighth divides: the decoder rounds up, and the picture does not."""
+    photograph = Image.fromarray(load_sample_images().images[0]).resize(size)
+    data = encoded(photograph, "JPEG", quality=95)
+    [file] = store(data, ANY, parse_tiers("120:100")).files.values()
+    found = Image.open(io.BytesIO(file))
+    whole = Image.open(io.BytesIO(data)).resize(found.size, Image.Resampling.LANCZOS)
+    assert psnr(np.asarray(found), np.asarray(whole)) > 38
 
 
 def test_a_cut_jpeg_is_refused_by_name_whatever_is_wanted_of_it() -> None:
