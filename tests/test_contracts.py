@@ -59,7 +59,7 @@ LAYERS = [
      "report.several", "report.gallery", "report.confusions", "report.embedding_map",
      "report.page", "report.__main__"],
     ["export.native", "export.tokenizer", "export.bundle", "export.hub_classes", "export.hub",
-     "export.open_clip", "export.card", "export.command", "export.__main__",
+     "export.open_clip", "export.onnx", "export.card", "export.command", "export.__main__",
      "export.source", "export.from_open_clip", "export.from_transformers", "export.importing"],
     ["inference"],
     ["search.index", "search.collection", "search.page", "search.__main__"],

@@ -26,12 +26,27 @@ open_clip prepares inputs in its own way: it drops transparency and EXIF orienta
 it crops, and cleans texts with ftfy and HTML unescaping. Embeddings equal the training code's on
 opaque, upright, square pictures up to rounding, and on texts that the cleaning leaves alone.
 """
+_ONNX = """## ONNX
+
+`image.onnx`: `pixel_values` (batch, 3, {px}, {px}) fp32, prepared as above, to `image_embeds`.
+`text.onnx`: `input_ids` (batch, {tokens}) int64, padded with {pad}, to `text_embeds`. Both give
+unit vectors. The metadata entry `clipa` of each repeats the preparation.
+
+```python
+import onnxruntime
+
+session = onnxruntime.InferenceSession("FOLDER/text.onnx")
+(embeds,) = session.run(["text_embeds"], {{"input_ids": input_ids}})
+```
+"""
 
 
 def model_card(
-    recipe: Recipe, stage: str, form: str, config: dict[str, Any], fingerprint: str
+    recipe: Recipe, stage: str, form: str, config: dict[str, Any], fingerprint: str, *, onnx: bool
 ) -> str:
-    """Markdown with the hub's YAML head; `licence` is for the owner of the data to fill in."""
+    """Markdown with the hub's YAML head; `licence` is for the owner of the data to fill in.
+
+    onnx: whether the folder has ONNX files."""
     head = [
         "---",
         "license: other",
@@ -51,6 +66,7 @@ def model_card(
         f"```python\n{_USE[form]}\n```",
         _OPEN_CLIP_NOTE if form == "open_clip" else "",
         "## Inputs\n\n" + "\n".join(preparation) + "\n",
+        *([_onnx(config)] if onnx else []),
         "## Training data\n\nFingerprint of the dataset (sha256 of its manifest): "
         f"`{fingerprint}`\n",
         "## Results\n\n" + _results(recipe.run_dir),
@@ -59,6 +75,12 @@ def model_card(
         + "\n```\n",
     ]
     return "\n".join(parts)
+
+
+def _onnx(config: dict[str, Any]) -> str:
+    return _ONNX.format(
+        px=config["image_px"], tokens=config["text_tokens"], pad=config["vocabulary"]["pad_id"]
+    )
 
 
 def _results(run_dir: Path) -> str:

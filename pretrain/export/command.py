@@ -2,7 +2,7 @@
 
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from PIL import Image
@@ -11,6 +11,7 @@ from pretrain.data.dataset import Dataset
 from pretrain.export.card import CARD_FILE, model_card
 from pretrain.export.hub import embed_with_transformers, hub_config, hub_files, write_files
 from pretrain.export.native import ExportedModel, export_config, load, write_native
+from pretrain.export.onnx import check_onnx, remove_onnx, write_onnx
 from pretrain.export.open_clip import (
     compare_with_open_clip,
     open_clip_text_files,
@@ -32,9 +33,13 @@ _TOKENIZED_CAPTIONS = (
 _TOLERANCE = 1e-5  # embeddings are unit vectors in fp32
 
 
-def export(recipe: Recipe, stage: str, out: Path, form: Format = "transformers") -> str:
+def export(
+    recipe: Recipe, stage: str, out: Path, form: Format = "transformers", *, onnx: bool = False
+) -> str:
     """Write a finished stage's model into `out`; what the folder, loaded back, differs by from the
-    run's own weights, on pictures and captions of the training set. ValueError where it differs."""
+    run's own weights, on pictures and captions of the training set. ValueError where it differs.
+
+    onnx: image.onnx and text.onnx too."""
     weights, objective = read_stage_weights(recipe.run_dir, stage)
     config = export_config(recipe, stage, objective)
     # A cache is a training node's; here it serves only shards that have no other way.
@@ -55,8 +60,23 @@ def export(recipe: Recipe, stage: str, out: Path, form: Format = "transformers")
         logit_bias=config.get("logit_bias"),
     )
     captions = _captions(dataset, _TOKENIZED_CAPTIONS)
-    card = model_card(recipe, stage, form, config, dataset.fingerprint)
+    card = model_card(recipe, stage, form, config, dataset.fingerprint, onnx=onnx)
     samples = _pictures(dataset), captions[:_JUDGED_SAMPLES]
+    remove_onnx(out)
+    extra = f" (ONNX: {write_onnx(out, own, config, *samples):.1e})" if onnx else ""
+    return _write_judged(out, own, config, card, form, captions, samples) + extra
+
+
+def _write_judged(
+    out: Path,
+    own: ExportedModel,
+    config: dict[str, Any],
+    card: str,
+    form: Format,
+    captions: list[str],
+    samples: tuple[list[Image.Image], list[str]],
+) -> str:
+    """The folder in its format; the difference, loaded back. ValueError where it differs."""
     if form == "open_clip":
         write_files(out, {CARD_FILE: card, **open_clip_text_files(own, config, captions)})
         write_open_clip(out, own, config)
@@ -65,9 +85,9 @@ def export(recipe: Recipe, stage: str, out: Path, form: Format = "transformers")
         return _judged(out, exact) + note
     files = {CARD_FILE: card}
     if form == "transformers":
-        files.update(hub_files(config, tokenizer, captions))
+        files.update(hub_files(config, own.tokenizer, captions))
         config = hub_config(config)
-    write_native(out, config, own.model.state_dict(), tokenizer)
+    write_native(out, config, own.model.state_dict(), own.tokenizer)
     write_files(out, files)
     with torch.inference_mode():
         loaded = load(out)
@@ -122,6 +142,7 @@ def main(
     out: Path | None = None,
     stage: str | None = None,
     format: Format = "transformers",
+    onnx: bool = False,
 ) -> None:
     """Export a trained model, and compare what the folder gives with the run's own weights.
 
@@ -131,11 +152,15 @@ def main(
         stage: Stage whose weights to export; by default the recipe's last.
         format: native (for `pretrain.load`), transformers (native, and for AutoModel) or
             open_clip (for `open_clip.create_model_and_transforms("local-dir:FOLDER")`).
+        onnx: Write both towers as image.onnx and text.onnx too, judged by ONNX Runtime. Needs
+            requirements-onnx.txt.
     """
     with one_line_faults():
         recipe = read_recipe(run_dir)
         stage = stage or list(recipe.stages)[-1]
         folder = out or run_dir / ("export_open_clip" if format == "open_clip" else "export")
         check_library(format)
-        difference = export(recipe, stage, folder, format)
+        if onnx:
+            check_onnx()
+        difference = export(recipe, stage, folder, format, onnx=onnx)
     print(f"exported stage {stage} to {folder}; largest difference after loading {difference}")

@@ -184,7 +184,7 @@ class ImageTower(nn.Module):
         cls: Tensor = self.vit.cls_token
         if self.options.cls_position:
             cls = cls + positions[0]
-        cls = cls.expand(len(tokens), -1, -1)
+        cls = cls.expand(tokens.shape[0], -1, -1)
         tokens = self.vit.norm_pre(torch.cat([cls, tokens], dim=1))
         every = self._checkpoint_every if self.training else None
         for index, block in enumerate(self.vit.blocks):

@@ -140,7 +140,7 @@ class TextTower(nn.Module):
     def forward(self, text_ids: Tensor) -> Tensor:
         """text_ids (B, T) int64, padded with the vocabulary's pad_id → (B, D)."""
         # Up to the last id that is no padding: CLIP's pad_id is a letter of texts as well ("!").
-        valid = (text_ids != self.vocabulary.pad_id).int().flip(1).cummax(1).values.flip(1).bool()
+        valid = (text_ids != self.vocabulary.pad_id).flip(1).cumsum(1).flip(1) > 0
         hidden = self.encoder(
             input_ids=text_ids, attention_mask=valid if self.options.padding_mask else None
         ).last_hidden_state
@@ -151,6 +151,6 @@ class TextTower(nn.Module):
                 text_ids == self.vocabulary.eos_id if self.options.pool == "eos" else text_ids
             )
             place = is_place.int().argmax(dim=1)
-            return hidden[torch.arange(len(hidden), device=hidden.device), place]
+            return hidden[torch.arange(hidden.shape[0], device=hidden.device), place]
         weight = valid.to(hidden.dtype)[:, :, None]
         return (hidden * weight).sum(1) / weight.sum(1)
