@@ -17,6 +17,7 @@ from pretrain.export.open_clip import (
     open_clip_text_files,
     write_open_clip,
 )
+from pretrain.export.push import check_push, push
 from pretrain.faults import one_line_faults
 from pretrain.models.build import build_model
 from pretrain.pictures import decode
@@ -143,6 +144,8 @@ def main(
     stage: str | None = None,
     format: Format = "transformers",
     onnx: bool = False,
+    push_to_hub: str | None = None,
+    private: bool = False,
 ) -> None:
     """Export a trained model, and compare what the folder gives with the run's own weights.
 
@@ -154,6 +157,9 @@ def main(
             open_clip (for `open_clip.create_model_and_transforms("local-dir:FOLDER")`).
         onnx: Write both towers as image.onnx and text.onnx too, judged by ONNX Runtime. Needs
             requirements-onnx.txt.
+        push_to_hub: Repository to upload the folder to, OWNER/NAME, made where there is none. The
+            token is HF_TOKEN's or that of `hf auth login`.
+        private: Make the repository private; one that is public already is refused.
     """
     with one_line_faults():
         recipe = read_recipe(run_dir)
@@ -162,5 +168,13 @@ def main(
         check_library(format)
         if onnx:
             check_onnx()
+        if push_to_hub is not None:
+            check_push(push_to_hub)
+        elif private:
+            raise ValueError("--private true without --push_to_hub: give --push_to_hub OWNER/NAME")
         difference = export(recipe, stage, folder, format, onnx=onnx)
     print(f"exported stage {stage} to {folder}; largest difference after loading {difference}")
+    if push_to_hub is not None:
+        with one_line_faults():
+            address = push(folder, push_to_hub, private=private)
+        print(f"uploaded to {address}")

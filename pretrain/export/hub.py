@@ -13,6 +13,7 @@ from pretrain.files import write_durably
 from pretrain.tokens.tokenizer import Tokenizer
 
 CODE_FILE, PICTURES_FILE = "modeling_clipa.py", "processing_clipa.py"
+PICTURES_CONFIG = "preprocessor_config.json"
 _CLASSES = "pretrain.export.hub_classes"
 _TITLE = "CLIPA for transformers, from the code that trained it. Needs transformers and timm."
 
@@ -49,7 +50,7 @@ def hub_files(config: dict[str, Any], tokenizer: Tokenizer, captions: list[str])
         **tokenizer_files(
             tokenizer, config["model"]["text"]["specials"], config["text_tokens"], captions
         ),
-        "preprocessor_config.json": json.dumps(pictures, indent=2) + "\n",
+        PICTURES_CONFIG: json.dumps(pictures, indent=2) + "\n",
         CODE_FILE: bundle([(_CLASSES, "ClipaConfig"), (_CLASSES, "ClipaModel")], _TITLE),
         PICTURES_FILE: bundle(
             [(_CLASSES, "ClipaImageProcessor"), (_CLASSES, "ClipaProcessor")], _TITLE

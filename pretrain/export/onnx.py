@@ -24,6 +24,7 @@ _TOLERANCE = 1e-4  # of unit vectors in fp32; fused kernels round otherwise than
 # File, input, output: the names that transformers gives them.
 _IMAGE = ("image.onnx", "pixel_values", "image_embeds")
 _TEXT = ("text.onnx", "input_ids", "text_embeds")
+ONNX_FILES = tuple(names[0] + end for names in (_IMAGE, _TEXT) for end in ("", _WEIGHTS_SUFFIX))
 
 
 class _Images(nn.Module):
@@ -60,9 +61,8 @@ def check_onnx() -> None:
 
 def remove_onnx(out: Path) -> None:
     """Take an earlier export's ONNX files away: they are of another model."""
-    for name, *_ in (_IMAGE, _TEXT):
+    for name in ONNX_FILES:
         (out / name).unlink(missing_ok=True)
-        (out / (name + _WEIGHTS_SUFFIX)).unlink(missing_ok=True)
 
 
 def write_onnx(
