@@ -15,6 +15,8 @@ from test_export import originals
 from pretrain import compat
 from pretrain.export import load
 from pretrain.export import main as export
+from pretrain.export.hub_classes import ClipaConfig, ClipaModel
+from pretrain.models.image_tower import ImageTower, ImageTowerOptions
 
 TEXTS = ["red apple", "", "a cup of tea with a very long caption " * 5, "  Red\u00a0APPLE <s>"]
 # Runs where `pretrain` cannot be imported and nothing can be fetched.
@@ -48,6 +50,29 @@ answer = classify(pictures[8], candidate_labels=texts, hypothesis_template="{}")
 scores = {row["label"]: row["score"] for row in answer}
 Path(sys.argv[4] + ".json").write_text(json.dumps(scores))
 """
+
+
+@pytest.mark.parametrize("positions", ["sincos", "sincos_jax"])
+def test_tables_that_are_no_weights_are_the_towers_own(positions):
+    """transformers makes a model without them, and asks for them afterwards."""
+    tower = {"width": 32, "depth": 1, "heads": 2}
+    model = ClipaModel(
+        ClipaConfig(
+            model={
+                "image": {**tower, "patch_px": 8, "positions": positions},
+                "text": tower,
+                "embed_dim": 16,
+            },
+            vocabulary={"size": 50, "pad_id": 0, "bos_id": 1, "eos_id": 2},
+            image_px=32,
+            text_tokens=8,
+        )
+    )
+    options = ImageTowerOptions(**model.config.model["image"])
+    wanted = ImageTower(options, image_px=32, explicit_attention=False).positions
+    model.image.positions.zero_()
+    model._init_weights(model.image)
+    assert torch.equal(model.image.positions, wanted) and wanted.any()
 
 
 @pytest.fixture(scope="module")

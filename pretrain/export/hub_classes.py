@@ -70,7 +70,8 @@ class ClipaModel(transformers.PreTrainedModel):
         if "positions" in tables:
             grid = round(len(tables["positions"]) ** 0.5)
             with torch.device("cpu"):
-                table = sincos_2d(tables["positions"].shape[1], grid)
+                jax = self.config.model["image"].get("positions") == "sincos_jax"
+                table = sincos_2d(tables["positions"].shape[1], grid, jax=jax)
             tables["positions"].copy_(table)
         if "position_ids" in tables:
             tables["position_ids"].copy_(torch.arange(tables["position_ids"].shape[-1])[None])
