@@ -2,12 +2,13 @@
 
 import re
 
-START, END = b"\xff\xd8", b"\xff\xd9"
+from pretrain.pictures import FRAME_HEADERS, START_OF_JPEG, START_OF_SCAN, jpeg_segments
+
+END = b"\xff\xd9"
 # Markers (ITU T.81, table B.1) of what pixels are made of: Huffman and quantisation tables,
 # restart interval, the frame of a baseline JPEG, and Adobe's segment, which tells its colours.
-BASELINE, ADOBE, JFIF, START_OF_SCAN = 0xC0, 0xEE, 0xE0, 0xDA
+BASELINE, ADOBE, JFIF = 0xC0, 0xEE, 0xE0
 KEPT = frozenset({0xC4, 0xDB, 0xDD, BASELINE, ADOBE})
-FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 # JFIF 1.01, square pixels, no thumbnail.
 PLAIN_JFIF = b"\xff\xe0\x00\x10JFIF\0\x01\x01\x00\x00\x01\x00\x01\x00\x00"
 # In a scan 0xFF stands before a stuffed zero or a restart marker only.
@@ -19,21 +20,16 @@ def without_metadata(file: bytes) -> bytes | None:
 
     None where it is no JPEG of one baseline scan of three 8-bit components.
     """
-    if not file.startswith(START):
+    if not file.startswith(START_OF_JPEG):
         return None
-    kept = [START]
-    place = len(START)
-    while place + 4 <= len(file):
-        if file[place] != 0xFF:
-            return None
-        marker = file[place + 1]
-        size = 2 + int.from_bytes(file[place + 2 : place + 4], "big")
-        segment = file[place : place + size]
-        if marker in FRAMES and not _is_plain_frame(marker, segment):
+    kept = [START_OF_JPEG]
+    for marker, place, stop in jpeg_segments(file):
+        segment = file[place:stop]
+        if marker in FRAME_HEADERS and not _is_plain_frame(marker, segment):
             return None
         if marker == START_OF_SCAN:
             # Its length, then how many components: all three in one scan.
-            scan = _scan(file, place + size) if segment[4:5] == b"\x03" else None
+            scan = _scan(file, stop) if segment[4:5] == b"\x03" else None
             return None if scan is None else b"".join([*kept, segment, scan, END])
         if marker == JFIF and segment[4:9] == b"JFIF\0":
             kept.append(PLAIN_JFIF)
@@ -41,7 +37,6 @@ def without_metadata(file: bytes) -> bytes | None:
             kept.append(segment)
         elif not (0xE0 <= marker <= 0xEF or marker == 0xFE):  # neither application data nor comment
             return None
-        place += size
     return None
 
 

@@ -42,7 +42,7 @@ from pretrain.tokens.tokenizer import is_json, open_tokenizer, parse_tokenizer
 
 TOKENIZER_FILES = {False: "tokenizer.model", True: "tokenizer.json"}  # whether it is the latter
 # The libraries whose releases may change a byte of the output.
-LIBRARIES = ("ftfy", "pillow", "sentencepiece", "textblob", "tokenizers")
+LIBRARIES = ("ftfy", "pillow", "sentencepiece", "simplejpeg", "textblob", "tokenizers")
 
 
 def prepare(options: BuildOptions) -> Job | None:

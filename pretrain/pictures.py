@@ -5,6 +5,7 @@ Pillow, simplejpeg and numpy only: data preparation must not import torch.
 
 import io
 import warnings
+from collections.abc import Iterator
 from functools import lru_cache
 
 import numpy as np
@@ -16,6 +17,7 @@ from PIL import Image, ImageCms
 # PostScript interpreter).
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")
 # JPEG markers (ITU T.81, table B.1), and what an APP segment of each kind begins with.
+START_OF_JPEG = b"\xff\xd8"
 START_OF_SCAN = 0xDA
 FRAME_HEADERS = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 NEEDS_PILLOW = {0xE1: b"Exif\0\0", 0xE2: b"ICC_PROFILE\0"}
@@ -47,9 +49,7 @@ def decode(file: bytes) -> NDArray[np.uint8]:
     format, four colours, EXIF or a colour profile takes some times as long.
     """
     if is_plain_jpeg(file):
-        height, width, _, _ = simplejpeg.decode_jpeg_header(file, strict=True)
-        check_pixels(width, height)
-        return simplejpeg.decode_jpeg(file, colorspace="RGB", strict=True)
+        return decode_jpeg(file)
     with warnings.catch_warnings():
         # Pillow warns of big pictures and damaged metadata, both of which are judged here.
         warnings.simplefilter("ignore")
@@ -62,6 +62,13 @@ def decode(file: bytes) -> NDArray[np.uint8]:
             raise ValueError(f"no whole picture of {', '.join(FORMATS)}: {error}") from error
 
 
+def decode_jpeg(file: bytes) -> NDArray[np.uint8]:
+    """The same of a JPEG as `build` stores them, without a look whether it is one."""
+    height, width, _, _ = simplejpeg.decode_jpeg_header(file, strict=True)
+    check_pixels(width, height)
+    return simplejpeg.decode_jpeg(file, colorspace="RGB", strict=True)
+
+
 def check_pixels(width: int, height: int) -> None:
     """ValueError beyond PIXELS_CAP."""
     if height * width > PIXELS_CAP:
@@ -71,24 +78,31 @@ def check_pixels(width: int, height: int) -> None:
 def is_plain_jpeg(file: bytes) -> bool:
     """Whether it is a JPEG whose pixels are already upright RGB or grey by its headers; of one that
     is damaged, the decoder will say so."""
-    if not file.startswith(b"\xff\xd8"):
+    if not file.startswith(START_OF_JPEG):
         return False
-    place = 2
-    while place + 9 < len(file) and file[place] == 0xFF:
+    for marker, place, _ in jpeg_segments(file):
+        begin = NEEDS_PILLOW.get(marker)
+        if begin is not None and file.startswith(begin, place + 4):
+            return False
+        if marker in FRAME_HEADERS and file[place + 9 : place + 10] == b"\x04":  # colours
+            return False
+    return True
+
+
+def jpeg_segments(file: bytes) -> Iterator[tuple[int, int, int]]:
+    """(marker, place, end) of the segments of a JPEG's head, its first scan's header the last.
+
+    Fewer where the head is damaged. Content begins four bytes behind a place.
+    """
+    place, marker = len(START_OF_JPEG), 0
+    while marker != START_OF_SCAN and place + 4 <= len(file) and file[place] == 0xFF:
         marker = file[place + 1]
-        if marker == START_OF_SCAN:
-            break
         if marker == 0xFF:  # fill
             place += 1
             continue
-        content = place + 4
-        begin = NEEDS_PILLOW.get(marker)
-        if begin is not None and file.startswith(begin, content):
-            return False
-        if marker in FRAME_HEADERS and file[content + 5] == 4:  # colours
-            return False
-        place += 2 + int.from_bytes(file[place + 2 : content], "big")
-    return True
+        end = place + 2 + int.from_bytes(file[place + 2 : place + 4], "big")
+        yield marker, place, end
+        place = end
 
 
 def upright_rgb(picture: Image.Image) -> Image.Image:

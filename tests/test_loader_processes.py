@@ -4,7 +4,9 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -178,9 +180,6 @@ def test_the_watchdog_sees_what_a_process_reads(copy):
 
 
 def stream_in_background(workers, collate):
-    import threading
-    from contextlib import suppress
-
     def build():
         with suppress(RuntimeError):
             workers.build(ONE, ONE, images_of(collate, 4))

@@ -78,7 +78,7 @@ class ReadAhead:
 def worthwhile(dataset: Dataset, order: SampleOrder, ranks: int) -> bool:
     """Whether shards come through a cache, or two windows of all ranks on this node fit in half of
     its memory: else what is read ahead would be gone before it is needed."""
-    if dataset.is_cached:
+    if dataset.cache_bytes is not None:
         return True
     sample_bytes = dataset.manifest.tiers[dataset.tier].bytes / len(dataset)
     lanes = min(order.lanes, -(-order.lanes // ranks) * ranks_on_node())
@@ -103,11 +103,11 @@ def cache_shortage(
         for first, stop in order.stretches(window)
         for shard in dataset.shards_of(first, stop)
     }
-    shards = dataset.manifest.tiers[dataset.tier].shards
-    own = sum(shards[shard].bytes for shard in wanted)
+    tier = dataset.manifest.tiers[dataset.tier]
+    own = sum(tier.shards[shard].bytes for shard in wanted)
     if order.lanes >= ranks:
         own *= ranks_on_node()
-    needed = min(own, sum(shard.bytes for shard in shards))
+    needed = min(own, tier.bytes)
     if needed <= dataset.cache_bytes:
         return None
     return (

@@ -20,7 +20,7 @@ from pretrain.data.images import CROP_DRAWS, CropOptions, crop_box, resize
 from pretrain.data.recaptions import Recaption
 from pretrain.data.weights import SampleWeights
 from pretrain.faults import StoppedError
-from pretrain.pictures import decode
+from pretrain.pictures import decode, decode_jpeg
 from pretrain.seeding import Purpose, hashes, uniforms
 from pretrain.shard_format import read_token_counts
 from pretrain.tokens.context import Specials, add_specials, special_count
@@ -152,6 +152,7 @@ class Collator:
         names = [*self.dataset.manifest.captions, *(one.name for one in self.recaptions)]
         self._weights = caption_shares(names, self.caption_weights)
         self._vocabulary = self.dataset.vocabulary
+        self._decode = decode if self.dataset.in_place else decode_jpeg
         self.grid = self.tokens.image_px // self.patch_px
 
     def __call__(
@@ -221,7 +222,7 @@ class Collator:
             # Only these two are the sample's fault. An OSError is the storage's, and stops the run.
             try:
                 sample = self.dataset.read(row)
-                return row, sample, decode(sample.jpeg)
+                return row, sample, self._decode(sample.jpeg)
             except SampleError as error:
                 reason, fault = error.reason, str(error)
             except ValueError as error:

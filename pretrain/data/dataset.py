@@ -166,11 +166,6 @@ class Dataset:
         return len(self.index)
 
     @property
-    def is_cached(self) -> bool:
-        """Whether shards are read from copies on the node's own disk."""
-        return self._cache is not None
-
-    @property
     def cache_bytes(self) -> int | None:
         """How much the copies on the node's own disk may take; None without a cache."""
         return None if self._cache is None else self._cache.limit_bytes
