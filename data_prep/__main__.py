@@ -319,7 +319,7 @@ COMMANDS: dict[str, tuple[str, tuple[type, ...], Callable[[Namespace], int]]] = 
         run_embed,
     ),
     "filter": (
-        "Weigh out the samples whose picture and text a model finds least alike.",
+        "Weigh out samples whose picture and text a model finds least alike, and near duplicates.",
         (FilterOptions,),
         run_filter,
     ),

@@ -34,9 +34,10 @@ class PictureLimits:
 class PictureOptions(PictureLimits):
     """How pictures are judged and stored"""
 
-    tiers: str = "160:90,full:95"
+    tiers: str = "160:90,320:90"
     """Image tiers, SHORTEST_PX:JPEG_QUALITY by commas; `full` keeps the size. Nothing is ever
-    enlarged, so leave out a tier that no picture exceeds."""
+    enlarged, so leave out a tier that no picture exceeds. 160 serves training at up to 160 px, 320
+    up to 320 px, `full` what is larger."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -53,7 +54,7 @@ class Tier:
 
 
 def parse_tiers(text: str) -> list[Tier]:
-    """Tiers of e.g. "160:90,full:95". ValueError shows the part that is not understood."""
+    """Tiers of e.g. "160:90,320:90". ValueError shows the part that is not understood."""
     tiers: list[Tier] = []
     for part in text.split(","):
         name, _, quality = part.strip().partition(":")
@@ -61,7 +62,7 @@ def parse_tiers(text: str) -> list[Tier]:
         if shortest_px == 0 or not quality.isdecimal() or not 1 <= int(quality) <= 100:
             raise ValueError(
                 f"tiers={text!r}: {part!r} is not understood; write SHORTEST_PX:QUALITY or "
-                "full:QUALITY with quality 1 to 100, e.g. --tiers 160:90,full:95"
+                "full:QUALITY with quality 1 to 100, e.g. --tiers 160:90,320:90"
             )
         if name in [tier.name for tier in tiers]:
             raise ValueError(f"tiers={text!r}: {name!r} given twice")

@@ -50,7 +50,7 @@ def build(source: Path, out: Path, *more: str) -> int:
 
 
 def members(out: Path, suffix: str) -> list[bytes]:
-    with tarfile.open(out / "full/00000.tar") as tar:
+    with tarfile.open(out / "320/00000.tar") as tar:
         return [tar.extractfile(m).read() for m in tar if m.name.endswith(suffix)]  # type: ignore[union-attr]
 
 
@@ -81,7 +81,7 @@ def test_a_folder_gives_the_bytes_of_the_same_corpus_in_parquet(tmp_path):
     }
     assert build(write_corpus(tmp_path / "mine.parquet", table), tmp_path / "parquet") == 0
     assert build(tmp_path / "mine", tmp_path / "folder") == 0
-    for name in ("160/00000.tar", "full/00000.tar", "full/index.npy", "tokenizer.model"):
+    for name in ("160/00000.tar", "320/00000.tar", "320/index.npy", "tokenizer.model"):
         assert (tmp_path / "folder" / name).read_bytes() == (
             tmp_path / "parquet" / name
         ).read_bytes(), name

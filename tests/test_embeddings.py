@@ -337,10 +337,64 @@ def test_ties_lengths_missing_texts_and_other_weights(copy, capsys):
     assert (np.load(copy / "weights/base.npy") == base).all()
 
 
+def greedy_repeats(image: np.ndarray, scores: np.ndarray, cosine: float, base: np.ndarray):
+    """Rows left out, by comparing each with all kept before it, in float64."""
+    kept: list[int] = []
+    for row in np.lexsort((np.arange(len(image)), -scores)):
+        if base[row] > 0 and not any(image[row] @ image[other] >= cosine for other in kept):
+            kept.append(row)
+    return np.setdiff1d(np.flatnonzero(base > 0), kept)
+
+
+@pytest.mark.parametrize("block", [7, 1024])
+def test_near_duplicates_are_left_out_but_for_the_one_its_text_fits_best(
+    copy, capsys, monkeypatch, block
+):
+    """In one cluster every pair is compared: as many are left out as by comparing all with all."""
+    monkeypatch.setattr("data_prep.dedup.semantic._BLOCK", block)
+    random = np.random.default_rng(0)
+    image = unit(random.normal(size=(40, 16)))[random.integers(0, 40, 230)]
+    image = unit(image + random.normal(scale=0.06, size=image.shape))
+    text = unit(image + random.normal(scale=0.5, size=image.shape))
+    text[20:30] = 0
+    store(copy, "made", image, text)
+    image, text = (vectors(copy, kind, "made").astype(np.float64) for kind in ("image", "text"))
+    image = unit(image)
+    lengths = np.maximum(np.linalg.norm(text, axis=1), 1e-9)
+    scores = np.where(text.any(axis=1), (image * text).sum(axis=1) / lengths, -np.inf)
+    base = np.ones(230)
+    base[::9] = 0
+    (copy / "weights").mkdir()
+    np.save(copy / "weights/base.npy", base.astype("<f4"))
+    wanted = greedy_repeats(image, scores, 0.9, base)
+    assert 50 < len(wanted) < 180
+    asked = ["--embeddings", "made", "--duplicate-cosine", "0.9", "--weights", "base", "--out", "w"]
+    assert data_prep(["filter", str(copy), *asked, "--clusters", "1"]) == 0
+    expected = base.copy()
+    expected[wanted] = 0
+    assert (np.load(copy / "weights/w.npy") == expected).all()
+    told = capsys.readouterr().out
+    assert f"{len(wanted)} of 230 samples get weight 0 as near duplicates" in told
+
+    # By default in the clusters alone, in parts of memory: fewer, and each is near a kept one.
+    monkeypatch.setattr("data_prep.dedup.semantic._HELD_BYTES", 40 * 16 * 4)
+    assert data_prep(["filter", str(copy), *asked]) == 0
+    weights = np.load(copy / "weights/w.npy")
+    left_out = np.flatnonzero((base > 0) & (weights == 0))
+    assert 0.5 * len(wanted) < len(left_out) <= len(wanted)
+    assert ((image[left_out] @ image[weights > 0].T).max(axis=1) > 0.9 - 1e-6).all()
+
+
 def test_a_wrong_request_to_filter_is_one_line(embedded, copy, capsys):
     for share in ("0", "1", "-0.5"):
         told = one_error(capsys, filtering(embedded, "own", share))
         assert "--similarity-quantile=" in told and "between 0 and 1" in told
+        told = one_error(capsys, filtering(embedded, "own", "0.5", "--duplicate-cosine", share))
+        assert "--duplicate-cosine=" in told and "between 0 and 1" in told
+    nothing = ["filter", str(embedded), "--embeddings", "own", "--out", "w"]
+    assert "give --similarity-quantile, --duplicate-cosine or both" in one_error(capsys, nothing)
+    told = one_error(capsys, filtering(embedded, "own", "0.5", "--clusters", "3"))
+    assert "--clusters=3 goes with --duplicate-cosine" in told
     assert "--weights='no': there is no" in one_error(
         capsys, filtering(embedded, "own", "0.5", "--weights", "no")
     )

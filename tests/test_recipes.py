@@ -122,7 +122,8 @@ def test_the_stages_are_the_published_ones(name):
         assert options.tokens.text_tokens == text_tokens, stage.name
         check_reduction(name, stage.name, options)
         tier = options.tier or recipe.data.tier
-        assert tier == ("160" if image_px <= 112 else "full"), stage.name
+        wanted = "160" if image_px <= 160 else "320" if image_px <= 320 else "full"
+        assert tier == wanted, stage.name  # the smallest that has the pixels
 
 
 def check_reduction(name: str, stage: str, options: StageOptions) -> None:
