@@ -22,6 +22,7 @@ import time
 from dataclasses import asdict, dataclass
 from datetime import date
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -30,7 +31,7 @@ from PIL import Image
 from benchmarks.machine import this_machine
 from benchmarks.photographs import WORDS, photographs, write_parquet
 from data_prep.pictures import PictureOptions, parse_tiers
-from data_prep.tiers import encode, store
+from data_prep.tiers import encode, shrink, store
 from pretrain.files import write_durably
 
 RESULTS = Path(__file__).parent / "results/preparing.json"
@@ -113,12 +114,12 @@ def quality(pictures: list[bytes], tiers: str) -> tuple[dict[str, float], dict[s
     found: dict[str, list[float]] = {}
     for jpeg in pictures:
         stored = store(jpeg, PictureOptions(), parse_tiers(tiers))
-        whole = Image.open(io.BytesIO(jpeg)).convert("RGB")
+        whole = np.array(Image.open(io.BytesIO(jpeg)).convert("RGB"))
         for name, file in stored.files.items():
             made = Image.open(io.BytesIO(file))
-            wanted = whole
+            wanted: Any = whole
             if name != "full":  # the whole picture, by the same filter and encoder
-                resized = np.asarray(whole.resize(made.size, Image.Resampling.LANCZOS))
+                resized = shrink(whole, made.size, whole.shape[1::-1])
                 [tier] = (tier for tier in parse_tiers(tiers) if tier.name == name)
                 wanted = Image.open(io.BytesIO(encode(resized, tier)))
             error = (np.asarray(made, float) - np.asarray(wanted, float)) ** 2

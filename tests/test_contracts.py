@@ -124,7 +124,7 @@ def test_only_the_engine_room_imports_deepspeed():
     assert users == {"engine.engine", "engine.gradient_norm", "engine.state"}
 
 
-def test_data_preparation_imports_no_torch_and_of_training_only_the_contract():
+def test_data_preparation_imports_no_model_and_of_training_only_the_contract():
     drawing = {f"report.{name}" for name in ("figures", "table", "chart", "histogram", "template")}
     allowed = {
         "shard_format",
@@ -141,7 +141,8 @@ def test_data_preparation_imports_no_torch_and_of_training_only_the_contract():
     runs_a_model = {"embed.py": {"load", "inference"}}
     for path in (ROOT / "data_prep").rglob("*.py"):
         for imported in imports(path):
-            assert imported.split(".")[0] != "torch", path
+            # Tiers are shrunk by torch's filter, which is imported when a build needs it.
+            assert imported.split(".")[0] != "torch" or path.name == "tiers.py", path
             if imported.startswith("pretrain."):
                 ours = imported.removeprefix("pretrain.")
                 mine = allowed | runs_a_model.get(path.name, set())
