@@ -4,7 +4,7 @@ python openclipart_table.py FOLDER > openclipart.jsonl
 
 FOLDER holds `svg` and `png`, the same drawings under the same names. The texts are what each SVG
 says of itself in RDF; the pictures are the PNGs, since SVG is not read. A title that many drawings
-share is the name of their set or author: it is left out, and so are keywords that are none.
+share is the name of their set or author: it is left out, and so is what a broken export left.
 """
 
 import json
@@ -21,21 +21,23 @@ JUNK = re.compile(r"hash\b|0x", re.IGNORECASE)  # of a broken export: HASH(0x8a0
 MOST_SHARED = 5  # drawings with one title, links included
 
 
+def cleaned(text: str | None) -> str:
+    """One line with spaces for underscores; nothing of what is no text."""
+    line = " ".join((text or "").replace("_", " ").split())
+    return "" if JUNK.match(line) else line
+
+
 def texts(svg: Path) -> dict[str, object]:
     """Title, description, keywords and author of one file, as far as it has them."""
-    try:
-        work = ET.parse(svg).find(f".//{WORK}")
-    except ET.ParseError as error:
-        print(f"{svg}: {error}", file=sys.stderr)
-        return {}
+    work = ET.parse(svg).find(f".//{WORK}")
     if work is None:
         return {}
-    keywords = [(one.text or "").strip() for one in work.findall(f"{DC}subject/{RDF}Bag/{RDF}li")]
+    keywords = [cleaned(one.text) for one in work.findall(f"{DC}subject/{RDF}Bag/{RDF}li")]
     return {
-        "title": (work.findtext(f"{DC}title") or "").strip(),
-        "description": (work.findtext(f"{DC}description") or "").strip(),
-        "keywords": [word for word in keywords if word and not JUNK.match(word)],
-        "author": (work.findtext(f"{DC}creator/*/{DC}title") or "").strip(),
+        "title": cleaned(work.findtext(f"{DC}title")),
+        "description": cleaned(work.findtext(f"{DC}description")),
+        "keywords": [word for word in keywords if word],
+        "author": cleaned(work.findtext(f"{DC}creator/*/{DC}title")),
     }
 
 
