@@ -168,13 +168,17 @@ def stats(directory: Path, options: StatsOptions) -> str:
 
 
 def figures_of(found: Survey) -> dict[str, Any]:
-    """The survey as plain values."""
+    """The survey as plain values. A tier's `shrunk`: the share of the pictures that are larger than
+    it; the others keep their size, so that a tier of 0 only repeats what a larger one holds."""
     return {
         "samples": found.manifest.samples,
         "looked_at": found.looked_at,
         "tiers": {
             name: {
                 "shortest_px": tier.shortest_px,
+                "shrunk": None
+                if tier.shortest_px is None
+                else found.sizes["shorter_px"].share_above(tier.shortest_px),
                 "shards": len(tier.shards),
                 "bytes": tier.bytes,
             }
@@ -224,7 +228,9 @@ def table(found: Survey) -> str:
         ["samples", f"{plain['samples']:,}{part}"],
     ]
     for name, tier in plain["tiers"].items():
-        px = f"shortest side {tier['shortest_px']} px" if tier["shortest_px"] else "own size"
+        px = "own size"
+        if tier["shortest_px"]:
+            px = f"shortest side {tier['shortest_px']} px, shrunk to it: {tier['shrunk']:.1%}"
         shards = f"{tier['shards']:,} shard" + "s" * (tier["shards"] > 1)
         lines.append([f"tier {name}", f"{tier['bytes'] / 1e6:,.1f} MB, {shards}, {px}"])
     scope = "" if found.are_counts_of_all else " by the samples looked at"

@@ -109,9 +109,33 @@ def test_stats_are_what_a_count_of_the_rows_gives(built, tmp_path, capsys, sampl
     assert told["rejected"] == dataset.manifest.rejected
     assert sum(told["rejected"].values()) == 3
     shards = [path.stat().st_size for path in (built / "48").glob("*.tar")]
-    assert told["tiers"]["48"] == {"shortest_px": 48, "shards": len(shards), "bytes": sum(shards)}
+    assert told["tiers"]["48"] == {
+        "shortest_px": 48,
+        "shrunk": 1.0,  # every picture is larger
+        "shards": len(shards),
+        "bytes": sum(shards),
+    }
+    assert told["tiers"]["full"]["shrunk"] is None
     shown = capsys.readouterr().out
     assert "duplicate_key" in shown and f"3 of {ROWS} rows" in shown and "cut at 77" in shown
+
+
+def test_the_share_of_pictures_that_a_tier_shrinks_is_told(tmp_path, capsys):
+    sides = (40, 48, 49, 50, 200, 300, 320, 400)
+    images = [encoded(picture(i, width=side, height=side + 9)) for i, side in enumerate(sides)]
+    texts = [f"picture {i}" for i in range(len(sides))]
+    source = write_corpus(tmp_path / "corpus.parquet", {"image": images, "caption": texts})
+    build_dataset(options(source, tmp_path / "out", tiers="48:90,320:90,500:90"))
+    assert main(["stats", str(tmp_path / "out"), "--json", str(tmp_path / "stats.json")]) == 0
+    tiers = json.loads((tmp_path / "stats.json").read_text())["tiers"]
+    assert {name: tier["shrunk"] for name, tier in tiers.items()} == {
+        "48": 6 / 8,
+        "320": 1 / 8,
+        "500": 0.0,
+    }
+    shown = capsys.readouterr().out
+    assert "shortest side 48 px, shrunk to it: 75.0%" in shown
+    assert "shortest side 500 px, shrunk to it: 0.0%" in shown
 
 
 def test_a_dataset_without_counts_has_its_ids_counted(built, copied):

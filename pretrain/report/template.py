@@ -17,4 +17,5 @@ def template(name: str, *folders: Path) -> Template:
         lstrip_blocks=True,
     )
     templates.filters["duration"] = figures.duration
+    templates.filters["plural"] = figures.plural
     return templates.get_template(name)
