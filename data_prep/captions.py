@@ -182,5 +182,7 @@ def clean_text(text: str) -> str:
     Source: CLIP `basic_clean` and `whitespace_clean` (openai/CLIP, simple_tokenizer.py), which
     unescapes twice because crawled alt texts often are escaped twice; NFC is added here.
     """
+    if text.isascii() and text.isprintable() and "&" not in text:
+        return " ".join(text.split())  # nothing to mend: a tenth of the time of a small picture
     mended = html.unescape(html.unescape(ftfy.fix_text(text)))
     return " ".join(unicodedata.normalize("NFC", mended).split())

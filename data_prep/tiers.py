@@ -144,7 +144,9 @@ def shrink(pixels: Pixels, size: tuple[int, int], extent: tuple[float, float]) -
     small = torch.nn.functional.interpolate(
         planes, scale_factor=(scale[1], scale[0]), mode="bicubic", antialias=True
     )
-    shrunk: Pixels = small[0].permute(1, 2, 0).numpy()
+    shrunk: Pixels = np.empty((size[1], size[0], 3), np.uint8)
+    for colour, plane in enumerate(small[0].numpy()):
+        shrunk[..., colour] = plane
     return shrunk
 
 
@@ -153,7 +155,7 @@ def encode(pixels: Pixels, tier: Tier) -> bytes:
     sampling = "444" if min(pixels.shape[:2]) <= FULL_CHROMA_PX else "420"
     try:
         return simplejpeg.encode_jpeg(
-            np.ascontiguousarray(pixels),
+            pixels,
             quality=tier.jpeg_quality,
             colorspace="RGB",
             colorsubsampling=sampling,
