@@ -1,0 +1,87 @@
+"""A SigLIP checkpoint keeps its embeddings, logits and ids, through every door that imports."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from siglip_folders import SENTENCES, TEXT_TOKENS, a_siglip_folder
+from transformers import AutoImageProcessor, AutoTokenizer, SiglipModel
+
+import pretrain
+from pretrain.export import load
+from pretrain.export.importing import convert
+from pretrain.export.native import export_options
+
+CAPTIONS = [
+    "A red apple, on the table!", '"Two cups" of tea (and a book)...', "the dog's tree; under_it",
+    "ODYSSEUS ΟΔΥΣΣΕΥΣ İstanbul",
+    "ＦＵＬＬ width　space", "un café № ½", "a\tb\nc\x1cd  e ", "▁ a▁b",
+    "", "!!!", " ".join(SENTENCES),
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory) -> tuple[Path, Path, float, list[str]]:
+    """(transformers' folder, ours, the largest difference told, notes)"""
+    base = tmp_path_factory.mktemp("siglip")
+    source = a_siglip_folder(base / "source")
+    worst, notes = convert(source, base / "out")
+    return source, base / "out", worst, notes
+
+
+def pictures() -> list[Image.Image]:
+    noise = np.random.default_rng(5).integers(0, 256, (5, 32, 32, 3), dtype=np.uint8)
+    return [Image.fromarray(each) for each in noise]
+
+
+@torch.no_grad()
+def test_embeddings_and_logits_are_the_original_s(folders):
+    source, out, worst, _ = folders
+    model = SiglipModel.from_pretrained(source).eval()
+    pixels = AutoImageProcessor.from_pretrained(source)(pictures(), return_tensors="pt")
+    ids = AutoTokenizer.from_pretrained(source)(
+        CAPTIONS, padding="max_length", truncation=True, max_length=TEXT_TOKENS, return_tensors="pt"
+    )["input_ids"]
+    theirs = model(input_ids=ids, **pixels)
+    ours = pretrain.load(out)
+    images, texts = ours.encode_image(pictures()), ours.encode_text(CAPTIONS)
+    exported = load(out)
+    assert exported.logit_bias == pytest.approx(-10.5)
+    logits = exported.logit_scale * images @ texts.T + exported.logit_bias
+    found = {
+        "images": float((images - theirs.image_embeds).abs().max()),
+        "texts": float((texts - theirs.text_embeds).abs().max()),
+        "logits": float((logits - theirs.logits_per_image).abs().max()),
+        "told": worst,
+    }
+    assert max(found.values()) < 1e-5, found
+
+
+def test_ids_are_the_original_s(folders):
+    source, out, _, notes = folders
+    theirs = AutoTokenizer.from_pretrained(source)(
+        CAPTIONS, padding="max_length", truncation=True, max_length=TEXT_TOKENS, return_tensors="pt"
+    )["input_ids"]
+    ours = load(out).text_ids(CAPTIONS)
+    wrong = [(c, a.tolist(), b.tolist()) for c, a, b in zip(CAPTIONS, theirs, ours, strict=True)
+             if not torch.equal(a, b)]  # fmt: skip
+    assert not wrong
+    assert not any("cut otherwise" in note for note in notes)
+
+
+def test_the_folder_says_what_siglip_is(folders):
+    _, out, _, _ = folders
+    written = json.loads((out / "config.json").read_text())
+    assert written["normalisation"] == "inception"
+    assert written["preprocessing"]["mean"] == written["preprocessing"]["std"] == [0.5] * 3
+    options, _ = export_options(out)
+    assert not options.image.cls_token and not options.image_projection
+    assert options.image.norm_eps == options.text.norm_eps == 1e-6
+
+
+def test_what_has_no_counterpart_is_named(tmp_path):
+    with pytest.raises(ValueError, match="vision_use_head=False"):
+        convert(a_siglip_folder(tmp_path / "headless", vision_use_head=False), tmp_path / "out")
