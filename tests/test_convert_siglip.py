@@ -1,19 +1,25 @@
 """A SigLIP checkpoint keeps its embeddings, logits and ids, through every door that imports."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file
 from siglip_folders import SENTENCES, TEXT_TOKENS, a_siglip_folder
+from tiny_datasets import build_food
+from tiny_runs import ROOT, train_command
 from transformers import AutoImageProcessor, AutoTokenizer, SiglipModel
 
 import pretrain
 from pretrain.export import load
 from pretrain.export.importing import convert
 from pretrain.export.native import export_options
+from pretrain.run.weights import read_stage_weights
 
 CAPTIONS = [
     "A red apple, on the table!", '"Two cups" of tea (and a book)...', "the dog's tree; under_it",
@@ -85,3 +91,38 @@ def test_the_folder_says_what_siglip_is(folders):
 def test_what_has_no_counterpart_is_named(tmp_path):
     with pytest.raises(ValueError, match="vision_use_head=False"):
         convert(a_siglip_folder(tmp_path / "headless", vision_use_head=False), tmp_path / "out")
+
+
+def run(*arguments: object) -> str:
+    command = [sys.executable, *map(str, arguments)]
+    ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert ended.returncode == 0, ended.stderr[-2000:]
+    return ended.stdout
+
+
+def test_it_is_evaluated_tuned_and_exported_again(folders, tmp_path):
+    """The commands as a user gives them, from the converted folder on."""
+    _, out, _, _ = folders
+    vocabulary = ("--tokenizer", str(out / "text.tokenizer"))
+    data = build_food(tmp_path / "train", "artist = 'noto'", *vocabulary)
+    run("-m", "pretrain.evaluate", "--model", out, "--sets.food", data, "--out", tmp_path / "e")
+    written = json.loads((out / "config.json").read_text())
+    (tmp_path / "model.yaml").write_text(json.dumps({"model": written["model"]}))
+    still = [word for stage in ("reduced", "full")
+             for word in (f"--stages.{stage}.base_learning_rate", "1e-30")]  # fmt: skip
+    run(*train_command(
+        tmp_path / "run", data, "--config", str(tmp_path / "model.yaml"), *still,
+        "--start.export", str(out), "--data.normalisation", "inception", "--loss.kind", "sigmoid",
+        "--engine.checkpoint_image", "true", ranks=1,
+    )[1:])  # fmt: skip
+    trained, objective = read_stage_weights(tmp_path / "run", "reduced")
+    before = load_file(out / "model.safetensors")
+    assert trained.keys() == before.keys()
+    changed = [n for n in before if not torch.equal(trained[n], before[n])]
+    assert all("position" in name for name in changed), changed  # those alone are resized
+    assert float(objective["log_scale"].exp()) == pytest.approx(written["logit_scale"], rel=1e-5)
+    assert float(objective["bias"]) == pytest.approx(written["logit_bias"], rel=1e-5)
+    told = run("-m", "pretrain.export", "--run_dir", tmp_path / "run")
+    assert "largest difference" in told
+    again = json.loads((tmp_path / "run" / "export" / "preprocessor_config.json").read_text())
+    assert again["image_mean"] == again["image_std"] == [0.5] * 3

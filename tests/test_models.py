@@ -165,6 +165,7 @@ def test_towers_equal_open_clips(image, text):
     ("image", "text", "named"),
     [
         ({"pool": "gap_cls"}, {}, "model.image.pool=gap_cls"),
+        ({"cls_token": False}, {}, "model.image.cls_token=False"),
         ({}, {"pool": "mean"}, "model.text.pool=mean"),
         ({}, {"padding_mask": True}, "model.text.padding_mask=True"),
         ({}, {"padding_mask": True, "causal": True}, "model.text.padding_mask=True"),
