@@ -1,10 +1,15 @@
 """Small random SigLIP models as their own libraries save them."""
 
+import json
 from pathlib import Path
 from typing import Any
 
+import open_clip
 import sentencepiece
+import timm
 import torch
+from safetensors.torch import save_file
+from timm.models.vision_transformer import VisionTransformer
 from transformers import (
     SiglipConfig,
     SiglipImageProcessorPil,
@@ -12,6 +17,7 @@ from transformers import (
     SiglipTextConfig,
     SiglipTokenizer,
     SiglipVisionConfig,
+    T5Tokenizer,
 )
 
 SENTENCES = [
@@ -67,4 +73,52 @@ def a_siglip_folder(folder: Path, **vision: Any) -> Path:
         model.logit_bias.fill_(-10.5)
     model.save_pretrained(folder)
     SiglipImageProcessorPil(size={"height": 32, "width": 32}).save_pretrained(folder)
+    return folder
+
+
+@timm.models.register_model
+def vit_small_random_siglip(pretrained: bool = False, **options: Any) -> VisionTransformer:
+    """As timm builds vit_base_patch16_siglip_224, smaller."""
+    options.pop("pretrained_cfg", None), options.pop("pretrained_cfg_overlay", None)
+    options.pop("cache_dir", None)
+    return VisionTransformer(
+        img_size=32, patch_size=8, embed_dim=32, depth=2, num_heads=2, mlp_ratio=99 / 32,
+        class_token=False, **options,
+    )  # fmt: skip
+
+
+def an_open_clip_siglip_folder(folder: Path, **vision: Any) -> Path:
+    """open_clip's, of its ViT-B-16-SigLIP.json in small, with a T5 tokenizer of the same pieces."""
+    model_file = pieces(folder)
+    processor = sentencepiece.SentencePieceProcessor(model_file=str(model_file))
+    size = processor.vocab_size()
+    T5Tokenizer(
+        vocab=[(processor.id_to_piece(i), processor.get_score(i)) for i in range(size)],
+        extra_ids=0, pad_token="</s>",
+    ).save_pretrained(folder)  # fmt: skip
+    model_file.unlink()
+    config: dict[str, Any] = {
+        "embed_dim": 32,
+        "init_logit_bias": -10,
+        "custom_text": True,
+        "vision_cfg": {"image_size": 32, "timm_model_name": "vit_small_random_siglip",
+                       "timm_model_pretrained": False, "timm_pool": "map", "timm_proj": "none",
+                       **vision},
+        "text_cfg": {"context_length": TEXT_TOKENS, "vocab_size": size, "width": 48, "heads": 2,
+                     "hf_tokenizer_name": "local-dir", "layers": 2, "no_causal_mask": True,
+                     "tokenizer_kwargs": {"clean": "canonicalize"}, "proj_bias": True,
+                     "pool_type": "last", "norm_kwargs": {"eps": 1e-6}},
+    }  # fmt: skip
+    model = open_clip.CustomTextCLIP(
+        config["embed_dim"], config["vision_cfg"],
+        {n: v for n, v in config["text_cfg"].items() if "tokenizer" not in n},
+        init_logit_bias=config["init_logit_bias"],
+    )  # fmt: skip
+    stir(model)
+    save_file({n: w.contiguous() for n, w in model.state_dict().items()},
+              folder / "open_clip_model.safetensors")  # fmt: skip
+    prepare = {"mean": [0.5] * 3, "std": [0.5] * 3, "interpolation": "bicubic",
+               "resize_mode": "squash"}  # fmt: skip
+    content = {"model_cfg": config, "preprocess_cfg": prepare}
+    (folder / "open_clip_config.json").write_text(json.dumps(content))
     return folder

@@ -6,11 +6,12 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import open_clip
 import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file
-from siglip_folders import SENTENCES, TEXT_TOKENS, a_siglip_folder
+from siglip_folders import SENTENCES, TEXT_TOKENS, a_siglip_folder, an_open_clip_siglip_folder
 from tiny_datasets import build_food
 from tiny_runs import ROOT, train_command
 from transformers import AutoImageProcessor, AutoTokenizer, SiglipModel
@@ -86,6 +87,53 @@ def test_the_folder_says_what_siglip_is(folders):
     options, _ = export_options(out)
     assert not options.image.cls_token and not options.image_projection
     assert options.image.norm_eps == options.text.norm_eps == 1e-6
+
+
+@torch.no_grad()
+def test_an_open_clip_folder_keeps_embeddings_logits_and_ids(tmp_path):
+    source = an_open_clip_siglip_folder(tmp_path / "source")
+    worst, _ = convert(source, tmp_path / "out")
+    theirs, _, prepare = open_clip.create_model_and_transforms(f"local-dir:{source}")
+    theirs.eval()
+    captions = [
+        *CAPTIONS[:3],
+        " a\tb\nc  d ",
+        "hello_world  ÉTÉ",
+        "",
+    ]  # ftfy leaves these as they are
+    ids = open_clip.get_tokenizer(f"local-dir:{source}")(captions)
+    exported = load(tmp_path / "out")
+    assert torch.equal(exported.text_ids(captions), ids)
+    pixels = torch.stack([prepare(picture) for picture in pictures()])
+    images, texts = exported.encode_images(pictures()), exported.encode_texts(captions)
+    their_images, their_texts = theirs.encode_image(pixels, True), theirs.encode_text(ids, True)
+    their_logits = theirs.logit_scale.exp() * their_images @ their_texts.T + theirs.logit_bias
+    logits = exported.logit_scale * images @ texts.T + exported.logit_bias
+    found = {
+        "images": float((images - their_images).abs().max()),
+        "texts": float((texts - their_texts).abs().max()),
+        "logits": float((logits - their_logits).abs().max()),
+        "told": worst,
+    }
+    assert max(found.values()) < 1e-5, found
+
+
+@pytest.mark.parametrize(
+    ("vision", "told"),
+    [({"timm_pool": "avg"}, "timm_pool='avg'"),
+     ({"timm_proj": "linear"}, "timm_proj='linear'"),
+     ({"image_size": 64}, "image_size=64"),
+     ({"timm_model_name": "vit_tiny_patch16_224"}, "no vision transformer without CLS"),
+     ({"timm_model_name": "of_another_timm"}, "unknown to the installed timm")],
+)  # fmt: skip
+def test_a_timm_tower_of_another_kind_is_named(vision, told, tmp_path):
+    source = an_open_clip_siglip_folder(tmp_path / "source")
+    path = source / "open_clip_config.json"
+    content = json.loads(path.read_text())
+    content["model_cfg"]["vision_cfg"] |= vision
+    path.write_text(json.dumps(content))
+    with pytest.raises(ValueError, match=told):
+        convert(source, tmp_path / "out")
 
 
 def test_what_has_no_counterpart_is_named(tmp_path):
