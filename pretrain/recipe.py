@@ -54,7 +54,8 @@ class DataOptions:
     shuffle_window_samples: int = WINDOW_SAMPLES
     """Samples shuffled into each other: at least 16 of the largest global batch."""
     normalisation: Normalisation = "imagenet"
-    """Pixel mean and std: imagenet (CLIPA v2) or openai (clipa_torch v1)."""
+    """Pixel mean and std: imagenet (CLIPA v2), openai (clipa_torch v1), or inception (SigLIP: -1
+    to 1)."""
     loader: LoaderOptions = field(default_factory=LoaderOptions)
     """Background building of batches."""
     shards: ShardOptions = field(default_factory=ShardOptions)

@@ -49,6 +49,34 @@ def test_keeping_all_tokens_equals_no_reduction_exactly(pool, positions):
     assert torch.equal(model.encode_image(images), model.encode_image(images, everything))
 
 
+@pytest.mark.parametrize("pool", ["gap", "attention"])
+def test_a_tower_without_cls_sees_the_kept_patches_alone(pool):
+    """The patches that stay, given in another order and by hand, through timm's own tower."""
+    tower = clip(image={"cls_token": False, "pool": pool, "positions": "learned"}).image
+    pixels, keep = torch.randn(2, 3, 48, 48), torch.tensor([[0, 5, 9], [15, 2, 7]])
+    tokens = tower.vit.patch_embed(pixels) + tower.positions
+    hidden = torch.stack([row[index] for row, index in zip(tokens, keep, strict=True)])
+    for block in tower.vit.blocks:
+        hidden = block(hidden)
+    hidden = tower.vit.norm(hidden)
+    expected = (
+        tower.vit.attn_pool(hidden) if pool == "attention" else tower.vit.fc_norm(hidden.mean(1))
+    )
+    assert (tower(pixels, keep) - expected).abs().max() < 1e-6
+    assert not any("cls_token" in name for name, _ in tower.named_parameters())
+
+
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [({"pool": "cls"}, "pool=cls reads CLS"),
+     ({"pool": "gap_cls"}, "pool=gap_cls reads CLS"),
+     ({"positions": "learned", "cls_position": True}, "cls_position=True is a row for CLS")],
+)  # fmt: skip
+def test_what_reads_cls_is_refused_without_it(options, named):
+    with pytest.raises(ValueError, match=named):
+        ImageTowerOptions(cls_token=False, **options)
+
+
 def test_a_kept_token_keeps_its_position():
     """Order of the kept tokens does not matter, which ones they are does."""
     model = clip()
@@ -137,6 +165,7 @@ def test_towers_equal_open_clips(image, text):
     ("image", "text", "named"),
     [
         ({"pool": "gap_cls"}, {}, "model.image.pool=gap_cls"),
+        ({"cls_token": False}, {}, "model.image.cls_token=False"),
         ({}, {"pool": "mean"}, "model.text.pool=mean"),
         ({}, {"padding_mask": True}, "model.text.padding_mask=True"),
         ({}, {"padding_mask": True, "causal": True}, "model.text.padding_mask=True"),

@@ -90,10 +90,10 @@ def test_flops_of_a_tiny_model_by_hand():
     )
 
 
-@pytest.mark.parametrize("causal", [False, True])
-def test_flops_and_parameters_are_those_of_the_real_towers(causal):
+@pytest.mark.parametrize(("causal", "cls_token"), [(False, True), (True, True), (False, False)])
+def test_flops_and_parameters_are_those_of_the_real_towers(causal, cls_token):
     model = ModelOptions(
-        image=ImageTowerOptions(width=64, depth=3, heads=2, patch_px=8),
+        image=ImageTowerOptions(width=64, depth=3, heads=2, patch_px=8, cls_token=cls_token),
         text=TextTowerOptions(width=48, depth=2, heads=2, causal=causal),
         embed_dim=32,
     )

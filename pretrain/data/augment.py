@@ -10,11 +10,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 AUGMENT_DRAWS = 12
-Normalisation = Literal["imagenet", "openai"]
+Normalisation = Literal["imagenet", "openai", "inception"]
 # ImageNet: all CLIPA v2 and JAX models; OpenAI: clipa_torch v1 (facts of the released configs).
+# Inception (timm's and open_clip's name): -1 to 1, SigLIP.
 MEAN_STD = {
     "imagenet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
     "openai": ((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)),
+    "inception": ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),
 }
 _LUMA = (0.299, 0.587, 0.114)
 

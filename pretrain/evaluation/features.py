@@ -45,7 +45,7 @@ def embed_pixels(
     kept: KeptTokens | None,
 ) -> Tensor:
     """(B, E) of pixels (B, H, W, 3) in the model's size, which are the set's rows (B,)."""
-    device = model.image_projection.weight.device
+    device = model.device
     images = prepare(
         torch.from_numpy(pixels).to(device), None, AugmentOptions(), normalisation, model.dtype
     )
@@ -126,7 +126,7 @@ def squares_features(
 @torch.inference_mode()
 def text_features(model: CLIP, texts: Sequence[NDArray[np.integer]], batch: int) -> Tensor:
     """(m, E) fp32 unit vectors of texts given as content ids, truncated to the model's context."""
-    device = model.image_projection.weight.device
+    device = model.device
     specials, tower = model.options.text.specials, model.text
 
     def embed(rows: list[int]) -> Tensor:

@@ -1,4 +1,4 @@
-"""An open_clip folder (`local-dir:`) of the CLIP and CLIPA kind, by our options and names."""
+"""An open_clip folder (`local-dir:`) of the CLIP, CLIPA and SigLIP kinds by our names."""
 
 import json
 from dataclasses import asdict
@@ -10,6 +10,7 @@ from PIL import Image
 from torch import Tensor
 
 from pretrain.export.open_clip import CONFIG_FILE, TEXT_POOL, WEIGHTS_FILE, weight_names
+from pretrain.export.siglip_tokenizer import siglip_tokenizer
 from pretrain.export.source import (
     OUR_RESIZE,
     Source,
@@ -18,6 +19,7 @@ from pretrain.export.source import (
     refuse,
     square,
 )
+from pretrain.export.timm_tower import timm_options, timm_weights
 from pretrain.models.clip import IMAGE_POSITIONS, ModelOptions
 from pretrain.models.image_tower import Gelu, ImageTowerOptions
 from pretrain.models.starting import read_tensors
@@ -37,7 +39,7 @@ _READ = {
                    "pool_type", "act_kwargs", "norm_kwargs"},
     "text_cfg": {"context_length", "vocab_size", "hf_tokenizer_name", "tokenizer_mode",
                  "tokenizer_kwargs", "width", "heads", "layers", "mlp_ratio", "pad_id", "eos_id",
-                 "no_causal_mask", "pool_type", "act_kwargs", "norm_kwargs"},
+                 "no_causal_mask", "pool_type", "act_kwargs", "norm_kwargs", "proj_bias"},
 }  # fmt: skip
 _IMAGE_POOL = {"tok": "cls", "avg": "gap"}
 
@@ -63,7 +65,7 @@ def read_open_clip(folder: Path) -> Source:
         tokens=tokens,
         weights=_weights(theirs, options, file),
         figures=figures,
-        **_inputs(folder, config["text_cfg"], eos_id),
+        **_inputs(folder, config["text_cfg"], eos_id, siglip=not options.image_projection),
     )
 
 
@@ -72,9 +74,61 @@ def _options(config: dict[str, Any], path: Path) -> tuple[ModelOptions, TokenOpt
 
     vision, text = ({**asdict(kind()), **config[name]} for kind, name in (
         (CLIPVisionCfg, "vision_cfg"), (CLIPTextCfg, "text_cfg")))  # fmt: skip
+    is_timm = vision["timm_model_name"] is not None
+    _check(config, vision, text, path)
+    pools = {theirs: ours for ours, theirs in TEXT_POOL.items()}
+
+    def common(side: dict[str, Any]) -> dict[str, Any]:
+        tanh = (side["act_kwargs"] or {}).get("approximate") == "tanh"
+        gelu: Gelu = "quick" if config.get("quick_gelu") else "tanh" if tanh else "exact"
+        return {
+            "width": side["width"],
+            "depth": side["layers"],
+            "mlp_ratio": side["mlp_ratio"],
+            "gelu": gelu,
+            "norm_eps": (side["norm_kwargs"] or {}).get("eps", 1e-5),
+        }
+
+    if is_timm:
+        image = timm_options(vision, config["embed_dim"], path)
+    else:
+        image = ImageTowerOptions(
+            **common(vision),
+            heads=vision["width"] // vision["head_width"],
+            patch_px=square(vision["patch_size"], "vision_cfg.patch_size", path),
+            pool=_IMAGE_POOL[vision["pool_type"]],  # type: ignore[arg-type]
+            positions="learned",
+            cls_position=True,
+            pre_norm=not vision["no_ln_pre"],
+            patch_bias=False,
+        )
+    options = ModelOptions(
+        image=image,
+        text=TextTowerOptions(
+            **common(text),
+            heads=text["heads"],
+            causal=not text["no_causal_mask"],
+            pool=pools[text["pool_type"]],  # type: ignore[arg-type]
+            specials="bos_eos",
+        ),
+        embed_dim=config["embed_dim"],
+        image_projection=not is_timm,
+        text_projection_bias=text["proj_bias"],
+    )
+    tokens = TokenOptions(
+        image_px=square(vision["image_size"], "vision_cfg.image_size", path),
+        text_tokens=text["context_length"],
+    )
+    return options, tokens, text["eos_id"] if text["pool_type"] == "eos" else None
+
+
+def _check(
+    config: dict[str, Any], vision: dict[str, Any], text: dict[str, Any], path: Path
+) -> None:
+    """ValueError names each choice that our towers cannot express; a timm tower's are its own."""
+    from open_clip.model import CLIPTextCfg, CLIPVisionCfg
+
     refused = [f"model_cfg.{n}={v!r}" for n, v in config.items() if n not in _MODEL]
-    if vision["timm_model_name"] is not None:
-        refused.append(f"vision_cfg.timm_model_name={vision['timm_model_name']!r}")
     if text["hf_model_name"] is not None:
         refused.append(f"text_cfg.hf_model_name={text['hf_model_name']!r}")
     for name, kind in (("vision_cfg", CLIPVisionCfg), ("text_cfg", CLIPTextCfg)):
@@ -89,12 +143,11 @@ def _options(config: dict[str, Any], path: Path) -> tuple[ModelOptions, TokenOpt
     if isinstance(vision["layers"], list | tuple):
         refused.append(f"vision_cfg.layers={vision['layers']!r}")
     pool = vision["pool_type"]
-    if pool not in _IMAGE_POOL:
+    if pool not in _IMAGE_POOL and vision["timm_model_name"] is None:
         refused.append(f"vision_cfg.pool_type={pool!r}")
     if pool == "avg" and not vision["final_ln_after_pool"]:
         refused.append("vision_cfg.pool_type='avg' with final_ln_after_pool=False")
-    pools = {theirs: ours for ours, theirs in TEXT_POOL.items()}
-    if text["pool_type"] not in pools:
+    if text["pool_type"] not in TEXT_POOL.values():
         refused.append(f"text_cfg.pool_type={text['pool_type']!r}")
     for name, side in (("vision_cfg", vision), ("text_cfg", text)):
         if set(side["norm_kwargs"] or {}) - {"eps"}:
@@ -102,43 +155,6 @@ def _options(config: dict[str, Any], path: Path) -> tuple[ModelOptions, TokenOpt
         if (side["act_kwargs"] or {}) not in ({}, {"approximate": "tanh"}, {"approximate": "none"}):
             refused.append(f"{name}.act_kwargs={side['act_kwargs']!r}")
     refuse(path, refused)
-
-    def common(side: dict[str, Any]) -> dict[str, Any]:
-        tanh = (side["act_kwargs"] or {}).get("approximate") == "tanh"
-        gelu: Gelu = "quick" if config.get("quick_gelu") else "tanh" if tanh else "exact"
-        return {
-            "width": side["width"],
-            "depth": side["layers"],
-            "mlp_ratio": side["mlp_ratio"],
-            "gelu": gelu,
-            "norm_eps": (side["norm_kwargs"] or {}).get("eps", 1e-5),
-        }
-
-    options = ModelOptions(
-        image=ImageTowerOptions(
-            **common(vision),
-            heads=vision["width"] // vision["head_width"],
-            patch_px=square(vision["patch_size"], "vision_cfg.patch_size", path),
-            pool=_IMAGE_POOL[pool],  # type: ignore[arg-type]
-            positions="learned",
-            cls_position=True,
-            pre_norm=not vision["no_ln_pre"],
-            patch_bias=False,
-        ),
-        text=TextTowerOptions(
-            **common(text),
-            heads=text["heads"],
-            causal=not text["no_causal_mask"],
-            pool=pools[text["pool_type"]],  # type: ignore[arg-type]
-            specials="bos_eos",
-        ),
-        embed_dim=config["embed_dim"],
-    )
-    tokens = TokenOptions(
-        image_px=square(vision["image_size"], "vision_cfg.image_size", path),
-        text_tokens=text["context_length"],
-    )
-    return options, tokens, text["eos_id"] if text["pool_type"] == "eos" else None
 
 
 def _weights(theirs: dict[str, Tensor], options: ModelOptions, file: Path) -> dict[str, Tensor]:
@@ -150,15 +166,26 @@ def _weights(theirs: dict[str, Tensor], options: ModelOptions, file: Path) -> di
         return theirs.pop(name).float()
 
     found = {
-        "image.vit.patch_embed.proj.weight": take("visual.conv1.weight"),
-        "image.vit.cls_token": take("visual.class_embedding")[None, None],
-        IMAGE_POSITIONS: take("visual.positional_embedding"),
-        "image_projection.weight": take("visual.proj").T.contiguous(),
         "text.encoder.embeddings.token_embedding.weight": take("token_embedding.weight"),
         "text.encoder.embeddings.position_embedding.weight": take("positional_embedding"),
-        "text_projection.weight": take("text_projection").T.contiguous(),
     }
-    for name, ours in weight_names(options).items():
+    if options.text_projection_bias:
+        found |= {f"text_projection.{kind}": take(f"text_projection.{kind}")
+                  for kind in ("weight", "bias")}  # fmt: skip
+    else:
+        found["text_projection.weight"] = take("text_projection").T.contiguous()
+    names = weight_names(options)
+    if options.image_projection:
+        found |= {
+            "image.vit.patch_embed.proj.weight": take("visual.conv1.weight"),
+            "image.vit.cls_token": take("visual.class_embedding")[None, None],
+            IMAGE_POSITIONS: take("visual.positional_embedding"),
+            "image_projection.weight": take("visual.proj").T.contiguous(),
+        }
+    else:
+        found |= timm_weights(theirs)
+        names = {name: ours for name, ours in names.items() if not name.startswith("visual.")}
+    for name, ours in names.items():
         found.update(zip(ours, (t.clone() for t in take(name).chunk(len(ours))), strict=True))
     theirs.pop("attn_mask", None)  # a constant that old files hold
     if theirs:
@@ -166,7 +193,9 @@ def _weights(theirs: dict[str, Tensor], options: ModelOptions, file: Path) -> di
     return found
 
 
-def _inputs(folder: Path, text: dict[str, Any], eos_id: int | None) -> dict[str, Any]:
+def _inputs(
+    folder: Path, text: dict[str, Any], eos_id: int | None, *, siglip: bool
+) -> dict[str, Any]:
     """The source's own model, pixels and ids, and what of them our folder records."""
     import open_clip
 
@@ -177,7 +206,12 @@ def _inputs(folder: Path, text: dict[str, Any], eos_id: int | None) -> dict[str,
     if isinstance(theirs, open_clip.SimpleTokenizer):
         content, found_eos = read_given(CLIP, None), theirs.eot_token_id
     else:
-        content = fast_tokenizer(theirs.tokenizer, folder)
+        cleaning = (text.get("tokenizer_kwargs") or {}).get("clean")
+        content = (
+            siglip_tokenizer(theirs.tokenizer, folder, canonical=cleaning == "canonicalize")
+            if siglip
+            else fast_tokenizer(theirs.tokenizer, folder)
+        )
         found_eos = theirs.tokenizer.eos_token_id
     if eos_id is not None and eos_id != found_eos:
         refuse(folder, [f"text_cfg.eos_id={eos_id} with a tokenizer whose eos is {found_eos}"])

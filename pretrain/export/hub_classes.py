@@ -17,10 +17,8 @@ from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.models.clip.modeling_clip import CLIPOutput
 
 from pretrain.data.images import evaluation_pixels
-from pretrain.models.clip import CLIP, ModelOptions
-from pretrain.models.image_tower import ImageTowerOptions
+from pretrain.models.clip import CLIP, read_model_options
 from pretrain.models.positions import sincos_2d
-from pretrain.models.text_tower import TextTowerOptions
 from pretrain.pictures import upright_rgb
 from pretrain.tokens.vocabulary import Vocabulary
 
@@ -44,13 +42,8 @@ class ClipaModel(transformers.PreTrainedModel):
 
     def __init__(self, config: ClipaConfig) -> None:
         super().__init__(config)
-        raw = config.model
         clip = CLIP(
-            ModelOptions(
-                image=ImageTowerOptions(**raw["image"]),
-                text=TextTowerOptions(**raw["text"]),
-                embed_dim=raw["embed_dim"],
-            ),
+            read_model_options(config.model),
             vocabulary=Vocabulary(**config.vocabulary),
             image_px=config.image_px,
             text_tokens=config.text_tokens,
@@ -90,7 +83,8 @@ class ClipaModel(transformers.PreTrainedModel):
         """Ids at the model's context length: padded, or cut with the eos that was cut put back."""
         tokens, vocabulary = self.config.text_tokens, Vocabulary(**self.config.vocabulary)
         if ids.shape[1] > tokens:
-            longer = (ids[:, tokens:] != vocabulary.pad_id).any(dim=1)
+            # From the last that stays: the eos behind it may be the padding's id.
+            longer = (ids[:, tokens - 1 :] != vocabulary.pad_id).any(dim=1)
             ids = ids[:, :tokens].clone()
             if self.config.model["text"]["specials"] != "bos":
                 ids[longer, -1] = vocabulary.eos_id

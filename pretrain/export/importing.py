@@ -1,14 +1,10 @@
 """A foreign model as an exported folder of ours, judged by its own library."""
 
-import random
-import string
 from dataclasses import replace
 from pathlib import Path
-from typing import get_args
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from PIL import Image
 
 from pretrain.data.augment import MEAN_STD, Normalisation
@@ -17,14 +13,20 @@ from pretrain.export.from_transformers import read_transformers
 from pretrain.export.native import TOKENIZER_FILE, load, native_config, write_native
 from pretrain.export.open_clip import CONFIG_FILE as OPEN_CLIP_CONFIG
 from pretrain.export.source import OUR_RESIZE, Source
+from pretrain.export.source_ids import (
+    SAMPLES,
+    check_captions,
+    context_ids,
+    draw_texts,
+    find_specials,
+    seen,
+)
 from pretrain.files import write_durably
 from pretrain.models.clip import ModelOptions
 from pretrain.models.starting import CONFIG_FILE
-from pretrain.tokens.context import Specials, context
 from pretrain.tokens.tokenizer import Tokenizer, open_tokenizer
 
 _TOLERANCE = 1e-4
-_SAMPLES = 16
 _TOKEN_TABLE = "text.encoder.embeddings.token_embedding.weight"
 
 
@@ -44,8 +46,9 @@ def convert(folder: Path, out: Path) -> tuple[float, list[str]]:
     (out / CONFIG_FILE).unlink(missing_ok=True)
     write_durably(out / TOKENIZER_FILE, source.tokenizer)
     tokenizer = open_tokenizer(out / TOKENIZER_FILE)
-    texts = _texts(source.tokens.text_tokens, tokenizer)
-    specials = _specials(source, tokenizer, texts, folder)
+    texts = draw_texts(source.tokens.text_tokens, tokenizer)
+    specials = find_specials(source, tokenizer, texts, folder)
+    check_captions(source, tokenizer, specials, folder)
     options = replace(source.options, text=replace(source.options.text, specials=specials))
     table = source.weights[_TOKEN_TABLE]
     size = tokenizer.vocabulary.size
@@ -82,7 +85,7 @@ def read_source(folder: Path) -> Source:
         return read_transformers(folder)
     raise FileNotFoundError(
         f"{folder} has neither {OPEN_CLIP_CONFIG} nor {CONFIG_FILE}: give the folder of an "
-        "open_clip model or of a transformers CLIPModel"
+        "open_clip model or of a transformers CLIPModel or SiglipModel"
     )
 
 
@@ -96,58 +99,12 @@ def _normalisation(source: Source, folder: Path) -> Normalisation:
     )
 
 
-def _texts(tokens: int, tokenizer: Tokenizer) -> list[str]:
-    """Texts of random words that fit the context; an empty one first."""
-    draw = random.Random(0)
-    found = [""]
-    while len(found) < _SAMPLES:
-        words = ("".join(draw.choices(string.ascii_lowercase, k=draw.randint(1, 6)))
-                 for _ in range(draw.randint(1, 8)))  # fmt: skip
-        text = " ".join(words)
-        while len(tokenizer.encode(text)) > tokens - 2:
-            text = text[:-1].rstrip()
-        found.append(text)
-    return found
-
-
-def _ids(
-    tokenizer: Tokenizer, texts: list[str], tokens: int, specials: Specials
-) -> NDArray[np.int64]:
-    ids = [np.asarray(tokenizer.encode(text), np.int64) for text in texts]
-    return context(ids, tokens, specials, tokenizer.vocabulary)
-
-
-def _seen(ids: NDArray[np.int64], options: ModelOptions, eos_id: int) -> NDArray[np.int64]:
-    """Ids without what stands behind the first eos, where a causal tower pools there."""
-    if not (options.text.causal and options.text.pool in ("eos", "highest_id")):
-        return ids
-    behind = (ids == eos_id).cumsum(axis=1) - (ids == eos_id) > 0
-    return np.where(behind, -1, ids)
-
-
-def _specials(source: Source, tokenizer: Tokenizer, texts: list[str], folder: Path) -> Specials:
-    """The special ids around a text with which ours equal the source's own."""
-    eos, tokens = tokenizer.vocabulary.eos_id, source.tokens.text_tokens
-    theirs = source.tokenize(texts).numpy()
-    wanted = _seen(theirs, source.options, eos)
-    for specials in reversed(get_args(Specials)):
-        if np.array_equal(
-            _seen(_ids(tokenizer, texts, tokens, specials), source.options, eos), wanted
-        ):
-            return specials
-    ours = _ids(tokenizer, texts, tokens, "bos_eos")
-    raise ValueError(
-        f"{folder}: its tokenizer cannot be taken along: {texts[1]!r} has the ids "
-        f"{theirs[1].tolist()[:12]} there and {ours[1].tolist()[:12]} here, with any special ids"
-    )
-
-
 @torch.inference_mode()
 def _difference(source: Source, out: Path, texts: list[str]) -> float:
     """Largest difference of an embedding's value, in pictures of the model's own size."""
     image_px = source.tokens.image_px
     draw = np.random.default_rng(0)
-    noise = draw.integers(0, 256, (_SAMPLES, image_px, image_px, 3), dtype=np.uint8)
+    noise = draw.integers(0, 256, (SAMPLES, image_px, image_px, 3), dtype=np.uint8)
     pictures = [Image.fromarray(each) for each in noise]
     ours = load(out)
     expected = source.embed(source.prepare(pictures), source.tokenize(texts))
@@ -165,9 +122,9 @@ def _notes(source: Source, options: ModelOptions, tokenizer: Tokenizer) -> list[
     eos, tokens = tokenizer.vocabulary.eos_id, source.tokens.text_tokens
     long = " ".join(["long"] * 2 * tokens)
     theirs, ours = (
-        _seen(ids, options, eos)
+        seen(ids, options, eos)
         for ids in (source.tokenize([long]).numpy(),
-                    _ids(tokenizer, [long], tokens, options.text.specials))
+                    context_ids(tokenizer, [long], tokens, options.text.specials))
     )  # fmt: skip
     if not np.array_equal(theirs, ours):
         notes.append(

@@ -18,10 +18,8 @@ from pretrain.data.images import evaluation_pixels
 from pretrain.files import file_sha256, write_durably, write_tensors
 from pretrain.losses.build import build_objective
 from pretrain.models.build import build_model
-from pretrain.models.clip import CLIP, ModelOptions
-from pretrain.models.image_tower import ImageTowerOptions
+from pretrain.models.clip import CLIP, ModelOptions, read_model_options
 from pretrain.models.starting import CONFIG_FILE, WEIGHTS_FILE
-from pretrain.models.text_tower import TextTowerOptions
 from pretrain.pictures import upright_rgb
 from pretrain.recipe import Recipe
 from pretrain.tokens.context import context
@@ -48,7 +46,7 @@ class ExportedModel:
 
     @property
     def device(self) -> torch.device:
-        return self.model.image_projection.weight.device
+        return self.model.device
 
     def pixels(self, images: list[Image.Image]) -> Tensor:
         """(B, 3, H, W) fp32 of PIL pictures of any mode: treated as training's, centre square,
@@ -188,13 +186,8 @@ def load(
 def export_options(folder: Path) -> tuple[ModelOptions, TokenOptions]:
     """Shape of an exported model, and the lengths that it was exported at."""
     config = _read_config(folder)
-    raw = config["model"]
-    options = ModelOptions(
-        image=ImageTowerOptions(**raw["image"]),
-        text=TextTowerOptions(**raw["text"]),
-        embed_dim=raw["embed_dim"],
-    )
-    return options, TokenOptions(image_px=config["image_px"], text_tokens=config["text_tokens"])
+    tokens = TokenOptions(image_px=config["image_px"], text_tokens=config["text_tokens"])
+    return read_model_options(config["model"]), tokens
 
 
 def _read_config(folder: Path) -> dict[str, Any]:

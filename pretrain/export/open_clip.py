@@ -51,11 +51,14 @@ def weight_names(options: ModelOptions) -> dict[str, tuple[str, ...]]:
 
 def check_expressible(model: CLIP) -> None:
     """ValueError names the option that open_clip has no counterpart of."""
-    image, text = model.options.image, model.options.text
+    shared, image, text = model.options, model.options.image, model.options.text
     hides = text.padding_mask and not (text.causal and text.pool == "eos")
     quick = [tower.gelu == "quick" for tower in (image, text)]
     reasons = {
         f"model.image.pool={image.pool}": image.pool not in ("gap", "cls"),
+        f"model.image.cls_token={image.cls_token}": not image.cls_token,
+        f"model.image_projection={shared.image_projection}": not shared.image_projection,
+        f"model.text_projection_bias={shared.text_projection_bias}": shared.text_projection_bias,
         f"model.text.pool={text.pool}": text.pool not in TEXT_POOL,
         f"model.text.gelu={text.gelu} with model.image.gelu={image.gelu}": any(quick) != all(quick),
         # A causal tower never sees what stands behind its eos, so hiding it changes nothing.

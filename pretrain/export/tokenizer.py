@@ -9,6 +9,7 @@ syllables).
 import json
 import re
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 from pretrain.tokens.context import Specials
@@ -90,19 +91,23 @@ def _built(tokenizer: Tokenizer) -> Any:
         made.encode_special_tokens = True  # as the config's split_special_tokens says
         return made
     assert isinstance(tokenizer, SentencePieceTokenizer)
-    return _from_pieces(tokenizer)
+    remedy = "export with --format native"
+    return from_pieces(tokenizer.file, tokenizer.file.read_bytes(), remedy)
 
 
-def _from_pieces(tokenizer: SentencePieceTokenizer) -> Any:
-    """A SentencePiece model's own."""
+def from_pieces(file: Path, content: bytes, remedy: str) -> Any:
+    """A SentencePiece model as a `tokenizers.Tokenizer`, without special tokens around a text.
+
+    ValueError, which names the file and ends in the remedy, where it cannot be expressed exactly.
+    """
     from sentencepiece import sentencepiece_model_pb2
     from tokenizers import Regex, decoders, pre_tokenizers
     from tokenizers import Tokenizer as FastTokenizer
 
     parsed = sentencepiece_model_pb2.ModelProto()  # type: ignore[attr-defined]
-    parsed.ParseFromString(tokenizer.file.read_bytes())
-    refuse = f"{tokenizer.file} cannot be written as {TOKENIZER_JSON}: "
-    remedy = "; export with --format native"
+    parsed.ParseFromString(content)
+    refuse = f"{file} cannot be written as {TOKENIZER_JSON}: "
+    remedy = "; " + remedy
     if parsed.trainer_spec.model_type not in (_UNIGRAM, _BPE):
         raise ValueError(refuse + "it is neither a unigram nor a BPE model" + remedy)
     rules = parsed.normalizer_spec

@@ -5,6 +5,7 @@ tokens, T text tokens, D tower width, E embedding width.
 """
 
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -34,6 +35,11 @@ class ModelOptions:
     """The text tower."""
     embed_dim: int = 512
     """Width of the shared embedding."""
+    image_projection: bool = True
+    """A linear map from the image tower into the shared space (CLIP), or none: the pooled picture
+    is its embedding (SigLIP), and embed_dim is model.image.width."""
+    text_projection_bias: bool = False
+    """A bias in the text tower's map into the shared space, as in SigLIP; CLIP has none."""
 
     def __post_init__(self) -> None:
         if self.preset is not None:
@@ -42,6 +48,20 @@ class ModelOptions:
                 "as `model: {preset: ...}` in a --config file"
             )
         check_positive({"model.embed_dim": self.embed_dim})
+        if not self.image_projection and self.embed_dim != self.image.width:
+            raise ValueError(
+                f"model.image_projection=False with embed_dim={self.embed_dim}: a picture's "
+                f"embedding is model.image.width={self.image.width} wide; set embed_dim to that"
+            )
+
+
+def read_model_options(raw: dict[str, Any]) -> ModelOptions:
+    """`model` of an exported config.json; options younger than the file have their defaults."""
+    towers = {
+        "image": ImageTowerOptions(**raw["image"]),
+        "text": TextTowerOptions(**raw["text"]),
+    }
+    return ModelOptions(**{**raw, **towers})
 
 
 class CLIP(nn.Module):
@@ -68,14 +88,25 @@ class CLIP(nn.Module):
             text_tokens=text_tokens,
             explicit_attention=explicit_attention,
         )
-        self.image_projection = nn.Linear(options.image.width, options.embed_dim, bias=False)
-        self.text_projection = nn.Linear(options.text.width, options.embed_dim, bias=False)
-        nn.init.normal_(self.image_projection.weight, std=options.image.width**-0.5)
+        self.image_projection: nn.Module = nn.Identity()
+        if options.image_projection:
+            self.image_projection = nn.Linear(options.image.width, options.embed_dim, bias=False)
+        self.text_projection = nn.Linear(
+            options.text.width, options.embed_dim, bias=options.text_projection_bias
+        )
+        if isinstance(self.image_projection, nn.Linear):
+            nn.init.normal_(self.image_projection.weight, std=options.image.width**-0.5)
         nn.init.normal_(self.text_projection.weight, std=options.text.width**-0.5)
+        if options.text_projection_bias:
+            nn.init.zeros_(self.text_projection.bias)
 
     @property
     def dtype(self) -> torch.dtype:
-        return self.image_projection.weight.dtype
+        return self.text_projection.weight.dtype
+
+    @property
+    def device(self) -> torch.device:
+        return self.text_projection.weight.device
 
     def encode_image(self, images: Tensor, keep_index: Tensor | None = None) -> Tensor:
         """images (B, 3, H, W) normalised, keep_index (B, K) or None → (B, E) fp32, unit norm."""

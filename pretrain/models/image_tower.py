@@ -33,6 +33,9 @@ class ImageTowerOptions:
     pool: Literal["gap", "gap_cls", "cls", "attention"] = "gap"
     """gap: mean of the patches (CLIPA v2); gap_cls: mean with CLS (clipa_torch L/16); cls; or
     attention: of one learned query over the patches (big_vision's MAP head, as in SigLIP)."""
+    cls_token: bool = True
+    """A CLS token before the patches (CLIP, CLIPA), or none (SigLIP): then pool is gap or
+    attention."""
     positions: Literal["sincos", "sincos_jax", "learned", "learned_from_sincos"] = "sincos"
     """Fixed 2-D sin-cos positions (sincos: clipa_torch's frequencies, sincos_jax: CLIPA JAX's), a
     learned table, or a learned table that starts as sin-cos."""
@@ -58,6 +61,16 @@ class ImageTowerOptions:
                 f"model.image.width={self.width} is not divisible by heads={self.heads}: "
                 "change one of them"
             )
+        if not self.cls_token and self.pool in ("gap_cls", "cls"):
+            raise ValueError(
+                f"model.image.pool={self.pool} reads CLS, and cls_token=False has none: set pool "
+                "to gap or attention, or cls_token to true"
+            )
+        if not self.cls_token and self.cls_position:
+            raise ValueError(
+                "model.image.cls_position=True is a row for CLS, and cls_token=False has none: set "
+                "one of them otherwise"
+            )
         if self.cls_position and self.positions.startswith("sincos"):
             raise ValueError(
                 f"model.image.cls_position=True with positions={self.positions}: the fixed table's "
@@ -67,6 +80,10 @@ class ImageTowerOptions:
     @property
     def has_patch_bias(self) -> bool:
         return not self.pre_norm if self.patch_bias is None else self.patch_bias
+
+    def seq_len(self, kept_tokens: int) -> int:
+        """Tokens that the blocks see: the kept patches, and CLS where there is one."""
+        return kept_tokens + self.cls_token
 
 
 class ImageTower(nn.Module):
@@ -109,7 +126,7 @@ class ImageTower(nn.Module):
             num_heads=options.heads,
             mlp_ratio=options.mlp_ratio,
             num_classes=0,
-            class_token=True,
+            class_token=options.cls_token,
             pos_embed="none",
             pre_norm=options.pre_norm,
             global_pool=pooling.get(options.pool, "avg"),
@@ -121,9 +138,9 @@ class ImageTower(nn.Module):
             embed_layer=patch_embedding,
             weight_init="jax" if options.init == "xavier" else "skip",
         )
-        assert self.vit.cls_token is not None
         if options.init == "xavier":
-            nn.init.zeros_(self.vit.cls_token)
+            if self.vit.cls_token is not None:
+                nn.init.zeros_(self.vit.cls_token)
         else:
             self._initialise_as_torch()
         for module in self.vit.modules():
@@ -135,8 +152,8 @@ class ImageTower(nn.Module):
     def _initialise_as_torch(self) -> None:
         """What timm's layers do not start with by themselves: nn.MultiheadAttention's defaults
         (one Xavier matrix for q, k and v, biases zero), and CLIP's CLS (arXiv 2103.00020)."""
-        assert self.vit.cls_token is not None
-        nn.init.normal_(self.vit.cls_token, std=self.options.width**-0.5)
+        if self.vit.cls_token is not None:
+            nn.init.normal_(self.vit.cls_token, std=self.options.width**-0.5)
         block: Any
         for block in self.vit.blocks:
             nn.init.xavier_uniform_(block.attn.qkv.weight)
@@ -164,10 +181,12 @@ class ImageTower(nn.Module):
     @property
     def embedding_parameters(self) -> list[nn.Parameter]:
         """What makes the first block's input."""
-        assert self.vit.cls_token is not None
-        own = [self.positions] if isinstance(self.positions, nn.Parameter) else []
+        own = (self.positions, self.vit.cls_token)
         modules = (self.vit.patch_embed, self.vit.norm_pre)
-        return [*own, self.vit.cls_token, *(p for m in modules for p in m.parameters())]
+        return [
+            *(p for p in own if isinstance(p, nn.Parameter)),
+            *(p for m in modules for p in m.parameters()),
+        ]
 
     def checkpoint_blocks(self, every: int) -> None:
         """Recompute every k-th block in the backward pass instead of keeping its activations."""
@@ -180,12 +199,12 @@ class ImageTower(nn.Module):
         tokens = tokens + positions[-tokens.shape[1] :]
         if keep_index is not None:
             tokens = tokens.gather(1, keep_index[:, :, None].expand(-1, -1, tokens.shape[2]))
-        assert self.vit.cls_token is not None
-        cls: Tensor = self.vit.cls_token
-        if self.options.cls_position:
-            cls = cls + positions[0]
-        cls = cls.expand(tokens.shape[0], -1, -1)
-        tokens = self.vit.norm_pre(torch.cat([cls, tokens], dim=1))
+        cls: Tensor | None = self.vit.cls_token
+        if cls is not None:
+            if self.options.cls_position:
+                cls = cls + positions[0]
+            tokens = torch.cat([cls.expand(tokens.shape[0], -1, -1), tokens], dim=1)
+        tokens = self.vit.norm_pre(tokens)
         every = self._checkpoint_every if self.training else None
         for index, block in enumerate(self.vit.blocks):
             if every is not None and index % every == 0:

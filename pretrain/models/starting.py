@@ -17,6 +17,7 @@ from pretrain.models.clip import CLIP, IMAGE_POSITIONS, resized_weights
 WEIGHTS_FILE, CONFIG_FILE = "model.safetensors", "config.json"
 # What brings a missing, foreign or misshapen tensor about, by a part of its name in our model.
 _DECIDED_BY = {
+    "image.vit.cls_token": "model.image.cls_token",
     "image.vit.norm_pre": "model.image.pre_norm",
     "image.vit.norm.": "model.image.pool",
     "image.vit.fc_norm": "model.image.pool",
@@ -24,6 +25,8 @@ _DECIDED_BY = {
     "image.vit.patch_embed.proj.bias": "model.image.patch_bias",
     "image.vit.patch_embed": "model.image.width and patch_px",
     "image.vit.blocks": "model.image.width, depth and mlp_ratio",
+    "image_projection": "model.image_projection and model.embed_dim",
+    "text_projection.bias": "model.text_projection_bias",
     "image": "model.image",
     "text.encoder.embeddings.token_embedding": "data.train (its tokenizer) and model.text.width",
     "text.encoder.encoder": "model.text.width, depth and mlp_ratio",

@@ -71,6 +71,14 @@ class TextTower(nn.Module):
         from transformers import CLIPTextConfig, CLIPTextModel, SiglipTextConfig, SiglipTextModel
 
         super().__init__()
+        if vocabulary.pad_id == vocabulary.eos_id and (
+            options.padding_mask or options.pool == "mean"
+        ):
+            raise ValueError(
+                f"model.text.padding_mask={options.padding_mask}, pool={options.pool}: the "
+                f"tokenizer pads with its end token {vocabulary.eos_id}, which cannot be told from "
+                "padding; set padding_mask to false and pool to last"
+            )
         self.options = options
         self.text_tokens = text_tokens
         self.vocabulary = vocabulary

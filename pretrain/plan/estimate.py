@@ -68,6 +68,7 @@ class StageEstimate:
     samples: int
     parameters: dict[str, int]  # by tower
     kept_tokens: int
+    cls_tokens: int
     full_tokens: int
     text_tokens: int
     flops: Flops
@@ -176,6 +177,7 @@ def stage_estimate(
         samples=stage.samples,
         parameters=parameters,
         kept_tokens=kept,
+        cls_tokens=int(recipe.model.image.cls_token),
         full_tokens=full,
         text_tokens=options.tokens.text_tokens,
         flops=flops,
@@ -239,7 +241,7 @@ def _memory(
     every = recipe.engine.checkpoint_every
     per_sample = sample_bytes(
         recipe.model,
-        image_seq_len=kept + 1,
+        image_seq_len=recipe.model.image.seq_len(kept),
         text_tokens=stage.tokens.text_tokens,
         weight_bytes=weight_bytes,
         explicit_attention=machine.is_cpu,

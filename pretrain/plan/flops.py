@@ -57,12 +57,12 @@ def _blocks(seq_len: int, width: int, depth: int, mlp_ratio: float) -> float:
 
 
 def forward_flops(model: ModelOptions, *, kept: int, full: int, text_tokens: int) -> Flops:
-    """Of one sample: `kept` patch tokens of `full` that are embedded, CLS beside them."""
+    """Of one sample: `kept` patch tokens of `full` that are embedded, and CLS beside them."""
     image, text = model.image, model.text
     return Flops(
-        image=_blocks(kept + 1, image.width, image.depth, image.mlp_ratio)
+        image=_blocks(image.seq_len(kept), image.width, image.depth, image.mlp_ratio)
         + 2 * full * 3 * image.patch_px**2 * image.width
-        + 2 * image.width * model.embed_dim,
+        + model.image_projection * 2 * image.width * model.embed_dim,
         text=_blocks(text_tokens, text.width, text.depth, text.mlp_ratio)
         + 2 * text.width * model.embed_dim,
     )

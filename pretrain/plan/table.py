@@ -72,7 +72,7 @@ def _work(estimates: list[StageEstimate]) -> Rows:
 
     return [
         ("parameters, image + text", [_parameters(e) for e in estimates]),
-        ("image tokens kept/full + CLS", each("{e.kept_tokens}/{e.full_tokens} + 1")),
+        ("image tokens kept/full + CLS", each("{e.kept_tokens}/{e.full_tokens} + {e.cls_tokens}")),
         ("text tokens", each("{e.text_tokens}")),
         ("samples", each("{e.samples:,}")),
         ("GFLOP a sample, forward", [_number(e.flops.forward / 1e9) for e in estimates]),

@@ -96,10 +96,7 @@ def clip_bpe(path: Path, merges: list[str]) -> Any:
         [
             normalizers.NFC(),
             normalizers.Replace(Regex(r"\s+"), " "),
-            # As Python lowers: the dot of İ stays, a Σ that ends a word is ς.
-            normalizers.Replace("İ", "i\u0307"),
-            normalizers.Replace(Regex(_FINAL_SIGMA), "ς"),
-            normalizers.Lowercase(),
+            *lower_as_python(),
         ]
     )
     fast.pre_tokenizer = pre_tokenizers.Sequence(
@@ -110,6 +107,17 @@ def clip_bpe(path: Path, merges: list[str]) -> Any:
     )
     fast.decoder = decoders.Sequence([decoders.ByteLevel(), decoders.Replace("</w>", " ")])
     return _with_specials(fast, (letters[0], bos, eos))
+
+
+def lower_as_python() -> list[Any]:
+    """Normalizers that lower as str.lower does: the dot of İ stays, a Σ that ends a word is ς."""
+    from tokenizers import Regex, normalizers
+
+    return [
+        normalizers.Replace("İ", "i\u0307"),
+        normalizers.Replace(Regex(_FINAL_SIGMA), "ς"),
+        normalizers.Lowercase(),
+    ]
 
 
 def _byte_letters() -> list[str]:

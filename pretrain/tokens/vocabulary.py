@@ -10,7 +10,8 @@ class Vocabulary:
     size: int
     """Ids go from 0 to below this."""
     pad_id: int
-    """Fills a context behind its text. A text may hold it too (CLIP's 0 is "!")."""
+    """Fills a context behind its text. A text may hold it too (CLIP's 0 is "!"), and it may be
+    eos_id (SigLIP)."""
     bos_id: int
     """Begins a text."""
     eos_id: int
@@ -18,9 +19,10 @@ class Vocabulary:
 
     def __post_init__(self) -> None:
         ids = (self.pad_id, self.bos_id, self.eos_id)
-        if len(set(ids)) < 3 or not all(0 <= token < self.size for token in ids):
+        exist = all(0 <= token < self.size for token in ids)
+        if self.bos_id in (self.pad_id, self.eos_id) or not exist:
             raise ValueError(
                 f"special ids pad/bos/eos {ids} of a vocabulary of {self.size} ids: they must be "
-                "three different ids of it; choose another tokenizer, or name them by "
+                "ids of it, bos none of the others; choose another tokenizer, or name them by "
                 "`data_prep build --special-tokens`"
             )
