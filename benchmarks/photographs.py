@@ -1,4 +1,5 @@
-"""Photographs to measure with, without a download: crops, rescales and flips of scikit-learn's two.
+"""Photographs to measure with: crops, rescales and flips of scikit-learn's two, without a download,
+or of a folder's.
 
 Few scenes, so that sizes and decoding are a photograph's, and what is in them is not a corpus's.
 """
@@ -13,13 +14,20 @@ import polars as pl
 from PIL import Image
 from sklearn.datasets import load_sample_images
 
-LONGEST_PX, QUALITY = (400, 640), 90
+LONGEST_PX, WEB_LONGEST_PX, QUALITY = (400, 640), (640, 1280), 90
 WORDS = ["a", "the", "of", "small", "red", "stone", "river", "flower", "temple", "roof", "garden"]
 
 
-def photographs(count: int, seed: int = 0) -> list[tuple[bytes, str]]:
-    """(JPEG, caption) of each: longest side 400 to 640 px, quality 90, 4:2:0."""
-    scenes = [Image.fromarray(pixels) for pixels in load_sample_images().images]
+def photographs(count: int, seed: int = 0, folder: Path | None = None) -> list[tuple[bytes, str]]:
+    """(JPEG, caption) of each: longest side 400 to 640 px, quality 90, 4:2:0.
+
+    Of a folder of larger JPEGs: 640 to 1,280 px, as on the web.
+    """
+    if folder is None:
+        scenes = [Image.fromarray(pixels) for pixels in load_sample_images().images]
+    else:
+        scenes = [Image.open(path).convert("RGB") for path in sorted(folder.rglob("*.jp*g"))]
+    longest_px = LONGEST_PX if folder is None else WEB_LONGEST_PX
     draws = np.random.default_rng(seed)
     found = []
     for _ in range(count):
@@ -33,7 +41,7 @@ def photographs(count: int, seed: int = 0) -> list[tuple[bytes, str]]:
             part = part.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
         if draws.random() < 0.5:
             part = part.transpose(Image.Transpose.ROTATE_90)
-        scale = draws.integers(*LONGEST_PX, endpoint=True) / max(part.size)
+        scale = draws.integers(*longest_px, endpoint=True) / max(part.size)
         part = part.resize(
             (max(round(part.width * scale), 1), max(round(part.height * scale), 1)),
             Image.Resampling.BICUBIC,

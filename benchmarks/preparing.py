@@ -29,7 +29,7 @@ import polars as pl
 from PIL import Image
 
 from benchmarks.machine import this_machine
-from benchmarks.photographs import WORDS, photographs, write_parquet
+from benchmarks.photographs import photographs, write_parquet
 from data_prep.pictures import PictureOptions, parse_tiers
 from data_prep.tiers import encode, shrink, store
 from pretrain.files import write_durably
@@ -162,18 +162,11 @@ def measured(python: Path, source: Path, tiers: str, rounds: int) -> Row:
     )
 
 
-def own_pictures(folder: Path, count: int) -> list[tuple[bytes, str]]:
-    """JPEGs of a folder, over and over."""
-    files = [path.read_bytes() for path in sorted(folder.rglob("*.jp*g"))]
-    draws = np.random.default_rng(0)
-    return [(files[n % len(files)], " ".join(draws.choice(WORDS, 12))) for n in range(count)]
-
-
 def main() -> None:
     """Measure every set of tiers and write the rows."""
     options = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     options.add_argument("--img2dataset", type=Path, required=True, help="a Python that has it")
-    options.add_argument("--pictures", type=Path, help="a folder of JPEGs, in place of crops")
+    options.add_argument("--pictures", type=Path, help="take crops of a folder's JPEGs")
     options.add_argument("--count", type=int, default=COUNT)
     options.add_argument("--rounds", type=int, default=ROUNDS)
     options.add_argument("--out", type=Path, default=RESULTS)
@@ -182,10 +175,7 @@ def main() -> None:
     rows = []
     with tempfile.TemporaryDirectory() as folder:
         source = Path(folder) / "pictures.parquet"
-        if chosen.pictures is None:
-            pictures = photographs(chosen.count)
-        else:
-            pictures = own_pictures(chosen.pictures, chosen.count)
+        pictures = photographs(chosen.count, folder=chosen.pictures)
         write_parquet(pictures, source)
         for tiers in CASES:
             rows.append(asdict(measured(chosen.img2dataset, source, tiers, chosen.rounds)))

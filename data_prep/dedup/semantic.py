@@ -78,7 +78,8 @@ def _gather(embeddings: Embeddings, rows: NDArray[np.int64]) -> NDArray[np.float
         if low < high:
             gathered[order[low:high]] = vectors[ascending[low:high] - first]
     lengths = np.linalg.norm(gathered, axis=1, keepdims=True)  # float16 rounds them
-    return gathered / np.maximum(lengths, np.finfo(np.float32).tiny)
+    gathered /= np.maximum(lengths, np.finfo(np.float32).tiny)
+    return gathered
 
 
 def _repeats_of_one(
