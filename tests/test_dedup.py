@@ -18,6 +18,7 @@ from data_prep.build import build_dataset
 from data_prep.dedup.hashes import FLAT, dataset_hashes, grey, hash_pictures
 from data_prep.dedup.neighbours import find, masks, roots
 from data_prep.dedup.repeats import over_cap
+from data_prep.dedup.semantic import NOBODY
 from pretrain.data.order import SampleOrder
 from pretrain.data.weights import open_weights
 from pretrain.shard_format import read_manifest
@@ -72,8 +73,8 @@ def test_groups_and_contamination_are_those_of_the_whole_matrix(seed, distance):
     near = (differing(hashes, hashes) <= distance) & wanted & wanted[:, None]
     first = np.array(flooded(near))
     found = find(hashes, wanted, [other, other[50:]], distance)
-    assert (found.repeats == (first != np.arange(700))).all()
-    assert found.repeats.sum() >= 5
+    assert (found.keeper == np.where(first != np.arange(700), first, NOBODY)).all()
+    assert (found.keeper != NOBODY).sum() >= 5
     sizes = np.bincount(first)
     assert found.groups == (sizes > 1).sum() and found.largest == sizes.max()
     for flags, one in zip(found.contaminated, (other, other[50:]), strict=True):
@@ -125,7 +126,7 @@ def test_flat_pictures_are_no_group():
     hashes = hash_pictures(np.stack([grey(jpeg) for jpeg in flat]))
     assert (hashes == FLAT).all()
     found = find(hashes, np.ones(len(hashes), bool), [hashes], 4)
-    assert not found.repeats.any() and not found.contaminated[0].any() and found.largest == 0
+    assert (found.keeper == NOBODY).all() and not found.contaminated[0].any() and found.largest == 0
     faint = Image.fromarray(noise + np.linspace(0, 25, 90).astype(np.uint8))
     assert (hash_pictures(grey(encoded(faint, "JPEG"))[None]) != FLAT).all()
 
