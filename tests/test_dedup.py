@@ -2,6 +2,7 @@
 
 import io
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from tiny_datasets import CORPUS
 from data_prep.__main__ import main as data_prep
 from data_prep.build import build_dataset
 from data_prep.dedup.hashes import FLAT, dataset_hashes, grey, hash_pictures
-from data_prep.dedup.neighbours import find, masks, roots
+from data_prep.dedup.neighbours import estimated_s, find, masks, roots
 from data_prep.dedup.repeats import over_cap
 from data_prep.dedup.semantic import NOBODY
 from pretrain.data.order import SampleOrder
@@ -216,6 +217,36 @@ def test_duplicates_evaluation_pictures_and_captions_are_counted_and_left_out(co
     assert (told["samples"], told["kept"]) == ("37", "19 (51.4%)")
     assert dedup(train) == 0
     assert left_out(train) == set(range(30, 35))
+
+
+def test_the_page_shows_each_pair_with_its_distance_and_loads_nothing(copies, tmp_path):
+    train, held = copies
+    pages = [tmp_path / "one.html", tmp_path / "other.html"]
+    for page in pages:
+        assert dedup(train, "--against", str(held), "--page", str(page)) == 0
+    text = pages[0].read_text()
+    assert "<script" not in text and 'src="http' not in text
+    assert text == pages[1].read_text()
+    hashes = np.load(train / "hashes/phash.npy")
+    found = [int(word) for word in re.findall(r">distance (\d+)<", text)]
+    wanted = [bin(int(hashes[row] ^ hashes[row + 30])).count("1") for row in range(5)]
+    assert sorted(found) == sorted(2 * wanted[:4] + wanted[4:])  # four are the largest groups too
+    evaluation = np.load(held / "hashes/phash.npy")
+    near = [int(word) for word in re.findall(r">train, distance (\d+)<", text)]
+    assert near == [differing(hashes[row : row + 1], evaluation).min() for row in range(25, 30)]
+    # Four groups of two, five groups of two, five pairs with an evaluation picture.
+    assert text.count("<img") == 2 * (4 + 5 + 5)
+
+
+def test_a_search_of_hours_is_told_before_it_starts(copies, monkeypatch, capsys):
+    train, _ = copies
+    assert dedup(train, "--distance", "8") == 0
+    assert "tables" not in capsys.readouterr().err
+    monkeypatch.setattr("data_prep.dedup.command.LONG_S", 0)
+    assert dedup(train, "--distance", "8") == 0
+    told = capsys.readouterr().err
+    assert f"in {len(masks(37, 8))} tables" in told and "--distance=8 sorts 37 hashes" in told
+    assert estimated_s(10**8, 4) < 3600 < 86_400 < estimated_s(10**8, 8)
 
 
 def test_weights_are_multiplied_and_those_of_zero_stand_for_nothing(copies):

@@ -37,14 +37,10 @@ def write_page(
     def group(row: int) -> Group:
         others = np.flatnonzero(found.keeper == row)
         apart = np.bitwise_count(sets.hashes[others] ^ sets.hashes[row]).astype(np.float64)
-        chosen = spread(others, apart, LARGEST_SHOWN)
         entries = [_first(mine, row, kept)]
-        entries += [
-            Entry(
-                source=mine, row=other, is_kept=False, note=f"distance {_apart(sets, row, other)}"
-            )
-            for other in chosen
-        ]
+        for one in spread(others, apart, LARGEST_SHOWN):
+            bits = np.bitwise_count(sets.hashes[row] ^ sets.hashes[one])
+            entries.append(Entry(source=mine, row=one, is_kept=False, note=f"distance {bits}"))
         title = f"{len(others) + 1:,} pictures" if len(others) > 2 else ""
         return Group(title=title, entries=entries, is_wide=len(others) > 2)
 
@@ -53,7 +49,8 @@ def write_page(
         Section(
             title="The largest groups",
             note="Distances are to the first picture, at equal steps from the nearest to the "
-            "farthest. One above --distance is joined through others.",
+            "farthest. One above --distance is joined through others. A first one that "
+            "is left out too is near an evaluation picture or over the caption cap.",
             groups=[group(row) for row in keepers[:LARGEST_GROUPS].tolist()],
         ),
         Section(
@@ -64,7 +61,7 @@ def write_page(
     ]
     for ((directory, manifest), hashes), flags in zip(sets.others, found.contaminated, strict=True):
         other = Source(directory=directory, manifest=manifest, caption=manifest.captions[0])
-        rows = drawn(np.flatnonzero(flags), PAIRS // len(sets.others), seed)
+        rows = drawn(np.flatnonzero(flags), max(1, PAIRS // len(sets.others)), seed)
         sections.append(
             Section(
                 title=f"Evaluation pictures of {directory.name}",
@@ -76,14 +73,9 @@ def write_page(
     write_sections(path, f"Left out by dedup: {sets.directory.resolve().name}", told, sections)
 
 
-def _apart(sets: Sets, row: int, other: int) -> int:
-    """Bits in which two samples' hashes differ."""
-    return int(np.bitwise_count(sets.hashes[row] ^ sets.hashes[other]))
-
-
 def _first(source: Source, row: int, kept: NDArray[np.bool_]) -> Entry:
     """The first of a group, which another reason may leave out too."""
-    note = "kept" if kept[row] else "first; evaluation picture or over the cap"
+    note = "kept" if kept[row] else "first, left out too"
     return Entry(source=source, row=row, is_kept=bool(kept[row]), note=note)
 
 
