@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 
 from data_prep.dedup.neighbours import find, masks
+from data_prep.dedup.semantic import NOBODY
 from pretrain.files import write_durably
 
 RESULTS = Path(__file__).parent / "results/dedup_scale.json"
@@ -45,7 +46,7 @@ def measure(samples: int, distance: int) -> dict[str, Any]:
     found = find(hashes, np.ones(samples, bool), [evaluation], distance)
     seconds = time.perf_counter() - start
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    repeats = int(np.count_nonzero(found.repeats))
+    repeats = int(np.count_nonzero(found.keeper != NOBODY))
     if repeats < copies:
         raise RuntimeError(f"{repeats} repeats were found of {copies} that are there")
     return {

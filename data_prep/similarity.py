@@ -12,7 +12,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from data_prep.dedup.semantic import NOBODY, semantic_repeats
+from data_prep.dedup.semantic import NOBODY, Repeats, semantic_repeats
+from data_prep.left_out import Source
 from data_prep.reading import base_weights, smallest_tier
 from data_prep.writer import array_file
 from pretrain.checks import check_positive
@@ -41,7 +42,9 @@ class FilterOptions:
     """Near duplicates are sought within so many k-means clusters of the pictures, where more find
     fewer, faster. Null: the root of the samples."""
     seed: int = 0
-    """Of the clusters' first centres."""
+    """Of the clusters' first centres and of the page's random selection."""
+    page: Path | None = None
+    """HTML file that shows some of what is left out and kept. Null: none."""
     out: str
     """Name of the weights: DIR/weights/NAME.npy, which training reads by data.weights=NAME."""
     weights: str | None = None
@@ -74,10 +77,19 @@ def filter_by_similarity(directory: Path, options: FilterOptions) -> str:
     weights = base_weights(directory, options.weights, manifest).copy()
     scores = similarities(embeddings)
     report = [*_drop_lowest(directory, manifest, embeddings, scores, weights, options)]
-    report += _drop_repeats(directory, manifest, embeddings, scores, weights, options)
+    found = _repeats(embeddings, scores, weights, options)
+    report += _drop_repeats(directory, manifest, embeddings, found, weights)
     write_durably(path, array_file(weights))
     shown = float(weights.sum(dtype=np.float64))
     report.append(f"{path}: {shown:,.0f} of {manifest.samples:,} samples shown an epoch")
+    if options.page is not None:
+        from data_prep.similarity_page import write_page
+
+        told = "\n".join(line for line in report if "samples" in line)
+        caption = embeddings.info.caption or manifest.captions[0]
+        source = Source(directory=directory, manifest=manifest, caption=caption)
+        write_page(options.page, source, scores, weights, found, told, options.seed)
+        report.append(f"{options.page}: what is left out, to look at")
     return "\n".join(report)
 
 
@@ -110,18 +122,16 @@ def _drop_lowest(
     ]
 
 
-def _drop_repeats(
-    directory: Path,
-    manifest: Manifest,
+def _repeats(
     embeddings: Embeddings,
     scores: NDArray[np.float64],
     weights: NDArray[np.float32],
     options: FilterOptions,
-) -> list[str]:
-    """Set the weights of near duplicates to 0; returns the lines that tell of it."""
+) -> Repeats | None:
+    """Near duplicates among what is left; None if they are not asked for."""
     if options.duplicate_cosine is None:
-        return []
-    found = semantic_repeats(
+        return None
+    return semantic_repeats(
         embeddings,
         weights > 0,
         np.nan_to_num(scores, nan=-np.inf),
@@ -129,6 +139,18 @@ def _drop_repeats(
         options.clusters,
         options.seed,
     )
+
+
+def _drop_repeats(
+    directory: Path,
+    manifest: Manifest,
+    embeddings: Embeddings,
+    found: Repeats | None,
+    weights: NDArray[np.float32],
+) -> list[str]:
+    """Set the weights of near duplicates to 0; returns the lines that tell of it."""
+    if found is None:
+        return []
     repeats = np.flatnonzero(found.keeper != NOBODY)
     weights[repeats] = 0
     least = repeats[np.argsort(found.cosine[repeats], kind="stable")[:_SHOWN_CAPTIONS]]

@@ -277,12 +277,14 @@ def write_index(path: Path, dtype: np.dtype[Any], rows: int, blocks: Iterable[np
 
 
 def remove_shards(folder: Path) -> None:
-    """Delete the shards and the index of a tier's folder, nothing else."""
+    """Delete the shards and the index of a tier's folder, and the folder if it is empty then."""
     if not folder.is_dir():
         return
     for path in folder.iterdir():
         if re.fullmatch(rf"(\d{{5,}}\.tar|{re.escape(INDEX_FILE)})(\.part)?", path.name):
             path.unlink()
+    if not any(folder.iterdir()):
+        folder.rmdir()
 
 
 def write_manifest(out: Path, manifest: Manifest) -> None:

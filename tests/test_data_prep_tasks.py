@@ -122,6 +122,13 @@ def test_three_shares_and_a_merge_make_the_same_bytes(
         assert "finished" in capsys.readouterr().err
 
 
+def test_a_tier_that_is_built_no_more_leaves_no_folder(corpus: Path, tmp_path: Path) -> None:
+    command = [*request(corpus, tmp_path / "a"), "--workers", "1"]
+    assert main(command) == 0
+    assert main([*command, "--tiers", "full:95", "--overwrite"]) == 0
+    assert {path.name for path in (tmp_path / "a").iterdir() if path.is_dir()} == {"full"}
+
+
 def test_a_finished_or_begun_build_is_not_mixed_with_another(
     corpus: Path, undisturbed: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -2,6 +2,7 @@
 
 import io
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -16,8 +17,9 @@ from tiny_datasets import CORPUS
 from data_prep.__main__ import main as data_prep
 from data_prep.build import build_dataset
 from data_prep.dedup.hashes import FLAT, dataset_hashes, grey, hash_pictures
-from data_prep.dedup.neighbours import find, masks, roots
+from data_prep.dedup.neighbours import estimated_s, find, masks, roots
 from data_prep.dedup.repeats import over_cap
+from data_prep.dedup.semantic import NOBODY
 from pretrain.data.order import SampleOrder
 from pretrain.data.weights import open_weights
 from pretrain.shard_format import read_manifest
@@ -72,8 +74,8 @@ def test_groups_and_contamination_are_those_of_the_whole_matrix(seed, distance):
     near = (differing(hashes, hashes) <= distance) & wanted & wanted[:, None]
     first = np.array(flooded(near))
     found = find(hashes, wanted, [other, other[50:]], distance)
-    assert (found.repeats == (first != np.arange(700))).all()
-    assert found.repeats.sum() >= 5
+    assert (found.keeper == np.where(first != np.arange(700), first, NOBODY)).all()
+    assert (found.keeper != NOBODY).sum() >= 5
     sizes = np.bincount(first)
     assert found.groups == (sizes > 1).sum() and found.largest == sizes.max()
     for flags, one in zip(found.contaminated, (other, other[50:]), strict=True):
@@ -125,7 +127,7 @@ def test_flat_pictures_are_no_group():
     hashes = hash_pictures(np.stack([grey(jpeg) for jpeg in flat]))
     assert (hashes == FLAT).all()
     found = find(hashes, np.ones(len(hashes), bool), [hashes], 4)
-    assert not found.repeats.any() and not found.contaminated[0].any() and found.largest == 0
+    assert (found.keeper == NOBODY).all() and not found.contaminated[0].any() and found.largest == 0
     faint = Image.fromarray(noise + np.linspace(0, 25, 90).astype(np.uint8))
     assert (hash_pictures(grey(encoded(faint, "JPEG"))[None]) != FLAT).all()
 
@@ -215,6 +217,36 @@ def test_duplicates_evaluation_pictures_and_captions_are_counted_and_left_out(co
     assert (told["samples"], told["kept"]) == ("37", "19 (51.4%)")
     assert dedup(train) == 0
     assert left_out(train) == set(range(30, 35))
+
+
+def test_the_page_shows_each_pair_with_its_distance_and_loads_nothing(copies, tmp_path):
+    train, held = copies
+    pages = [tmp_path / "one.html", tmp_path / "other.html"]
+    for page in pages:
+        assert dedup(train, "--against", str(held), "--page", str(page)) == 0
+    text = pages[0].read_text()
+    assert "<script" not in text and 'src="http' not in text
+    assert text == pages[1].read_text()
+    hashes = np.load(train / "hashes/phash.npy")
+    found = [int(word) for word in re.findall(r">distance (\d+)<", text)]
+    wanted = [bin(int(hashes[row] ^ hashes[row + 30])).count("1") for row in range(5)]
+    assert sorted(found) == sorted(2 * wanted[:4] + wanted[4:])  # four are the largest groups too
+    evaluation = np.load(held / "hashes/phash.npy")
+    near = [int(word) for word in re.findall(r">train, distance (\d+)<", text)]
+    assert near == [differing(hashes[row : row + 1], evaluation).min() for row in range(25, 30)]
+    # Four groups of two, five groups of two, five pairs with an evaluation picture.
+    assert text.count("<img") == 2 * (4 + 5 + 5)
+
+
+def test_a_search_of_hours_is_told_before_it_starts(copies, monkeypatch, capsys):
+    train, _ = copies
+    assert dedup(train, "--distance", "8") == 0
+    assert "tables" not in capsys.readouterr().err
+    monkeypatch.setattr("data_prep.dedup.command.LONG_S", 0)
+    assert dedup(train, "--distance", "8") == 0
+    told = capsys.readouterr().err
+    assert f"in {len(masks(37, 8))} tables" in told and "--distance=8 sorts 37 hashes" in told
+    assert estimated_s(10**8, 4) < 3600 < 86_400 < estimated_s(10**8, 8)
 
 
 def test_weights_are_multiplied_and_those_of_zero_stand_for_nothing(copies):

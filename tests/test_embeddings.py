@@ -3,6 +3,7 @@ weights by clusters and by similarity that are made of them."""
 
 import io
 import json
+import re
 import shutil
 import signal
 import subprocess
@@ -348,7 +349,7 @@ def greedy_repeats(image: np.ndarray, scores: np.ndarray, cosine: float, base: n
 
 @pytest.mark.parametrize("block", [7, 1024])
 def test_near_duplicates_are_left_out_but_for_the_one_its_text_fits_best(
-    copy, capsys, monkeypatch, block
+    copy, capsys, monkeypatch, block, tmp_path
 ):
     """In one cluster every pair is compared: as many are left out as by comparing all with all."""
     monkeypatch.setattr("data_prep.dedup.semantic._BLOCK", block)
@@ -369,7 +370,13 @@ def test_near_duplicates_are_left_out_but_for_the_one_its_text_fits_best(
     wanted = greedy_repeats(image, scores, 0.9, base)
     assert 50 < len(wanted) < 180
     asked = ["--embeddings", "made", "--duplicate-cosine", "0.9", "--weights", "base", "--out", "w"]
-    assert data_prep(["filter", str(copy), *asked, "--clusters", "1"]) == 0
+    page = tmp_path / "page.html"
+    assert data_prep(["filter", str(copy), *asked, "--clusters", "1", "--page", str(page)]) == 0
+    cosines = [float(word) for word in re.findall(r">cosine ([\d.]+)<", page.read_text())]
+    alike = image @ image.T
+    assert cosines[:8] == sorted(cosines[:8]) and min(cosines) >= 0.9
+    assert all(np.abs(alike - cosine).min() < 1e-4 for cosine in cosines)
+    assert 60 < page.read_text().count("<img") <= 120
     expected = base.copy()
     expected[wanted] = 0
     assert (np.load(copy / "weights/w.npy") == expected).all()

@@ -1,16 +1,21 @@
 """Weights that leave out near duplicates, evaluation pictures and captions said too often."""
 
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
+from data_prep.dedup.semantic import NOBODY
 from data_prep.reading import base_weights
 from data_prep.writer import array_file
 from pretrain.checks import check_between, check_positive
 from pretrain.files import write_durably
+from pretrain.report.figures import duration
 from pretrain.shard_format import Manifest, read_manifest, weights_file
+
+LONG_S = 600  # what takes longer is told before it starts
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,6 +36,11 @@ class DedupOptions:
     """Caption that is compared, case and white space aside. Null: the first."""
     weights: str | None = None
     """Name of weights that these are multiplied by. Null: each sample weighs 1."""
+
+    page: Path | None = None
+    """HTML file that shows some of the groups and evaluation pictures. Null: none."""
+    seed: int = 0
+    """Of the page's random selection."""
 
     def __post_init__(self) -> None:
         check_between({"--distance": self.distance}, 0, 17)
@@ -59,7 +69,7 @@ def dedup(directory: Path, options: DedupOptions, workers: int | None) -> str:
     """
     # SciPy's part: a third of a second that no other command pays.
     from data_prep.dedup.hashes import FLAT, dataset_hashes
-    from data_prep.dedup.neighbours import find
+    from data_prep.dedup.neighbours import estimated_s, find, masks
     from data_prep.dedup.repeats import Captions, caption_digests, over_cap
 
     path = weights_file(directory, options.out, "--out")
@@ -67,11 +77,21 @@ def dedup(directory: Path, options: DedupOptions, workers: int | None) -> str:
     caption = chosen_caption(manifest, options.caption_name)
     weights = base_weights(directory, options.weights, manifest)
     sets = [(one, read_manifest(one)) for one in checked_sets(directory, options.against)]
+    samples = manifest.samples + sum(told.samples for _, told in sets)
+    seconds = estimated_s(samples, options.distance)
+    if seconds > LONG_S:
+        print(
+            f"note: --distance={options.distance} sorts {samples:,} hashes in "
+            f"{len(masks(samples, options.distance)):,} tables, about {duration(seconds)} of one "
+            "core; a smaller distance takes less",
+            file=sys.stderr,
+        )
     hashes = dataset_hashes(directory, manifest, workers)
     others = [dataset_hashes(one, told, workers) for one, told in sets]
     before = weights > 0
     found = find(hashes, before, others, options.distance)
-    kept = before & ~found.repeats
+    repeats = found.keeper != NOBODY
+    kept = before & ~repeats
     for flags in found.contaminated:
         kept &= ~flags
     over: int | None = None
@@ -88,7 +108,7 @@ def dedup(directory: Path, options: DedupOptions, workers: int | None) -> str:
     write_durably(path, array_file(np.where(kept, weights, 0).astype("<f4")))
     counts = Counts(
         base=int(np.count_nonzero(~before)),
-        repeats=int(np.count_nonzero(found.repeats)),
+        repeats=int(np.count_nonzero(repeats)),
         groups=found.groups,
         largest=found.largest,
         contaminated=[int(np.count_nonzero(flags)) for flags in found.contaminated],
@@ -96,7 +116,20 @@ def dedup(directory: Path, options: DedupOptions, workers: int | None) -> str:
         flat=int(np.count_nonzero(hashes == FLAT)),
         kept=int(np.count_nonzero(kept)),
     )
-    return table(path, manifest.samples, options, counts)
+    told = table(path, manifest.samples, options, counts)
+    if options.page is not None:
+        from data_prep.dedup.page import Sets, write_page
+
+        corpora = Sets(
+            directory=directory,
+            manifest=manifest,
+            caption=caption,
+            hashes=hashes,
+            others=list(zip(sets, others, strict=True)),
+        )
+        write_page(options.page, corpora, found, kept, told, options.seed)
+        told += f"\n{options.page}: what is left out, to look at"
+    return told
 
 
 def chosen_caption(manifest: Manifest, name: str | None) -> str:

@@ -24,10 +24,12 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
 from data_prep.dedup.hashes import FLAT
+from data_prep.dedup.semantic import NOBODY
 
 BITS = 64
 _SORT_COST = 2  # sorting one hash costs as much as so many comparisons: 41 ns and 18, measured
 _MOST_PARTS = 8  # bands that a table is sorted by
+_COMPARISON_S = 8e-8  # sorting among them, at 10 million hashes; 2e-8 where they fit the caches
 _BLOCK = 1 << 22  # pairs compared at once
 _HELD_PAIRS = 1 << 24
 
@@ -38,7 +40,7 @@ Pairs = tuple[NDArray[np.int64], NDArray[np.int64]]
 class Found:
     """What lies near what."""
 
-    repeats: NDArray[np.bool_]  # (N,) an earlier row of its group stands for this one
+    keeper: NDArray[np.int64]  # (N,) the earlier row of its group that stands for it, or NOBODY
     groups: int  # of two rows or more
     largest: int  # rows of the largest group, 0 without one
     contaminated: list[NDArray[np.bool_]]  # for each evaluation set, (N,)
@@ -79,14 +81,14 @@ def find(
     root = roots(own_pairs(), len(values))
     np.minimum.at(first, root, first)
     group = root[place]
-    repeats = np.zeros(len(hashes), bool)
-    repeats[rows] = rows != first[group]
+    keeper = np.full(len(hashes), NOBODY)
+    keeper[rows] = np.where(rows != first[group], first[group], NOBODY)
     sizes = np.bincount(group, minlength=1)
     contaminated = [np.zeros(len(hashes), bool) for _ in others]
     for flags, hit in zip(contaminated, near, strict=True):
         flags[rows] = hit[place]
     return Found(
-        repeats=repeats,
+        keeper=keeper,
         groups=int(np.count_nonzero(sizes > 1)),
         largest=int(sizes.max()) if sizes.max() > 1 else 0,
         contaminated=contaminated,
@@ -117,21 +119,31 @@ def near_pairs(values: NDArray[np.uint64], distance: int) -> Iterator[Pairs]:
 
 
 def masks(count: int, distance: int) -> list[np.uint64]:
-    """The bits of each table: so many of the distance + k bands that `count` hashes cost least.
+    """The bits of each table: so many of the distance + k bands that `count` hashes cost least."""
+    if distance == 0:
+        return []  # the values differ
+    _, parts = cheapest(count, distance)
+    edges = [BITS * band // (distance + parts) for band in range(distance + parts + 1)]
+    bands = [(1 << stop) - (1 << start) for start, stop in pairwise(edges)]
+    return [np.uint64(sum(chosen)) for chosen in combinations(bands, parts)]
+
+
+def cheapest(count: int, distance: int) -> tuple[float, int]:
+    """Comparisons that `count` hashes cost at least, and the k of it.
 
     Of bits that are set by chance, n hashes make n^2 / 2^(bits + 1) pairs in a table.
     """
-    if distance == 0:
-        return []  # the values differ
 
     def cost(parts: int) -> float:
         bits = parts * (BITS // (distance + parts))
         return comb(distance + parts, parts) * count * (_SORT_COST + count / 2 ** (bits + 1))
 
-    parts = min(range(1, _MOST_PARTS + 1), key=cost)
-    edges = [BITS * band // (distance + parts) for band in range(distance + parts + 1)]
-    bands = [(1 << stop) - (1 << start) for start, stop in pairwise(edges)]
-    return [np.uint64(sum(chosen)) for chosen in combinations(bands, parts)]
+    return min((cost(parts), parts) for parts in range(1, _MOST_PARTS + 1))
+
+
+def estimated_s(count: int, distance: int) -> float:
+    """About how many seconds of one core the pairs of `count` hashes take."""
+    return cheapest(count, distance)[0] * _COMPARISON_S if distance else 0.0
 
 
 def roots(pairs: Iterable[Pairs], count: int) -> NDArray[np.int64]:

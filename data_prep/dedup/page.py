@@ -1,0 +1,94 @@
+"""What dedup leaves out, to look at: groups of near duplicates, and evaluation pictures."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from data_prep.dedup.neighbours import Found
+from data_prep.left_out import Entry, Group, Section, Source, drawn, sets_of, spread, write_sections
+from pretrain.shard_format import Manifest
+
+LARGEST_GROUPS = 4
+LARGEST_SHOWN = 8  # of such a group, beside the kept one
+SMALL_GROUPS = 10
+PAIRS = 24  # of a training and an evaluation picture, over all sets
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sets:
+    """The dataset, its hashes, and the evaluation sets with theirs."""
+
+    directory: Path
+    manifest: Manifest
+    caption: str
+    hashes: NDArray[np.uint64]
+    others: list[tuple[tuple[Path, Manifest], NDArray[np.uint64]]]
+
+
+def write_page(
+    path: Path, sets: Sets, found: Found, kept: NDArray[np.bool_], told: str, seed: int
+) -> None:
+    """Write the page; `kept`: (N,) the samples that the weights show."""
+    mine = Source(directory=sets.directory, manifest=sets.manifest, caption=sets.caption)
+    keepers, counts = sets_of(found.keeper)
+
+    def group(row: int) -> Group:
+        others = np.flatnonzero(found.keeper == row)
+        apart = np.bitwise_count(sets.hashes[others] ^ sets.hashes[row]).astype(np.float64)
+        entries = [_first(mine, row, kept)]
+        for one in spread(others, apart, LARGEST_SHOWN):
+            bits = np.bitwise_count(sets.hashes[row] ^ sets.hashes[one])
+            entries.append(Entry(source=mine, row=one, is_kept=False, note=f"distance {bits}"))
+        title = f"{len(others) + 1:,} pictures" if len(others) > 2 else ""
+        return Group(title=title, entries=entries, is_wide=len(others) > 2)
+
+    small = drawn(keepers[counts < 3], SMALL_GROUPS, seed)
+    sections = [
+        Section(
+            title="The largest groups",
+            note="Distances are to the first picture, at equal steps from the nearest to the "
+            "farthest. One above --distance is joined through others. A first one that "
+            "is left out too is near an evaluation picture or over the caption cap.",
+            groups=[group(row) for row in keepers[:LARGEST_GROUPS].tolist()],
+        ),
+        Section(
+            title="Groups of two or three",
+            note=f"Drawn by the seed {seed}, not picked.",
+            groups=[group(row) for row in small.tolist()],
+        ),
+    ]
+    for ((directory, manifest), hashes), flags in zip(sets.others, found.contaminated, strict=True):
+        other = Source(directory=directory, manifest=manifest, caption=manifest.captions[0])
+        rows = drawn(np.flatnonzero(flags), max(1, PAIRS // len(sets.others)), seed)
+        sections.append(
+            Section(
+                title=f"Evaluation pictures of {directory.name}",
+                note=f"A training picture and the nearest evaluation picture; drawn by the seed "
+                f"{seed}.",
+                groups=[_pair(mine, other, sets.hashes[row], hashes, row) for row in rows.tolist()],
+            )
+        )
+    write_sections(path, f"Left out by dedup: {sets.directory.resolve().name}", told, sections)
+
+
+def _first(source: Source, row: int, kept: NDArray[np.bool_]) -> Entry:
+    """The first of a group, which another reason may leave out too."""
+    note = "kept" if kept[row] else "first, left out too"
+    return Entry(source=source, row=row, is_kept=bool(kept[row]), note=note)
+
+
+def _pair(
+    mine: Source, other: Source, mark: np.uint64, hashes: NDArray[np.uint64], row: int
+) -> Group:
+    """A training picture beside the evaluation picture whose hash is nearest."""
+    apart = np.where(hashes != 0, np.bitwise_count(hashes ^ mark), 64)
+    near = int(apart.argmin())
+    return Group(
+        title="",
+        entries=[
+            Entry(source=mine, row=row, is_kept=False, note=f"train, distance {apart[near]}"),
+            Entry(source=other, row=near, is_kept=True, note="evaluation"),
+        ],
+    )
