@@ -26,11 +26,11 @@ class HubOptions:
     hub_split: str | None = None
     """Split of the dataset, as on its page. Null: the only one."""
     hub_cache: Path | None = None
-    """Folder for the files while they are needed; of several machines, each has its own or all
-    share one. Null: a folder in that of huggingface_hub (HF_HOME)."""
+    """Folder in whose `clipa-pretrain` files lie while they are needed; of several machines, each
+    has its own or all share one. Null: that of huggingface_hub (HF_HOME)."""
     hub_cache_gib: float | None = 32.0
-    """Size of that folder beyond which whole files are removed, those first that came first. Room
-    for two files a worker saves bringing them again within a task. Null: all are kept."""
+    """Size of `clipa-pretrain` beyond which whole files are removed, those first that came first.
+    Room for two files a worker saves bringing them again within a task. Null: all are kept."""
 
     def __post_init__(self) -> None:
         if self.hub_cache_gib is not None and self.hub_cache_gib < 0:
@@ -47,7 +47,7 @@ def find_on_hub(
     commit: that of a build which goes on; None: that which the address's revision has now.
     ValueError names what is not there, or what cannot be read.
     """
-    from huggingface_hub import HfApi, RepoFile, constants
+    from huggingface_hub import constants
 
     asked = parse_address(source)
     if asked.path and (options.hub_config or options.hub_split):
@@ -61,28 +61,11 @@ def find_on_hub(
             f"format={kind}: of {asked} only {sorted(SUFFIXES.values())} are read; leave out "
             "--format, or " + instead(asked)
         )
-    hub = HfApi()
-    with asking(replace(asked, revision=commit or asked.revision)):
-        told = persistently(
-            lambda: hub.dataset_info(asked.dataset, revision=commit or asked.revision)
-        )
-        assert told.sha is not None
-        at = replace(asked, revision=told.sha)
-        tree = persistently(
-            lambda: list(
-                hub.list_repo_tree(
-                    at.dataset, recursive=True, revision=at.revision, repo_type="dataset"
-                )
-            )
-        )
-    there = {
-        entry.path: HubFile(bytes=entry.size, sha256=entry.lfs.sha256 if entry.lfs else None)
-        for entry in tree
-        if isinstance(entry, RepoFile)
-    }
+    at, there = look_up(asked, commit)
     chosen = matching(at, there) if asked.path else files_of_split(at, options)
     chosen_kind, names = of_one_kind(asked, chosen, kind)
-    cache = options.hub_cache or Path(constants.HF_HOME) / CACHE_NAME
+    # Never the folder itself: what lies there of the user's must not make room.
+    cache = (options.hub_cache or Path(constants.HF_HOME)) / CACHE_NAME
     gib = options.hub_cache_gib
     origin = {"address": str(asked), "commit": at.revision}
     for option in ("hub_config", "hub_split"):
@@ -96,6 +79,29 @@ def find_on_hub(
         cache_bytes=None if gib is None else int(gib * 2**30),
         origin=origin,
     )
+
+
+def look_up(asked: HubAddress, commit: str | None) -> tuple[HubAddress, dict[str, HubFile]]:
+    """The address at its commit, and all files that are there, by their paths."""
+    from huggingface_hub import HfApi, RepoFile
+
+    hub, revision = HfApi(), commit or asked.revision
+    with asking(replace(asked, revision=revision)):
+        told = persistently(lambda: hub.dataset_info(asked.dataset, revision=revision))
+        assert told.sha is not None
+        at = replace(asked, revision=told.sha)
+        tree = persistently(
+            lambda: list(
+                hub.list_repo_tree(
+                    at.dataset, recursive=True, revision=at.revision, repo_type="dataset"
+                )
+            )
+        )
+    return at, {
+        entry.path: HubFile(bytes=entry.size, sha256=entry.lfs.sha256 if entry.lfs else None)
+        for entry in tree
+        if isinstance(entry, RepoFile)
+    }
 
 
 def matching(at: HubAddress, there: dict[str, HubFile]) -> list[str]:
@@ -146,7 +152,13 @@ def files_of_split(at: HubAddress, options: HubOptions) -> list[str]:
             f"{sorted(map(str, splits))}; name one with --hub-split, or files in the address"
         )
     prefix = f"hf://datasets/{at.dataset}@{at.revision}/"
-    return [str(file).removeprefix(prefix) for file in splits[split]]
+    files = [str(file) for file in splits[split]]
+    elsewhere = next((file for file in files if not file.startswith(prefix)), None)
+    if elsewhere is not None:
+        raise ValueError(
+            f"{name} names the file {elsewhere}, which is not part of it; " + instead(at)
+        )
+    return [file.removeprefix(prefix) for file in files]
 
 
 def of_one_kind(
