@@ -8,6 +8,7 @@ import pyarrow as pa
 
 from data_prep.sources.column_choice import list_columns
 from data_prep.sources.columns import ColumnTypes, to_array
+from data_prep.sources.files import LocalFiles
 from data_prep.sources.find import find_files
 from data_prep.sources.parquet import read_footers, read_range
 from data_prep.sources.path_tables import LINES_SUFFIXES, TABLE_SUFFIXES, read_cells, read_lines
@@ -40,7 +41,7 @@ class CaptionTable:
             )
         (self.kind,) = kinds
         if self.kind == ".parquet":
-            self.schema = read_footers(self.paths)[0]
+            self.schema = read_footers(LocalFiles(self.paths))[0]
             return
         types = ColumnTypes()
         for _, record in self._records():
@@ -72,8 +73,9 @@ class CaptionTable:
     def _batches(self, columns: list[str]) -> Iterator[tuple[list[str], pa.Table]]:
         if self.kind == ".parquet":
             for path in self.paths:
-                rows = read_footers([path])[1][0]
-                for first, batch in read_range(path, columns, 0, rows):
+                file = LocalFiles([path])
+                rows = read_footers(file)[1][0]
+                for first, batch in read_range(file, path, columns, 0, rows):
                     places = [f"{path} row {first + i}" for i in range(batch.num_rows)]
                     yield places, pa.Table.from_batches([batch])
             return

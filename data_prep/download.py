@@ -16,8 +16,8 @@ from typing import Any
 
 from data_prep.img2dataset_run import run_logged
 from data_prep.link_tables import Columns, choose_columns, stage_tables, table_files
-from data_prep.plan import differing
 from data_prep.pool import usable_workers
+from data_prep.request import differing
 from data_prep.sources.links import STATS_SUFFIX, LinkCounts, describe_counts, read_counts
 from data_prep.tasks import locked
 from pretrain.checks import check_positive

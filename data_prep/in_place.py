@@ -20,6 +20,11 @@ NOTE = (
 
 def check_apart(corpus: Corpus, options: BuildOptions) -> None:
     """ValueError where the dataset and the tars could overwrite, or be taken for, one another."""
+    if corpus.hub is not None:
+        raise ValueError(
+            f"{options.source.source}: pictures stay in place on this machine only; `build` reads "
+            "tars on the hub"
+        )
     out, source = options.writer.out.resolve(), Path(options.source.source)
     inside = next((path for _, path in _tars(corpus) if path.resolve().is_relative_to(out)), None)
     if inside is not None or (source.is_dir() and out.is_relative_to(source.resolve())):

@@ -19,6 +19,7 @@ from data_prep.sources.column_choice import (
     is_link,
     only_known,
 )
+from data_prep.sources.files import LocalFiles
 from data_prep.sources.find import find_files
 from data_prep.sources.parquet import read_footers
 from data_prep.sources.path_tables import DELIMITERS, TABLE_SUFFIXES, first_cells
@@ -63,7 +64,7 @@ def stage_tables(source: str, names: list[str] | None, folder: Path) -> tuple[pa
         elif not target.exists():
             convert(file, names, target)
         staged.append(target)
-    schema, rows = read_footers(staged)
+    schema, rows = read_footers(LocalFiles(staged))
     return schema, sum(rows)
 
 

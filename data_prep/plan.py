@@ -1,27 +1,24 @@
 """What a build is to do: options checked, the tokenizer trained, the corpus cut into tasks."""
 
 import hashlib
-import json
 import sys
 from bisect import bisect_right
 from collections.abc import Iterator
 from dataclasses import asdict
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import features
 
 from data_prep import in_place
 from data_prep.captions import CaptionTemplate, make_captions
 from data_prep.options import BuildOptions
 from data_prep.rejection import RejectedError
+from data_prep.request import begun_at, describe_request, differing
 from data_prep.sources import Corpus
 from data_prep.sources.column_choice import DEFAULT_CAPTION_COLUMN
 from data_prep.tasks import (
     CAPTIONS_LEFT_OUT,
-    DOWNLOADS,
     WORK_FOLDER,
     Plan,
     Task,
@@ -41,8 +38,6 @@ from pretrain.tokens.given import read_given
 from pretrain.tokens.tokenizer import is_json, open_tokenizer, parse_tokenizer
 
 TOKENIZER_FILES = {False: "tokenizer.model", True: "tokenizer.json"}  # whether it is the latter
-# The libraries whose releases may change a byte of the output.
-LIBRARIES = ("ftfy", "pillow", "sentencepiece", "simplejpeg", "textblob", "tokenizers")
 
 
 def prepare(options: BuildOptions) -> Job | None:
@@ -52,7 +47,7 @@ def prepare(options: BuildOptions) -> Job | None:
         raise FileExistsError(f"out={out} is a file; choose another --out")
     if options.tagging.tagger == "spacy":
         load_spacy()  # says now what is not installed
-    corpus = Corpus(options.source)
+    corpus = Corpus(options.source, begun_at(options))
     if options.in_place is not None:
         in_place.check_apart(corpus, options)
     templates = templates_of(options, corpus)
@@ -207,15 +202,6 @@ def refuse_other(
         )
 
 
-def differing(one: Any, other: Any, name: str) -> Iterator[str]:
-    """Dotted names of the entries that are not the same."""
-    if isinstance(one, dict) and isinstance(other, dict):
-        for key in sorted(one.keys() | other.keys()):
-            yield from differing(one.get(key), other.get(key), f"{name}.{key}" if name else key)
-    elif one != other:
-        yield name
-
-
 def say_what_was_chosen(corpus: Corpus, options: BuildOptions) -> None:
     """On stderr, a line each: what was decided for the user, and what is left alone."""
     notes = list(corpus.source.notes)
@@ -266,52 +252,3 @@ def tokenizer_info(path: Path) -> TokenizerInfo:
         eos_id=vocabulary.eos_id,
         unk_id=tokenizer.unk_id,
     )
-
-
-def describe_request(
-    options: BuildOptions, corpus: Corpus, templates: list[CaptionTemplate]
-) -> dict[str, Any]:
-    """What decides the bytes: source files, options, libraries. No time, no host.
-
-    Files go by name only, so that the same corpus elsewhere gives the same bytes. Columns and
-    captions are those that were chosen, whether or not an option said so.
-    """
-    writer = asdict(options.writer)
-    del writer["out"], writer["overwrite"]
-    source = {
-        **asdict(options.source),
-        "format": corpus.format,
-        "image_column": corpus.source.image_column,
-    }
-    del source["source"], source["image_root"]
-    captions = {
-        **asdict(options.captions),
-        "caption": [
-            f"{template.name}={template.template}" for template in templates if not template.entry
-        ],
-    }
-    if all(template.entry is None for template in templates):
-        del captions["captions_per_list"]  # decides nothing
-    vocabulary = {**asdict(options.vocabulary), "tokenizer": None}
-    if options.vocabulary.tokenizer is not None:
-        vocabulary["tokenizer"] = Path(options.vocabulary.tokenizer).name
-    request = {
-        "files": corpus.source.files(),
-        "rows_found": corpus.rows,
-        "options": {
-            "source": source,
-            "captions": captions,
-            "pictures": asdict(options.pictures),
-            "vocabulary": vocabulary,
-            "tagging": asdict(options.tagging),
-            "writer": writer,
-        },
-        "libraries": {
-            **{name: version(name) for name in LIBRARIES},
-            "libjpeg_turbo": features.version_feature("libjpeg_turbo"),
-        },
-    }
-    if corpus.source.downloads is not None:
-        request[DOWNLOADS] = corpus.source.downloads.plain()
-    plain: dict[str, Any] = json.loads(json.dumps(request))  # as it reads back from a file
-    return plain

@@ -38,6 +38,7 @@ PLAN_FILE = "plan.json"
 REPLACED_FILE = "replaced.json"  # the manifest of the dataset that gives way
 LOCK_FILE = "lock"
 CAPTIONS_LEFT_OUT = "captions_left_out"  # of a manifest's provenance, where there are some
+HUB = "hub"  # of a manifest's provenance, where the corpus lies there
 DOWNLOADS = "downloads"  # of a manifest's provenance, where img2dataset fetched the corpus
 
 

@@ -2,13 +2,16 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
 from data_prep.rejection import Reason, RejectedError
 from data_prep.sources.column_choice import choose_caption_column, list_columns
-from data_prep.sources.kinds import Format, open_source
+from data_prep.sources.hub import HubOptions, find_on_hub
+from data_prep.sources.hub_address import is_hub_address
+from data_prep.sources.kinds import Format, open_on_hub, open_source
 from data_prep.sources.source import Batch, Record
 from data_prep.sources.values import column_values
 from data_prep.sources.where import columns_of, compile_where, matching_rows
@@ -30,14 +33,16 @@ class RowOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
-class SourceOptions(RowOptions):
+class SourceOptions(RowOptions, HubOptions):
     """What is read"""
 
     source: str
     """The corpus: a file, a folder (all below it) or a glob pattern of Parquet, of WebDataset
     tars, or of CSV, TSV or JSON Lines tables of paths and captions; a folder of pictures with
     their texts (NAME.jpg and NAME.txt or NAME.json, subfolders too); or a folder that
-    `Dataset.save_to_disk` of Hugging Face `datasets` wrote."""
+    `Dataset.save_to_disk` of Hugging Face `datasets` wrote; or Parquet or
+    tars on the hub: hf://datasets/OWNER/NAME, with @REVISION and /PATH (a file, a folder or a
+    pattern) if need be."""
     format: Format | None = None
     """How the source is read: parquet, webdataset, folder, table (CSV, TSV, JSON Lines),
     imagefolder (pictures with metadata.csv or metadata.jsonl) or saved (`save_to_disk`). Null: by
@@ -53,10 +58,17 @@ class Corpus:
     FileNotFoundError or ValueError name the input, what was found, and the option to change.
     """
 
-    def __init__(self, options: SourceOptions) -> None:
-        self.format, self.source = open_source(
-            options.source, options.format, options.image_column, options.image_root
-        )
+    def __init__(self, options: SourceOptions, commit: str | None = None) -> None:
+        """commit: of a dataset on the hub, where it is not that which its address has now."""
+        self.hub: dict[str, Any] | None = None  # for the manifest
+        self.format: Format
+        given = options.image_column, options.image_root
+        if is_hub_address(options.source):
+            self.format, files = find_on_hub(options.source, options, options.format, commit)
+            self.source = open_on_hub(options.source, self.format, files, *given)
+            self.hub = files.origin
+        else:
+            self.format, self.source = open_source(options.source, options.format, *given)
         self.rows = self.source.rows
         self.columns: list[str] = self.source.schema.names
         self.caption_column = choose_caption_column(self.source.schema)

@@ -4,7 +4,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Literal, get_args
 
+from data_prep.sources.files import LocalFiles
+from data_prep.sources.find import find_files
 from data_prep.sources.folder import FolderSource, Listing, list_folder
+from data_prep.sources.hub import HubFormat
+from data_prep.sources.hub_files import HubFiles
+from data_prep.sources.links import counts_of_tars
 from data_prep.sources.parquet import ParquetSource
 from data_prep.sources.path_tables import (
     TABLE_SUFFIXES,
@@ -37,6 +42,28 @@ def open_source(
         if not Path(image_root).is_dir():
             raise FileNotFoundError(f"image_root={image_root}: no such folder; mend --image-root")
     return kind, OPENERS[kind](source, image_column, image_root)
+
+
+def open_on_hub(
+    source: str, kind: HubFormat, files: HubFiles, image_column: str | None, image_root: str | None
+) -> Source:
+    """The reader for files of a dataset on the hub. ValueError if it cannot read them."""
+    if image_root is not None:
+        raise ValueError(
+            f"image_root={image_root}: {source} lies on the hub, and its files hold their "
+            "pictures; leave out --image-root"
+        )
+    opened: Source
+    if kind == "webdataset":
+        opened = WebDatasetSource(source, files, image_column)
+    else:
+        opened = with_pictures(ParquetSource(source, files, image_column, None))
+    size = sum(files.size(path) for path in files.paths)
+    opened.notes.append(
+        f"{len(files.paths):,} files, {size / 1e6:,.1f} MB, are read at commit "
+        f"{files.address.revision[:12]}"
+    )
+    return opened
 
 
 def detect(source: str) -> Format:
@@ -77,7 +104,8 @@ def detect_folder(source: str, listing: Listing, parquet: bool) -> Format:
 
 def open_parquet(source: str, image_column: str | None, image_root: str | None) -> Source:
     """Parquet files, their pictures seen to be there."""
-    return with_pictures(ParquetSource(source, image_column, image_root))
+    files = LocalFiles(find_files(source, (".parquet",)))
+    return with_pictures(ParquetSource(source, files, image_column, image_root))
 
 
 def open_saved(source: str, image_column: str | None, image_root: str | None) -> Source:
@@ -100,7 +128,8 @@ def open_folder(source: str, image_column: str | None, image_root: str | None) -
 def open_webdataset(source: str, image_column: str | None, image_root: str | None) -> Source:
     """WebDataset tars."""
     del image_root
-    return WebDatasetSource(source, image_column)
+    tars = find_files(source, (".tar",))
+    return WebDatasetSource(source, LocalFiles(tars), image_column, counts_of_tars(tars))
 
 
 def open_table(source: str, image_column: str | None, image_root: str | None) -> Source:

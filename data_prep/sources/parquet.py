@@ -6,28 +6,32 @@ Measured with datasets 5.2.0, pyarrow 26.0.1; huggingface/datasets#7467, hugging
 """
 
 from collections.abc import Iterator
+from contextlib import closing
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from data_prep.sources.find import find_files
+from data_prep.sources.files import Files
 from data_prep.sources.source import ACCEPTED, READ_ROWS
 from data_prep.sources.tables import TableSource
 
 
 class ParquetSource(TableSource):
-    """A file, a folder of files, or a glob pattern."""
+    """Files whose columns have the same names."""
 
-    def __init__(self, source: str, image_column: str | None, image_root: str | None) -> None:
-        self.paths = find_files(source, (".parquet",))
-        schema, self.counts = read_footers(self.paths)
+    def __init__(
+        self, source: str, files: Files, image_column: str | None, image_root: str | None
+    ) -> None:
+        self.parts = files
+        schema, self.counts = read_footers(files)
         super().__init__(source, schema, sum(self.counts), image_column, image_root)
 
     def files(self) -> list[dict[str, Any]]:
         """Names and sizes of the files."""
-        return [{"name": path.name, "bytes": path.stat().st_size} for path in self.paths]
+        return [{"name": path.name, "bytes": self.parts.size(path)} for path in self.parts.paths]
 
     def tables(
         self, columns: list[str], start: int = 0, stop: int | None = None
@@ -35,18 +39,24 @@ class ParquetSource(TableSource):
         """Rows in order, at most READ_ROWS at a time."""
         end = self.rows if stop is None else stop
         first = 0  # the number of a file's first row
-        for path, count in zip(self.paths, self.counts, strict=True):
+        whole = self.image_column in columns
+        for path, count in zip(self.parts.paths, self.counts, strict=True):
             if first < end and start < first + count:
-                for row, batch in read_range(path, columns, max(0, start - first), end - first):
+                low, high = max(0, start - first), end - first
+                for row, batch in read_range(self.parts, path, columns, low, high, whole=whole):
                     yield str(path), row, pa.Table.from_batches([batch])
             first += count
 
 
 def read_range(
-    path: Path, columns: list[str], start: int, stop: int
+    files: Files, path: Path, columns: list[str], start: int, stop: int, *, whole: bool = True
 ) -> Iterator[tuple[int, pa.RecordBatch]]:
-    """Some rows of one file, as (number of the first row in the file, rows)."""
-    with pq.ParquetFile(path, page_checksum_verification=True) as parquet:
+    """Some rows of one file, as (number of the first row in the file, rows).
+
+    whole: the columns are most of the file, which is worth bringing from afar.
+    """
+    opening = partial(pq.ParquetFile, page_checksum_verification=True)
+    with closing(files.read(path, opening) if whole else files.glance(path, opening)) as parquet:
         groups: list[int] = []
         first = row = 0
         for group in range(parquet.num_row_groups):
@@ -55,7 +65,7 @@ def read_range(
                 row = row if groups else first
                 groups.append(group)
             first = after
-        for batch in read_batches(path, parquet, groups, columns):
+        for batch in read_batches(path, parquet, groups, columns, threads=whole):
             low, high = max(0, start - row), min(batch.num_rows, stop - row)
             if low < high:
                 yield row + low, batch.slice(low, high - low)
@@ -63,11 +73,16 @@ def read_range(
 
 
 def read_batches(
-    path: Path, parquet: pq.ParquetFile, groups: list[int], columns: list[str]
+    path: Path, parquet: pq.ParquetFile, groups: list[int], columns: list[str], *, threads: bool
 ) -> Iterator[pa.RecordBatch]:
-    """Row groups, READ_ROWS rows at a time. ValueError names the file if its content is damaged."""
+    """Row groups, READ_ROWS rows at a time. ValueError names the file if its content is damaged.
+
+    threads: whether pyarrow's may read; none that reads from afar could end in order.
+    """
     if groups:
-        batches = parquet.iter_batches(batch_size=READ_ROWS, row_groups=groups, columns=columns)
+        batches = parquet.iter_batches(
+            batch_size=READ_ROWS, row_groups=groups, columns=columns, use_threads=threads
+        )
         while True:
             try:
                 batch = next(batches, None)
@@ -81,13 +96,13 @@ def read_batches(
             yield batch
 
 
-def read_footers(files: list[Path]) -> tuple[pa.Schema, list[int]]:
+def read_footers(files: Files) -> tuple[pa.Schema, list[int]]:
     """Schema shared by all files, and their row counts. ValueError names the odd file out."""
     schema: pa.Schema | None = None
     rows: list[int] = []
-    for file in files:
+    for file in files.paths:
         try:
-            footer = pq.read_metadata(file)
+            footer = files.glance(file, pq.read_metadata)
         except (pa.ArrowInvalid, OSError) as error:
             remedy = ACCEPTED
             if file.suffix == ".parquet":
@@ -98,7 +113,7 @@ def read_footers(files: list[Path]) -> tuple[pa.Schema, list[int]]:
         found = footer.schema.to_arrow_schema()
         if schema is not None and found.names != schema.names:
             raise ValueError(
-                f"source: {file} has columns {found.names}, {files[0]} has {schema.names}; "
+                f"source: {file} has columns {found.names}, {files.paths[0]} has {schema.names}; "
                 "name files of one kind"
             )
         schema = found if schema is None else schema

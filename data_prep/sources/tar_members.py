@@ -5,6 +5,7 @@ The standard library's tarfile takes a damaged header in the middle for the end 
 imports torch. Formats: POSIX ustar and pax, GNU tar, v7; as in tar(5).
 """
 
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,7 +34,7 @@ class Member:
 
 def read_tar(path: Path, file: BinaryIO, begin: int = 0) -> Iterator[Member]:
     """All entries from one's `begin` on. ValueError names the byte where the archive is damaged."""
-    end = path.stat().st_size
+    end = os.fstat(file.fileno()).st_size
     offset = begin
     name: str | None = None
     size: int | None = None

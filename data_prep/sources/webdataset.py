@@ -17,9 +17,9 @@ from tqdm import tqdm
 
 from data_prep.rejection import RejectedError
 from data_prep.sources.columns import ColumnTypes
-from data_prep.sources.find import find_files
+from data_prep.sources.files import Files
 from data_prep.sources.folder import PICTURE_SUFFIXES, describe_suffixes
-from data_prep.sources.links import counts_of_tars
+from data_prep.sources.links import LinkCounts
 from data_prep.sources.picture_files import read_bounded
 from data_prep.sources.rows import MARKED_ROWS, Marks, Row, RowSource, parse_object
 from data_prep.sources.sidecars import TEXT_BYTES_CAP
@@ -64,26 +64,32 @@ class WebDatasetSource(RowSource):
     every other text member by its extension.
     """
 
-    def __init__(self, source: str, image_column: str | None) -> None:
-        self.paths = find_files(source, (".tar",))
+    def __init__(
+        self,
+        source: str,
+        files: Files,
+        image_column: str | None,
+        downloads: LinkCounts | None = None,
+    ) -> None:
+        self.parts = files
         self.image_column = image_column
         self.notes = []
-        self.downloads = counts_of_tars(self.paths)
+        self.downloads = downloads
         self.look_through(source)
 
     def files(self) -> list[dict[str, Any]]:
         """Names and sizes of the archives."""
-        return [{"name": path.name, "bytes": path.stat().st_size} for path in self.paths]
+        return [{"name": path.name, "bytes": self.parts.size(path)} for path in self.parts.paths]
 
     def look_through(self, source: str) -> None:
         """Find the columns, count the records, and see that every archive is whole."""
         types = ColumnTypes(("key", "caption"))
         found = Findings()
         self.marks = Marks()
-        paths = tqdm(self.paths, unit=" tars", desc="look through", disable=None)
+        paths = tqdm(self.parts.paths, unit=" tars", desc="look through", disable=None)
         for number, path in enumerate(paths):
             seen: set[str] = set()
-            for group in read_groups(path, found.others):
+            for group in read_groups(self.parts, path, found.others):
                 if len(seen) % MARKED_ROWS == 0:
                     self.marks.add(found.groups, number, group.begin)
                 if group.key in seen:
@@ -97,8 +103,9 @@ class WebDatasetSource(RowSource):
         if not found.pictures:
             raise ValueError(
                 f"source={source} holds no pictures ({found.groups:,} records in "
-                f"{len(self.paths):,} tars; {describe_suffixes(found.others) or 'no others'}); "
-                "pictures are members named KEY.jpg, KEY.png and the like"
+                f"{len(self.parts.paths):,} tars; "
+                f"{describe_suffixes(found.others) or 'no others'}); pictures are members "
+                "named KEY.jpg, KEY.png and the like"
             )
         if self.image_column is not None and self.image_column not in found.pictures:
             raise ValueError(
@@ -133,12 +140,12 @@ class WebDatasetSource(RowSource):
         firsts: dict[int, int] = {}
         for row, (number, _) in zip(self.marks.rows, self.marks.places, strict=True):
             firsts.setdefault(number, row)
-        return [(row, self.paths[number]) for number, row in firsts.items()]
+        return [(row, self.parts.paths[number]) for number, row in firsts.items()]
 
     def read_rows(self, file: int, place: int) -> Iterator[Row]:
         """All records from the byte `place` of an archive on."""
-        for path in self.paths[file:]:
-            for group in read_groups(path, Counter(), place):
+        for path in self.parts.paths[file:]:
+            for group in read_groups(self.parts, path, Counter(), place):
                 yield self.make_row(path, group)
             place = 0
 
@@ -151,7 +158,8 @@ class WebDatasetSource(RowSource):
         def image() -> bytes:
             if member is None:
                 raise RejectedError("image_missing")
-            return read_bounded(path, member.offset, member.size)
+            place, size = member.offset, member.size
+            return self.parts.read(path, lambda local: read_bounded(local, place, size))
 
         stored = None
         if member is not None:
@@ -161,13 +169,13 @@ class WebDatasetSource(RowSource):
         )
 
 
-def read_groups(path: Path, others: Counter[str], begin: int = 0) -> Iterator[Group]:
+def read_groups(files: Files, path: Path, others: Counter[str], begin: int = 0) -> Iterator[Group]:
     """Neighbouring members of one key, small texts read. What is no part of a record is counted.
 
     ValueError if a key has two members of one extension.
     """
     group: Group | None = None
-    with path.open("rb") as file:
+    with files.read(path, lambda local: local.open("rb")) as file:
         for member in read_tar(path, file, begin):
             split = KEY_AND_EXTENSION.fullmatch(member.name)
             if not member.regular or split is None:

@@ -1,0 +1,185 @@
+"""Datasets on a hub of Hugging Face's kind: which files are meant, at which commit.
+
+Not by streaming with `datasets`: a place in its stream is not a place in the files that another
+process could begin at, and its threads abort the process when a run ends early.
+"""
+
+import re
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+from data_prep.sources.hub_address import HubAddress, asking, parse_address
+from data_prep.sources.hub_files import HubFile, HubFiles, persistently
+
+HubFormat = Literal["parquet", "webdataset"]
+SUFFIXES: dict[str, HubFormat] = {".tar": "webdataset", ".parquet": "parquet"}
+CACHE_NAME = "clipa-pretrain"
+
+
+@dataclass(frozen=True, kw_only=True)
+class HubOptions:
+    """What is read of a dataset on the hub, and where its files are kept"""
+
+    hub_config: str | None = None
+    """Configuration (subset) of the dataset, as on its page. Null: the only one, or the default."""
+    hub_split: str | None = None
+    """Split of the dataset, as on its page. Null: the only one."""
+    hub_cache: Path | None = None
+    """Folder in whose `clipa-pretrain` files lie while they are needed; of several machines, each
+    has its own or all share one. Null: that of huggingface_hub (HF_HOME)."""
+    hub_cache_gib: float | None = 32.0
+    """Size of `clipa-pretrain` beyond which whole files are removed, those first that came first.
+    Room for two files a worker saves bringing them again within a task. Null: all are kept."""
+
+    def __post_init__(self) -> None:
+        if self.hub_cache_gib is not None and self.hub_cache_gib < 0:
+            raise ValueError(
+                f"hub_cache_gib={self.hub_cache_gib}: --hub-cache-gib is 0 or more, or null"
+            )
+
+
+def find_on_hub(
+    source: str, options: HubOptions, kind: str | None, commit: str | None
+) -> tuple[HubFormat, HubFiles]:
+    """The files that an address stands for and how they are read.
+
+    commit: that of a build which goes on; None: that which the address's revision has now.
+    ValueError names what is not there, or what cannot be read.
+    """
+    from huggingface_hub import constants
+
+    asked = parse_address(source)
+    if asked.path and (options.hub_config or options.hub_split):
+        raise ValueError(
+            f"source={source} names files, hub_config={options.hub_config} and "
+            f"hub_split={options.hub_split} choose others: leave out --hub-config and --hub-split, "
+            "or the path"
+        )
+    if kind is not None and kind not in SUFFIXES.values():
+        raise ValueError(
+            f"format={kind}: of {asked} only {sorted(SUFFIXES.values())} are read; leave out "
+            "--format, or " + instead(asked)
+        )
+    at, there = look_up(asked, commit)
+    chosen = matching(at, there) if asked.path else files_of_split(at, options)
+    chosen_kind, names = of_one_kind(asked, chosen, kind)
+    # Never the folder itself: what lies there of the user's must not make room.
+    cache = (options.hub_cache or Path(constants.HF_HOME)) / CACHE_NAME
+    gib = options.hub_cache_gib
+    origin = {"address": str(asked), "commit": at.revision}
+    for option in ("hub_config", "hub_split"):
+        if (value := getattr(options, option)) is not None:
+            origin[option] = value
+    return chosen_kind, HubFiles(
+        address=replace(at, path=""),
+        found={path: there[path.as_posix()] for path in sorted(map(Path, names))},
+        folder=cache / at.dataset.replace("/", "--") / at.revision,
+        cache=cache,
+        cache_bytes=None if gib is None else int(gib * 2**30),
+        origin=origin,
+    )
+
+
+def look_up(asked: HubAddress, commit: str | None) -> tuple[HubAddress, dict[str, HubFile]]:
+    """The address at its commit, and all files that are there, by their paths."""
+    from huggingface_hub import HfApi, RepoFile
+
+    hub, revision = HfApi(), commit or asked.revision
+    with asking(replace(asked, revision=revision)):
+        told = persistently(lambda: hub.dataset_info(asked.dataset, revision=revision))
+        assert told.sha is not None
+        at = replace(asked, revision=told.sha)
+        tree = persistently(
+            lambda: list(
+                hub.list_repo_tree(
+                    at.dataset, recursive=True, revision=at.revision, repo_type="dataset"
+                )
+            )
+        )
+    return at, {
+        entry.path: HubFile(bytes=entry.size, sha256=entry.lfs.sha256 if entry.lfs else None)
+        for entry in tree
+        if isinstance(entry, RepoFile)
+    }
+
+
+def matching(at: HubAddress, there: dict[str, HubFile]) -> list[str]:
+    """The files at a path, below a folder or of a glob pattern. ValueError if there are none."""
+    from fsspec.utils import glob_translate
+
+    pattern = re.compile(glob_translate(at.path))
+    found = [name for name in there if pattern.match(name) or name.startswith(at.path + "/")]
+    if not found:
+        folders = sorted({name.rpartition("/")[0] or "." for name in there})
+        raise ValueError(
+            f"source={at}: no such file, folder or pattern among {len(there):,} files in "
+            f"{folders[:8]}; mend the path in --source"
+        )
+    return found
+
+
+def files_of_split(at: HubAddress, options: HubOptions) -> list[str]:
+    """The files of a configuration's split, as `datasets` finds them (the card's `configs`, or by
+    their names). ValueError where one is to be named."""
+    import datasets  # slow to import, and needed for this kind of source only
+
+    name = f"source={replace(at, path='')}"
+    try:
+        with asking(at):
+            builder = datasets.load_dataset_builder(
+                at.dataset, name=options.hub_config, revision=at.revision
+            )
+    except RuntimeError as error:
+        if "script" not in str(error):
+            raise
+        raise ValueError(
+            f"{name} is made by a program of its owner's, which is not run here ({error}); "
+            + instead(at)
+        ) from error
+    except (ValueError, datasets.exceptions.DatasetsError) as error:
+        if str(error).startswith("source="):
+            raise
+        raise ValueError(
+            f"{name}, hub_config={options.hub_config}: {error}; name a configuration with "
+            "--hub-config, or files in the address"
+        ) from error
+    splits = builder.config.data_files or {}
+    split = options.hub_split or (next(iter(splits)) if len(splits) == 1 else None)
+    if split not in splits:
+        raise ValueError(
+            f"{name}, hub_split={options.hub_split}: there are the splits "
+            f"{sorted(map(str, splits))}; name one with --hub-split, or files in the address"
+        )
+    prefix = f"hf://datasets/{at.dataset}@{at.revision}/"
+    files = [str(file) for file in splits[split]]
+    elsewhere = next((file for file in files if not file.startswith(prefix)), None)
+    if elsewhere is not None:
+        raise ValueError(
+            f"{name} names the file {elsewhere}, which is not part of it; " + instead(at)
+        )
+    return [file.removeprefix(prefix) for file in files]
+
+
+def of_one_kind(
+    asked: HubAddress, names: list[str], kind: str | None
+) -> tuple[HubFormat, list[str]]:
+    """The tars, or else the Parquet files, among some. ValueError if there are neither."""
+    for suffix, told in SUFFIXES.items():
+        found = [name for name in names if name.lower().endswith(suffix)]
+        if found and kind in (None, told):
+            return told, found
+    suffixes = sorted({Path(name).suffix or name for name in names})
+    raise ValueError(
+        f"source={asked} holds files of {suffixes[:8]}, read are {sorted(SUFFIXES)}; "
+        + instead(asked)
+    )
+
+
+def instead(asked: HubAddress) -> str:
+    """How else a dataset can be read."""
+    return (
+        f"download it (hf download --repo-type dataset {asked.dataset} --local-dir DIR) and name "
+        "DIR with --source, or try the hub's own Parquet of it, "
+        f"hf://datasets/{asked.dataset}@refs/convert/parquet"
+    )

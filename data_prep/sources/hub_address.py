@@ -1,0 +1,115 @@
+"""Addresses of datasets on a hub of Hugging Face's kind, and what can go wrong there, as one line.
+
+Spelt as HfFileSystem of huggingface_hub spells them: hf://datasets/OWNER/NAME@REVISION/PATH.
+"""
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from urllib.parse import unquote
+
+SCHEME = "hf://"
+DEFAULT_REVISION = "main"
+# A revision with a slash in it is one of these, or has %2F there.
+_ADDRESS = re.compile(
+    r"hf://(?:datasets/)?(?P<dataset>[^/@]+/[^/@]+)"
+    r"(?:@(?P<revision>refs/(?:convert|pr)/[^/]+|[^/]+))?(?:/(?P<path>.*))?"
+)
+_OTHER_KINDS = ("models", "spaces", "buckets", "kernels")
+LOGIN = "set HF_TOKEN to a token that may read it, or run `hf auth login`"
+
+
+@dataclass(frozen=True, kw_only=True)
+class HubAddress:
+    """A dataset at a revision, or some of its files: a path, a folder or a glob pattern."""
+
+    dataset: str
+    revision: str = DEFAULT_REVISION
+    path: str = ""
+
+    def __str__(self) -> str:
+        path = "/" + self.path if self.path else ""
+        return f"{SCHEME}datasets/{self.dataset}@{self.revision}{path}"
+
+
+def is_hub_address(source: str) -> bool:
+    """Whether a source lies on a hub."""
+    return source.startswith(SCHEME)
+
+
+def parse_address(source: str) -> HubAddress:
+    """What an address names. ValueError tells how one is spelt."""
+    found = _ADDRESS.fullmatch(source)
+    if found is None or found["dataset"].partition("/")[0] in (*_OTHER_KINDS, "datasets"):
+        raise ValueError(
+            f"source={source}: a dataset on the hub is hf://datasets/OWNER/NAME, or some of its "
+            "files hf://datasets/OWNER/NAME@REVISION/PATH; mend --source"
+        )
+    revision = unquote(found["revision"] or DEFAULT_REVISION)
+    path = (found["path"] or "").strip("/")
+    return HubAddress(dataset=found["dataset"], revision=revision, path=path)
+
+
+def is_passing(error: Exception) -> bool:
+    """Whether the same request may succeed a moment later."""
+    import huggingface_hub.errors as hub
+
+    response = getattr(_reason(error), "response", None)
+    if response is not None:
+        return response.status_code == 429 or response.status_code >= 500
+    passing = isinstance(error, (hub.HTTPError, OSError)) and getattr(error, "errno", None) is None
+    return passing and not isinstance(_reason(error), hub.OfflineModeIsEnabled)
+
+
+@contextmanager
+def asking(address: HubAddress | str) -> Iterator[None]:
+    """ValueError says on one line what the hub, or the way there, has against a request."""
+    import huggingface_hub.errors as hub
+
+    try:
+        yield
+    except (hub.HTTPError, hub.HFValidationError, OSError) as error:
+        raise ValueError(f"source={address}: {describe(error)}") from error
+
+
+def describe(error: Exception) -> str:
+    """What happened, and what to do about it."""
+    import huggingface_hub.errors as hub
+    from huggingface_hub import constants, get_token
+
+    reason = _reason(error)
+    status = getattr(getattr(reason, "response", None), "status_code", None)
+    said = getattr(reason, "server_message", None) or reason
+    if isinstance(reason, hub.OfflineModeIsEnabled):
+        return "HF_HUB_OFFLINE is set: unset it, or name files on this machine with --source"
+    if isinstance(reason, hub.RevisionNotFoundError):
+        return "no such revision; name a branch, a tag or a commit behind the @"
+    if isinstance(reason, hub.GatedRepoError):
+        return (
+            f"its owner grants access on {constants.ENDPOINT} only ({said}); ask there, and {LOGIN}"
+        )
+    if isinstance(reason, hub.RepositoryNotFoundError) or status in (401, 403):
+        # A private dataset looks like none to who may not see it.
+        token = "no token was found" if get_token() is None else "a token was sent"
+        return f"no such dataset, or a private one ({token}; {said}): mend --source, or {LOGIN}"
+    if status is not None:
+        return (
+            f"{constants.ENDPOINT} refused ({status}: {said}); give the same command again to go on"
+        )
+    if isinstance(reason, hub.HFValidationError):
+        return f"{reason}; mend --source"
+    if getattr(reason, "errno", None) is not None and not isinstance(reason, ConnectionError):
+        return f"{reason}; make room, or name another folder with --hub-cache"
+    return (
+        f"{constants.ENDPOINT} cannot be reached or did not send all ({reason}); check the network "
+        "and HF_ENDPOINT, and give the same command again to go on"
+    )
+
+
+def _reason(error: Exception) -> BaseException:
+    """What huggingface_hub's own error came from, where that says more."""
+    import huggingface_hub.errors as hub
+
+    deeper = isinstance(error, hub.LocalEntryNotFoundError) and error.__cause__ is not None
+    return error.__cause__ if deeper and error.__cause__ else error
