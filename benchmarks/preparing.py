@@ -13,12 +13,10 @@ import argparse
 import io
 import json
 import os
-import resource
 import statistics
 import subprocess
 import sys
 import tempfile
-import time
 from dataclasses import asdict, dataclass
 from datetime import date
 from pathlib import Path
@@ -30,12 +28,13 @@ from PIL import Image
 
 from benchmarks.machine import this_machine
 from benchmarks.photographs import photographs, write_parquet
+from benchmarks.usage import Usage, used_by
 from data_prep.pictures import PictureOptions, parse_tiers
 from data_prep.tiers import encode, shrink, store
 from pretrain.files import write_durably
 
 RESULTS = Path(__file__).parent / "results/preparing.json"
-ROUNDS, COUNT = 3, 1500
+ROUNDS, COUNT, REPEATS = 3, 1000, 20
 CASES = ("160:90", "160:90,320:90", "160:90,full:95")
 
 THEIRS = """
@@ -76,27 +75,17 @@ class Row:
     ratio: float
     psnr_db: dict[str, float]  # median, of a tier to the same of the whole picture
     psnr_db_p5: dict[str, float]
-    two_workers: float  # wall-clock of one worker over that of two
-    peak_mib: float  # of the largest process
+    two_workers: float  # wall-clock of one worker over that of two, of REPEATS times the pictures
+    peak_mib: float  # of the largest process, with two workers
 
 
-def children_cpu() -> float:
-    used = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return used.ru_utime + used.ru_stime
-
-
-def ours(source: Path, tiers: str, workers: int) -> tuple[float, float]:
-    """(CPU seconds, seconds) of a build."""
-    before, begin = children_cpu(), time.perf_counter()
+def ours(source: Path, tiers: str, workers: int) -> Usage:
+    """Of a build."""
     with tempfile.TemporaryDirectory() as out:
         words = ["build", "--source", str(source), "--out", out + "/set", "--tiers", tiers]
         words += ["--tagger", "none", "--vocab-size", "300", "--byte-fallback", "false"]
-        words += ["--workers", str(workers), "--shard-samples", "250"]
-        subprocess.run(
-            [sys.executable, "-m", "data_prep", *words], check=True, stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-        )  # fmt: skip
-    return children_cpu() - before, time.perf_counter() - begin
+        words += ["--workers", str(workers), "--shard-samples", "1000"]
+        return used_by([sys.executable, "-m", "data_prep", *words])
 
 
 def theirs(python: Path, source: Path, tiers: str) -> float:
@@ -136,13 +125,13 @@ def measured(python: Path, source: Path, tiers: str, rounds: int) -> Row:
     table.head(20).write_parquet(few)
     ours_s, theirs_s = [], []
     for _ in range(rounds):
-        start, _ = ours(few, tiers, 1)  # what a build of next to nothing costs
-        ours_s.append(ours(source, tiers, 1)[0] - start)
+        start = ours(few, tiers, 1)  # what a build of next to nothing costs
+        ours_s.append(ours(source, tiers, 1).cpu_s - start.cpu_s)
         theirs_s.append(theirs(python, source, tiers))
-    walls = []
-    for _ in range(rounds):
-        one, two = (ours(source, tiers, workers)[1] for workers in (1, 2))
-        walls.append(one / two)
+    many = source.with_name("many.parquet")
+    caption = pl.col("caption")
+    pl.concat([table.with_columns(caption + f" {n}") for n in range(REPEATS)]).write_parquet(many)
+    one, two = (ours(many, tiers, workers) for workers in (1, 2))
     count = len(table)
     median, low = quality(table["image"].to_list()[:200], tiers)
     return Row(
@@ -157,8 +146,8 @@ def measured(python: Path, source: Path, tiers: str, rounds: int) -> Row:
         ),
         psnr_db=median,
         psnr_db_p5=low,
-        two_workers=round(statistics.median(walls), 2),
-        peak_mib=round(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024),
+        two_workers=round(one.wall_s / two.wall_s, 2),
+        peak_mib=round(two.peak_mib),
     )
 
 

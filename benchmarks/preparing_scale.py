@@ -9,7 +9,6 @@ is all that a picture's pixels do not cost. All options as by default. A row is 
 import argparse
 import json
 import os
-import subprocess
 import sys
 import tempfile
 from datetime import date
@@ -21,6 +20,7 @@ import simplejpeg
 
 from benchmarks.machine import this_machine
 from benchmarks.photographs import WORDS
+from benchmarks.usage import used_by
 from pretrain.files import write_durably
 
 RESULTS = Path(__file__).parent / "results/preparing_scale.json"
@@ -48,24 +48,12 @@ def measured(samples: int, workers: int) -> dict[str, float]:
         write_corpus(source, samples)
         words = ["build", "--source", f"{source}/*.parquet", "--out", f"{folder}/set"]
         words += ["--workers", str(workers)]
-        # One child of a child-free process, so that its usage is the build's alone.
-        code = (
-            "import json, resource, subprocess, sys, time; begin = time.perf_counter();"
-            "subprocess.run(sys.argv[1:], check=True, stdout=subprocess.DEVNULL,"
-            " stderr=subprocess.DEVNULL); used = resource.getrusage(resource.RUSAGE_CHILDREN);"
-            "print(json.dumps([used.ru_utime + used.ru_stime, time.perf_counter() - begin,"
-            " used.ru_maxrss / 1024]))"
-        )
-        build = [sys.executable, "-m", "data_prep", *words]
-        done = subprocess.run(
-            [sys.executable, "-c", code, *build], check=True, capture_output=True, text=True
-        )
-    cpu_s, wall_s, peak_mib = json.loads(done.stdout)
+        used = used_by([sys.executable, "-m", "data_prep", *words])
     return {
         "samples": samples,
-        "cpu_ms_per_sample": round(cpu_s / samples * 1e3, 3),
-        "wall_s": round(wall_s, 1),
-        "peak_mib": round(peak_mib),  # of the largest process
+        "cpu_ms_per_sample": round(used.cpu_s / samples * 1e3, 3),
+        "wall_s": round(used.wall_s, 1),
+        "peak_mib": round(used.peak_mib),  # of the largest process
     }
 
 

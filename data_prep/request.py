@@ -18,7 +18,7 @@ from data_prep.tasks import DOWNLOADS, HUB, read_plan
 from pretrain.shard_format import MANIFEST_FILE, read_manifest
 
 # The libraries whose releases may change a byte of the output.
-LIBRARIES = ("ftfy", "pillow", "sentencepiece", "simplejpeg", "textblob", "tokenizers")
+LIBRARIES = ("ftfy", "pillow", "sentencepiece", "simplejpeg", "textblob", "tokenizers", "torch")
 
 
 def describe_request(
