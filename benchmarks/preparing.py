@@ -75,7 +75,7 @@ class Row:
     ratio: float
     psnr_db: dict[str, float]  # median, of a tier to the same of the whole picture
     psnr_db_p5: dict[str, float]
-    two_workers: float  # wall-clock of one worker over that of two, of REPEATS times the pictures
+    two_workers: float  # wall-clock of one worker over that of two, of `repeats` times the pictures
     peak_mib: float  # of the largest process, with two workers
 
 
@@ -119,7 +119,7 @@ def quality(pictures: list[bytes], tiers: str) -> tuple[dict[str, float], dict[s
     )
 
 
-def measured(python: Path, source: Path, tiers: str, rounds: int) -> Row:
+def measured(python: Path, source: Path, tiers: str, rounds: int, repeats: int) -> Row:
     table = pl.read_parquet(source)
     few = source.with_name("few.parquet")
     table.head(20).write_parquet(few)
@@ -130,7 +130,7 @@ def measured(python: Path, source: Path, tiers: str, rounds: int) -> Row:
         theirs_s.append(theirs(python, source, tiers))
     many = source.with_name("many.parquet")
     caption = pl.col("caption")
-    pl.concat([table.with_columns(caption + f" {n}") for n in range(REPEATS)]).write_parquet(many)
+    pl.concat([table.with_columns(caption + f" {n}") for n in range(repeats)]).write_parquet(many)
     one, two = (ours(many, tiers, workers) for workers in (1, 2))
     count = len(table)
     median, low = quality(table["image"].to_list()[:200], tiers)
@@ -158,6 +158,8 @@ def main() -> None:
     options.add_argument("--pictures", type=Path, help="take crops of a folder's JPEGs")
     options.add_argument("--count", type=int, default=COUNT)
     options.add_argument("--rounds", type=int, default=ROUNDS)
+    options.add_argument("--repeats", type=int, default=REPEATS)
+    options.add_argument("--tiers", nargs="+", default=CASES)
     options.add_argument("--out", type=Path, default=RESULTS)
     chosen = options.parse_args()
     os.environ["OMP_NUM_THREADS"] = "1"
@@ -166,13 +168,16 @@ def main() -> None:
         source = Path(folder) / "pictures.parquet"
         pictures = photographs(chosen.count, folder=chosen.pictures)
         write_parquet(pictures, source)
-        for tiers in CASES:
-            rows.append(asdict(measured(chosen.img2dataset, source, tiers, chosen.rounds)))
+        for tiers in chosen.tiers:
+            rows.append(
+                asdict(measured(chosen.img2dataset, source, tiers, chosen.rounds, chosen.repeats))
+            )
             print(json.dumps(rows[-1]), flush=True)
             result = {
                 "machine": this_machine(ranks=1),
                 "date": date.today().isoformat(),
                 "pictures": len(pictures),
+                "repeats": chosen.repeats,
                 "mean_bytes": round(sum(len(jpeg) for jpeg, _ in pictures) / len(pictures)),
                 "rows": rows,
             }

@@ -53,6 +53,12 @@ class Section:
     groups: Sequence[Group]
 
 
+def check_page(page: Path | None) -> None:
+    """ValueError, before any work is done, where a page cannot be a file."""
+    if page is not None and page.is_dir():
+        raise ValueError(f"--page={page} is a folder: name a file, e.g. {page / 'left_out.html'}")
+
+
 def write_sections(path: Path, title: str, told: str, sections: Sequence[Section]) -> None:
     """Write the page; `told` is what the command printed. OSError or ValueError name the file."""
     from data_prep.contact_sheet import small

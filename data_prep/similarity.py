@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data_prep.dedup.semantic import NOBODY, Repeats, semantic_repeats
-from data_prep.left_out import Source
+from data_prep.left_out import Source, check_page
 from data_prep.reading import base_weights, smallest_tier
 from data_prep.writer import array_file
 from pretrain.checks import check_positive
@@ -60,6 +60,7 @@ class FilterOptions:
             if value is not None and not 0 < value < 1:
                 raise ValueError(f"{name}={value}: it must lie between 0 and 1")
         check_positive({"--clusters": self.clusters})
+        check_page(self.page)
         if self.clusters is not None and self.duplicate_cosine is None:
             raise ValueError(f"--clusters={self.clusters} goes with --duplicate-cosine only")
 

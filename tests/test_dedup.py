@@ -337,6 +337,7 @@ def test_only_so_many_of_a_caption_are_kept_against_a_counter():
         (["--weights", "../x"], "--weights='../x'"),
         (["--out", "../x"], "--out='../x'"),
         (["--workers", "0"], "--workers=0"),
+        (["--page", "TRAIN"], "is a folder: name a file"),
     ],
 )
 def test_a_wrong_request_is_one_line_and_writes_nothing(copies, capsys, more, named):

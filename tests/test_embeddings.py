@@ -402,6 +402,8 @@ def test_a_wrong_request_to_filter_is_one_line(embedded, copy, capsys):
     assert "give --similarity-quantile, --duplicate-cosine or both" in one_error(capsys, nothing)
     told = one_error(capsys, filtering(embedded, "own", "0.5", "--clusters", "3"))
     assert "--clusters=3 goes with --duplicate-cosine" in told
+    told = one_error(capsys, filtering(embedded, "own", "0.5", "--page", str(embedded)))
+    assert "--page=" in told and "name a file" in told
     assert "--weights='no': there is no" in one_error(
         capsys, filtering(embedded, "own", "0.5", "--weights", "no")
     )

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from data_prep.dedup.semantic import NOBODY
+from data_prep.left_out import check_page
 from data_prep.reading import base_weights
 from data_prep.writer import array_file
 from pretrain.checks import check_between, check_positive
@@ -36,7 +37,6 @@ class DedupOptions:
     """Caption that is compared, case and white space aside. Null: the first."""
     weights: str | None = None
     """Name of weights that these are multiplied by. Null: each sample weighs 1."""
-
     page: Path | None = None
     """HTML file that shows some of the groups and evaluation pictures. Null: none."""
     seed: int = 0
@@ -45,6 +45,7 @@ class DedupOptions:
     def __post_init__(self) -> None:
         check_between({"--distance": self.distance}, 0, 17)
         check_positive({"--caption-cap": self.caption_cap})
+        check_page(self.page)
 
 
 @dataclass(frozen=True, kw_only=True)
