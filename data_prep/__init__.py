@@ -1,1 +1,1 @@
-"""Image-text corpora in, dataset directories out. Never imports torch."""
+"""Image-text corpora in, dataset directories out. Runs no model but for `embed`."""

@@ -1,6 +1,7 @@
 """A page of what weights leave out: some samples beside the one that is kept for them."""
 
 import json
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from data_prep.dedup.semantic import NOBODY
+from data_prep.dedup import NOBODY
 from data_prep.reading import TierReader
 from pretrain.files import write_durably
 from pretrain.shard_format import Manifest, tier_for
@@ -22,7 +23,8 @@ class Source:
 
     directory: Path
     manifest: Manifest
-    caption: str
+    caption: str | None
+    """Name of the caption that is shown; None: each sample's first."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,9 +56,13 @@ class Section:
 
 
 def check_page(page: Path | None) -> None:
-    """ValueError, before any work is done, where a page cannot be a file."""
-    if page is not None and page.is_dir():
+    """ValueError, before any work is done, where a page cannot be written."""
+    if page is None:
+        return
+    if page.is_dir():
         raise ValueError(f"--page={page} is a folder: name a file, e.g. {page / 'left_out.html'}")
+    if not os.access(page.parent, os.W_OK):
+        raise ValueError(f"--page={page}: {page.parent} is no folder to write in; name another")
 
 
 def write_sections(path: Path, title: str, told: str, sections: Sequence[Section]) -> None:
@@ -72,8 +78,11 @@ def write_sections(path: Path, title: str, told: str, sections: Sequence[Section
             source.directory, source.manifest, tier_for(source.manifest, _PICTURE_PX)
         )
         rows = np.array([e.row for e in mine], np.int64)
-        for entry, (jpeg, details) in zip(mine, reader.read(rows, ("jpg", "json")), strict=True):
-            text = json.loads(details)["captions"].get(source.caption, "")
+        member = "txt" if source.caption is None else "json"
+        for entry, (jpeg, words) in zip(mine, reader.read(rows, ("jpg", member)), strict=True):
+            text = words.decode()
+            if source.caption is not None:
+                text = json.loads(text)["captions"].get(source.caption, "")
             shown[id(entry)] = small(jpeg), text
     page = template("left_out.html", Path(__file__).parent).render(
         title=title, told=told, sections=sections, shown=shown, identity=id

@@ -62,7 +62,8 @@ def describe_request(
             "writer": writer,
         },
         "libraries": {
-            **{name: version(name) for name in LIBRARIES},
+            # Without what tells builds of a release apart (2.13.0+cpu): nodes may differ there.
+            **{name: version(name).partition("+")[0] for name in LIBRARIES},
             "libjpeg_turbo": features.version_feature("libjpeg_turbo"),
         },
     }

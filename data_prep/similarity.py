@@ -12,7 +12,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from data_prep.dedup.semantic import NOBODY, Repeats, semantic_repeats
+from data_prep.dedup import NOBODY
+from data_prep.dedup.semantic import Repeats, semantic_repeats
 from data_prep.left_out import Source, check_page
 from data_prep.reading import base_weights, smallest_tier
 from data_prep.writer import array_file
@@ -77,19 +78,18 @@ def filter_by_similarity(directory: Path, options: FilterOptions) -> str:
     embeddings = open_embeddings(directory, manifest, options.embeddings)
     weights = base_weights(directory, options.weights, manifest).copy()
     scores = similarities(embeddings)
-    report = [*_drop_lowest(directory, manifest, embeddings, scores, weights, options)]
+    shown, told = _drop_lowest(directory, manifest, embeddings, scores, weights, options)
     found = _repeats(embeddings, scores, weights, options)
-    report += _drop_repeats(directory, manifest, embeddings, found, weights)
+    pairs, more = _drop_repeats(directory, manifest, embeddings, found, weights)
     write_durably(path, array_file(weights))
-    shown = float(weights.sum(dtype=np.float64))
-    report.append(f"{path}: {shown:,.0f} of {manifest.samples:,} samples shown an epoch")
+    left = float(weights.sum(dtype=np.float64))
+    summary = [*told, *more, f"{path}: {left:,.0f} of {manifest.samples:,} samples shown an epoch"]
+    report = [*shown, *told, *pairs, *more, summary[-1]]
     if options.page is not None:
         from data_prep.similarity_page import write_page
 
-        told = "\n".join(line for line in report if "samples" in line)
-        caption = embeddings.info.caption or manifest.captions[0]
-        source = Source(directory=directory, manifest=manifest, caption=caption)
-        write_page(options.page, source, scores, weights, found, told, options.seed)
+        source = Source(directory=directory, manifest=manifest, caption=embeddings.info.caption)
+        write_page(options.page, source, scores, weights, found, "\n".join(summary), options.seed)
         report.append(f"{options.page}: what is left out, to look at")
     return "\n".join(report)
 
@@ -101,10 +101,10 @@ def _drop_lowest(
     scores: NDArray[np.float64],
     weights: NDArray[np.float32],
     options: FilterOptions,
-) -> list[str]:
-    """Set the weights of the lowest scores to 0; returns the lines that tell of it."""
+) -> tuple[list[str], list[str]]:
+    """Set the weights of the lowest scores to 0; returns what the scores are, and what it did."""
     if options.similarity_quantile is None:
-        return []
+        return [], []
     ascending = np.argsort(scores, kind="stable")  # of equal scores the lower row first; NaN last
     scored = ascending[: np.count_nonzero(~np.isnan(scores))]
     dropped = scored[: round(options.similarity_quantile * len(scored))]
@@ -116,8 +116,7 @@ def _drop_lowest(
         )
     cut = f", all below or at {scores[dropped[-1]]:.4f}" if len(dropped) else ""
     unscored = manifest.samples - len(scored)
-    return [
-        *_quantiles(directory, manifest, embeddings, scores, scored),
+    return _quantiles(directory, manifest, embeddings, scores, scored), [
         f"{len(dropped):,} of {manifest.samples:,} samples get weight 0 for their text{cut}; "
         f"{unscored:,} have no score and keep theirs",
     ]
@@ -148,24 +147,24 @@ def _drop_repeats(
     embeddings: Embeddings,
     found: Repeats | None,
     weights: NDArray[np.float32],
-) -> list[str]:
-    """Set the weights of near duplicates to 0; returns the lines that tell of it."""
+) -> tuple[list[str], list[str]]:
+    """Set the weights of near duplicates to 0; returns the least alike pairs, and what it did."""
     if found is None:
-        return []
+        return [], []
     repeats = np.flatnonzero(found.keeper != NOBODY)
     weights[repeats] = 0
     least = repeats[np.argsort(found.cosine[repeats], kind="stable")[:_SHOWN_CAPTIONS]]
     rows = np.unique(np.concatenate([least, found.keeper[least]]))
     texts = _captions(directory, manifest, embeddings.info.caption, rows)
     keepers = len(np.unique(found.keeper[repeats]))
-    return [
-        *(
-            f"{'duplicates':<12}{found.cosine[row]:.4f}  {texts[row]}  |  kept: "
-            f"{texts[int(found.keeper[row])]}"
-            for row in least.tolist()
-        ),
+    pairs = [
+        f"{'duplicates':<12}{found.cosine[row]:.4f}  {texts[row]}  |  kept: "
+        f"{texts[int(found.keeper[row])]}"
+        for row in least.tolist()
+    ]
+    return pairs, [
         f"{len(repeats):,} of {manifest.samples:,} samples get weight 0 as near duplicates of "
-        f"{keepers:,} others",
+        f"{keepers:,} others"
     ]
 
 

@@ -5,7 +5,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from data_prep.dedup.semantic import NOBODY, Repeats
+from data_prep.dedup import NOBODY
+from data_prep.dedup.semantic import Repeats
 from data_prep.left_out import Entry, Group, Section, Source, drawn, sets_of, spread, write_sections
 
 LEAST_ALIKE = 8

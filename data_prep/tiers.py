@@ -4,9 +4,7 @@ Pictures are shrunk as training does it: by torch's antialiased bicubic filter, 
 Pillow's gives in a quarter of the time (docs/speed.md).
 """
 
-import functools
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import simplejpeg
@@ -126,24 +124,21 @@ def _encode_all(
     return {tier.name: files[tier.name] for tier in tiers}
 
 
-@functools.cache
-def _torch() -> Any:
-    """torch, with one thread: each core has a process of its own."""
-    import torch  # two seconds, for nothing but a build
-
-    torch.set_num_threads(1)
-    return torch
-
-
 def shrink(pixels: Pixels, size: tuple[int, int], extent: tuple[float, float]) -> Pixels:
     """(height, width, 3) of an extent (width, height) of larger (H, W, 3) pixels."""
-    torch = _torch()
+    import torch  # two seconds, for nothing but a build
+
     planes = torch.from_numpy(pixels).permute(2, 0, 1)[None]
     # A millionth of a pixel more, as the size is rounded down; it never reaches the next pixel.
     scale = [(side + 1e-6) / covered for side, covered in zip(size, extent, strict=True)]
-    small = torch.nn.functional.interpolate(
-        planes, scale_factor=(scale[1], scale[0]), mode="bicubic", antialias=True
-    )
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # each core has a process of its own
+    try:
+        small = torch.nn.functional.interpolate(
+            planes, scale_factor=(scale[1], scale[0]), mode="bicubic", antialias=True
+        )
+    finally:
+        torch.set_num_threads(threads)
     shrunk: Pixels = np.empty((size[1], size[0], 3), np.uint8)
     for colour, plane in enumerate(small[0].numpy()):
         shrunk[..., colour] = plane

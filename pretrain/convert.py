@@ -15,7 +15,8 @@ def main(source: Path, out: Path) -> None:
     """Convert a foreign model, and compare its embeddings with its own library's.
 
     Args:
-        source: Folder of an open_clip model (open_clip_config.json) or of a transformers CLIPModel.
+        source: Folder of an open_clip model (open_clip_config.json) or of a transformers CLIPModel
+            or SiglipModel.
         out: Folder to write; `evaluate --model`, `start.export` and `pretrain.load` read it.
     """
     with one_line_faults():

@@ -12,7 +12,8 @@
     DIR/captions/<name>/          may follow later: one more caption of the pictures, tokenized
 
 Every tier holds the same samples in the same order, so row i of one tier's index is row i of
-every other's. This module imports no torch: data preparation must not.
+every other's. This module imports no torch: it takes seconds, and most of data preparation needs
+none.
 """
 
 import enum

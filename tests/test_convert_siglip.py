@@ -10,7 +10,7 @@ import open_clip
 import pytest
 import torch
 from PIL import Image
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from siglip_folders import SENTENCES, TEXT_TOKENS, a_siglip_folder, an_open_clip_siglip_folder
 from tiny_datasets import build_food
 from tiny_runs import ROOT, train_command
@@ -146,6 +146,27 @@ def run(*arguments: object) -> str:
     ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert ended.returncode == 0, ended.stderr[-2000:]
     return ended.stdout
+
+
+@pytest.mark.parametrize(
+    ("make", "missing", "named"),
+    [
+        (a_siglip_folder, "logit_scale", "lacks logit_scale"),
+        (a_siglip_folder, "text_model.encoder.layers.0.layer_norm1.weight", "lacks 1 weights"),
+        (a_siglip_folder, "vision_model.head.probe", "lacks vision_model.head.probe"),
+        (an_open_clip_siglip_folder, "visual.trunk.pos_embed", "lacks visual.trunk.pos_embed"),
+        (an_open_clip_siglip_folder, "visual.trunk.blocks.0.norm1.weight", "lacks 1 weights"),
+    ],
+)
+def test_a_weight_that_is_missing_is_named_and_nothing_is_written(make, missing, named, tmp_path):
+    source = make(tmp_path / "source")
+    [file] = source.glob("*.safetensors")
+    weights = load_file(file)
+    del weights[missing]
+    save_file(weights, file, {"format": "pt"})
+    with pytest.raises(ValueError, match=named):
+        convert(source, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
 
 
 def test_it_is_evaluated_tuned_and_exported_again(folders, tmp_path):

@@ -13,7 +13,7 @@ from test_data_prep_colours import display_p3
 from data_prep.jpeg import without_metadata
 from data_prep.pictures import PictureOptions, open_checked, parse_tiers, upright
 from data_prep.rejection import RejectedError
-from data_prep.tiers import store
+from data_prep.tiers import shrink, store
 
 ANY = PictureOptions(min_image_px=1)
 
@@ -172,6 +172,16 @@ def test_a_scaled_decode_shifts_nothing(size: tuple[int, int]) -> None:
     found = Image.open(io.BytesIO(file))
     whole = Image.open(io.BytesIO(data)).resize(found.size, Image.Resampling.BICUBIC)
     assert psnr(np.asarray(found), np.asarray(whole)) > 38
+
+
+@pytest.mark.parametrize("size", [(61, 40), (160, 107), (200, 133), (546, 364)])
+def test_pixels_are_shrunk_as_pillow_does(size: tuple[int, int]) -> None:
+    whole = np.array(Image.fromarray(load_sample_images().images[0]).resize((547, 365)))
+    wanted = np.asarray(Image.fromarray(whole).resize(size, Image.Resampling.BICUBIC))
+    found = shrink(whole, size, (547, 365))
+    assert found.shape == wanted.shape
+    worst = np.abs(found.astype(int) - wanted).max()
+    assert worst <= 1, f"largest difference {worst} of 255"
 
 
 def test_a_cut_jpeg_is_refused_by_name_whatever_is_wanted_of_it() -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from data_prep.dedup.semantic import NOBODY
+from data_prep.dedup import NOBODY
 from data_prep.left_out import check_page
 from data_prep.reading import base_weights
 from data_prep.writer import array_file

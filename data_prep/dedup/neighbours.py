@@ -23,8 +23,8 @@ from numpy.typing import NDArray
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
+from data_prep.dedup import NOBODY
 from data_prep.dedup.hashes import FLAT
-from data_prep.dedup.semantic import NOBODY
 
 BITS = 64
 _SORT_COST = 2  # sorting one hash costs as much as so many comparisons: 41 ns and 18, measured

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from data_prep.dedup.hashes import FLAT
 from data_prep.dedup.neighbours import Found
 from data_prep.left_out import Entry, Group, Section, Source, drawn, sets_of, spread, write_sections
 from pretrain.shard_format import Manifest
@@ -83,7 +84,7 @@ def _pair(
     mine: Source, other: Source, mark: np.uint64, hashes: NDArray[np.uint64], row: int
 ) -> Group:
     """A training picture beside the evaluation picture whose hash is nearest."""
-    apart = np.where(hashes != 0, np.bitwise_count(hashes ^ mark), 64)
+    apart = np.where(hashes != FLAT, np.bitwise_count(hashes ^ mark), 64)
     near = int(apart.argmin())
     return Group(
         title="",

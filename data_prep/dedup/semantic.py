@@ -12,10 +12,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data_prep.clusters import cluster
+from data_prep.dedup import NOBODY
 from pretrain.data.embeddings import Embeddings
 
-NOBODY = -1
-_BLOCK = 1024  # rows compared with all that follow
+_BLOCK = 1024  # rows compared at once with all that follow, fewer in a large cluster:
+_PRODUCTS = 1 << 26  # so many cosines are held
 _HELD_BYTES = 1 << 30  # of vectors in memory; one cluster may need more
 
 
@@ -88,8 +89,9 @@ def _repeats_of_one(
     """(n,) the row of (n, dimension) that stands for each, or NOBODY, and the cosine to it."""
     keeper = np.full(len(vectors), NOBODY, np.int64)
     near = np.zeros(len(vectors), np.float32)
-    for first in range(0, len(vectors), _BLOCK):
-        block = vectors[first : first + _BLOCK]
+    rows = max(1, min(_BLOCK, _PRODUCTS // max(1, len(vectors))))
+    for first in range(0, len(vectors), rows):
+        block = vectors[first : first + rows]
         products = block @ vectors[first:].T
         for place in np.flatnonzero((products >= cosine).sum(axis=1) > 1).tolist():
             if keeper[first + place] != NOBODY:

@@ -13,11 +13,14 @@ from pretrain.export.open_clip import CONFIG_FILE, TEXT_POOL, WEIGHTS_FILE, weig
 from pretrain.export.siglip_tokenizer import siglip_tokenizer
 from pretrain.export.source import (
     OUR_RESIZE,
+    TOKEN_TABLE,
     Source,
+    check_weights,
     fast_tokenizer,
     other_than,
     refuse,
     square,
+    taking,
 )
 from pretrain.export.timm_tower import timm_options, timm_weights
 from pretrain.models.clip import IMAGE_POSITIONS, ModelOptions
@@ -57,13 +60,15 @@ def read_open_clip(folder: Path) -> Source:
         raise FileNotFoundError(f"{folder} has none of {', '.join(_WEIGHTS)}: put one there")
     theirs = read_tensors(file, "SOURCE")
     theirs = {n.removeprefix("module.").removeprefix("text."): w for n, w in theirs.items()}
-    figures = {"logit_scale": float(theirs.pop("logit_scale").exp())}
+    figures = {"logit_scale": float(taking(theirs, file)("logit_scale").exp())}
     if "logit_bias" in theirs:
         figures["logit_bias"] = float(theirs.pop("logit_bias"))
+    weights = _weights(theirs, options, file)
+    check_weights(weights, options, tokens, file)
     return Source(
         options=options,
         tokens=tokens,
-        weights=_weights(theirs, options, file),
+        weights=weights,
         figures=figures,
         **_inputs(folder, config["text_cfg"], eos_id, siglip=not options.image_projection),
     )
@@ -159,14 +164,9 @@ def _check(
 
 def _weights(theirs: dict[str, Tensor], options: ModelOptions, file: Path) -> dict[str, Tensor]:
     """Theirs by our names. ValueError names one that is missing, or that has no place."""
-
-    def take(name: str) -> Tensor:
-        if name not in theirs:
-            raise ValueError(f"{file} lacks {name}, which its {CONFIG_FILE} asks for")
-        return theirs.pop(name).float()
-
+    take = taking(theirs, file)
     found = {
-        "text.encoder.embeddings.token_embedding.weight": take("token_embedding.weight"),
+        TOKEN_TABLE: take("token_embedding.weight"),
         "text.encoder.embeddings.position_embedding.weight": take("positional_embedding"),
     }
     if options.text_projection_bias:
@@ -183,7 +183,7 @@ def _weights(theirs: dict[str, Tensor], options: ModelOptions, file: Path) -> di
             "image_projection.weight": take("visual.proj").T.contiguous(),
         }
     else:
-        found |= timm_weights(theirs)
+        found |= timm_weights(theirs, take)
         names = {name: ours for name, ours in names.items() if not name.startswith("visual.")}
     for name, ours in names.items():
         found.update(zip(ours, (t.clone() for t in take(name).chunk(len(ours))), strict=True))

@@ -9,7 +9,15 @@ from PIL import Image
 from torch import Tensor
 
 from pretrain.export.siglip_tokenizer import siglip_tokenizer
-from pretrain.export.source import OUR_RESIZE, Source, fast_tokenizer, refuse, square
+from pretrain.export.source import (
+    OUR_RESIZE,
+    Source,
+    check_weights,
+    fast_tokenizer,
+    refuse,
+    square,
+    taking,
+)
 from pretrain.export.transformers_weights import weights_by_our_names
 from pretrain.models.clip import ModelOptions
 from pretrain.models.image_tower import Gelu, ImageTowerOptions
@@ -95,15 +103,19 @@ def _read_clip(folder: Path, file: Path) -> Source:
         embed_dim=config.projection_dim,
     )
     theirs = read_tensors(file, "SOURCE")
+    take = taking(theirs, file)
     tokenizer = _tokenizer(folder)
     if text.eos_token_id not in (_OLD_EOS, tokenizer.eos_token_id):
         refuse(folder, [f"text_config.eos_token_id={text.eos_token_id} with a tokenizer whose eos "
                         f"is {tokenizer.eos_token_id}"])  # fmt: skip
+    tokens, scale = _tokens(vision, text, path), float(take("logit_scale").exp())
+    weights = weights_by_our_names(theirs, vision.num_hidden_layers, file, siglip=False)
+    check_weights(weights, options, tokens, file)
     return Source(
         options=options,
-        tokens=_tokens(vision, text, path),
-        figures={"logit_scale": float(theirs.pop("logit_scale").exp())},
-        weights=weights_by_our_names(theirs, vision.num_hidden_layers, file, siglip=False),
+        tokens=tokens,
+        figures={"logit_scale": scale},
+        weights=weights,
         tokenizer=fast_tokenizer(tokenizer, folder),
         **_inputs(folder, CLIPModel.from_pretrained(folder), tokenizer),
     )
@@ -136,15 +148,20 @@ def _read_siglip(folder: Path, file: Path) -> Source:
         text_projection_bias=True,
     )
     theirs = read_tensors(file, "SOURCE")
+    take = taking(theirs, file)
     tokenizer = _tokenizer(folder)
+    figures = {
+        "logit_scale": float(take("logit_scale").exp()),
+        "logit_bias": float(take("logit_bias")),
+    }
+    tokens = _tokens(vision, text, path)
+    weights = weights_by_our_names(theirs, vision.num_hidden_layers, file, siglip=True)
+    check_weights(weights, options, tokens, file)
     return Source(
         options=options,
-        tokens=_tokens(vision, text, path),
-        figures={
-            "logit_scale": float(theirs.pop("logit_scale").exp()),
-            "logit_bias": float(theirs.pop("logit_bias")),
-        },
-        weights=weights_by_our_names(theirs, vision.num_hidden_layers, file, siglip=True),
+        tokens=tokens,
+        figures=figures,
+        weights=weights,
         tokenizer=siglip_tokenizer(tokenizer, folder),
         **_inputs(folder, SiglipModel.from_pretrained(folder), tokenizer),
     )

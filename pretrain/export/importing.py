@@ -12,7 +12,7 @@ from pretrain.export.from_open_clip import read_open_clip
 from pretrain.export.from_transformers import read_transformers
 from pretrain.export.native import TOKENIZER_FILE, load, native_config, write_native
 from pretrain.export.open_clip import CONFIG_FILE as OPEN_CLIP_CONFIG
-from pretrain.export.source import OUR_RESIZE, Source
+from pretrain.export.source import OUR_RESIZE, TOKEN_TABLE, Source
 from pretrain.export.source_ids import (
     SAMPLES,
     check_captions,
@@ -27,7 +27,6 @@ from pretrain.models.starting import CONFIG_FILE
 from pretrain.tokens.tokenizer import Tokenizer, open_tokenizer
 
 _TOLERANCE = 1e-4
-_TOKEN_TABLE = "text.encoder.embeddings.token_embedding.weight"
 
 
 def convert(folder: Path, out: Path) -> tuple[float, list[str]]:
@@ -40,17 +39,17 @@ def convert(folder: Path, out: Path) -> tuple[float, list[str]]:
     """
     if folder.resolve() == out.resolve():
         raise ValueError(f"OUT={out} is SOURCE: name another folder")
+    (out / CONFIG_FILE).unlink(missing_ok=True)
     source = read_source(folder)
     normalisation = _normalisation(source, folder)
     out.mkdir(parents=True, exist_ok=True)
-    (out / CONFIG_FILE).unlink(missing_ok=True)
     write_durably(out / TOKENIZER_FILE, source.tokenizer)
     tokenizer = open_tokenizer(out / TOKENIZER_FILE)
     texts = draw_texts(source.tokens.text_tokens, tokenizer)
     specials = find_specials(source, tokenizer, texts, folder)
     check_captions(source, tokenizer, specials, folder)
     options = replace(source.options, text=replace(source.options.text, specials=specials))
-    table = source.weights[_TOKEN_TABLE]
+    table = source.weights[TOKEN_TABLE]
     size = tokenizer.vocabulary.size
     if len(table) < size:
         raise ValueError(
@@ -66,7 +65,7 @@ def convert(folder: Path, out: Path) -> tuple[float, list[str]]:
         tokenizer_sha256=tokenizer.sha256,
     )
     # Rows behind the last id are never read.
-    write_native(out, config, {**source.weights, _TOKEN_TABLE: table[:size].clone()}, tokenizer)
+    write_native(out, config, {**source.weights, TOKEN_TABLE: table[:size].clone()}, tokenizer)
     difference = _difference(source, out, texts)
     if not difference < _TOLERANCE:
         (out / CONFIG_FILE).unlink()

@@ -9,8 +9,11 @@ from PIL import Image
 from torch import Tensor
 
 from pretrain.models.clip import ModelOptions
+from pretrain.plan.flops import meta_model
 from pretrain.tokens.given import complete
 from pretrain.tokens.options import TokenOptions
+
+TOKEN_TABLE = "text.encoder.embeddings.token_embedding.weight"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,6 +51,32 @@ def refuse(path: Path, choices: list[str]) -> None:
         raise ValueError(
             f"{path} cannot be expressed exactly by this package's towers: {', '.join(choices)}; "
             "convert a model without"
+        )
+
+
+def taking(weights: dict[str, Tensor], file: Path) -> Callable[[str], Tensor]:
+    """What takes a weight out of those of a file, in fp32; ValueError names one that is missing."""
+
+    def take(name: str) -> Tensor:
+        if name not in weights:
+            raise ValueError(
+                f"{file} lacks {name}, which its configuration asks for: get the whole model again"
+            )
+        return weights.pop(name).float()
+
+    return take
+
+
+def check_weights(
+    weights: dict[str, Tensor], options: ModelOptions, tokens: TokenOptions, file: Path
+) -> None:
+    """ValueError names one of our towers' weights that a file's, by our names, do not give."""
+    model = meta_model(options, tokens, len(weights[TOKEN_TABLE]))
+    missing = sorted(set(model.state_dict()) - set(weights))
+    if missing:
+        raise ValueError(
+            f"{file} lacks {len(missing)} weights, {missing[0]} by our name first, which its "
+            "configuration asks for: get the whole model again"
         )
 
 

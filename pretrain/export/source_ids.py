@@ -78,7 +78,7 @@ def check_captions(source: Source, tokenizer: Tokenizer, specials: Specials, fol
         raise ValueError(
             f"{folder}: its tokenizer cannot be taken along: {len(other)} of {_CAPTIONS} captions "
             f"get other ids, {captions[row]!r} {theirs[row].tolist()[:12]} there and "
-            f"{ours[row].tolist()[:12]} here"
+            f"{ours[row].tolist()[:12]} here; put there the one that the model was trained with"
         )
 
 

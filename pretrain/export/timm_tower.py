@@ -1,5 +1,6 @@
 """open_clip's timm image towers of SigLIP's kind, by our options and names."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -68,11 +69,11 @@ def _gelu(module: nn.Module, named: str, path: Path) -> Gelu:
     raise AssertionError
 
 
-def timm_weights(theirs: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The image tower's weights by our names, taken out of `theirs`."""
+def timm_weights(theirs: dict[str, Tensor], take: Callable[[str], Tensor]) -> dict[str, Tensor]:
+    """The image tower's weights by our names, each taken out of `theirs` by `take`."""
     found = {
-        f"image.vit.{name.removeprefix(_AT)}": theirs.pop(name).float()
+        f"image.vit.{name.removeprefix(_AT)}": take(name)
         for name in list(theirs)
         if name.startswith(_AT) and name != _AT + _POSITIONS
     }
-    return {**found, IMAGE_POSITIONS: theirs.pop(_AT + _POSITIONS)[0].float()}
+    return {**found, IMAGE_POSITIONS: take(_AT + _POSITIONS)[0]}

@@ -6,7 +6,7 @@ from pathlib import Path
 from torch import Tensor, cat
 
 from pretrain.export.open_clip import BLOCK_NAMES
-from pretrain.export.source import refuse
+from pretrain.export.source import refuse, taking
 from pretrain.models.clip import IMAGE_POSITIONS
 from pretrain.models.starting import from_transformers
 
@@ -27,11 +27,7 @@ def weights_by_our_names(
     head = "text_model.head."
     rest = {n: w for n, w in rest.items() if n.startswith(head) or not n.startswith("text_model.")}
 
-    def take(name: str) -> Tensor:
-        if name not in rest:
-            raise ValueError(f"{file} lacks {name}, which its config.json asks for")
-        return rest.pop(name)
-
+    take = taking(rest, file)
     patches = f"{_AT}embeddings.patch_embedding."
     found |= {
         "image.vit.patch_embed.proj.weight": take(patches + "weight"),
