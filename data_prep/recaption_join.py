@@ -27,7 +27,7 @@ from pretrain.tokens.tokenizer import open_tokenizer
 
 BUCKET_BYTES = 1 << 26  # of the table; a bucket takes some times as much in memory
 BUCKET_ROWS = 1 << 19  # of the dataset
-BUCKETS_CAP = 256  # files open at once
+BUCKETS_CAP = 800  # files open at once
 
 # Sides of the join; no caption has such a name.
 TABLE, SAMPLES = "the-table", "the-samples"
