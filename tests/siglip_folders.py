@@ -10,6 +10,7 @@ import timm
 import torch
 from safetensors.torch import save_file
 from timm.models.vision_transformer import VisionTransformer
+from tiny_models import stir
 from transformers import (
     SiglipConfig,
     SiglipImageProcessorPil,
@@ -41,15 +42,6 @@ def pieces(folder: Path) -> Path:
     (folder / "sentences.txt").unlink()
     (folder / "spiece.vocab").unlink()
     return folder / "spiece.model"
-
-
-@torch.no_grad()
-def stir(model: torch.nn.Module) -> None:
-    """Random norms and biases too, which start at one and zero."""
-    torch.manual_seed(0)
-    for parameter in model.parameters():
-        if parameter.ndim == 1:
-            parameter.add_(0.1 * torch.randn_like(parameter))
 
 
 def a_siglip_folder(folder: Path, **vision: Any) -> Path:

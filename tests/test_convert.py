@@ -13,6 +13,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from tiny_datasets import build_food
+from tiny_models import stir
 from tiny_runs import train_command
 from tokenizers import Tokenizer as FastTokenizer
 from tokenizers import models, normalizers, pre_tokenizers, trainers
@@ -52,15 +53,6 @@ STOCK: dict[str, Any] = {
 PREPARE = {"mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225],
            "resize_mode": "squash", "interpolation": "bilinear"}  # fmt: skip
 WORDS = ["a red apple on a table", "two cups of tea", "the dog sleeps under a tree"]
-
-
-@torch.no_grad()
-def stir(model: torch.nn.Module) -> None:
-    """Random norms and biases too, which start at one and zero."""
-    torch.manual_seed(0)
-    for parameter in model.parameters():
-        if parameter.ndim == 1:
-            parameter.add_(0.1 * torch.randn_like(parameter))
 
 
 def word_pieces(folder: Path) -> None:

@@ -181,7 +181,7 @@ def test_pixels_are_shrunk_as_pillow_does(size: tuple[int, int]) -> None:
     found = shrink(whole, size, (547, 365))
     assert found.shape == wanted.shape
     worst = np.abs(found.astype(int) - wanted).max()
-    assert worst <= 1, f"largest difference {worst} of 255"
+    assert worst <= 2, f"largest difference {worst} of 255"
 
 
 def test_a_cut_jpeg_is_refused_by_name_whatever_is_wanted_of_it() -> None:

@@ -48,3 +48,12 @@ def write_untrained(out: Path, dataset: Path, *, image_px: int = 32, text_tokens
     tokenizer = open_tokenizer(dataset / recorded.file)
     write_native(out, config, model.state_dict(), tokenizer)
     return out
+
+
+@torch.no_grad()
+def stir(model: torch.nn.Module) -> None:
+    """Random norms and biases too, which start at one and zero."""
+    torch.manual_seed(0)
+    for parameter in model.parameters():
+        if parameter.ndim == 1:
+            parameter.add_(0.1 * torch.randn_like(parameter))

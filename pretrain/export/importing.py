@@ -39,10 +39,10 @@ def convert(folder: Path, out: Path) -> tuple[float, list[str]]:
     """
     if folder.resolve() == out.resolve():
         raise ValueError(f"OUT={out} is SOURCE: name another folder")
-    (out / CONFIG_FILE).unlink(missing_ok=True)
     source = read_source(folder)
     normalisation = _normalisation(source, folder)
     out.mkdir(parents=True, exist_ok=True)
+    (out / CONFIG_FILE).unlink(missing_ok=True)
     write_durably(out / TOKENIZER_FILE, source.tokenizer)
     tokenizer = open_tokenizer(out / TOKENIZER_FILE)
     texts = draw_texts(source.tokens.text_tokens, tokenizer)
