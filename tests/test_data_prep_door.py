@@ -155,4 +155,5 @@ def test_the_command_line_offers_these_options(capsys: pytest.CaptureFixture[str
         *("--special_tokens", "--captions_per_list"),
         *("--vocab_size", "--lower_case", "--byte_fallback", "--tokenizer_captions", "--tagger"),
         *("--workers", "--task_index", "--task_count"),
+        *("--hub_config", "--hub_split", "--hub_cache", "--hub_cache_gib"),
     }
