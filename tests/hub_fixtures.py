@@ -1,25 +1,20 @@
-"""Builds of datasets on a hub of the tests' own, and of the same files on disk."""
+"""A hub with a dataset, and what builds of the same files on disk give."""
 
 import io
-import json
-import os
 import subprocess
-import sys
 import tarfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from functools import cache
-from pathlib import Path
-from types import SimpleNamespace
 
 import pyarrow.parquet as pq
 import pytest
 from data_prep_corpus import caption, encoded, picture, plain_corpus
 from dataset_hub import DatasetHub, dataset_hub
+from hub_commands import COMMON, PROGRAM, FromDisk, environment_of, shards
 
 from data_prep.__main__ import main
 from pretrain.shard_format import read_manifest
 
-ROOT = Path(__file__).resolve().parents[1]
 CARD = b"""---
 configs:
 - config_name: drawings
@@ -28,12 +23,9 @@ configs:
   - {split: test, path: "data/test-*.parquet"}
 ---
 """
-PROGRAM = [sys.executable, str(ROOT / "tests/hub_builds.py")]
-FromDisk = Callable[..., tuple[dict[str, bytes], dict]]
-COMMON = ["--tiers", "48:90", "--shard-samples", "8", "--vocab-size", "400", "--workers", "1"]
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
     """Two Parquet files of a train split, one of a test split, three tars."""
     folder = tmp_path_factory.mktemp("files")
@@ -75,51 +67,7 @@ def server(hub: DatasetHub, files: dict[str, bytes]) -> DatasetHub:
     return hub
 
 
-def environment_of(server: DatasetHub, home: Path) -> dict[str, str]:
-    """No address but the server's is asked for."""
-    inherited = {k: v for k, v in os.environ.items() if not k.startswith(("HF_", "HUGGING"))}
-    here = {"HF_ENDPOINT": server.address, "HF_HOME": str(home), "HF_HUB_DISABLE_XET": "1"}
-    return {**inherited, **here, "PYTHONPATH": str(ROOT)}
-
-
-def command(source: str, out: Path, server: DatasetHub, *more: str) -> dict:
-    """A build as a user starts it, in a process of its own."""
-    arguments = ["build", "--source", source, "--out", str(out), *COMMON, *more]
-    return {
-        "args": [sys.executable, "-m", "data_prep", *arguments],
-        "cwd": ROOT,
-        "env": environment_of(server, out.parent / "home"),
-        "stdout": subprocess.PIPE,
-        "stderr": subprocess.PIPE,
-        "text": True,
-    }
-
-
-def run(server: DatasetHub, *arguments: str, **environment: str) -> SimpleNamespace:
-    """Any command in the process that is there."""
-    print(json.dumps([arguments, environment]), file=server.builds.stdin, flush=True)
-    status, said = json.loads(server.builds.stdout.readline())
-    return SimpleNamespace(returncode=status, stderr=said)
-
-
-def build(
-    source: str, out: Path, server: DatasetHub, *more: str, cache: str = "cache", **environment: str
-) -> SimpleNamespace:
-    kept = ["--hub-cache", str(out.parent / cache)]
-    arguments = ["build", "--source", source, "--out", str(out), *kept, *COMMON, *more]
-    return run(server, *arguments, **environment)
-
-
-def shards(out: Path) -> dict[str, bytes]:
-    """All but the manifest, which says where the corpus lay."""
-    return {
-        str(path.relative_to(out)): path.read_bytes()
-        for path in out.rglob("*")
-        if path.is_file() and path.name != "manifest.json"
-    }
-
-
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def from_disk(files: dict[str, bytes], tmp_path_factory: pytest.TempPathFactory) -> FromDisk:
     """What a build of some of the files on disk gives; of the same, it is built once."""
 
@@ -135,13 +83,3 @@ def from_disk(files: dict[str, bytes], tmp_path_factory: pytest.TempPathFactory)
         return shards(out), read_manifest(out).provenance
 
     return built
-
-
-def assert_as_from_disk(out: Path, from_disk: FromDisk, names: str, *more: str) -> dict:
-    """The same bytes as a build of the same files on disk; returns the manifest's `hub`."""
-    wanted, other = from_disk(names, *more)
-    assert shards(out) == wanted and len(wanted) > 5
-    found = read_manifest(out).provenance
-    origin = found.pop("hub")
-    assert found == other
-    return origin

@@ -6,7 +6,7 @@ import time
 from collections import Counter
 
 from dataset_hub import TOKEN
-from hub_fixtures import assert_as_from_disk, build, command
+from hub_commands import assert_as_from_disk, build, command
 
 from pretrain.shard_format import read_manifest
 

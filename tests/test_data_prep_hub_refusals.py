@@ -6,7 +6,7 @@ import subprocess
 
 import pytest
 from data_prep_corpus import plain_corpus
-from hub_fixtures import PROGRAM, assert_as_from_disk, build, environment_of, run
+from hub_commands import PROGRAM, assert_as_from_disk, build, environment_of, run
 
 from data_prep.__main__ import main
 from data_prep.sources.hub_address import asking
