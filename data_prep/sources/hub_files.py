@@ -1,6 +1,7 @@
 """Files of a dataset on a hub at one commit, each brought when it is read into a bounded folder."""
 
 import time
+from collections import Counter
 from collections.abc import Callable
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
@@ -36,7 +37,7 @@ class HubFiles:
     cache: Path  # for all
     cache_bytes: int | None  # beyond which files go; None: all stay
     origin: dict[str, Any] = field(default_factory=dict)  # for the manifest
-    left_alone: dict[str, int] = field(default_factory=dict)  # suffix -> files that are not read
+    left_alone: Counter[str] = field(default_factory=Counter)  # suffix -> files that are not read
 
     @property
     def paths(self) -> list[Path]:
@@ -67,7 +68,7 @@ class HubFiles:
                 arrived = persistently(lambda: self.download(path))
             opened = opening(arrived)  # before it has the name under which others remove it
             with asking(f"{self.address}/{path}"):
-                self.keep(arrived, local)
+                self.keep(arrived, local, self.size(path))
             return opened
 
     def glance(self, path: Path, opening: Callable[[Path | RawIOBase], T]) -> T:
@@ -81,12 +82,13 @@ class HubFiles:
         """Whether all of a file lies on this machine. FileNotFoundError if nothing does."""
         return (self.folder / path).stat().st_size == self.found[path].bytes
 
-    def keep(self, arrived: Path, local: Path) -> None:
+    def keep(self, arrived: Path, local: Path, size: int) -> None:
         """Give a file that was checked its name, for other readers too, and make room for it."""
         local.parent.mkdir(parents=True, exist_ok=True)
         sync(arrived)
         rename_durably(arrived, local)
-        make_room(self.cache, self.cache_bytes, local)
+        if self.cache_bytes is not None:
+            make_room(self.cache, self.cache_bytes - size, local)
 
     def download(self, path: Path) -> Path:
         """A file as the hub describes it, in the folder of those that arrive; OSError if not."""
@@ -125,11 +127,9 @@ def persistently(request: Callable[[], T]) -> T:
     return request()
 
 
-def make_room(cache: Path, bytes_cap: int | None, latest: Path) -> None:
-    """Remove whole files, those first that came first, until the others take no more than the cap;
-    `latest` stays. Who reads a removed file has it open."""
-    if bytes_cap is None:
-        return
+def make_room(cache: Path, bytes_cap: int, latest: Path) -> None:
+    """Remove whole files, those first that came first, until all but `latest`, which stays, take no
+    more than the cap. Who reads a removed file has it open."""
     held: list[tuple[float, int, Path]] = []
     for path in cache.rglob("*"):
         try:
@@ -138,7 +138,7 @@ def make_room(cache: Path, bytes_cap: int | None, latest: Path) -> None:
                 held.append((told.st_mtime, told.st_size, path))
         except FileNotFoundError:
             continue  # another process made room
-    excess = sum(size for _, size, _ in held) + latest.stat().st_size - bytes_cap
+    excess = sum(size for _, size, _ in held) - bytes_cap
     for _, size, path in sorted(held):
         if excess <= 0:
             return

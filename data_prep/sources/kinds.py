@@ -1,6 +1,5 @@
 """Which kind of corpus stands at a path, and the reader for each kind."""
 
-from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Literal, get_args
@@ -74,8 +73,8 @@ def open_on_hub(
         opened, look = with_pictures(ParquetSource(source, files, image_column, None)), None
     size = sum(files.size(path) for path in files.paths)
     if files.left_alone:
-        kinds = describe_suffixes(Counter(files.left_alone))
-        opened.notes.append(f"files of other kinds are left alone: {kinds}")
+        others = describe_suffixes(files.left_alone)
+        opened.notes.append(f"files of other kinds are left alone: {others}")
     opened.notes.append(
         f"{len(files.paths):,} files, {size / 1e6:,.1f} MB, are read at commit "
         f"{files.address.revision[:12]}"
