@@ -7,6 +7,7 @@ from pathlib import Path
 
 from data_prep.options import BuildOptions
 from data_prep.sources import Corpus
+from data_prep.sources.hub_address import is_hub_address
 from data_prep.sources.webdataset import WebDatasetSource
 from data_prep.tasks import Task, TierPlan
 from pretrain.shard_format import PicturesInfo
@@ -18,13 +19,17 @@ NOTE = (
 )
 
 
-def check_apart(corpus: Corpus, options: BuildOptions) -> None:
-    """ValueError where the dataset and the tars could overwrite, or be taken for, one another."""
-    if corpus.hub is not None:
+def check_here(options: BuildOptions) -> None:
+    """ValueError where the tars lie on a hub; nothing of them is asked for."""
+    if is_hub_address(options.source.source):
         raise ValueError(
             f"{options.source.source}: pictures stay in place on this machine only; `build` reads "
             "tars on the hub"
         )
+
+
+def check_apart(corpus: Corpus, options: BuildOptions) -> None:
+    """ValueError where the dataset and the tars could overwrite, or be taken for, one another."""
     out, source = options.writer.out.resolve(), Path(options.source.source)
     inside = next((path for _, path in _tars(corpus) if path.resolve().is_relative_to(out)), None)
     if inside is not None or (source.is_dir() and out.is_relative_to(source.resolve())):

@@ -27,6 +27,7 @@ from data_prep.tasks import (
     locked,
     read_plan,
     remove_work,
+    write_look,
     write_plan,
 )
 from data_prep.vocabulary import sample_texts, train_tokenizer
@@ -47,7 +48,9 @@ def prepare(options: BuildOptions) -> Job | None:
         raise FileExistsError(f"out={out} is a file; choose another --out")
     if options.tagging.tagger == "spacy":
         load_spacy()  # says now what is not installed
-    corpus = Corpus(options.source, begun_at(options))
+    if options.in_place is not None:
+        in_place.check_here(options)
+    corpus = Corpus(options.source, *begun_at(options))
     if options.in_place is not None:
         in_place.check_apart(corpus, options)
     templates = templates_of(options, corpus)
@@ -124,6 +127,8 @@ def plan_anew(
             tagger=options.tagging.tagger,
             pictures_root=in_place.pictures_root(corpus, options),
         )
+        if corpus.look is not None:
+            write_look(out, corpus.look)
         write_plan(out, plan)
     return plan
 

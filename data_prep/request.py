@@ -14,7 +14,8 @@ from data_prep.options import BuildOptions
 from data_prep.sources import Corpus
 from data_prep.sources.hub import HubOptions
 from data_prep.sources.hub_address import is_hub_address, parse_address
-from data_prep.tasks import DOWNLOADS, HUB, read_plan
+from data_prep.sources.look import Look
+from data_prep.tasks import DOWNLOADS, HUB, read_look, read_plan
 from pretrain.shard_format import MANIFEST_FILE, read_manifest
 
 # The libraries whose releases may change a byte of the output.
@@ -75,18 +76,40 @@ def describe_request(
     return plain
 
 
-def begun_at(options: BuildOptions) -> str | None:
-    """The commit on the hub at which `out` was begun or built from this very address: its branch
-    may have moved since. None otherwise, and where it is to be built again."""
+def begun_at(options: BuildOptions) -> tuple[str | None, Look | None]:
+    """The commit on the hub at which `out` was begun or built from this very address (its branch
+    may have moved since), and what was found in its tars. None otherwise, and where it is to be
+    built again."""
     source, out = options.source.source, options.writer.out
     if not is_hub_address(source) or options.writer.overwrite:
-        return None
-    plan = read_plan(out)
-    found = plan.request if plan is not None else {}
+        return None, None
+    plan, look = read_plan(out), None
+    found = {} if plan is None else plan.request
     if (out / MANIFEST_FILE).exists():
         found = read_manifest(out).provenance
+        look = look_of(found)
+    elif plan is not None:
+        look = read_look(out)
     begun: dict[str, str] = found.get(HUB, {})
-    return begun["commit"] if begun.get("address") == str(parse_address(source)) else None
+    if begun.get("address") != str(parse_address(source)):
+        return None, None
+    return begun["commit"], look
+
+
+def look_of(provenance: dict[str, Any]) -> Look | None:
+    """As much of what was found in tars on the hub as tells a finished build from another."""
+    origin = dict(provenance.get(HUB, {}))
+    columns = origin.pop("columns", None)
+    if columns is None:
+        return None
+    image_column = provenance["options"]["source"]["image_column"]
+    return Look(
+        of={**origin, "image_column": image_column},
+        rows=provenance["rows_found"],
+        columns=columns,
+        notes=[],
+        marks=[],
+    )
 
 
 def differing(one: Any, other: Any, name: str) -> Iterator[str]:

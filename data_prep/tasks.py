@@ -1,6 +1,7 @@
 """A build as independent tasks, and what is on the disk of each: the folder OUT/.build.
 
     .build/plan.json            what is built of what, and the tasks: ranges of the source's rows
+    .build/look.json            what was found in the tars, where they lie on a hub
     .build/000012/0.json        a part of task 12 that is done: counts, checksums
     .build/000012/0.160.tar     its shard of a tier
     .build/000012/0.160.npy     the index rows of that shard
@@ -23,6 +24,7 @@ from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
+from data_prep.sources.look import Look
 from data_prep.writer import remove_shards
 from pretrain.files import write_durably
 from pretrain.shard_format import (
@@ -35,6 +37,7 @@ from pretrain.shard_format import (
 
 WORK_FOLDER = ".build"
 PLAN_FILE = "plan.json"
+LOOK_FILE = "look.json"
 REPLACED_FILE = "replaced.json"  # the manifest of the dataset that gives way
 LOCK_FILE = "lock"
 CAPTIONS_LEFT_OUT = "captions_left_out"  # of a manifest's provenance, where there are some
@@ -118,6 +121,17 @@ def read_plan(out: Path) -> Plan | None:
 def write_plan(out: Path, plan: Plan) -> None:
     """With the plan written, the same command goes on with it."""
     write_record(out / WORK_FOLDER / PLAN_FILE, plan)
+
+
+def read_look(out: Path) -> Look | None:
+    """What the planner found in the corpus's tars; None if it looked through none."""
+    path = out / WORK_FOLDER / LOOK_FILE
+    return read_record(path, Look) if path.exists() else None
+
+
+def write_look(out: Path, look: Look) -> None:
+    """Written before the plan, so that whoever finds that need not look again."""
+    write_record(out / WORK_FOLDER / LOOK_FILE, look)
 
 
 def read_parts(folder: Path) -> list[Part]:

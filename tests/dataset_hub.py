@@ -28,6 +28,7 @@ class Content:
 
     sent: list[tuple[str, int]] = field(default_factory=list)  # (path, bytes) of each answer
     cut: int = 0  # so many answers end halfway
+    cut_after: int = 0  # but for so many, which come first
     spoilt: int = 0  # so many have another byte
     broken: str = ""  # paths with this in them are answered by status 404
 
@@ -40,6 +41,10 @@ class DatasetHub(ThreadingHTTPServer):
         self.datasets: dict[str, Dataset] = {}
         self.content = Content()
         self.address = f"http://127.0.0.1:{self.server_port}"
+
+    def forget(self) -> None:
+        """Nothing is published, and nothing was asked for."""
+        self.datasets, self.content = {}, Content()
 
     def publish(self, name: str, files: dict[str, bytes], branch: str = "main") -> Dataset:
         """Make a commit of these files the head of a branch."""
@@ -163,7 +168,7 @@ class Handler(BaseHTTPRequestHandler):
             return
         how = self.server.content
         how.sent.append(("/".join(inside), len(part)))
-        if how.cut and is_large(path):
+        if how.cut and len(how.sent) > how.cut_after and is_large(path):
             how.cut -= 1
             self.wfile.write(part[: len(part) // 2])
             self.close_connection = True

@@ -10,6 +10,11 @@ INT64 = range(-(1 << 63), 1 << 63)
 # Only what reads back as it was written: 007 and 1e5 stay text.
 INTEGER = re.compile(r"0|-?[1-9][0-9]{0,17}")
 DECIMAL = re.compile(r"-?(0|[1-9][0-9]*)\.[0-9]+")
+# All that a column can have, by the names that Arrow prints.
+TYPES = {
+    str(kind): kind
+    for kind in (pa.bool_(), pa.int64(), pa.float64(), pa.string(), pa.list_(pa.string()))
+}
 
 
 class ColumnTypes:

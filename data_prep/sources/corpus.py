@@ -12,6 +12,7 @@ from data_prep.sources.column_choice import choose_caption_column, list_columns
 from data_prep.sources.hub import HubOptions, find_on_hub
 from data_prep.sources.hub_address import is_hub_address
 from data_prep.sources.kinds import Format, open_on_hub, open_source
+from data_prep.sources.look import Look
 from data_prep.sources.source import Batch, Record
 from data_prep.sources.values import column_values
 from data_prep.sources.where import columns_of, compile_where, matching_rows
@@ -39,10 +40,10 @@ class SourceOptions(RowOptions, HubOptions):
     source: str
     """The corpus: a file, a folder (all below it) or a glob pattern of Parquet, of WebDataset
     tars, or of CSV, TSV or JSON Lines tables of paths and captions; a folder of pictures with
-    their texts (NAME.jpg and NAME.txt or NAME.json, subfolders too); or a folder that
-    `Dataset.save_to_disk` of Hugging Face `datasets` wrote; or Parquet or
-    tars on the hub: hf://datasets/OWNER/NAME, with @REVISION and /PATH (a file, a folder or a
-    pattern) if need be."""
+    their texts (NAME.jpg and NAME.txt or NAME.json, subfolders too); a folder that
+    `Dataset.save_to_disk` of Hugging Face `datasets` wrote; or Parquet or tars on the hub,
+    hf://datasets/OWNER/NAME, with @REVISION and /PATH (a file, a folder or a pattern) if need be.
+    """
     format: Format | None = None
     """How the source is read: parquet, webdataset, folder, table (CSV, TSV, JSON Lines),
     imagefolder (pictures with metadata.csv or metadata.jsonl) or saved (`save_to_disk`). Null: by
@@ -58,16 +59,23 @@ class Corpus:
     FileNotFoundError or ValueError name the input, what was found, and the option to change.
     """
 
-    def __init__(self, options: SourceOptions, commit: str | None = None) -> None:
-        """commit: of a dataset on the hub, where it is not that which its address has now."""
+    def __init__(
+        self, options: SourceOptions, commit: str | None = None, look: Look | None = None
+    ) -> None:
+        """Of a dataset on the hub: its commit, where it is not that which its address has now, and
+        what an earlier look through its tars found."""
         self.hub: dict[str, Any] | None = None  # for the manifest
+        self.look: Look | None = None  # of tars there, for who goes on with the build
         self.format: Format
         given = options.image_column, options.image_root
         if is_hub_address(options.source):
             self.format, files = find_on_hub(options.source, options, options.format, commit)
-            self.source = open_on_hub(options.source, self.format, files, *given)
+            self.source, self.look = open_on_hub(options.source, self.format, files, *given, look)
             self.hub = files.origin
+            if self.look is not None:
+                self.hub = {**self.hub, "columns": self.look.columns}
         else:
+            refuse_hub_options(options)
             self.format, self.source = open_source(options.source, options.format, *given)
         self.rows = self.source.rows
         self.columns: list[str] = self.source.schema.names
@@ -115,6 +123,17 @@ class Corpus:
         for batch in self.source.batches(columns_of(self.where), with_images=False):
             yield first + np.array(matching_rows(batch.table, self.where), np.int64)
             first += batch.table.num_rows
+
+
+def refuse_hub_options(options: SourceOptions) -> None:
+    """ValueError where an option of the hub's is given for a source on this machine."""
+    for name in ("hub_config", "hub_split", "hub_cache"):
+        if (value := getattr(options, name)) is not None:
+            raise ValueError(
+                f"{name}={value}: {options.source} lies on this machine; leave out "
+                f"--{name.replace('_', '-')}, or name a dataset hf://datasets/OWNER/NAME with "
+                "--source"
+            )
 
 
 def read_image(batch: Batch, row: int) -> tuple[bytes | None, Reason | None]:

@@ -5,10 +5,12 @@ process could begin at, and its threads abort the process when a run ends early.
 """
 
 import re
+from collections import Counter
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
+from data_prep.sources.folder import describe_suffixes
 from data_prep.sources.hub_address import HubAddress, asking, parse_address
 from data_prep.sources.hub_files import HubFile, HubFiles, persistently
 
@@ -26,8 +28,9 @@ class HubOptions:
     hub_split: str | None = None
     """Split of the dataset, as on its page. Null: the only one."""
     hub_cache: Path | None = None
-    """Folder in whose `clipa-pretrain` files lie while they are needed; of several machines, each
-    has its own or all share one. Null: that of huggingface_hub (HF_HOME)."""
+    """Folder in whose `clipa-pretrain` files lie while they are needed, on a disk of the machine's
+    own: over NFS, one machine would remove what another reads. Null: that of huggingface_hub
+    (HF_HOME)."""
     hub_cache_gib: float | None = 32.0
     """Size of `clipa-pretrain` beyond which whole files are removed, those first that came first.
     Room for two files a worker saves bringing them again within a task. Null: all are kept."""
@@ -63,7 +66,7 @@ def find_on_hub(
         )
     at, there = look_up(asked, commit)
     chosen = matching(at, there) if asked.path else files_of_split(at, options)
-    chosen_kind, names = of_one_kind(asked, chosen, kind)
+    chosen_kind, names, left_alone = of_one_kind(asked, chosen, kind)
     # Never the folder itself: what lies there of the user's must not make room.
     cache = (options.hub_cache or Path(constants.HF_HOME)) / CACHE_NAME
     gib = options.hub_cache_gib
@@ -78,16 +81,26 @@ def find_on_hub(
         cache=cache,
         cache_bytes=None if gib is None else int(gib * 2**30),
         origin=origin,
+        left_alone=left_alone,
     )
 
 
 def look_up(asked: HubAddress, commit: str | None) -> tuple[HubAddress, dict[str, HubFile]]:
     """The address at its commit, and all files that are there, by their paths."""
     from huggingface_hub import HfApi, RepoFile
+    from huggingface_hub.errors import RevisionNotFoundError
 
     hub, revision = HfApi(), commit or asked.revision
     with asking(replace(asked, revision=revision)):
-        told = persistently(lambda: hub.dataset_info(asked.dataset, revision=revision))
+        try:
+            told = persistently(lambda: hub.dataset_info(asked.dataset, revision=revision))
+        except RevisionNotFoundError as error:
+            if commit is None:
+                raise
+            raise ValueError(
+                f"source={asked}: the commit {commit} at which this build was begun is not on the "
+                "hub any more; begin it anew with --overwrite"
+            ) from error
         assert told.sha is not None
         at = replace(asked, revision=told.sha)
         tree = persistently(
@@ -163,17 +176,26 @@ def files_of_split(at: HubAddress, options: HubOptions) -> list[str]:
 
 def of_one_kind(
     asked: HubAddress, names: list[str], kind: str | None
-) -> tuple[HubFormat, list[str]]:
-    """The tars, or else the Parquet files, among some. ValueError if there are neither."""
-    for suffix, told in SUFFIXES.items():
-        found = [name for name in names if name.lower().endswith(suffix)]
-        if found and kind in (None, told):
-            return told, found
-    suffixes = sorted({Path(name).suffix or name for name in names})
-    raise ValueError(
-        f"source={asked} holds files of {suffixes[:8]}, read are {sorted(SUFFIXES)}; "
-        + instead(asked)
-    )
+) -> tuple[HubFormat, list[str], Counter[str]]:
+    """The tars or the Parquet files among some, and how many others there are, by suffix.
+    ValueError if there are neither, or both and none is named."""
+    suffixes = Counter(Path(name).suffix.lower() or name for name in names)
+    there = [
+        suffix for suffix, told in SUFFIXES.items() if suffixes[suffix] and kind in (None, told)
+    ]
+    if not there:
+        raise ValueError(
+            f"source={asked} holds files of {sorted(suffixes)[:8]}, read are {sorted(SUFFIXES)}; "
+            + instead(asked)
+        )
+    if len(there) > 1:
+        raise ValueError(
+            f"source={asked} holds {describe_suffixes(suffixes)}: name one kind with --format "
+            f"{' or '.join(SUFFIXES.values())}, or by a pattern in the address"
+        )
+    suffix = there[0]
+    del suffixes[suffix]
+    return SUFFIXES[suffix], [n for n in names if n.lower().endswith(suffix)], suffixes
 
 
 def instead(asked: HubAddress) -> str:

@@ -55,6 +55,8 @@ def is_passing(error: Exception) -> bool:
     """Whether the same request may succeed a moment later."""
     import huggingface_hub.errors as hub
 
+    if _is_no_file(error):
+        return False
     response = getattr(_reason(error), "response", None)
     if response is not None:
         return response.status_code == 429 or response.status_code >= 500
@@ -99,6 +101,8 @@ def describe(error: Exception) -> str:
         )
     if isinstance(reason, hub.HFValidationError):
         return f"{reason}; mend --source"
+    if _is_no_file(reason):
+        return f"no such file on {constants.ENDPOINT} ({reason}); mend --source"
     if getattr(reason, "errno", None) is not None and not isinstance(reason, ConnectionError):
         return f"{reason}; make room, or name another folder with --hub-cache"
     return (
@@ -111,5 +115,10 @@ def _reason(error: Exception) -> BaseException:
     """What huggingface_hub's own error came from, where that says more."""
     import huggingface_hub.errors as hub
 
-    deeper = isinstance(error, hub.LocalEntryNotFoundError) and error.__cause__ is not None
-    return error.__cause__ if deeper and error.__cause__ else error
+    outer = isinstance(error, hub.LocalEntryNotFoundError) or _is_no_file(error)
+    return error.__cause__ if outer and error.__cause__ else error
+
+
+def _is_no_file(error: BaseException) -> bool:
+    """Whether it is HfFileSystem's own word for what is not on the hub."""
+    return type(error) is FileNotFoundError and error.errno is None

@@ -1,14 +1,16 @@
 """Files of a dataset on a hub at one commit, each brought when it is read into a bounded folder."""
 
 import time
+from collections import Counter
 from collections.abc import Callable
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from io import RawIOBase
 from pathlib import Path
 from typing import Any, TypeVar
 
 from data_prep.sources.hub_address import HubAddress, asking, is_passing
-from pretrain.files import file_sha256
+from pretrain.files import file_sha256, rename_durably, sync
 
 T = TypeVar("T")
 ATTEMPTS = 3  # at a file; huggingface_hub itself tries each request several times
@@ -35,6 +37,7 @@ class HubFiles:
     cache: Path  # for all
     cache_bytes: int | None  # beyond which files go; None: all stay
     origin: dict[str, Any] = field(default_factory=dict)  # for the manifest
+    left_alone: Counter[str] = field(default_factory=Counter)  # suffix -> files that are not read
 
     @property
     def paths(self) -> list[Path]:
@@ -45,41 +48,47 @@ class HubFiles:
         return self.found[path].bytes
 
     def read(self, path: Path, opening: Callable[[Path], T]) -> T:
-        """What `opening` makes of a file that is brought, if it is not there. ValueError says why
-        it could not be."""
-        while True:
-            local = self.bring(path)
-            try:
-                return opening(local)
-            except FileNotFoundError:
-                continue  # another process made room
-
-    def glance(self, path: Path, opening: Callable[[Path | RawIOBase], T]) -> T:
-        """The same without bringing the file: parts of it are read from the hub."""
-        local = self.folder / path
-        if local.is_file():
-            try:
-                return opening(local)
-            except FileNotFoundError:
-                pass
-        return opening(FarFile(self.address, path, self.found[path].bytes))
-
-    def bring(self, path: Path) -> Path:
-        """The file's place on this machine, once it is whole there."""
+        """What `opening` makes of a file that is brought, at most once, if it is not there.
+        ValueError says why it could not be."""
         from huggingface_hub.utils import WeakFileLock
 
         local = self.folder / path
-        if local.is_file():
-            return local
+        with suppress(FileNotFoundError):  # another process made room
+            if self.is_whole(path):
+                return opening(local)
         lock = self.folder / ARRIVING / "locks" / path.with_name(path.name + ".lock")
-        with asking(f"{self.address}/{path}"):
-            lock.parent.mkdir(parents=True, exist_ok=True)
-            local.parent.mkdir(parents=True, exist_ok=True)
-            with WeakFileLock(lock):  # neighbouring tasks begin with the same file
-                if not local.is_file():
-                    persistently(lambda: self.download(path)).replace(local)
-            make_room(self.cache, self.cache_bytes, local)
-        return local
+        with ExitStack() as held:
+            with asking(f"{self.address}/{path}"):
+                lock.parent.mkdir(parents=True, exist_ok=True)
+                held.enter_context(WeakFileLock(lock))  # neighbouring tasks begin with one file
+            with suppress(FileNotFoundError):
+                if self.is_whole(path):
+                    return opening(local)
+            with asking(f"{self.address}/{path}"):
+                arrived = persistently(lambda: self.download(path))
+            opened = opening(arrived)  # before it has the name under which others remove it
+            with asking(f"{self.address}/{path}"):
+                self.keep(arrived, local, self.size(path))
+            return opened
+
+    def glance(self, path: Path, opening: Callable[[Path | RawIOBase], T]) -> T:
+        """The same without bringing the file: parts of it are read from the hub."""
+        with suppress(FileNotFoundError):  # another process made room
+            if self.is_whole(path):
+                return opening(self.folder / path)
+        return opening(FarFile(self.address, path, self.found[path].bytes))
+
+    def is_whole(self, path: Path) -> bool:
+        """Whether all of a file lies on this machine. FileNotFoundError if nothing does."""
+        return (self.folder / path).stat().st_size == self.found[path].bytes
+
+    def keep(self, arrived: Path, local: Path, size: int) -> None:
+        """Give a file that was checked its name, for other readers too, and make room for it."""
+        local.parent.mkdir(parents=True, exist_ok=True)
+        sync(arrived)
+        rename_durably(arrived, local)
+        if self.cache_bytes is not None:
+            make_room(self.cache, self.cache_bytes - size, local)
 
     def download(self, path: Path) -> Path:
         """A file as the hub describes it, in the folder of those that arrive; OSError if not."""
@@ -118,11 +127,9 @@ def persistently(request: Callable[[], T]) -> T:
     return request()
 
 
-def make_room(cache: Path, bytes_cap: int | None, latest: Path) -> None:
-    """Remove whole files, those first that came first, until the others take no more than the cap;
-    `latest` stays. Who reads a removed file has it open."""
-    if bytes_cap is None:
-        return
+def make_room(cache: Path, bytes_cap: int, latest: Path) -> None:
+    """Remove whole files, those first that came first, until all but `latest`, which stays, take no
+    more than the cap. Who reads a removed file has it open."""
     held: list[tuple[float, int, Path]] = []
     for path in cache.rglob("*"):
         try:
@@ -131,7 +138,7 @@ def make_room(cache: Path, bytes_cap: int | None, latest: Path) -> None:
                 held.append((told.st_mtime, told.st_size, path))
         except FileNotFoundError:
             continue  # another process made room
-    excess = sum(size for _, size, _ in held) + latest.stat().st_size - bytes_cap
+    excess = sum(size for _, size, _ in held) - bytes_cap
     for _, size, path in sorted(held):
         if excess <= 0:
             return

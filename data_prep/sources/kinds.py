@@ -6,10 +6,11 @@ from typing import Literal, get_args
 
 from data_prep.sources.files import LocalFiles
 from data_prep.sources.find import find_files
-from data_prep.sources.folder import FolderSource, Listing, list_folder
+from data_prep.sources.folder import FolderSource, Listing, describe_suffixes, list_folder
 from data_prep.sources.hub import HubFormat
 from data_prep.sources.hub_files import HubFiles
 from data_prep.sources.links import counts_of_tars
+from data_prep.sources.look import Look
 from data_prep.sources.parquet import ParquetSource
 from data_prep.sources.path_tables import (
     TABLE_SUFFIXES,
@@ -45,9 +46,18 @@ def open_source(
 
 
 def open_on_hub(
-    source: str, kind: HubFormat, files: HubFiles, image_column: str | None, image_root: str | None
-) -> Source:
-    """The reader for files of a dataset on the hub. ValueError if it cannot read them."""
+    source: str,
+    kind: HubFormat,
+    files: HubFiles,
+    image_column: str | None,
+    image_root: str | None,
+    look: Look | None,
+) -> tuple[Source, Look | None]:
+    """The reader for files of a dataset on the hub, and what was found if it had to look through
+    all. ValueError if it cannot read them.
+
+    look: what was found earlier; of other files, it counts for nothing.
+    """
     if image_root is not None:
         raise ValueError(
             f"image_root={image_root}: {source} lies on the hub, and its files hold their "
@@ -55,15 +65,21 @@ def open_on_hub(
         )
     opened: Source
     if kind == "webdataset":
-        opened = WebDatasetSource(source, files, image_column)
+        asked = {**files.origin, "image_column": image_column}
+        known = look if look is not None and look.of == asked else None
+        opened = WebDatasetSource(source, files, image_column, look=known)
+        look = opened.look(asked)
     else:
-        opened = with_pictures(ParquetSource(source, files, image_column, None))
+        opened, look = with_pictures(ParquetSource(source, files, image_column, None)), None
     size = sum(files.size(path) for path in files.paths)
+    if files.left_alone:
+        others = describe_suffixes(files.left_alone)
+        opened.notes.append(f"files of other kinds are left alone: {others}")
     opened.notes.append(
         f"{len(files.paths):,} files, {size / 1e6:,.1f} MB, are read at commit "
         f"{files.address.revision[:12]}"
     )
-    return opened
+    return opened, look
 
 
 def detect(source: str) -> Format:

@@ -2,7 +2,9 @@
 
 import os
 import stat
+from io import FileIO
 from pathlib import Path
+from typing import BinaryIO
 
 from data_prep.rejection import RejectedError
 
@@ -48,23 +50,35 @@ class PictureRoot:
             return False
 
 
-def read_bounded(path: str | Path, offset: int = 0, size: int | None = None) -> bytes:
-    """A file, or a range of it. RejectedError (image_too_large) beyond PICTURE_BYTES_CAP.
+def read_bounded(path: str | Path) -> bytes:
+    """A whole file. RejectedError (image_too_large) beyond PICTURE_BYTES_CAP."""
+    with Path(path).open("rb", buffering=0) as file:
+        data = read_some(file, PICTURE_BYTES_CAP + 1)
+    if len(data) > PICTURE_BYTES_CAP:
+        raise RejectedError("image_too_large")
+    return data
+
+
+def read_range(path: Path, file: BinaryIO, offset: int, size: int) -> bytes:
+    """A range of an open file. RejectedError (image_too_large) beyond PICTURE_BYTES_CAP.
 
     OSError if the range ends early: that is the storage's fault, not the picture's.
     """
-    if size is not None and size > PICTURE_BYTES_CAP:
+    if size > PICTURE_BYTES_CAP:
         raise RejectedError("image_too_large")
-    with Path(path).open("rb", buffering=0) as file:
-        file.seek(offset)
-        wanted = PICTURE_BYTES_CAP + 1 if size is None else size
-        parts: list[bytes] = []
-        got = 0
-        while got < wanted and (part := file.read(min(wanted - got, 1 << 24))):
-            parts.append(part)
-            got += len(part)
-    if size is None and got > PICTURE_BYTES_CAP:
-        raise RejectedError("image_too_large")
-    if size is not None and got < size:
-        raise OSError(f"{path} ends at byte {offset + got}, needed {offset + size}: it changed")
+    file.seek(offset)
+    data = read_some(file, size)
+    if len(data) < size:
+        end = offset + len(data)
+        raise OSError(f"{path} ends at byte {end}, needed {offset + size}: it changed")
+    return data
+
+
+def read_some(file: BinaryIO | FileIO, wanted: int) -> bytes:
+    """So many bytes from where the file stands, or all that are left."""
+    parts: list[bytes] = []
+    got = 0
+    while got < wanted and (part := file.read(min(wanted - got, 1 << 24))):
+        parts.append(part)
+        got += len(part)
     return b"".join(parts)

@@ -15,7 +15,7 @@ READ_ROWS = 256  # rows in memory at once: at 4 MB a picture, 1 GB where a batch
 ACCEPTED = (
     "a source is Parquet with the pictures in a column (a file, a folder, or 'DIR/*.parquet'), "
     "WebDataset tars, a folder of pictures with their texts (NAME.jpg and NAME.txt or NAME.json), "
-    "a CSV, TSV or JSONL file of paths and captions, or a folder saved by Dataset.save_to_disk of "
+    "a CSV, TSV or JSONL file of paths and captions, a folder saved by Dataset.save_to_disk of "
     "Hugging Face datasets, or Parquet or tars of a dataset on the hub (hf://datasets/OWNER/NAME)"
 )
 

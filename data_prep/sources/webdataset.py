@@ -6,11 +6,12 @@ and by default runs pickles that lie in the tar. Key and extension are split as 
 """
 
 import re
+import weakref
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import pyarrow as pa
 from tqdm import tqdm
@@ -20,7 +21,8 @@ from data_prep.sources.columns import ColumnTypes
 from data_prep.sources.files import Files
 from data_prep.sources.folder import PICTURE_SUFFIXES, describe_suffixes
 from data_prep.sources.links import LinkCounts
-from data_prep.sources.picture_files import read_bounded
+from data_prep.sources.look import Look, described
+from data_prep.sources.picture_files import read_range
 from data_prep.sources.rows import MARKED_ROWS, Marks, Row, RowSource, parse_object
 from data_prep.sources.sidecars import TEXT_BYTES_CAP
 from data_prep.sources.source import Stored
@@ -57,6 +59,17 @@ class Findings:
     others: Counter[str] = field(default_factory=Counter)  # suffix -> members left alone
 
 
+class OpenTar:
+    """An archive that is opened once for all that is read of it: one from a hub may be gone from
+    this machine's disk meanwhile. Closed with the last record that may ask for its picture.
+    """
+
+    def __init__(self, files: Files, path: Path) -> None:
+        self.path = path
+        self.file: BinaryIO = files.read(path, lambda local: local.open("rb"))
+        weakref.finalize(self, self.file.close)
+
+
 class WebDatasetSource(RowSource):
     """Tars in the order of their paths, records in the order of the archive.
 
@@ -70,12 +83,20 @@ class WebDatasetSource(RowSource):
         files: Files,
         image_column: str | None,
         downloads: LinkCounts | None = None,
+        look: Look | None = None,
     ) -> None:
+        """look: what an earlier look through these archives found."""
         self.parts = files
         self.image_column = image_column
         self.notes = []
         self.downloads = downloads
-        self.look_through(source)
+        self.marks = Marks()
+        if look is None:
+            self.look_through(source)
+        else:
+            self.rows, self.schema, self.notes = look.rows, look.schema, list(look.notes)
+            for row, file, place in look.marks:
+                self.marks.add(row, file, place)
 
     def files(self) -> list[dict[str, Any]]:
         """Names and sizes of the archives."""
@@ -85,11 +106,10 @@ class WebDatasetSource(RowSource):
         """Find the columns, count the records, and see that every archive is whole."""
         types = ColumnTypes(("key", "caption"))
         found = Findings()
-        self.marks = Marks()
         paths = tqdm(self.parts.paths, unit=" tars", desc="look through", disable=None)
         for number, path in enumerate(paths):
             seen: set[str] = set()
-            for group in read_groups(self.parts, path, found.others):
+            for group in read_groups(OpenTar(self.parts, path), found.others):
                 if len(seen) % MARKED_ROWS == 0:
                     self.marks.add(found.groups, number, group.begin)
                 if group.key in seen:
@@ -115,6 +135,17 @@ class WebDatasetSource(RowSource):
         self.rows = found.groups
         self.schema = pa.schema(types.fields())
         self.notes = notes_of(found)
+
+    def look(self, of: dict[str, Any]) -> Look:
+        """What the look through the archives found, to be kept."""
+        marks = zip(self.marks.rows, self.marks.places, strict=True)
+        return Look(
+            of=of,
+            rows=self.rows,
+            columns=described(self.schema),
+            notes=list(self.notes),
+            marks=[(row, file, place) for row, (file, place) in marks],
+        )
 
     def look_at(self, path: Path, group: Group, types: ColumnTypes, found: Findings) -> None:
         """Note what one record holds. ValueError if it has several pictures and none is named."""
@@ -145,11 +176,12 @@ class WebDatasetSource(RowSource):
     def read_rows(self, file: int, place: int) -> Iterator[Row]:
         """All records from the byte `place` of an archive on."""
         for path in self.parts.paths[file:]:
-            for group in read_groups(self.parts, path, Counter(), place):
-                yield self.make_row(path, group)
+            tar = OpenTar(self.parts, path)
+            for group in read_groups(tar, Counter(), place):
+                yield self.make_row(tar, group)
             place = 0
 
-    def make_row(self, path: Path, group: Group) -> Row:
+    def make_row(self, tar: OpenTar, group: Group) -> Row:
         """One record; its picture stays in the archive until it is asked for."""
         names = [name for name in group.members if is_picture(name)]
         name = self.image_column or (names[0] if names else None)
@@ -159,44 +191,47 @@ class WebDatasetSource(RowSource):
             if member is None:
                 raise RejectedError("image_missing")
             place, size = member.offset, member.size
-            return self.parts.read(path, lambda local: read_bounded(local, place, size))
+            return read_range(tar.path, tar.file, place, size)
 
         stored = None
         if member is not None:
-            stored = Stored(file=path, offset=member.offset, size=member.size)
+            stored = Stored(file=tar.path, offset=member.offset, size=member.size)
         return Row(
-            columns=columns_of(group)[0], image=image, place=f"{path} {group.key}", stored=stored
+            columns=columns_of(group)[0],
+            image=image,
+            place=f"{tar.path} {group.key}",
+            stored=stored,
         )
 
 
-def read_groups(files: Files, path: Path, others: Counter[str], begin: int = 0) -> Iterator[Group]:
+def read_groups(tar: OpenTar, others: Counter[str], begin: int = 0) -> Iterator[Group]:
     """Neighbouring members of one key, small texts read. What is no part of a record is counted.
 
     ValueError if a key has two members of one extension.
     """
     group: Group | None = None
-    with files.read(path, lambda local: local.open("rb")) as file:
-        for member in read_tar(path, file, begin):
-            split = KEY_AND_EXTENSION.fullmatch(member.name)
-            if not member.regular or split is None:
-                if not member.name.endswith("/"):
-                    others["unnamed or special"] += 1
-                continue
-            key, extension = split.group(1), split.group(2).lower()
-            if group is None or key != group.key:
-                if group is not None:
-                    yield group
-                group = Group(key=key, begin=member.begin)
-            if extension in group.members:
-                raise ValueError(
-                    f"source: {path} holds {key}.{extension} twice; make it again with one of them"
-                )
-            group.members[extension] = member
-            if is_text(extension) or is_json(extension):
-                file.seek(member.offset)
-                group.texts[extension] = file.read(min(member.size, TEXT_BYTES_CAP))
-            elif not is_picture(extension):
-                others["." + extension] += 1
+    path, file = tar.path, tar.file
+    for member in read_tar(path, file, begin):
+        split = KEY_AND_EXTENSION.fullmatch(member.name)
+        if not member.regular or split is None:
+            if not member.name.endswith("/"):
+                others["unnamed or special"] += 1
+            continue
+        key, extension = split.group(1), split.group(2).lower()
+        if group is None or key != group.key:
+            if group is not None:
+                yield group
+            group = Group(key=key, begin=member.begin)
+        if extension in group.members:
+            raise ValueError(
+                f"source: {path} holds {key}.{extension} twice; make it again with one of them"
+            )
+        group.members[extension] = member
+        if is_text(extension) or is_json(extension):
+            file.seek(member.offset)
+            group.texts[extension] = file.read(min(member.size, TEXT_BYTES_CAP))
+        elif not is_picture(extension):
+            others["." + extension] += 1
     if group is not None:
         yield group
 
