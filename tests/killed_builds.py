@@ -14,6 +14,8 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import torch  # noqa: F401  (what a build imports when it needs it)
+
 from data_prep.__main__ import main
 
 EVENTS = ("open", "os.rename", "os.remove", "os.mkdir", "os.rmdir")
