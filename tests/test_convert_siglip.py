@@ -1,23 +1,23 @@
 """A SigLIP checkpoint keeps its embeddings, logits and ids, through every door that imports."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import open_clip
 import pytest
 import torch
+from forked_runs import train
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from siglip_folders import SENTENCES, TEXT_TOKENS, a_siglip_folder, an_open_clip_siglip_folder
 from tiny_datasets import build_food
-from tiny_runs import ROOT, train_command
 from transformers import AutoImageProcessor, AutoTokenizer, SiglipModel
 
 import pretrain
+from pretrain.evaluate import main as evaluate
 from pretrain.export import load
+from pretrain.export import main as export
 from pretrain.export.importing import convert
 from pretrain.export.native import export_options
 from pretrain.run.weights import read_stage_weights
@@ -141,13 +141,6 @@ def test_what_has_no_counterpart_is_named(tmp_path):
         convert(a_siglip_folder(tmp_path / "headless", vision_use_head=False), tmp_path / "out")
 
 
-def run(*arguments: object) -> str:
-    command = [sys.executable, *map(str, arguments)]
-    ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-    assert ended.returncode == 0, ended.stderr[-2000:]
-    return ended.stdout
-
-
 @pytest.mark.parametrize(
     ("make", "missing", "named"),
     [
@@ -169,21 +162,23 @@ def test_a_weight_that_is_missing_is_named_and_nothing_is_written(make, missing,
     assert not (tmp_path / "out").exists()
 
 
-def test_it_is_evaluated_tuned_and_exported_again(folders, tmp_path):
-    """The commands as a user gives them, from the converted folder on."""
+def test_it_is_evaluated_tuned_and_exported_again(folders, tmp_path, capsys):
+    """From the converted folder on."""
     _, out, _, _ = folders
     vocabulary = ("--tokenizer", str(out / "text.tokenizer"))
     data = build_food(tmp_path / "train", "artist = 'noto'", *vocabulary)
-    run("-m", "pretrain.evaluate", "--model", out, "--sets.food", data, "--out", tmp_path / "e")
+    evaluate(model=out, sets={"food": data}, out=tmp_path / "e")
+    assert json.loads((tmp_path / "e").read_text())["food"]["image_to_text"]["n"] > 0
     written = json.loads((out / "config.json").read_text())
     (tmp_path / "model.yaml").write_text(json.dumps({"model": written["model"]}))
     still = [word for stage in ("reduced", "full")
              for word in (f"--stages.{stage}.base_learning_rate", "1e-30")]  # fmt: skip
-    run(*train_command(
+    ended = train(
         tmp_path / "run", data, "--config", str(tmp_path / "model.yaml"), *still,
         "--start.export", str(out), "--data.normalisation", "inception", "--loss.kind", "sigmoid",
-        "--engine.checkpoint_image", "true", ranks=1,
-    )[1:])  # fmt: skip
+        "--engine.checkpoint_image", "true",
+    )  # fmt: skip
+    assert ended.code == 0, ended.output[-2000:]
     trained, objective = read_stage_weights(tmp_path / "run", "reduced")
     before = load_file(out / "model.safetensors")
     assert trained.keys() == before.keys()
@@ -191,7 +186,8 @@ def test_it_is_evaluated_tuned_and_exported_again(folders, tmp_path):
     assert all("position" in name for name in changed), changed  # those alone are resized
     assert float(objective["log_scale"].exp()) == pytest.approx(written["logit_scale"], rel=1e-5)
     assert float(objective["bias"]) == pytest.approx(written["logit_bias"], rel=1e-5)
-    told = run("-m", "pretrain.export", "--run_dir", tmp_path / "run")
-    assert "largest difference" in told
+    capsys.readouterr()
+    export(run_dir=tmp_path / "run")
+    assert "largest difference" in capsys.readouterr().out
     again = json.loads((tmp_path / "run" / "export" / "preprocessor_config.json").read_text())
     assert again["image_mean"] == again["image_std"] == [0.5] * 3
