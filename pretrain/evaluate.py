@@ -30,7 +30,7 @@ from pretrain.evaluation.sweep import (
     sweep_points,
 )
 from pretrain.evaluation.table import table
-from pretrain.faults import ended_at_once, one_line_faults
+from pretrain.faults import end_well, ended_at_once, one_line_faults
 from pretrain.files import write_durably
 from pretrain.recipe import read_recipe
 from pretrain.run_folder import WATCHED_FILE
@@ -230,3 +230,4 @@ def _on_other_sets(options: EvaluationOptions, sets: dict[str, Path]) -> Evaluat
 
 if __name__ == "__main__":
     auto_cli(main, as_positional=False)
+    end_well()

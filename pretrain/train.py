@@ -15,7 +15,7 @@ from pretrain.data.collate import Collator, check_failures
 from pretrain.data.feed import Fed, feed
 from pretrain.data.loader import batches
 from pretrain.distributed import Runtime, agreed
-from pretrain.faults import CONTINUE, ended_at_once, leave, one_line_faults
+from pretrain.faults import CONTINUE, end_well, ended_at_once, leave, one_line_faults
 from pretrain.losses.build import build_objective
 from pretrain.models.build import build_model
 from pretrain.recipe import Recipe, parse
@@ -302,3 +302,4 @@ def _due(every: int | None, step: int) -> bool:
 
 if __name__ == "__main__":
     main()
+    end_well()
