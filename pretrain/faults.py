@@ -74,18 +74,17 @@ def leave(code: int) -> NoReturn:
     sys.exit(code)
 
 
-def end_well() -> None:
-    """The last act of a program of several ranks: end with code 0, past Python's own shutdown.
+def end_well(code: int = 0) -> NoReturn:
+    """The last act of a program that had a process group: end past Python's own shutdown.
 
     Gloo's threads outlive `destroy_process_group` (torch 2.13). One that frees the tensors of the
     last collective while Python shuts down waits for it in vain and aborts the process, so that
     work that is done looks failed: one end in four was seen.
     """
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        atexit._run_exitfuncs()
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(0)
+    atexit._run_exitfuncs()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
 
 
 def end_now(code: int) -> NoReturn:

@@ -21,7 +21,7 @@ import torch
 import torch.distributed as dist
 
 from pretrain.data.dataset import Dataset
-from pretrain.faults import FAILED, REFUSED, one_line_faults
+from pretrain.faults import FAILED, REFUSED, end_well, one_line_faults
 from pretrain.recipe import Recipe, parse
 from pretrain.shard_format import read_manifest
 
@@ -259,4 +259,4 @@ def _one_line(error: Exception) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    end_well(main())

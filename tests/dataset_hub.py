@@ -2,12 +2,13 @@
 
 import hashlib
 import json
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import parse_qs, unquote, urlsplit
+
+from loopback import served
 
 TOKEN = "hf_" + "t" * 34
 
@@ -188,11 +189,5 @@ def is_large(path: str) -> bool:
 
 @contextmanager
 def dataset_hub() -> Iterator[DatasetHub]:
-    server = DatasetHub()
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
-    thread.start()
-    try:
+    with served(DatasetHub()) as server:
         yield server
-    finally:
-        server.shutdown()
-        server.server_close()

@@ -3,11 +3,12 @@
 import base64
 import hashlib
 import json
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
+
+from loopback import served
 
 TOKEN = "hf_" + "t" * 34
 SHA = "0" * 40
@@ -130,11 +131,5 @@ class Handler(BaseHTTPRequestHandler):
 
 @contextmanager
 def hub(*, large_aside: bool = False) -> Iterator[Hub]:
-    server = Hub(large_aside)
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
-    thread.start()
-    try:
+    with served(Hub(large_aside)) as server:
         yield server
-    finally:
-        server.shutdown()
-        server.server_close()

@@ -1,9 +1,12 @@
 """Exports of small models with random weights: what a test needs where training plays no part."""
 
+import json
 from dataclasses import asdict
 from pathlib import Path
 
+import pytest
 import torch
+from safetensors.torch import load_file
 
 from pretrain.data.dataset import Dataset
 from pretrain.export.native import EXPORT_FORMAT, write_native
@@ -11,6 +14,7 @@ from pretrain.models.build import build_model
 from pretrain.models.clip import ModelOptions
 from pretrain.models.image_tower import ImageTowerOptions
 from pretrain.models.text_tower import TextTowerOptions
+from pretrain.run.weights import read_stage_weights
 from pretrain.shard_format import read_manifest
 from pretrain.tokens.options import TokenOptions
 from pretrain.tokens.tokenizer import open_tokenizer
@@ -57,3 +61,25 @@ def stir(model: torch.nn.Module) -> None:
     for parameter in model.parameters():
         if parameter.ndim == 1:
             parameter.add_(0.1 * torch.randn_like(parameter))
+
+
+def starting_from(export: Path, folder: Path) -> list[str]:
+    """Options of a run that starts from a converted model and does not move it."""
+    model = json.loads((export / "config.json").read_text())["model"]
+    (folder / "model.yaml").write_text(json.dumps({"model": model}))
+    still = [word for stage in ("reduced", "full")
+             for word in (f"--stages.{stage}.base_learning_rate", "1e-30")]  # fmt: skip
+    return ["--config", str(folder / "model.yaml"), *still, "--start.export", str(export)]
+
+
+def check_start(run: Path, export: Path) -> dict[str, torch.Tensor]:
+    """A run that `starting_from` began has the export's weights, and its logit scale; returns what
+    its objective has."""
+    trained, objective = read_stage_weights(run, "reduced")
+    before = load_file(export / "model.safetensors")
+    assert trained.keys() == before.keys()
+    changed = [name for name in before if not torch.equal(trained[name], before[name])]
+    assert all("position" in name for name in changed), changed  # those alone are resized
+    scale = json.loads((export / "config.json").read_text())["logit_scale"]
+    assert float(objective["log_scale"].exp()) == pytest.approx(scale, rel=1e-5)
+    return objective
