@@ -18,22 +18,23 @@ from typing import Any
 import torch
 
 from benchmarks.machine import this_machine
-from pretrain import distributed
-from pretrain.distributed import Runtime
+from pretrain.base import distributed
+from pretrain.base.distributed import Runtime
+from pretrain.base.files import write_durably
+from pretrain.base.run_files import METRICS_FILE
 from pretrain.engine.ds_config import EngineOptions
 from pretrain.engine.engine import Engine
 from pretrain.engine.optimizers import OptimizerOptions
-from pretrain.files import write_durably
 from pretrain.losses.build import build_objective
 from pretrain.losses.options import LossOptions
 from pretrain.models.clip import CLIP, ModelOptions
 from pretrain.models.image_tower import ImageTowerOptions
 from pretrain.models.text_tower import TextTowerOptions
-from pretrain.recipe import CheckpointOptions, parse
+from pretrain.recipe.recipe import parse
+from pretrain.recipe.run_options import CheckpointOptions
 from pretrain.run.checkpoint import RunState
 from pretrain.run.metrics import RunLog
 from pretrain.run.saver import Saver
-from pretrain.run_folder import METRICS_FILE
 from pretrain.tokens.vocabulary import Vocabulary
 
 RESULTS = Path(__file__).parent / "results/checkpoint_stall.json"

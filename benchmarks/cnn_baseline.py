@@ -27,13 +27,13 @@ from benchmarks.cnn_data import TrainingData, read_images
 from benchmarks.cnn_model import Baseline
 from benchmarks.comparison_file import check_beside, put_row, recipe_sha256
 from benchmarks.machine import this_machine
-from pretrain.data.augment import AUGMENT_DRAWS, AugmentOptions, prepare
-from pretrain.data.dataset import Dataset
+from pretrain.batches.augment import AUGMENT_DRAWS, AugmentOptions, prepare
+from pretrain.dataset.reader import Dataset
 from pretrain.evaluation.evaluator import EvaluationSet
 from pretrain.evaluation.options import ZeroShotOptions
 from pretrain.evaluation.retrieval import retrieval
 from pretrain.evaluation.zero_shot import class_embeddings, zero_shot
-from pretrain.recipe import Recipe, parse
+from pretrain.recipe.recipe import Recipe, parse
 from pretrain.run.metrics import code_commit
 
 _FORWARD_SAMPLES = 512  # pictures or texts embedded at once in evaluation

@@ -6,9 +6,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pretrain.data.dataset import Dataset
-from pretrain.data.images import centre_box, resize
-from pretrain.pictures import decode
+from pretrain.batches.images import centre_box, resize
+from pretrain.dataset.pictures import decode
+from pretrain.dataset.reader import Dataset
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -22,10 +22,10 @@ from PIL import Image
 
 from benchmarks.machine import this_machine
 from data_prep.__main__ import main as data_prep
-from pretrain.data.ahead import ReadAhead
-from pretrain.data.dataset import Dataset
-from pretrain.data.order import SampleOrder
-from pretrain.files import write_durably
+from pretrain.base.files import write_durably
+from pretrain.batches.ahead import ReadAhead
+from pretrain.batches.order import SampleOrder
+from pretrain.dataset.reader import Dataset
 
 RESULTS = Path(__file__).parent / "results/cold_reads.json"
 BATCH = 512

@@ -28,7 +28,7 @@ from benchmarks.trainings import (
     start,
     train,
 )
-from pretrain.recipe import Recipe, parse
+from pretrain.recipe.recipe import Recipe, parse
 from pretrain.report.run_folder import read_run
 
 TWO_STAGE, CONTROL, CNN = "two-stage CLIPA", "full tokens from scratch", "CNN + bag of words"

@@ -6,11 +6,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from pretrain.data.dataset import Dataset
-from pretrain.files import write_durably
-from pretrain.recipe import Recipe
+from pretrain.base.files import write_durably
+from pretrain.dataset.reader import Dataset
+from pretrain.recipe.recipe import Recipe
+from pretrain.recipe.stages import plan_stages
 from pretrain.run.continuation import fixed_values
-from pretrain.stages import plan_stages
 
 
 def recipe_sha256(recipe: Recipe) -> str:

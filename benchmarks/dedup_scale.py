@@ -20,7 +20,7 @@ import numpy as np
 
 from data_prep.dedup.neighbours import find, masks
 from data_prep.dedup.semantic import NOBODY
-from pretrain.files import write_durably
+from pretrain.base.files import write_durably
 
 RESULTS = Path(__file__).parent / "results/dedup_scale.json"
 EVALUATION_SAMPLES = 50_000

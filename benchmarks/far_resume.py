@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.machine import this_machine
-from pretrain.files import write_durably
+from pretrain.base.files import write_durably
 
 RESULTS = Path(__file__).parent / "results/far_resume.json"
 SAMPLES = 100_000_000
@@ -26,8 +26,8 @@ RESUME = """
 import json, resource, sys, time
 begin = time.perf_counter()
 from pathlib import Path
-from pretrain.data.order import SampleOrder
-from pretrain.data.weights import open_weights
+from pretrain.batches.order import SampleOrder
+from pretrain.dataset.sample_weights import open_weights
 samples, rank, ranks = int(sys.argv[2]), int(sys.argv[4]), 8
 weights = open_weights(Path(sys.argv[1]), "w", samples)
 order = SampleOrder(samples=samples, seed=0, weights=weights)

@@ -4,7 +4,7 @@
 
 The engine's step on the same host batches, brought in three ways, in turn, ROUNDS times: `resident`
 lie on the device already, `as they come` are copied from ordinary memory when the step needs them,
-`ahead` are what training does (pretrain.data.feed). Also which calls make the host wait for the
+`ahead` are what training does (pretrain.batches.feed). Also which calls make the host wait for the
 device in a step, by the profiler. Rows go to results/feeding.json.
 """
 
@@ -24,15 +24,15 @@ import torch
 
 from benchmarks.machine import this_machine
 from benchmarks.train_step import RATE, SHAPES, Shape, our_model
-from pretrain import distributed
-from pretrain.data.augment import AUGMENT_DRAWS, AugmentOptions, Pictures
-from pretrain.data.collate import Batch
-from pretrain.data.feed import Fed, feed
-from pretrain.distributed import Runtime
+from pretrain.base import distributed
+from pretrain.base.distributed import Runtime
+from pretrain.base.files import write_durably
+from pretrain.batches.augment import AUGMENT_DRAWS, AugmentOptions, Pictures
+from pretrain.batches.collate import Batch
+from pretrain.batches.feed import Fed, feed
 from pretrain.engine.ds_config import EngineOptions
 from pretrain.engine.engine import Engine
 from pretrain.engine.optimizers import OptimizerOptions
-from pretrain.files import write_durably
 from pretrain.losses.build import build_objective
 from pretrain.losses.options import LossOptions
 

@@ -37,8 +37,8 @@ from benchmarks.law_rows import (
 from benchmarks.law_sweep import Sweep, Training, cells, resolve
 from benchmarks.machine import this_machine
 from benchmarks.trainings import train
-from pretrain.faults import one_line_faults
-from pretrain.spelling import check_words
+from pretrain.base.faults import one_line_faults
+from pretrain.cli import check_words
 
 _GRACE_S = 20.0  # of a slice, for a launcher to end its ranks and for the picture
 

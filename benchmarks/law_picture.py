@@ -10,7 +10,7 @@ from matplotlib.ticker import PercentFormatter
 
 from benchmarks.law_rows import Place, Row, drops, level, levels, noise, place
 from benchmarks.law_sweep import RESIZE, TRUNCATE, Sweep
-from pretrain.files import aside, rename_durably, sync
+from pretrain.base.files import aside, rename_durably, sync
 
 PICTURE = "law"
 _AXES = {"image_tokens": "image", "text_tokens": "text"}

@@ -13,10 +13,10 @@ import numpy as np
 from benchmarks.comparison_file import recipe_sha256
 from benchmarks.law_sweep import Cell, Sweep, Training
 from benchmarks.trainings import run_row
-from pretrain.files import rename_durably, write_durably
+from pretrain.base.files import rename_durably, write_durably
+from pretrain.base.run_files import EVALUATION_FILE
 from pretrain.report.run_folder import read_run
 from pretrain.report.summary import DIRECTIONS, summarize_stages
-from pretrain.run_folder import EVALUATION_FILE
 
 Row = dict[str, Any]
 SWEEP_FILE = "sweep.json"

@@ -7,12 +7,12 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from pretrain.data.dataset import Dataset
+from pretrain.dataset.manifest import read_manifest, tier_for
+from pretrain.dataset.reader import Dataset
 from pretrain.evaluation.evaluator import Evaluator
 from pretrain.plan.flops import stage_flops
-from pretrain.recipe import Recipe, check_ranks, parse
-from pretrain.shard_format import read_manifest, tier_for
-from pretrain.stages import plan_stages
+from pretrain.recipe.recipe import Recipe, check_ranks, parse
+from pretrain.recipe.stages import plan_stages
 from pretrain.tokens.image_reduction import ImageReduction
 from pretrain.tokens.text_reduction import TextReduction
 

@@ -23,14 +23,14 @@ import numpy as np
 import torch
 from PIL import Image
 
+from benchmarks.loader import measure
 from benchmarks.machine import this_machine
 from benchmarks.photographs import photographs, write_parquet, write_tar
 from data_prep.__main__ import main as data_prep
-from pretrain import compat
-from pretrain.data.bench import measure
-from pretrain.data.images import CROP_DRAWS, CropOptions, crop_box
-from pretrain.files import write_durably
-from pretrain.seeding import Purpose, uniforms
+from pretrain.base import compat
+from pretrain.base.files import write_durably
+from pretrain.base.seeding import Purpose, uniforms
+from pretrain.batches.images import CROP_DRAWS, CropOptions, crop_box
 
 compat.make_torchvision_importable()
 

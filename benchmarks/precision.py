@@ -19,8 +19,8 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.machine import this_machine
-from pretrain.files import write_durably
-from pretrain.run_folder import METRICS_FILE
+from pretrain.base.files import write_durably
+from pretrain.base.run_files import METRICS_FILE
 
 RESULTS = Path(__file__).parent / "results/precision.json"
 STEPS, TAIL, WARM = 200, 50, 20

@@ -29,9 +29,9 @@ from PIL import Image
 from benchmarks.machine import this_machine
 from benchmarks.photographs import photographs, write_parquet
 from benchmarks.usage import Usage, used_by
-from data_prep.pictures import PictureOptions, parse_tiers
-from data_prep.tiers import encode, shrink, store
-from pretrain.files import write_durably
+from data_prep.pictures.limits import PictureOptions, parse_tiers
+from data_prep.pictures.tiers import encode, shrink, store
+from pretrain.base.files import write_durably
 
 RESULTS = Path(__file__).parent / "results/preparing.json"
 ROUNDS, COUNT, REPEATS = 3, 1000, 20

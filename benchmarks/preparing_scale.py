@@ -21,7 +21,7 @@ import simplejpeg
 from benchmarks.machine import this_machine
 from benchmarks.photographs import WORDS
 from benchmarks.usage import used_by
-from pretrain.files import write_durably
+from pretrain.base.files import write_durably
 
 RESULTS = Path(__file__).parent / "results/preparing_scale.json"
 SIDE_PX, FILE_ROWS = 24, 100_000

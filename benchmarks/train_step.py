@@ -31,13 +31,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from benchmarks.machine import this_machine
-from pretrain import distributed
-from pretrain.distributed import Runtime
+from pretrain.base import distributed
+from pretrain.base.distributed import Runtime
+from pretrain.base.files import write_durably
 from pretrain.engine.ds_config import EngineOptions
 from pretrain.engine.engine import Engine
 from pretrain.engine.optimizers import OptimizerOptions
 from pretrain.engine.precision import TrainedIn
-from pretrain.files import write_durably
 from pretrain.losses.build import build_objective
 from pretrain.losses.options import LossOptions
 from pretrain.models.clip import CLIP, ModelOptions

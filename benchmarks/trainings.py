@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.comparison_file import recipe_sha256
-from pretrain.recipe import Recipe, parse, read_recipe
+from pretrain.base.run_files import EVALUATION_FILE
+from pretrain.recipe.recipe import Recipe, parse, read_recipe
 from pretrain.report.run_folder import Run, read_run
 from pretrain.report.summary import training_s
-from pretrain.run_folder import EVALUATION_FILE
 
 
 def train(run: Path, arguments: list[str], machine: dict[str, Any]) -> None:

@@ -9,29 +9,29 @@ from typing import Any, TypeVar
 import numpy as np
 from jsonargparse import ArgumentParser, Namespace, set_parsing_settings
 
-from data_prep.build import build_dataset, build_share
-from data_prep.captions import CaptionOptions
+from data_prep.build.merge import merge
+from data_prep.build.options import BuildOptions, InPlaceOptions, TaggingOptions
+from data_prep.build.pipeline import build_dataset, build_share
+from data_prep.build.tasks import CAPTIONS_LEFT_OUT, DOWNLOADS
+from data_prep.build.writer import WriterOptions
 from data_prep.dedup.command import DedupOptions, dedup
-from data_prep.download import DownloadOptions, download
-from data_prep.embed import EmbedOptions, embed
+from data_prep.download.command import DownloadOptions, download
 from data_prep.fetch import FetchOptions, fetch
-from data_prep.inspection import InspectOptions, inspect
+from data_prep.inspection.command import InspectOptions, inspect
 from data_prep.join import JoinOptions, join
-from data_prep.merge import merge
-from data_prep.options import BuildOptions, InPlaceOptions, TaggingOptions
-from data_prep.pictures import PictureLimits, PictureOptions
+from data_prep.pictures.limits import PictureLimits, PictureOptions
 from data_prep.pool import PoolOptions, RunOptions
-from data_prep.recaption import RecaptionOptions, recaption
-from data_prep.similarity import FilterOptions, filter_by_similarity
+from data_prep.recaption.command import RecaptionOptions, recaption
+from data_prep.similarity.command import FilterOptions, filter_by_similarity
+from data_prep.similarity.embed import EmbedOptions, embed
 from data_prep.sources import RowOptions, SourceOptions
 from data_prep.sources.links import describe_counts
 from data_prep.stats import StatsOptions, stats
-from data_prep.tasks import CAPTIONS_LEFT_OUT, DOWNLOADS
+from data_prep.text.captions import CaptionOptions
+from data_prep.text.vocabulary import VocabularyOptions
 from data_prep.verify import verify
-from data_prep.vocabulary import VocabularyOptions
 from data_prep.weigh import WeighOptions, weigh
-from data_prep.writer import WriterOptions
-from pretrain.shard_format import Manifest
+from pretrain.dataset.manifest import Manifest
 
 T = TypeVar("T")
 

@@ -3,9 +3,9 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from pretrain.files import file_sha256, rename_durably, write_durably
-from pretrain.remote import copy_checked, read_all
-from pretrain.shard_format import INDEX_FILE, MANIFEST_FILE, Manifest, path_inside
+from pretrain.base.files import file_sha256, rename_durably, write_durably
+from pretrain.dataset.manifest import INDEX_FILE, MANIFEST_FILE, Manifest, path_inside
+from pretrain.dataset.remote import copy_checked, read_all
 
 
 @dataclass(frozen=True, kw_only=True)

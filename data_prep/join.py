@@ -10,12 +10,12 @@ from typing import Any
 
 import numpy as np
 
+from data_prep.build.tasks import DOWNLOADS
+from data_prep.build.writer import array_file, write_index, write_manifest
 from data_prep.sources.links import LinkCounts
-from data_prep.tasks import DOWNLOADS
-from data_prep.writer import array_file, write_index, write_manifest
-from pretrain.checks import check_positive
-from pretrain.files import file_sha256, sync, write_durably
-from pretrain.shard_format import (
+from pretrain.base.checks import check_positive
+from pretrain.base.files import file_sha256, sync, write_durably
+from pretrain.dataset.manifest import (
     COPY_AGAIN,
     INDEX_FILE,
     MANIFEST_FILE,

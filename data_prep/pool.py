@@ -11,7 +11,7 @@ from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from pretrain.checks import check_positive
+from pretrain.base.checks import check_positive
 
 S = TypeVar("S")
 T = TypeVar("T")

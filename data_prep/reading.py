@@ -10,9 +10,9 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from pretrain.data.weights import read_weights
-from pretrain.pictures_in_place import checked_pictures, read_pictures_root
-from pretrain.shard_format import COPY_AGAIN, INDEX_FILE, Manifest, index_dtype, path_inside
+from pretrain.dataset.manifest import COPY_AGAIN, INDEX_FILE, Manifest, index_dtype, path_inside
+from pretrain.dataset.pictures_in_place import checked_pictures, read_pictures_root
+from pretrain.dataset.sample_weights import read_weights
 
 _BLOCK_ROWS = 1 << 13
 

@@ -10,13 +10,13 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
+from data_prep.build.tasks import DOWNLOADS
 from data_prep.reading import smallest_tier, spaced_rows
-from data_prep.recaption_files import open_all
+from data_prep.recaption.files import open_all
 from data_prep.sources.links import describe_counts
-from data_prep.tasks import DOWNLOADS
-from pretrain.checks import check_positive
-from pretrain.files import write_durably
-from pretrain.shard_format import Manifest, read_manifest, read_token_counts
+from pretrain.base.checks import check_positive
+from pretrain.base.files import write_durably
+from pretrain.dataset.manifest import Manifest, read_manifest, read_token_counts
 
 CONTEXTS = (8, 16, 32, 77)  # text lengths of CLIPA's recipes and of CLIP
 SPECIAL_TOKENS = 1  # of a context; towers with bos and eos have two

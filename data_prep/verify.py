@@ -10,13 +10,12 @@ from tempfile import gettempdir
 import numpy as np
 from tqdm import tqdm
 
-from data_prep.duplicates import repeated_rows
+from data_prep.build.duplicates import repeated_rows
+from data_prep.build.writer import verify_shard
 from data_prep.pool import Report, run_in_pool
-from data_prep.writer import verify_shard
-from pretrain.data.recaptions import Recaption, recaption_names
-from pretrain.files import file_sha256
-from pretrain.pictures_in_place import checked_pictures, read_pictures_root
-from pretrain.shard_format import (
+from pretrain.base.files import file_sha256
+from pretrain.dataset.captions import Recaption, recaption_names
+from pretrain.dataset.manifest import (
     INDEX_FILE,
     MANIFEST_FILE,
     Manifest,
@@ -27,6 +26,7 @@ from pretrain.shard_format import (
     read_manifest,
     read_token_counts,
 )
+from pretrain.dataset.pictures_in_place import checked_pictures, read_pictures_root
 
 BLOCK_ROWS = 1 << 20
 

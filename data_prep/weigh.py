@@ -7,13 +7,13 @@ from pathlib import Path
 
 import numpy as np
 
-from data_prep.clusters import cluster
+from data_prep.build.writer import array_file
 from data_prep.reading import sample_metadata
-from data_prep.writer import array_file
-from pretrain.checks import check_between, check_positive
-from pretrain.data.embeddings import open_embeddings
-from pretrain.files import write_durably
-from pretrain.shard_format import Manifest, read_manifest, weights_file
+from data_prep.similarity.clusters import cluster
+from pretrain.base.checks import check_between, check_positive
+from pretrain.base.files import write_durably
+from pretrain.dataset.embeddings import open_embeddings
+from pretrain.dataset.manifest import Manifest, read_manifest, weights_file
 
 _SHOWN_GROUPS = 10
 

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from pretrain.inference import Model
+    from pretrain.export.inference import Model
 
 EXPORT_FOLDER = "export"  # of a run folder
 
@@ -16,7 +16,7 @@ def load(path: Path | str, *, device: str = "cpu", batch: int = 64) -> "Model":
     Raises ValueError or FileNotFoundError, one line that names the remedy, where the folder is not
     a whole export of this version.
     """
-    from pretrain.inference import Model  # seconds of imports that nobody else pays for
+    from pretrain.export.inference import Model  # seconds of imports that nobody else pays for
 
     inside = Path(path) / EXPORT_FOLDER
     return Model(inside if inside.is_dir() else path, device=device, batch=batch)

@@ -7,8 +7,8 @@ from pathlib import Path
 
 from jsonargparse import auto_cli
 
+from pretrain.base.faults import one_line_faults
 from pretrain.export.importing import convert
-from pretrain.faults import one_line_faults
 
 
 def main(source: Path, out: Path) -> None:

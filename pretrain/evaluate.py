@@ -15,8 +15,11 @@ from typing import Any
 
 from jsonargparse import auto_cli
 
-from pretrain import distributed
-from pretrain.checks import check_positive
+from pretrain.base import distributed
+from pretrain.base.checks import check_positive
+from pretrain.base.faults import end_well, ended_at_once, one_line_faults
+from pretrain.base.files import write_durably
+from pretrain.base.run_files import WATCHED_FILE
 from pretrain.evaluation.classification import Classification, ClassificationOptions
 from pretrain.evaluation.evaluator import Evaluator, metadata_columns
 from pretrain.evaluation.options import AbilitiesOptions, EvaluationOptions
@@ -30,10 +33,7 @@ from pretrain.evaluation.sweep import (
     sweep_points,
 )
 from pretrain.evaluation.table import table
-from pretrain.faults import end_well, ended_at_once, one_line_faults
-from pretrain.files import write_durably
-from pretrain.recipe import read_recipe
-from pretrain.run_folder import WATCHED_FILE
+from pretrain.recipe.recipe import read_recipe
 from pretrain.subject import Subject, found, lengths, of_stage
 from pretrain.tokens.image_reduction import kept_count
 from pretrain.tokens.options import TokenOptions

@@ -20,10 +20,10 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 
-from pretrain.data.dataset import Dataset
-from pretrain.faults import FAILED, REFUSED, end_well, one_line_faults
-from pretrain.recipe import Recipe, parse
-from pretrain.shard_format import read_manifest
+from pretrain.base.faults import FAILED, REFUSED, end_well, one_line_faults
+from pretrain.dataset.manifest import read_manifest
+from pretrain.dataset.reader import Dataset
+from pretrain.recipe.recipe import Recipe, parse
 
 # Nodes import torch from one disk, some of them much later than others.
 _PATIENCE_S = 180.0

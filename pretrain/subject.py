@@ -7,14 +7,14 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from pretrain.data.augment import Normalisation
-from pretrain.data.dataset import Dataset
+from pretrain.batches.augment import Normalisation
+from pretrain.dataset.reader import Dataset
 from pretrain.evaluation.options import EvaluationOptions
 from pretrain.export.native import CONFIG_FILE, WEIGHTS_FILE, export_options, load
 from pretrain.models.build import build_model
 from pretrain.models.clip import CLIP, ModelOptions
-from pretrain.recipe import Recipe, read_recipe
-from pretrain.run.weights import read_stage_weights
+from pretrain.recipe.recipe import Recipe, read_recipe
+from pretrain.run.stage_weights import read_stage_weights
 from pretrain.tokens.context import special_count
 from pretrain.tokens.options import TokenOptions
 from pretrain.tokens.tokenizer import Tokenizer

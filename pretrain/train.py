@@ -9,16 +9,17 @@ from typing import TYPE_CHECKING, NoReturn
 
 import torch
 
-from pretrain import distributed, progress
-from pretrain.data.augment import Pictures
-from pretrain.data.collate import Collator, check_failures
-from pretrain.data.feed import Fed, feed
-from pretrain.data.loader import batches
-from pretrain.distributed import Runtime, agreed
-from pretrain.faults import CONTINUE, end_well, ended_at_once, leave, one_line_faults
+from pretrain.base import distributed, progress
+from pretrain.base.distributed import Runtime, agreed
+from pretrain.base.faults import CONTINUE, end_well, ended_at_once, leave, one_line_faults
+from pretrain.batches.augment import Pictures
+from pretrain.batches.collate import Collator, check_failures
+from pretrain.batches.feed import Fed, feed
+from pretrain.batches.loader import batches
 from pretrain.losses.build import build_objective
 from pretrain.models.build import build_model
-from pretrain.recipe import Recipe, parse
+from pretrain.recipe.recipe import Recipe, parse
+from pretrain.recipe.stages import Stage
 from pretrain.run import checkpoint
 from pretrain.run.checkpoint import RunState
 from pretrain.run.continuation import fixed_values
@@ -35,10 +36,9 @@ from pretrain.run.stage_log import (
     say_forecast,
     say_shortfalls,
 )
+from pretrain.run.stage_weights import load_stage_weights, load_start_weights, save_stage_weights
 from pretrain.run.start import start_run
 from pretrain.run.watchdog import watch
-from pretrain.run.weights import load_stage_weights, load_start_weights, save_stage_weights
-from pretrain.stages import Stage
 
 if TYPE_CHECKING:
     from pretrain.engine.engine import Engine, StepResult

@@ -14,14 +14,14 @@ from typing import Any
 
 from torch import Tensor
 
-from pretrain.distributed import Runtime, agreed, all_ranks, broadcast_object
+from pretrain.base.distributed import Runtime, agreed, all_ranks, broadcast_object
+from pretrain.base.files import sync
+from pretrain.base.run_files import CHECKPOINTS
 from pretrain.evaluation.table import table
-from pretrain.files import sync
-from pretrain.recipe import Recipe, read_recipe, stored_recipe
+from pretrain.recipe.recipe import Recipe, read_recipe, stored_recipe
 from pretrain.run.checkpoint import RunState, complete, read_state, read_weights
 from pretrain.run.metrics import finite
-from pretrain.run.weights import read_stage_weights
-from pretrain.run_folder import CHECKPOINTS
+from pretrain.run.stage_weights import read_stage_weights
 from pretrain.subject import Subject, of_stage
 from pretrain.tokens.options import TokenOptions
 

@@ -11,7 +11,7 @@ from tiny_datasets import build_food
 from tiny_runs import evaluation_options, train_command
 from xdist.scheduler import LoadFileScheduling
 
-from pretrain import compat
+from pretrain.base import compat
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -23,7 +23,7 @@ compat.make_torchvision_importable()
 LONGEST = (
     *("slurm", "test_signals", "test_distributed_training", "test_elastic", "test_repair"),
     *("test_end_to_end", "test_optimizers", "test_resume", "test_killed_at_calls", "test_saver"),
-    *("test_checkpoint", "test_data_prep_tasks", "test_inverse_scaling", "test_compare"),
+    *("test_checkpoint", "test_tasks", "test_inverse_scaling", "test_compare"),
 )
 
 

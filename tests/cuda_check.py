@@ -30,8 +30,8 @@ from engine_cases import (
 )
 from fed_batches import check_feed
 
-from pretrain import distributed
-from pretrain.distributed import Runtime
+from pretrain.base import distributed
+from pretrain.base.distributed import Runtime
 
 CALM = {"learning_rate": 5e-5, "eps": 1e-2}
 CASES = [

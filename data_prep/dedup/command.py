@@ -7,14 +7,14 @@ from pathlib import Path
 
 import numpy as np
 
+from data_prep.build.writer import array_file
 from data_prep.dedup import NOBODY
-from data_prep.left_out import check_page
 from data_prep.reading import base_weights
-from data_prep.writer import array_file
-from pretrain.checks import check_between, check_positive
-from pretrain.files import write_durably
+from data_prep.similarity.left_out import check_page
+from pretrain.base.checks import check_between, check_positive
+from pretrain.base.files import write_durably
+from pretrain.dataset.manifest import Manifest, read_manifest, weights_file
 from pretrain.report.figures import duration
-from pretrain.shard_format import Manifest, read_manifest, weights_file
 
 LONG_S = 600  # what takes longer is told before it starts
 

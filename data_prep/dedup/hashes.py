@@ -21,12 +21,12 @@ from PIL import Image
 from scipy.fft import dctn
 from tqdm import tqdm
 
+from data_prep.build.writer import array_file
 from data_prep.pool import Report, run_in_pool
 from data_prep.reading import smallest_tier
-from data_prep.writer import array_file
-from pretrain.files import file_sha256, write_durably
-from pretrain.pictures import decode, is_plain_jpeg
-from pretrain.shard_format import COPY_AGAIN, Manifest
+from pretrain.base.files import file_sha256, write_durably
+from pretrain.dataset.manifest import COPY_AGAIN, Manifest
+from pretrain.dataset.pictures import decode, is_plain_jpeg
 
 RULE = "phash-1"  # another rule's hashes are made anew
 HASH_FILE = "phash.npy"

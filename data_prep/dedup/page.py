@@ -8,8 +8,17 @@ from numpy.typing import NDArray
 
 from data_prep.dedup.hashes import FLAT
 from data_prep.dedup.neighbours import Found
-from data_prep.left_out import Entry, Group, Section, Source, drawn, sets_of, spread, write_sections
-from pretrain.shard_format import Manifest
+from data_prep.similarity.left_out import (
+    Entry,
+    Group,
+    Section,
+    Source,
+    drawn,
+    sets_of,
+    spread,
+    write_sections,
+)
+from pretrain.dataset.manifest import Manifest
 
 LARGEST_GROUPS = 4
 LARGEST_SHOWN = 8  # of such a group, beside the kept one

@@ -13,7 +13,7 @@ from tqdm import tqdm
 from data_prep.dedup.hashes import row_blocks
 from data_prep.pool import Report, run_in_pool
 from data_prep.reading import smallest_tier
-from pretrain.shard_format import Manifest
+from pretrain.dataset.manifest import Manifest
 
 ABSENT = np.uint64(0)
 

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from data_prep.clusters import cluster
 from data_prep.dedup import NOBODY
-from pretrain.data.embeddings import Embeddings
+from data_prep.similarity.clusters import cluster
+from pretrain.dataset.embeddings import Embeddings
 
 _BLOCK = 1024  # rows compared at once with all that follow, fewer in a large cluster:
 _PRODUCTS = 1 << 26  # so many cosines are held

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from data_prep.sources.hub_address import HubAddress, asking, is_passing
-from pretrain.files import file_sha256, rename_durably, sync
+from pretrain.base.files import file_sha256, rename_durably, sync
 
 T = TypeVar("T")
 ATTEMPTS = 3  # at a file; huggingface_hub itself tries each request several times

@@ -22,7 +22,7 @@ from data_prep.sources.saved_datasets import SavedDatasetSource, is_saved_datase
 from data_prep.sources.source import ACCEPTED, Source
 from data_prep.sources.tables import TableSource, refuse_bare_paths
 from data_prep.sources.webdataset import WebDatasetSource
-from pretrain.shard_format import INDEX_FILE, MANIFEST_FILE
+from pretrain.dataset.manifest import INDEX_FILE, MANIFEST_FILE
 
 Format = Literal["parquet", "saved", "folder", "webdataset", "table", "imagefolder"]
 FORMATS: tuple[Format, ...] = get_args(Format)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
-from data_prep.ustar import BLOCK_BYTES, HEADER
+from data_prep.build.ustar import BLOCK_BYTES, HEADER
 
 REGULAR = (b"0", b"\0", b"7")
 LONG_NAME, LONG_LINK, PAX, PAX_GLOBAL = b"L", b"K", b"x", b"g"

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from pretrain import compat
+from pretrain.base import compat
 
 compat.tell_deepspeed_the_device()  # it looks while it is imported
 
@@ -21,7 +21,7 @@ from deepspeed.utils import logger as deepspeed_logger  # noqa: E402
 from deepspeed.utils import safe_get_full_fp32_param  # noqa: E402
 from pydantic import ValidationError  # noqa: E402
 
-from pretrain.distributed import Runtime, mean_over_ranks  # noqa: E402
+from pretrain.base.distributed import Runtime, mean_over_ranks  # noqa: E402
 from pretrain.engine.ds_config import (  # noqa: E402
     EngineOptions,
     offloads_optimizer,

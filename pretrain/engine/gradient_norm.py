@@ -18,7 +18,7 @@ from deepspeed.runtime.zero.muon import original_muon
 from deepspeed.runtime.zero.stage3 import DeepSpeedZeroOptimizer_Stage3
 from torch import Tensor
 
-from pretrain.distributed import sum_over_ranks
+from pretrain.base.distributed import sum_over_ranks
 
 TOWERS = ("image", "text")
 

@@ -18,7 +18,7 @@ from typing import Any, Literal
 
 from torch import Tensor, nn
 
-from pretrain.checks import check_between, check_positive
+from pretrain.base.checks import check_between, check_positive
 from pretrain.models.clip import CLIP
 
 TowerName = Literal["image", "text"]

@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
-from pretrain.checks import check_between
+from pretrain.base.checks import check_between
 
 
 @dataclass(frozen=True, kw_only=True)

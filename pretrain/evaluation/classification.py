@@ -10,15 +10,15 @@ import yaml
 from numpy.typing import NDArray
 from torch import Tensor
 
-from pretrain.checks import check_positive
-from pretrain.data.augment import Normalisation
-from pretrain.data.images import Resize, evaluation_pixels
+from pretrain.base.checks import check_positive
+from pretrain.batches.augment import Normalisation
+from pretrain.batches.images import Resize, evaluation_pixels
+from pretrain.dataset.pictures import upright_rgb
 from pretrain.evaluation.features import KeptTokens, squares_features, text_features
 from pretrain.evaluation.labelled import LabelledSet, open_labelled
 from pretrain.evaluation.prompts import check_prompts
 from pretrain.evaluation.zero_shot import class_embeddings, zero_shot
 from pretrain.models.clip import CLIP
-from pretrain.pictures import upright_rgb
 from pretrain.tokens.tokenizer import Tokenizer
 
 _OWN = Path(__file__).with_name("templates")

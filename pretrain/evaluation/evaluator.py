@@ -10,8 +10,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from pretrain.data.augment import Normalisation
-from pretrain.data.dataset import Dataset
+from pretrain.batches.augment import Normalisation
+from pretrain.dataset.manifest import read_manifest, tier_for
+from pretrain.dataset.reader import Dataset
 from pretrain.evaluation import examples
 from pretrain.evaluation.abilities.judge import open_abilities
 from pretrain.evaluation.features import KeptTokens, image_features, text_features
@@ -19,7 +20,6 @@ from pretrain.evaluation.options import EvaluationOptions, ZeroShotOptions
 from pretrain.evaluation.retrieval import retrieval
 from pretrain.evaluation.zero_shot import class_embeddings, zero_shot
 from pretrain.models.clip import CLIP
-from pretrain.shard_format import read_manifest, tier_for
 from pretrain.tokens.tokenizer import Tokenizer
 
 

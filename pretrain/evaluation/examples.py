@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from pretrain.data.dataset import Dataset
+from pretrain.dataset.pictures import decode
+from pretrain.dataset.reader import Dataset
 from pretrain.evaluation.retrieval import ranks
-from pretrain.pictures import decode
 
 SHOWN = 5  # answers shown of a query
 CONFUSIONS = 8  # pairs kept of a task

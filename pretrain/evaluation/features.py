@@ -9,14 +9,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from pretrain import progress
-from pretrain.data.augment import AugmentOptions, Normalisation, prepare
-from pretrain.data.dataset import Dataset
-from pretrain.data.images import evaluation_pixels
-from pretrain.distributed import cores_of_a_rank
+from pretrain.base import progress
+from pretrain.base.distributed import cores_of_a_rank
+from pretrain.base.seeding import Purpose, uniforms
+from pretrain.batches.augment import AugmentOptions, Normalisation, prepare
+from pretrain.batches.images import evaluation_pixels
+from pretrain.dataset.pictures import decode
+from pretrain.dataset.reader import Dataset
 from pretrain.models.clip import CLIP
-from pretrain.pictures import decode
-from pretrain.seeding import Purpose, uniforms
 from pretrain.tokens.context import context
 from pretrain.tokens.image_reduction import ImageReduction, draws_needed, keep_index
 

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from pretrain.checks import check_positive
+from pretrain.base.checks import check_positive
 from pretrain.evaluation.prompts import check_prompts
 
 

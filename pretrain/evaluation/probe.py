@@ -9,10 +9,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from pretrain import progress
-from pretrain.checks import check_positive
-from pretrain.data.augment import Normalisation
-from pretrain.data.images import Resize
+from pretrain.base import progress
+from pretrain.base.checks import check_positive
+from pretrain.batches.augment import Normalisation
+from pretrain.batches.images import Resize
 from pretrain.evaluation.classification import picture_features
 from pretrain.evaluation.features import KeptTokens
 from pretrain.evaluation.labelled import open_labelled

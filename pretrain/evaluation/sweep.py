@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from pretrain.checks import check_positive
+from pretrain.base.checks import check_positive
 from pretrain.evaluation.features import KeptTokens
 from pretrain.evaluation.retrieval import KS
 from pretrain.tokens.image_reduction import kept_count

@@ -4,8 +4,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from pretrain.recipe import Recipe
-from pretrain.run_folder import EVALUATION_FILE, RECIPE_FILE
+from pretrain.base.run_files import EVALUATION_FILE, RECIPE_FILE
+from pretrain.recipe.recipe import Recipe
 
 CARD_FILE = "README.md"
 _USE = {

@@ -7,7 +7,9 @@ from typing import Any, Literal
 import torch
 from PIL import Image
 
-from pretrain.data.dataset import Dataset
+from pretrain.base.faults import one_line_faults
+from pretrain.dataset.pictures import decode
+from pretrain.dataset.reader import Dataset
 from pretrain.export.card import CARD_FILE, model_card
 from pretrain.export.hub import embed_with_transformers, hub_config, hub_files, write_files
 from pretrain.export.native import ExportedModel, export_config, load, write_native
@@ -18,11 +20,9 @@ from pretrain.export.open_clip import (
     write_open_clip,
 )
 from pretrain.export.push import check_push, push
-from pretrain.faults import one_line_faults
 from pretrain.models.build import build_model
-from pretrain.pictures import decode
-from pretrain.recipe import Recipe, read_recipe
-from pretrain.run.weights import read_stage_weights
+from pretrain.recipe.recipe import Recipe, read_recipe
+from pretrain.run.stage_weights import read_stage_weights
 
 Format = Literal["native", "transformers", "open_clip"]
 # What a format's folder is judged with: the oldest versions that this was tried with.

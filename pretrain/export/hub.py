@@ -7,9 +7,9 @@ from typing import Any
 from PIL import Image
 from torch import Tensor
 
+from pretrain.base.files import write_durably
 from pretrain.export.bundle import bundle
 from pretrain.export.tokenizer import tokenizer_files
-from pretrain.files import write_durably
 from pretrain.tokens.tokenizer import Tokenizer
 
 CODE_FILE, PICTURES_FILE = "modeling_clipa.py", "processing_clipa.py"

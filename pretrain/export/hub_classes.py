@@ -16,10 +16,10 @@ from transformers.image_utils import make_flat_list_of_images
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.models.clip.modeling_clip import CLIPOutput
 
-from pretrain.data.images import evaluation_pixels
+from pretrain.batches.images import evaluation_pixels
+from pretrain.dataset.pictures import upright_rgb
 from pretrain.models.clip import CLIP, read_model_options
 from pretrain.models.positions import sincos_2d
-from pretrain.pictures import upright_rgb
 from pretrain.tokens.vocabulary import Vocabulary
 
 

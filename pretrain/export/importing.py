@@ -7,7 +7,8 @@ import numpy as np
 import torch
 from PIL import Image
 
-from pretrain.data.augment import MEAN_STD, Normalisation
+from pretrain.base.files import write_durably
+from pretrain.batches.augment import MEAN_STD, Normalisation
 from pretrain.export.from_open_clip import read_open_clip
 from pretrain.export.from_transformers import read_transformers
 from pretrain.export.native import TOKENIZER_FILE, load, native_config, write_native
@@ -21,7 +22,6 @@ from pretrain.export.source_ids import (
     find_specials,
     seen,
 )
-from pretrain.files import write_durably
 from pretrain.models.clip import ModelOptions
 from pretrain.models.starting import CONFIG_FILE
 from pretrain.tokens.tokenizer import Tokenizer, open_tokenizer

@@ -12,16 +12,16 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from pretrain.data.augment import MEAN_STD, AugmentOptions, Normalisation, prepare
-from pretrain.data.dataset import Dataset
-from pretrain.data.images import evaluation_pixels
-from pretrain.files import file_sha256, write_durably, write_tensors
+from pretrain.base.files import file_sha256, write_durably, write_tensors
+from pretrain.batches.augment import MEAN_STD, AugmentOptions, Normalisation, prepare
+from pretrain.batches.images import evaluation_pixels
+from pretrain.dataset.pictures import upright_rgb
+from pretrain.dataset.reader import Dataset
 from pretrain.losses.build import build_objective
 from pretrain.models.build import build_model
 from pretrain.models.clip import CLIP, ModelOptions, read_model_options
 from pretrain.models.starting import CONFIG_FILE, WEIGHTS_FILE
-from pretrain.pictures import upright_rgb
-from pretrain.recipe import Recipe
+from pretrain.recipe.recipe import Recipe
 from pretrain.tokens.context import context
 from pretrain.tokens.options import TokenOptions
 from pretrain.tokens.tokenizer import Tokenizer, open_tokenizer

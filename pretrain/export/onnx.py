@@ -12,8 +12,8 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from pretrain.base.files import rename_durably, sync
 from pretrain.export.native import ExportedModel
-from pretrain.files import rename_durably, sync
 
 REQUIREMENTS = "requirements-onnx.txt"
 _PACKAGES = ("onnx", "onnxscript", "onnxruntime")

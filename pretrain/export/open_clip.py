@@ -9,9 +9,9 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from pretrain.base.files import write_tensors
 from pretrain.export.native import ExportedModel
 from pretrain.export.tokenizer import tokenizer_files
-from pretrain.files import write_tensors
 from pretrain.models.clip import CLIP, ModelOptions
 
 CONFIG_FILE, WEIGHTS_FILE = "open_clip_config.json", "open_clip_model.safetensors"

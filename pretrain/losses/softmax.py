@@ -9,7 +9,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from pretrain.distributed import gather_rows
+from pretrain.base.distributed import gather_rows
 from pretrain.losses.objective import LossResult, Objective
 from pretrain.losses.pairs import CHUNK_SAMPLES, Chunk, Pairs
 

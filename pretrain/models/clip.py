@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pretrain.checks import check_positive
+from pretrain.base.checks import check_positive
 from pretrain.models.image_tower import ImageTower, ImageTowerOptions
 from pretrain.models.positions import resize_image_positions, resize_text_positions
 from pretrain.models.presets import PresetName

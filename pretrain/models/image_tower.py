@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from pretrain.checks import check_positive
+from pretrain.base.checks import check_positive
 from pretrain.models.positions import sincos_2d
 
 Gelu = Literal["exact", "tanh", "quick"]

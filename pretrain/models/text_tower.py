@@ -6,7 +6,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from pretrain.checks import check_positive
+from pretrain.base.checks import check_positive
 from pretrain.models.image_tower import Gelu
 from pretrain.tokens.context import Specials
 from pretrain.tokens.vocabulary import Vocabulary

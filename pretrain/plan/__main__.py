@@ -13,16 +13,16 @@ from typing import Literal
 
 from jsonargparse import ArgumentParser, set_parsing_settings
 
-from pretrain.checks import check_positive
-from pretrain.faults import one_line_faults
+from pretrain.base.checks import check_positive
+from pretrain.base.faults import one_line_faults
+from pretrain.cli import check_words
 from pretrain.plan.budget import PLACES, RECIPES, candidates, known_samples
 from pretrain.plan.communication import Links
 from pretrain.plan.estimate import Machine, stage_estimate
 from pretrain.plan.hardware import HARDWARE
 from pretrain.plan.table import budget_table, plan_table
-from pretrain.recipe import Recipe, parse
-from pretrain.spelling import check_words
-from pretrain.stages import plan_stages
+from pretrain.recipe.recipe import Recipe, parse
+from pretrain.recipe.stages import plan_stages
 
 
 @dataclass(frozen=True, kw_only=True)

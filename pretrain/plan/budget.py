@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pretrain.plan.estimate import Machine, stage_estimate
-from pretrain.recipe import parse
-from pretrain.stages import StageOptions, plan_stages
+from pretrain.recipe.recipe import parse
+from pretrain.recipe.stages import StageOptions, plan_stages
 
 RECIPES = Path(__file__).resolve().parents[1] / "recipes"
 _LINE = re.compile(r"^#\s*published:\s*(.+?)\s*$", re.MULTILINE | re.IGNORECASE)

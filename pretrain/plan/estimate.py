@@ -26,8 +26,8 @@ from pretrain.plan.memory import (
     states,
     temporary_bytes,
 )
-from pretrain.recipe import Recipe, check_ranks, image_tokens
-from pretrain.stages import Stage, StageOptions
+from pretrain.recipe.recipe import Recipe, check_ranks, image_tokens
+from pretrain.recipe.stages import Stage, StageOptions
 
 # Of a GPU's memory: the CUDA context, cuBLAS, NCCL (assumed), and what the allocator cannot use.
 _CONTEXT_GIB, _USABLE = 1.5, 0.92

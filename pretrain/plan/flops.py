@@ -11,8 +11,8 @@ import torch
 from pretrain.engine.optimizers import TowerName
 from pretrain.models.build import build_model
 from pretrain.models.clip import CLIP, ModelOptions
-from pretrain.recipe import Recipe, image_tokens
-from pretrain.stages import StageOptions
+from pretrain.recipe.recipe import Recipe, image_tokens
+from pretrain.recipe.stages import StageOptions
 from pretrain.tokens.options import TokenOptions
 from pretrain.tokens.vocabulary import Vocabulary
 

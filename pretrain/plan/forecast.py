@@ -5,7 +5,7 @@ import torch
 from pretrain.plan.communication import Links
 from pretrain.plan.estimate import Machine, StageEstimate, say_hours
 from pretrain.plan.hardware import GIB, HARDWARE, hardware_of_device
-from pretrain.recipe import Recipe
+from pretrain.recipe.recipe import Recipe
 
 # What is tolerated before a warning. On a CPU the memory forecast was 10 to 26 % low where it was
 # measured (docs/plan.md); on a GPU it never was.

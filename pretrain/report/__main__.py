@@ -10,12 +10,12 @@ from pathlib import Path
 
 from jsonargparse import ArgumentParser, set_parsing_settings
 
-from pretrain.files import write_durably
+from pretrain.base.files import write_durably
+from pretrain.base.run_files import REPORT_FILE
 from pretrain.report.comparison import read_comparison
 from pretrain.report.page import render, render_several
 from pretrain.report.run_folder import read_run
 from pretrain.report.several import MOST
-from pretrain.run_folder import REPORT_FILE
 
 
 @dataclass(frozen=True, kw_only=True)

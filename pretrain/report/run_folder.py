@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pretrain.run_folder import (
+from pretrain.base.run_files import (
     EVALUATION_FILE,
     GALLERY_FILE,
     METRICS_FILE,

@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING, Any
 
 from safetensors import SafetensorError, safe_open
 
-from pretrain.distributed import agreed
-from pretrain.files import file_sha256
+from pretrain.base.distributed import agreed
+from pretrain.base.files import file_sha256
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -10,9 +10,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from pretrain.data.order import NEWEST_RULE, OLDEST_RULE, OrderRule
-from pretrain.recipe import Recipe
-from pretrain.stages import Stage
+from pretrain.batches.order import NEWEST_RULE, OLDEST_RULE, OrderRule
+from pretrain.recipe.recipe import Recipe
+from pretrain.recipe.stages import Stage
 
 _WHOLE = ("seed", "model", "loss", "optimizer", "temperature_base_learning_rate")
 _DATA = ("tier", "caption_weights", "weights", "order", "shuffle_window_samples", "normalisation")

@@ -6,12 +6,12 @@ from typing import Any
 
 import psutil
 
-from pretrain.distributed import Runtime, ranks_on_node
+from pretrain.base.distributed import Runtime, ranks_on_node
 from pretrain.plan.estimate import StageEstimate, stage_estimate
 from pretrain.plan.forecast import forecast, machine_of, shortfalls
 from pretrain.plan.hardware import GIB
-from pretrain.recipe import Recipe
-from pretrain.stages import Stage
+from pretrain.recipe.recipe import Recipe
+from pretrain.recipe.stages import Stage
 
 _JUDGED_STEPS = 20  # a warning is about at least so many steps, the last ones
 

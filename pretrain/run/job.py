@@ -3,20 +3,20 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from pretrain.data.dataset import Dataset
-from pretrain.data.order import NEWEST_RULE, SampleOrder
-from pretrain.data.recaptions import Recaption
-from pretrain.data.weights import SampleWeights
-from pretrain.distributed import Runtime
+from pretrain.base.distributed import Runtime
+from pretrain.base.run_files import CHECKPOINTS
+from pretrain.batches.order import NEWEST_RULE, SampleOrder
+from pretrain.dataset.captions import Recaption
+from pretrain.dataset.reader import Dataset
+from pretrain.dataset.sample_weights import SampleWeights
 from pretrain.engine.precision import TrainedIn
 from pretrain.evaluation.evaluator import Evaluator
-from pretrain.recipe import Recipe
+from pretrain.recipe.recipe import Recipe
+from pretrain.recipe.stages import Stage
 from pretrain.run.expectation import Expectation
 from pretrain.run.metrics import RunLog
 from pretrain.run.profile import Profile
 from pretrain.run.saver import Saver
-from pretrain.run_folder import CHECKPOINTS
-from pretrain.stages import Stage
 
 
 @dataclass(frozen=True, kw_only=True)

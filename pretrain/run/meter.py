@@ -8,11 +8,11 @@ from typing import Any
 import psutil
 import torch
 
-from pretrain.data.collate import Batch
+from pretrain.batches.collate import Batch
 from pretrain.plan.flops import executed_flops
 from pretrain.plan.hardware import GIB, HARDWARE, hardware_of_device
-from pretrain.recipe import Recipe, image_tokens
-from pretrain.stages import Stage
+from pretrain.recipe.recipe import Recipe, image_tokens
+from pretrain.recipe.stages import Stage
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,9 +12,9 @@ from typing import Any
 
 from tqdm import tqdm
 
-from pretrain.files import write_durably
+from pretrain.base.files import write_durably
+from pretrain.base.run_files import METRICS_FILE
 from pretrain.run.trackers import Mirror
-from pretrain.run_folder import METRICS_FILE
 
 # Numbers of a line that stay as they are, or are the curve's own place.
 _CONSTANTS = {"step", "samples_seen", "n", "classes", "largest_class", "image_px", "image_tokens"}

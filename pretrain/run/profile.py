@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 
-from pretrain.run_folder import PROFILE
+from pretrain.base.run_files import PROFILE
 
 
 class Profile:

@@ -23,16 +23,16 @@ from typing import TYPE_CHECKING, Any
 import torch
 from safetensors import SafetensorError
 
-from pretrain.distributed import Runtime, all_ranks, sum_over_ranks
-from pretrain.faults import StoppedError
-from pretrain.files import (
+from pretrain.base.distributed import Runtime, all_ranks, sum_over_ranks
+from pretrain.base.faults import StoppedError
+from pretrain.base.files import (
     file_sha256,
     rename_durably,
     why_not_written,
     write_durably,
     write_tensors,
 )
-from pretrain.recipe import CheckpointOptions
+from pretrain.recipe.run_options import CheckpointOptions
 from pretrain.run.checkpoint import ASIDE, REPLACED, STATE_FILE, RunState, remove_old, tag_of
 from pretrain.run.metrics import RunLog
 

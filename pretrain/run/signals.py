@@ -13,8 +13,8 @@ import threading
 import time
 from types import FrameType
 
-from pretrain.faults import CONTINUE, INTERRUPTED, end_now
-from pretrain.launched import register
+from pretrain.base.faults import CONTINUE, INTERRUPTED, end_now
+from pretrain.base.launched import register
 
 _SAME_S = 1.0
 _STOPS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)

@@ -3,10 +3,10 @@
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from pretrain.faults import StoppedError
+from pretrain.base.faults import StoppedError
+from pretrain.recipe.stages import Stage
 from pretrain.run.checkpoint import RunState
 from pretrain.run.job import Job
-from pretrain.stages import Stage
 
 if TYPE_CHECKING:
     from pretrain.engine.engine import StepResult

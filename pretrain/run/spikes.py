@@ -2,32 +2,9 @@
 
 import math
 from collections import deque
-from dataclasses import dataclass
 from statistics import median
 
-from pretrain.checks import check_positive
-
-
-@dataclass(frozen=True, kw_only=True)
-class SpikeOptions:
-    """When a loss counts as a spike; it is looked at where it is logged."""
-
-    factor: float = 2.0
-    """A loss above this times the running median is high."""
-    window_logs: int = 50
-    """Logged losses that the median is of; nothing is judged by fewer."""
-    logs_in_a_row: int = 3
-    """High losses in a row that make a spike."""
-
-    def __post_init__(self) -> None:
-        check_positive(
-            {
-                "log.spikes.window_logs": self.window_logs,
-                "log.spikes.logs_in_a_row": self.logs_in_a_row,
-            }
-        )
-        if not self.factor > 1:
-            raise ValueError(f"log.spikes.factor={self.factor}: it must be above 1")
+from pretrain.recipe.run_options import SpikeOptions
 
 
 class SpikeWatch:

@@ -5,12 +5,12 @@ from typing import Any
 
 from torch import Tensor
 
-from pretrain.files import write_durably
+from pretrain.base.files import write_durably
+from pretrain.base.run_files import EVALUATION_FILE, GALLERY_FILE, METRICS_FILE
 from pretrain.models.build import build_model
-from pretrain.recipe import Recipe, image_tokens
+from pretrain.recipe.recipe import Recipe, image_tokens
 from pretrain.run.checkpoint import RunState
 from pretrain.run.job import Job
-from pretrain.run_folder import EVALUATION_FILE, GALLERY_FILE, METRICS_FILE
 
 
 def evaluate_stage(

@@ -5,13 +5,13 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from pretrain.data.ahead import cache_shortage
+from pretrain.batches.ahead import cache_shortage
 from pretrain.plan.flops import executed_flops
-from pretrain.recipe import image_tokens
+from pretrain.recipe.recipe import image_tokens
+from pretrain.recipe.stages import Stage
 from pretrain.run import metrics
 from pretrain.run.checkpoint import RunState
 from pretrain.run.job import Job
-from pretrain.stages import Stage
 
 if TYPE_CHECKING:
     from pretrain.engine.engine import Engine, StepResult

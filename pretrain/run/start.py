@@ -7,18 +7,20 @@ from typing import Any
 import torch
 import yaml
 
-from pretrain.data.collate import caption_shares, text_counts
-from pretrain.data.dataset import Dataset
-from pretrain.data.recaptions import Recaption, open_recaptions, recaptions_sha256
-from pretrain.data.weights import SampleWeights, open_weights
-from pretrain.distributed import Runtime, agreed, all_ranks, broadcast_object
+from pretrain.base.distributed import Runtime, agreed, all_ranks, broadcast_object
+from pretrain.base.files import write_durably
+from pretrain.base.run_files import CHECKPOINTS, RECIPE_FILE
+from pretrain.batches.collate import caption_shares, text_counts
+from pretrain.dataset.captions import Recaption, open_recaptions, recaptions_sha256
+from pretrain.dataset.reader import Dataset
+from pretrain.dataset.sample_weights import SampleWeights, open_weights
 from pretrain.engine.ds_config import offloads_optimizer, read_ds_config, zero_stage
 from pretrain.engine.precision import resolve_precision
 from pretrain.evaluation.evaluator import Evaluator
-from pretrain.files import write_durably
 from pretrain.models.build import build_model
 from pretrain.models.starting import StartOptions, check_start, find_start
-from pretrain.recipe import Recipe, check_ranks, stored_recipe
+from pretrain.recipe.recipe import Recipe, check_ranks, stored_recipe
+from pretrain.recipe.stages import Stage, plan_stages
 from pretrain.run import checkpoint, metrics
 from pretrain.run.checkpoint import Checkpoint, RunState
 from pretrain.run.continuation import changed_values, with_order
@@ -29,8 +31,6 @@ from pretrain.run.metrics import RunLog
 from pretrain.run.profile import Profile
 from pretrain.run.saver import Saver
 from pretrain.run.trackers import Mirror, TensorBoard, Tracker, check_tracker
-from pretrain.run_folder import CHECKPOINTS, RECIPE_FILE
-from pretrain.stages import Stage, plan_stages
 
 
 def start_run(

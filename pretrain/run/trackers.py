@@ -5,11 +5,11 @@ import importlib.util
 import json
 import uuid
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
-from pretrain.files import write_durably
+from pretrain.base.files import write_durably
+from pretrain.recipe.run_options import TrackerName
 
-TrackerName = Literal["wandb", "trackio"]
 _ID_FILE = "tracker.json"  # so that a resumed run goes on under the same name there
 
 

@@ -5,33 +5,18 @@ import os
 import socket
 import threading
 import time
-from dataclasses import dataclass
 from pathlib import Path
 
-from pretrain import progress
-from pretrain.faults import STALLED, end_now
-from pretrain.launched import say_ended
+from pretrain.base import progress
+from pretrain.base.faults import STALLED, end_now
+from pretrain.base.launched import say_ended
+from pretrain.recipe.run_options import WatchdogOptions
 
 # Where this thread cannot run either (the interpreter's lock is held, the disk hangs), a thread
 # without Python speaks this long after.
 _BACKSTOP_S = 60.0
 # The first to end takes the others along: so all get the time to write their stacks.
 _OTHERS_S = 3.0
-
-
-@dataclass(frozen=True, kw_only=True)
-class WatchdogOptions:
-    """When a run that stands still is ended, with code 124."""
-
-    timeout_s: float | None = 1800.0
-    """Seconds without a step, a part of an evaluation or a save after which each rank writes its
-    stacks into run_dir/stacks and ends; null waits for ever."""
-
-    def __post_init__(self) -> None:
-        if self.timeout_s is not None and not self.timeout_s > 0:
-            raise ValueError(
-                f"watchdog.timeout_s={self.timeout_s}: a positive number of seconds, or null"
-            )
 
 
 def watch(options: WatchdogOptions, run_dir: Path, rank: int) -> None:

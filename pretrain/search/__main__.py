@@ -8,8 +8,8 @@ from jsonargparse import ArgumentParser, set_parsing_settings
 from werkzeug.serving import WSGIRequestHandler, make_server
 
 from pretrain import load
-from pretrain.checks import check_between, check_positive
-from pretrain.faults import INTERRUPTED, one_line_faults
+from pretrain.base.checks import check_between, check_positive
+from pretrain.base.faults import INTERRUPTED, one_line_faults
 from pretrain.search.collection import Collection
 from pretrain.search.page import SearchPage
 

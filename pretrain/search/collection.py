@@ -10,12 +10,12 @@ from numpy.typing import NDArray
 from PIL import Image
 from tqdm import tqdm
 
-from pretrain.data.dataset import Dataset
-from pretrain.data.embeddings import fitting_embeddings
-from pretrain.inference import Model
-from pretrain.pictures import PIXELS_CAP
+from pretrain.dataset.embeddings import fitting_embeddings
+from pretrain.dataset.manifest import read_manifest, tier_for
+from pretrain.dataset.pictures import PIXELS_CAP
+from pretrain.dataset.reader import Dataset
+from pretrain.export.inference import Model
 from pretrain.search.index import build_index, nearest
-from pretrain.shard_format import read_manifest, tier_for
 
 # Decoders of its own only: Pillow would give others, such as EPS, to a foreign program.
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")

@@ -10,7 +10,7 @@ from typing import Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from pretrain.shard_format import SENTENCE_START
+from pretrain.tokens.word_classes import SENTENCE_START
 
 TextReduction = Literal["truncate", "random", "block", "syntax", "frequency", "sentence"]
 

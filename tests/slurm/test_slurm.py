@@ -14,7 +14,7 @@ from cluster import Cluster
 from PIL import Image
 from slurm_runs import ENV, RECIPE, ROOT, SITE, assert_same_losses, start
 
-from pretrain.data.dataset import Dataset
+from pretrain.dataset.reader import Dataset
 
 pytestmark = pytest.mark.slurm
 

@@ -1,0 +1,301 @@
+"""The parts of all tasks to one dataset: duplicates out, shards renamed, indices, the manifest.
+
+No shard is copied but those that lose a sample. Any step can be repeated after a kill: the parts'
+records and index rows stay until the manifest is written.
+"""
+
+import sys
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from data_prep.build.duplicates import repeated_rows
+from data_prep.build.tasks import (
+    CAPTIONS_LEFT_OUT,
+    WORK_FOLDER,
+    Part,
+    Plan,
+    locked,
+    read_parts,
+    read_plan,
+    read_record,
+    remove_work,
+    task_folder,
+    write_part,
+)
+from data_prep.build.writer import (
+    COUNTS,
+    PartWriter,
+    add_counts,
+    array_file,
+    write_index,
+    write_manifest,
+)
+from data_prep.pool import Report, run_in_pool
+from data_prep.rejection import REASONS
+from pretrain.base.files import file_sha256, sync, write_durably
+from pretrain.dataset.manifest import (
+    FORMAT_VERSION,
+    IN_PLACE_VERSION,
+    INDEX_FILE,
+    MANIFEST_FILE,
+    PICTURES_ROOT_FILE,
+    SHARD_FILE,
+    TOKEN_COUNTS_FILE,
+    Manifest,
+    ShardInfo,
+    TierInfo,
+    TokenCountsInfo,
+    index_dtype,
+    members_inside,
+    read_manifest,
+)
+
+KEPT = "kept"  # a part once more, without the samples that earlier parts have
+
+# A dataset's manifest, and the tokens of each caption (samples, captions), read when asked for.
+Built = tuple[Manifest, np.ndarray]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Place:
+    """A part on the disk: FOLDER/STEM.json and its other files."""
+
+    folder: Path
+    stem: str
+    part: Part
+
+    def path(self, tier: str, kind: str) -> Path:
+        """One of its files."""
+        return self.folder / f"{self.stem}.{tier}.{kind}"
+
+    def rows(self, tier: str) -> np.ndarray:
+        """Its index rows in a tier."""
+        rows: np.ndarray = np.load(self.path(tier, "npy"), allow_pickle=False)
+        return rows
+
+
+def merge(out: Path, workers: int | None) -> Built:
+    """Join what shares have built. ValueError names the shares' tasks that are not done."""
+    if (out / MANIFEST_FILE).exists():
+        remove_work(out)  # a kill may have left it
+        print(f"note: {out} is finished", file=sys.stderr)
+        return read_built(out)
+    if read_plan(out) is None:
+        raise FileNotFoundError(
+            f"{out} holds no build to join; name the --out of `python -m data_prep build`"
+        )
+    return join(out, workers)
+
+
+def read_built(out: Path) -> Built:
+    """A finished dataset. FileNotFoundError names the remedy if it is none."""
+    manifest = read_manifest(out)
+    index = out / next(iter(manifest.tiers)) / INDEX_FILE
+    return manifest, np.load(index, mmap_mode="r", allow_pickle=False)["tokens"]
+
+
+def join(out: Path, workers: int | None) -> Built:
+    """Make the dataset of the parts of all tasks, each of which is done."""
+    with locked(out / WORK_FOLDER):
+        plan = read_plan(out)
+        if plan is None:  # another process was here first
+            return read_built(out)
+        places = find_parts(out, plan)
+        rejected = count_rejections(places)
+        kept, repeated = drop_repeated(out, plan, places, workers)
+        rejected["duplicate_key"] += repeated
+        check_result(out, plan, kept, rejected)
+        tiers = place_shards(out, plan, kept)
+        samples = sum(place.part.samples for place in kept)
+        rows = sum(place.part.rows for place in places)
+        manifest = Manifest(
+            samples=samples,
+            captions=plan.captions,
+            token_dtype=plan.token_dtype,
+            tiers=tiers,
+            tokenizer=plan.tokenizer,
+            tagger=plan.tagger,
+            rejected=dict(rejected),
+            format_version=FORMAT_VERSION if plan.pictures_root is None else IN_PLACE_VERSION,
+            token_counts=write_token_counts(out, plan, kept),
+            provenance={**plan.request, "rows_selected": rows, **left_out(places)},
+        )
+        if plan.pictures_root is not None:
+            write_durably(out / PICTURES_ROOT_FILE, plan.pictures_root + "\n")
+        write_manifest(out, manifest)
+        remove_work(out)
+    return read_built(out)
+
+
+def find_parts(out: Path, plan: Plan) -> list[Place]:
+    """The parts of all tasks in order. ValueError if a task is not done."""
+    places: list[Place] = []
+    missing: list[int] = []
+    for number in range(len(plan.tasks)):
+        folder = task_folder(out, number)
+        parts = read_parts(folder)
+        if not (parts and parts[-1].last):
+            missing.append(number)
+        places += [Place(folder=folder, stem=str(i), part=part) for i, part in enumerate(parts)]
+    if missing:
+        shown = ", ".join(map(str, missing[:8])) + (" …" if len(missing) > 8 else "")
+        raise ValueError(
+            f"{out}: {len(missing)} of {len(plan.tasks)} tasks are not done ({shown}); give the "
+            "commands of their shares again (build … --task-index I --task-count N), or the build "
+            "without them, then merge"
+        )
+    return places
+
+
+def left_out(places: list[Place]) -> dict[str, int]:
+    """How many entries of lists of captions were too many, where some were."""
+    count = sum(place.part.captions_left_out for place in places)
+    return {CAPTIONS_LEFT_OUT: count} if count else {}
+
+
+def count_rejections(places: list[Place]) -> Counter[str]:
+    """All reasons, those that never occurred too."""
+    rejected: Counter[str] = Counter({reason: 0 for reason in REASONS})
+    for place in places:
+        rejected.update(place.part.rejected)
+    return rejected
+
+
+def drop_repeated(
+    out: Path, plan: Plan, places: list[Place], workers: int | None
+) -> tuple[list[Place], int]:
+    """The parts that hold samples, none of which an earlier part has; and how many that cost."""
+    filled = [place for place in places if place.part.samples]
+    sizes = [place.part.samples for place in filled]
+    tier = plan.tiers[0].name
+    keys = (place.rows(tier)["key"] for place in filled)
+    repeated = repeated_rows(keys, sum(sizes), out / WORK_FOLDER)
+    starts = np.cumsum([0, *sizes])
+    cuts = np.searchsorted(repeated, starts)
+    kept: list[Place] = []
+    todo: list[tuple[Place, np.ndarray]] = []
+    for i, place in enumerate(filled):
+        dropped = (repeated[cuts[i] : cuts[i + 1]] - starts[i]).astype(np.int64)
+        if len(dropped):
+            todo.append((place, dropped))
+            place = replace(place, stem=f"{place.stem}.{KEPT}")
+        kept.append(place)
+    for _ in run_in_pool(rewrite_part, plan, todo, workers, lambda _: None):
+        pass
+    read = [
+        replace(place, part=read_record(place.folder / f"{place.stem}.json", Part))
+        if place.stem.endswith(KEPT)
+        else place
+        for place in kept
+    ]
+    return [place for place in read if place.part.samples], len(repeated)
+
+
+def rewrite_part(plan: Plan, item: tuple[Place, np.ndarray], report: Report) -> None:
+    """Write a part again without some of its samples, and give up the shards that had them."""
+    del report
+    place, dropped = item
+    stem = f"{place.stem}.{KEPT}"
+    tiers = [tier.name for tier in plan.tiers]
+    told = place.part.shards[tiers[0]]
+    if not (place.folder / f"{stem}.json").exists():
+        writer = PartWriter(
+            place.folder,
+            stem,
+            tiers,
+            len(plan.captions),
+            np.dtype(plan.token_dtype),
+            told.pictures,
+        )
+        indices = {tier: place.rows(tier) for tier in tiers}
+        files = {tier: place.path(tier, "tar").open("rb") for tier in tiers}
+        try:
+            for row in np.setdiff1d(np.arange(place.part.samples), dropped):
+                members: dict[str, dict[str, bytes]] = {}
+                for tier, file in files.items():
+                    members[tier] = {}
+                    for member in members_inside(told.pictures):
+                        file.seek(int(indices[tier][row][member]["offset"]))
+                        size = int(indices[tier][row][member]["size"])
+                        members[tier][member] = file.read(size)
+                found = indices[tiers[0]][row]
+                stored = None if told.pictures is None else found["jpg"].item()
+                writer.add(found["key"].decode(), members, found["tokens"].tolist(), stored)
+        finally:
+            for file in files.values():
+                file.close()
+        infos = writer.finish()
+        write_part(place.folder, stem, replace(place.part, samples=writer.samples, shards=infos))
+    for tier in tiers:
+        place.path(tier, "tar").unlink(missing_ok=True)
+
+
+def check_result(out: Path, plan: Plan, kept: list[Place], rejected: Counter[str]) -> None:
+    """ValueError if no sample is left, with why each was left out; the build is given up."""
+    if kept:
+        return
+    remove_work(out)
+    reasons = {reason: count for reason, count in rejected.items() if count}
+    raise ValueError(
+        f"all {plan.rows} rows were rejected: {reasons}; check --image-column, --image-root, "
+        "--caption and the limits"
+    )
+
+
+def place_shards(out: Path, plan: Plan, kept: list[Place]) -> dict[str, TierInfo]:
+    """Give the shards their numbers and write the indices."""
+    tiers: dict[str, TierInfo] = {}
+    for tier in plan.tiers:
+        folder = out / tier.name
+        folder.mkdir(exist_ok=True)
+        infos = [move_shard(out, tier.name, i, place) for i, place in enumerate(kept)]
+        sync(folder)
+        digest = write_index(
+            folder / INDEX_FILE,
+            index_dtype(len(plan.captions)),
+            sum(place.part.samples for place in kept),
+            numbered_rows(tier.name, kept),
+        )
+        tiers[tier.name] = TierInfo(
+            shortest_px=tier.shortest_px,
+            jpeg_quality=tier.jpeg_quality,
+            shards=infos,
+            index_sha256=digest,
+        )
+    return tiers
+
+
+def write_token_counts(out: Path, plan: Plan, kept: list[Place]) -> TokenCountsInfo:
+    """How often each id occurs in what is kept: the sum of the parts' counts."""
+    total = np.zeros(plan.tokenizer.vocab_size, "<u8")
+    for place in kept:
+        total = add_counts(total, place.rows(COUNTS))
+    path = out / TOKEN_COUNTS_FILE
+    write_durably(path, array_file(total))
+    return TokenCountsInfo(file=path.name, sha256=file_sha256(path))
+
+
+def move_shard(out: Path, tier: str, number: int, place: Place) -> ShardInfo:
+    """Rename a shard, unless that was done before a kill. OSError if it is nowhere."""
+    name = f"{tier}/{SHARD_FILE.format(shard=number)}"
+    info = replace(place.part.shards[tier], file=name)
+    if place.path(tier, "tar").exists():
+        place.path(tier, "tar").replace(out / name)
+    if not (out / name).is_file() or (out / name).stat().st_size != info.bytes:
+        raise OSError(
+            f"{place.path(tier, 'tar')} is missing or not of {info.bytes} bytes; remove "
+            f"{out / WORK_FOLDER} and give the build's command again"
+        )
+    return info
+
+
+def numbered_rows(tier: str, kept: list[Place]) -> Iterator[np.ndarray]:
+    """The index rows of each part with its shard's number."""
+    for number, place in enumerate(kept):
+        rows = place.rows(tier)
+        rows["shard"] = number
+        yield rows

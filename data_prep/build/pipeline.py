@@ -1,0 +1,72 @@
+"""From a corpus to a dataset directory: the order of things, and nothing else."""
+
+from collections import Counter
+from contextlib import closing
+
+from tqdm import tqdm
+
+from data_prep.build.merge import Built, join, read_built
+from data_prep.build.options import BuildOptions
+from data_prep.build.plan import prepare
+from data_prep.build.tasks import read_parts, share_of, task_folder
+from data_prep.build.work import Job, Progress, run_task, writing
+from data_prep.pool import run_in_pool
+
+
+def build_dataset(options: BuildOptions) -> Built:
+    """Make the dataset directory, or what is missing of it.
+
+    ValueError, FileNotFoundError or FileExistsError name the option to change; they come before
+    anything is written, except where no sample is left in the end.
+    """
+    job = prepare(options)
+    if job is None:
+        return read_built(options.writer.out)
+    run_tasks(job, share_of(len(job.plan.tasks), None, None))
+    with writing(options.writer.out):
+        return join(options.writer.out, options.run.workers)
+
+
+def build_share(options: BuildOptions) -> str:
+    """Make the shards of one share of the tasks; returns what is to be done next."""
+    out = options.writer.out
+    job = prepare(options)
+    if job is None:
+        return f"{out} is finished: there is no share to do"
+    index, count = options.run.task_index, options.run.task_count
+    share = share_of(len(job.plan.tasks), index, count)
+    run_tasks(job, share)
+    return (
+        f"share {index} of {count} is done: {len(share)} of {len(job.plan.tasks)} tasks; when all "
+        f"shares are: python -m data_prep merge {out}"
+    )
+
+
+def run_tasks(job: Job, numbers: list[int]) -> None:
+    """Do what is missing of some tasks, with a line that tells how far it is."""
+    out = job.options.writer.out
+    rejected: Counter[str] = Counter()
+    rows, todo = 0, []
+    for number in numbers:
+        parts = read_parts(task_folder(out, number))
+        rows += sum(part.rows for part in parts)
+        for part in parts:
+            rejected.update(part.rejected)
+        if not (parts and parts[-1].last):
+            todo.append(number)
+    written = 0
+    total = sum(job.plan.tasks[number].rows for number in numbers)
+    with tqdm(total=total, initial=rows, unit=" images", desc="build", disable=None) as bar:
+
+        def show(progress: Progress) -> None:
+            nonlocal written
+            written += progress.bytes
+            rejected.update(progress.rejected)
+            seconds = max(bar.format_dict["elapsed"], 1e-3)
+            reasons = " ".join(f"{name}={count:,}" for name, count in rejected.most_common(4))
+            bar.set_postfix_str(f"{written / 1e6 / seconds:.1f} MB/s {reasons}", refresh=False)
+            bar.update(progress.rows)
+
+        with closing(run_in_pool(run_task, job, todo, job.options.run.workers, show)) as running:
+            for _ in running:
+                pass

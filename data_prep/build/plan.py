@@ -1,0 +1,259 @@
+"""What a build is to do: options checked, the tokenizer trained, the corpus cut into tasks."""
+
+import hashlib
+import sys
+from bisect import bisect_right
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from data_prep.build import in_place
+from data_prep.build.options import BuildOptions
+from data_prep.build.request import begun_at, describe_request, differing
+from data_prep.build.tasks import (
+    CAPTIONS_LEFT_OUT,
+    WORK_FOLDER,
+    Plan,
+    Task,
+    TierPlan,
+    clear,
+    locked,
+    read_plan,
+    remove_work,
+    write_look,
+    write_plan,
+)
+from data_prep.build.work import Job, templates_of, writing
+from data_prep.rejection import RejectedError
+from data_prep.sources import Corpus
+from data_prep.sources.column_choice import DEFAULT_CAPTION_COLUMN
+from data_prep.text.captions import CaptionTemplate, make_captions
+from data_prep.text.vocabulary import sample_texts, train_tokenizer
+from data_prep.text.word_classes import load_spacy
+from pretrain.base.files import write_durably
+from pretrain.dataset.manifest import MANIFEST_FILE, TokenizerInfo, read_manifest, token_dtype
+from pretrain.tokens.given import read_given
+from pretrain.tokens.tokenizer import is_json, open_tokenizer, parse_tokenizer
+
+TOKENIZER_FILES = {False: "tokenizer.model", True: "tokenizer.json"}  # whether it is the latter
+
+
+def prepare(options: BuildOptions) -> Job | None:
+    """The build as it was begun, or a new one. None if the very same one is finished."""
+    out = options.writer.out
+    if out.exists() and not out.is_dir():
+        raise FileExistsError(f"out={out} is a file; choose another --out")
+    if options.tagging.tagger == "spacy":
+        load_spacy()  # says now what is not installed
+    if options.in_place is not None:
+        in_place.check_here(options)
+    corpus = Corpus(options.source, *begun_at(options))
+    if options.in_place is not None:
+        in_place.check_apart(corpus, options)
+    templates = templates_of(options, corpus)
+    request = describe_request(options, corpus, templates)
+    if is_finished(options, request):
+        return None
+    with writing(out):
+        (out / WORK_FOLDER).mkdir(parents=True, exist_ok=True)
+    with locked(out / WORK_FOLDER):  # of many shares, the first one plans for all
+        if is_finished(options, request):  # by another process, meanwhile
+            return None
+        replaced = (out / MANIFEST_FILE).exists()
+        plan = None if replaced else read_plan(out)
+        if plan is not None and not options.writer.overwrite:
+            refuse_other(
+                options, request, plan.request, plan.tokenizer, "holds an unfinished build"
+            )
+        if plan is None or any(what_differs(options, request, plan.request, plan.tokenizer)):
+            say_what_was_chosen(corpus, options)
+            plan = plan_anew(options, corpus, templates, request)
+    return Job(options=options, corpus=corpus, plan=plan)
+
+
+def is_finished(options: BuildOptions, request: dict[str, Any]) -> bool:
+    """Whether `out` holds the very dataset that is asked for, and is not to be built again."""
+    out = options.writer.out
+    if options.writer.overwrite or not (out / MANIFEST_FILE).exists():
+        return False
+    manifest = read_manifest(out)
+    found = {**manifest.provenance, "rows_selected": None, CAPTIONS_LEFT_OUT: None}
+    refuse_other(options, request, found, manifest.tokenizer, "already holds a dataset")
+    remove_work(out)  # a kill may have left it
+    print(f"note: {out} is finished; --overwrite builds it again", file=sys.stderr)
+    return True
+
+
+def plan_anew(
+    options: BuildOptions,
+    corpus: Corpus,
+    templates: list[CaptionTemplate],
+    request: dict[str, Any],
+) -> Plan:
+    """Train the tokenizer, cut the corpus into tasks, and write both in the place of what was."""
+    out = options.writer.out
+    # Before `out` is cleared: a given tokenizer may lie there, and a corpus without a caption must
+    # not cost the dataset that it was to replace.
+    try:
+        given = given_model(options)
+        model = train_on_corpus(corpus, templates, options) if given is None else given
+        tasks = planned_tasks(corpus, options)
+        if not tasks:
+            raise ValueError(
+                f"no row of {options.source.source} passes where={options.source.where!r}; "
+                "change --where"
+            )
+    except ValueError:
+        if read_plan(out) is None:
+            remove_work(out)
+        raise
+    tiers = [TierPlan(**asdict(tier)) for tier in options.stored_tiers] or [in_place.TIER]
+    with writing(out):
+        clear(out, [tier.name for tier in tiers])
+        file = TOKENIZER_FILES[is_json(model)]
+        write_durably(out / file, model)
+        (out / TOKENIZER_FILES[not is_json(model)]).unlink(missing_ok=True)  # of what was replaced
+        tokenizer = tokenizer_info(out / file)
+        plan = Plan(
+            request=request,
+            tasks=tasks,
+            captions=[template.name for template in templates],
+            token_dtype=token_dtype(tokenizer.vocab_size).str,
+            tiers=tiers,
+            tokenizer=tokenizer,
+            tagger=options.tagging.tagger,
+            pictures_root=in_place.pictures_root(corpus, options),
+        )
+        if corpus.look is not None:
+            write_look(out, corpus.look)
+        write_plan(out, plan)
+    return plan
+
+
+def given_model(options: BuildOptions) -> bytes | None:
+    """The file of a given tokenizer as a dataset holds it; ValueError if it is none."""
+    given = options.vocabulary.tokenizer
+    if given is None:
+        return None
+    model = read_given(given, options.vocabulary.special_tokens)
+    parse_tokenizer(given, model)
+    return model
+
+
+def planned_tasks(corpus: Corpus, options: BuildOptions) -> list[Task]:
+    """The tasks of the whole corpus; where pictures stay in place, each of one tar."""
+    task_rows = options.writer.shard_samples
+    if options.in_place is None:
+        return cut_tasks(corpus, task_rows, [])
+    tasks = cut_tasks(corpus, task_rows, in_place.tar_borders(corpus))
+    return in_place.with_pictures(corpus, options, tasks)
+
+
+def cut_tasks(corpus: Corpus, task_rows: int, borders: list[int]) -> list[Task]:
+    """Ranges of the source's rows, in each of which so many pass --where; fewer in the last.
+
+    borders: rows, ascending, at which a range ends in any case.
+    """
+    tasks: list[Task] = []
+
+    def cut(numbers: np.ndarray) -> None:
+        for first in range(0, len(numbers), task_rows):
+            group = numbers[first : first + task_rows]
+            tasks.append(Task(start=int(group[0]), stop=int(group[-1]) + 1, rows=len(group)))
+
+    held = np.empty(0, np.int64)
+    for numbers in corpus.selected():
+        held = np.concatenate([held, numbers])
+        if not len(held):
+            continue
+        inside = borders[bisect_right(borders, held[0]) : bisect_right(borders, held[-1])]
+        *ended, held = np.split(held, np.searchsorted(held, inside))
+        for piece in ended:
+            cut(piece)
+        whole = len(held) // task_rows * task_rows
+        cut(held[:whole])
+        held = held[whole:]
+    cut(held)
+    return tasks
+
+
+def what_differs(
+    options: BuildOptions, request: dict[str, Any], found: dict[str, Any], tokenizer: TokenizerInfo
+) -> Iterator[str]:
+    """Dotted names of what is asked for now and is not as `out` was begun or built."""
+    yield from differing(found, request, "")
+    given = given_model(options)
+    # By name it may be the same.
+    if given is not None and hashlib.sha256(given).hexdigest() != tokenizer.sha256:
+        yield "options.vocabulary.tokenizer"
+
+
+def refuse_other(
+    options: BuildOptions,
+    request: dict[str, Any],
+    found: dict[str, Any],
+    tokenizer: TokenizerInfo,
+    state: str,
+) -> None:
+    """FileExistsError that names what differs from what `out` was begun or built with."""
+    other = list(dict.fromkeys(what_differs(options, request, found, tokenizer)))
+    if other:
+        raise FileExistsError(
+            f"out={options.writer.out} {state} made with other {', '.join(other[:6])}; give the "
+            "same options to go on, choose another --out or add --overwrite"
+        )
+
+
+def say_what_was_chosen(corpus: Corpus, options: BuildOptions) -> None:
+    """On stderr, a line each: what was decided for the user, and what is left alone."""
+    notes = list(corpus.source.notes)
+    if not options.captions.caption and corpus.caption_column != DEFAULT_CAPTION_COLUMN:
+        notes.append(f"captions are read from column {corpus.caption_column!r}")
+    if options.in_place is not None:
+        notes.append(in_place.NOTE)
+    for note in notes:
+        print(f"note: {note}", file=sys.stderr)
+
+
+def train_on_corpus(
+    corpus: Corpus, templates: list[CaptionTemplate], options: BuildOptions
+) -> bytes:
+    """A tokenizer trained on the captions of a first pass, which reads no pictures."""
+    columns = sorted({column for template in templates for column in template.columns})
+
+    def all_texts() -> Iterator[str]:
+        for record in corpus.records(columns, with_images=False):
+            try:
+                captions = make_captions(
+                    templates, record.columns, options.captions.caption_max_chars
+                )
+            except RejectedError:
+                continue  # counted in the pass that writes
+            yield from captions.values()
+
+    texts = sample_texts(all_texts(), options.vocabulary.tokenizer_captions)
+    if not texts:
+        raise ValueError(
+            f"no row of {options.source.source} gives a caption: {corpus.rows} rows, "
+            f"where={options.source.where!r}, caption={options.captions.caption}; change --where "
+            "or --caption"
+        )
+    return train_tokenizer(texts, options.vocabulary)
+
+
+def tokenizer_info(path: Path) -> TokenizerInfo:
+    """The manifest's entry for the dataset's tokenizer."""
+    tokenizer = open_tokenizer(path)
+    vocabulary = tokenizer.vocabulary
+    return TokenizerInfo(
+        file=path.name,
+        sha256=tokenizer.sha256,
+        vocab_size=vocabulary.size,
+        pad_id=vocabulary.pad_id,
+        bos_id=vocabulary.bos_id,
+        eos_id=vocabulary.eos_id,
+        unk_id=tokenizer.unk_id,
+    )

@@ -1,0 +1,1 @@
+"""Tables of links, brought by img2dataset."""

@@ -1,0 +1,220 @@
+"""The pictures of a table of links, fetched by img2dataset as WebDataset tars that `build` reads.
+
+Pictures stay the bytes that were sent, unless a size is named: the build then makes each tier by
+one resize of the original, upright and with its colour profile, and judges what is no picture.
+img2dataset's resizer leaves EXIF orientation and ICC profiles aside (cv2.IMREAD_UNCHANGED).
+"""
+
+import json
+import shutil
+import sys
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from subprocess import DEVNULL, run
+from typing import Any
+
+from data_prep.build.request import differing
+from data_prep.build.tasks import locked
+from data_prep.download.img2dataset_run import run_logged
+from data_prep.download.link_tables import Columns, choose_columns, stage_tables, table_files
+from data_prep.pool import usable_workers
+from data_prep.sources.links import STATS_SUFFIX, LinkCounts, describe_counts, read_counts
+from pretrain.base.checks import check_positive
+from pretrain.base.files import write_durably
+
+# Beside the shards: img2dataset takes every .json of its own folder for a shard's statistics.
+STATE_FOLDER = ".download"
+REQUEST_FILE = "request.json"
+REQUIREMENTS = "requirements-download.txt"
+ROBOTS_DIRECTIVES = ["noai", "noimageai", "noindex", "noimageindex"]
+# What may change when a download goes on.
+FREE_OPTIONS = ("processes", "threads", "timeout_s", "retries", "user_agent_token", "python")
+
+
+@dataclass(frozen=True, kw_only=True)
+class DownloadOptions:
+    """How the pictures of a table of links are fetched"""
+
+    url_column: str | None = None
+    """Column of the links. Null: the only well-known one (url, image_url, link and the like, in any
+    case)."""
+    caption_column: str | None = None
+    """Column of the captions. Null: the only well-known one (caption, text, alt_text and the like,
+    in any case)."""
+    sha256_column: str | None = None
+    """Column of the sha256 (hexadecimal) that each file must have; others are counted as
+    hash_mismatch. DataComp has one."""
+    columns: str | None = None
+    """Names of all columns, by commas, of a CSV or TSV without a first line of names. Null: url
+    and caption, where there are two (CC12M, CC3M)."""
+    image_px: int | None = None
+    """Shrink pictures to this shortest side, never enlarge (img2dataset's keep_ratio and
+    resize_only_if_bigger). Smaller on disk, but EXIF rotation and colour profiles are lost where it
+    shrinks. Null: the files as they were sent."""
+    jpeg_quality: int = 95
+    """Of the pictures that --image-px shrinks."""
+    shard_links: int = 10_000
+    """Links a tar; what is lost and fetched again after a kill is the tars that were being
+    written."""
+    processes: int | None = None
+    """img2dataset's processes, each with a tar of its own. Null: as many as usable cores."""
+    threads: int = 64
+    """Links at a time in each process."""
+    timeout_s: int = 10
+    """How long a server may be silent."""
+    retries: int = 2
+    """How often a link that failed is tried again at once."""
+    user_agent_token: str | None = None
+    """Name under which the download makes itself known; X-Robots-Tag lines for this name are heeded
+    beside those for everybody."""
+    python: Path | None = None
+    """Interpreter of the environment that has img2dataset. Null: this one, or else the img2dataset
+    on PATH."""
+
+    def __post_init__(self) -> None:
+        check_positive(
+            {
+                "--image-px": self.image_px,
+                "--shard-links": self.shard_links,
+                "--processes": self.processes,
+                "--threads": self.threads,
+                "--timeout-s": self.timeout_s,
+            }
+        )
+        if not 1 <= self.jpeg_quality <= 100:
+            raise ValueError(f"--jpeg-quality={self.jpeg_quality}: choose 1 to 100")
+        if self.retries < 0:
+            raise ValueError(f"--retries={self.retries}: choose 0 or more")
+
+
+def download(table: str, out: Path, options: DownloadOptions) -> str:
+    """Fetch what is not there yet; returns what became of the links.
+
+    ValueError, FileNotFoundError or FileExistsError name the option to change; OSError a download
+    that ended early, which the same command takes up again.
+    """
+    program = find_img2dataset(options.python)
+    request = describe_request(table, options)
+    if out.exists() and not out.is_dir():
+        raise FileExistsError(f"out={out} is a file; name a folder")
+    state = out / STATE_FOLDER
+    refuse_other(out, request)
+    with locked(state) as lock:
+        write_durably(state / REQUEST_FILE, json.dumps(request, indent=2) + "\n")
+        names = None if options.columns is None else options.columns.split(",")
+        schema, rows = stage_tables(table, names, state / "table")
+        columns = choose_columns(
+            table, schema, options.url_column, options.caption_column, options.sha256_column
+        )
+        if columns.dropped:
+            print(f"note: columns left out: {columns.dropped}", file=sys.stderr)
+        drop_damaged(out)
+        if counts_of(out).links < rows:
+            command = [*program, *arguments(out, columns, options)]
+            run_logged(command, state / "log.txt", rows, lambda: counts_of(out), lock)
+        found = counts_of(out)
+    if found.links != rows:
+        raise OSError(
+            f"{out}: img2dataset ended after {found.links:,} of {rows:,} links; give the same "
+            f"command again to go on ({state / 'log.txt'} tells what it said)"
+        )
+    lines = [("pictures", str(out)), *describe_counts(found.plain())]
+    table_text = "\n".join(f"{label:<24}{value}" for label, value in lines)
+    return f"{table_text}\npython -m data_prep build --source {out} --out DIR"
+
+
+def find_img2dataset(python: Path | None) -> list[str]:
+    """The words that start img2dataset. FileNotFoundError says how to install it."""
+    asked = python if python is not None else Path(sys.executable)
+    if python is not None and shutil.which(python) is None:
+        raise FileNotFoundError(f"--python={python}: no such program")
+    test = "import sys, importlib.util as i; sys.exit(i.find_spec('img2dataset') is None)"
+    if run([asked, "-c", test], stdout=DEVNULL, stderr=DEVNULL, check=False).returncode == 0:
+        return [str(asked), "-m", "img2dataset.main"]
+    program = shutil.which("img2dataset") if python is None else None
+    if program is None:
+        where = f"--python={python}" if python else f"{asked} and on PATH"
+        raise FileNotFoundError(
+            f"img2dataset is not found ({where}); install it into an environment of its own "
+            f"(Python 3.10 to 3.12): python -m venv .venv-download && .venv-download/bin/pip "
+            f"install -r {REQUIREMENTS}, and name .venv-download/bin/python with --python"
+        )
+    return [program]
+
+
+def describe_request(table: str, options: DownloadOptions) -> dict[str, Any]:
+    """What decides which link goes to which tar, and what is stored of it."""
+    fixed = {name: value for name, value in asdict(options).items() if name not in FREE_OPTIONS}
+    return {"files": table_files(table), "options": fixed}
+
+
+def refuse_other(out: Path, request: dict[str, Any]) -> None:
+    """FileExistsError if `out` holds anything but an earlier part of this very download."""
+    file = out / STATE_FOLDER / REQUEST_FILE
+    if file.is_file():
+        other = list(differing(json.loads(file.read_bytes()), request, ""))
+        if other:
+            raise FileExistsError(
+                f"out={out} holds a download made with other {', '.join(other)}; give the same "
+                "table and options to go on, or choose another OUT"
+            )
+    elif any(out.glob("*")):
+        raise FileExistsError(f"out={out} holds other files; choose an empty or new folder")
+
+
+def drop_damaged(out: Path) -> None:
+    """Remove statistics that a kill left half written, so that their tar is made anew."""
+    for path in out.glob("*" + STATS_SUFFIX):
+        try:
+            read_counts(path)
+        except ValueError:
+            path.unlink()
+
+
+def counts_of(out: Path) -> LinkCounts:
+    """The counts of all tars that are done; one whose file is being written counts later."""
+    total = LinkCounts()
+    for path in out.glob("*" + STATS_SUFFIX):
+        try:
+            total.add(read_counts(path))
+        except ValueError:
+            continue
+    return total
+
+
+def arguments(out: Path, columns: Columns, options: DownloadOptions) -> Iterator[str]:
+    """The options of img2dataset 1.47.0; as Python literals, which is how it reads them."""
+    values: dict[str, Any] = {
+        "url_list": str((out / STATE_FOLDER / "table").resolve()),
+        "input_format": "parquet",
+        "url_col": columns.url,
+        "caption_col": columns.caption,
+        "save_additional_columns": columns.kept or None,
+        "output_folder": str(out.resolve()),
+        "output_format": "webdataset",
+        "number_sample_per_shard": options.shard_links,
+        "processes_count": usable_workers(options.processes),
+        "thread_count": options.threads,
+        "timeout": options.timeout_s,
+        "retries": options.retries,
+        "user_agent_token": options.user_agent_token,
+        "disallowed_header_directives": ROBOTS_DIRECTIVES,
+        "incremental_mode": "incremental",
+        "compute_hash": "sha256",
+        "enable_wandb": False,
+    }
+    if options.sha256_column is not None:
+        values["verify_hash"] = [options.sha256_column, "sha256"]
+    if options.image_px is None:
+        values |= {"disable_all_reencoding": True, "extract_exif": False}
+    else:
+        values |= {
+            "image_size": options.image_px,
+            "resize_mode": "keep_ratio",
+            "resize_only_if_bigger": True,
+            "skip_reencode": True,
+            "encode_quality": options.jpeg_quality,
+        }
+    for name, value in values.items():
+        yield f"--{name}={value!r}"

@@ -1,0 +1,236 @@
+"""The page of an inspection: charts and tables in the report's colours, and the template."""
+
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from data_prep.inspection.contact_sheet import Caption, Shot, encoded, opened, shown
+from data_prep.inspection.kept import (
+    GRID,
+    IMAGE_PX,
+    KEEP_TOKENS,
+    PATCH_PX,
+    TEXT_TOKENS,
+    kept_patches,
+    kept_tokens,
+    sentences,
+)
+from data_prep.stats import (
+    CONTEXTS,
+    SIZES,
+    SPECIAL_TOKENS,
+    Survey,
+    Tally,
+    caption_rows,
+    figures_of,
+    size_rows,
+)
+from pretrain.report.chart import Bar, Chart, bar_chart
+from pretrain.report.figures import percent, plural
+from pretrain.report.histogram import Bin, histogram
+from pretrain.report.table import Table
+from pretrain.report.template import template
+
+MOST_BINS = 36
+TAIL = 0.995  # what lies beyond is one bin, so that a few long captions do not flatten the rest
+FREQUENT_TOKENS = 8
+EXAMPLE_TOKENS = 3 * TEXT_TOKENS  # of the caption that the reductions are shown by, or nearly so
+
+
+def render(found: Survey, shots: list[Shot], pieces: list[str]) -> str:
+    """The page as HTML text."""
+    plain = figures_of(found)
+    caption = example(shots)
+    picture = next((shot for shot in shots if shot.picture and caption in shot.captions), None)
+    picture = picture or next((shot for shot in shots if shot.picture), None)
+    return template("inspection.html", Path(__file__).parent).render(
+        name=found.directory.resolve().name,
+        manifest=found.manifest,
+        cards=cards(found),
+        found=found,
+        shots=shots,
+        captions=as_table(caption_rows(plain["captions"])),
+        special_tokens=SPECIAL_TOKENS,
+        length_charts=length_charts(found),
+        token_charts=[occurrences(found), frequent_tokens(found, pieces)],
+        sizes=as_table(size_rows(plain["pictures"])),
+        size_charts=size_charts(found),
+        rejected=rejections(found),
+        patches=patch_figures(picture),
+        patch_numbers=(IMAGE_PX, PATCH_PX, GRID**2, KEEP_TOKENS),
+        caption=caption,
+        kept=None if caption is None else caption_figures(caption, found),
+        text_tokens=TEXT_TOKENS,
+        sentences=0 if caption is None else sentences(caption.classes),
+    )
+
+
+def example(shots: list[Shot]) -> Caption | None:
+    """The caption that shows most: of several sentences if there is one, and of nearly
+    EXAMPLE_TOKENS."""
+    captions = [caption for shot in shots for caption in shot.captions]
+    return max(
+        captions,
+        key=lambda one: (sentences(one.classes) > 1, -abs(len(one.ids) - EXAMPLE_TOKENS)),
+        default=None,
+    )
+
+
+def cards(found: Survey) -> list[tuple[str, str, str]]:
+    """(what, value, beside it) of the figures to begin with."""
+    manifest = found.manifest
+    sizes = {name: tier.bytes for name, tier in manifest.tiers.items()}
+    shards = plural(sum(len(tier.shards) for tier in manifest.tiers.values()), "shard")
+    tiers = ", ".join(f"{name}: {short_bytes(size)}" for name, size in sizes.items())
+    rejected = sum(found.rejected.values())
+    used = percent(found.used_ids / len(found.token_counts))
+    side = found.sizes["shorter_px"]
+    ids = f"{found.used_ids:,} of {len(found.token_counts):,} ids occur"
+    if not found.are_counts_of_all:
+        ids += " in the samples looked at"
+    return [
+        ("Samples", f"{manifest.samples:,}", f"{percent(rejected / found.rows)} rejected"),
+        ("On disk", short_bytes(sum(sizes.values())), f"{shards}; {tiers}"),
+        ("Vocabulary in use", used, ids),
+        (
+            "Shorter side",
+            f"{side.quantile(0.5):,} px",
+            f"the median; from {side.quantile(0):,} to {side.quantile(1):,} px before the tiers",
+        ),
+    ]
+
+
+def short_bytes(size: float) -> str:
+    """A size as 68.6 MB."""
+    for unit in ("kB", "MB", "GB"):
+        size /= 1000
+        if size < 1000:
+            return f"{size:.1f} {unit}"
+    return f"{size / 1000:.1f} TB"
+
+
+def as_table(rows: list[list[str]]) -> Table:
+    """Rows with a heading, as the report's template takes them."""
+    return Table(head=["", *rows[0][1:]], rows=[("", row) for row in rows[1:]])
+
+
+def rejections(found: Survey) -> Table | None:
+    """Rows left out by reason; None if none was."""
+    rows = [
+        ("", [reason, f"{count:,}", percent(count / found.rows)])
+        for reason, count in found.rejected.items()
+    ]
+    return Table(head=["reason", "rows", "of all rows"], rows=rows) if rows else None
+
+
+def bins_of(tally: Tally, unit: str, step: float = 1) -> list[Bin]:
+    """Bins of whole multiples of `step` between the smallest value and the tail's begin; the last
+    has the tail too."""
+    low, top, last = tally.quantile(0), tally.quantile(TAIL), tally.quantile(1)
+    wide = max(math.ceil((top - low) / step / MOST_BINS), 1) * step
+    count = int((top - low) / wide + 1e-9) + 1
+    counts = np.zeros(count, np.int64)
+    for value, times in tally.counts.items():
+        counts[min(int((value - low) / wide + 1e-9), count - 1)] += times
+    bins: list[Bin] = []
+    for place, times in enumerate(counts.tolist()):
+        begin, end = low + place * wide, low + (place + 1) * wide - step
+        end = last if place == count - 1 else end
+        name = f"{begin:,g}" if end <= begin else f"{begin:,g} to {end:,g}"
+        high = begin + wide - step / 2
+        bins.append(Bin(low=begin - step / 2, high=high, count=times, name=f"{name} {unit}"))
+    return bins
+
+
+def length_charts(found: Survey) -> list[Chart]:
+    """The lengths of each caption, with the contexts that cut them."""
+    marks = {tokens - SPECIAL_TOKENS + 0.5: str(tokens) for tokens in CONTEXTS}
+    return [
+        histogram(
+            f"Caption {name}",
+            bins_of(tally, "tokens"),
+            "tokens",
+            keys={"mean": f"{tally.mean:.1f}"},
+            marks=marks,
+        )
+        for name, tally in found.lengths.items()
+        if tally.total
+    ]
+
+
+def size_charts(found: Survey) -> list[Chart]:
+    """Shorter side and aspect of the pictures."""
+    return [
+        histogram(
+            "Pictures by " + SIZES[name].split(",")[0],
+            bins_of(found.sizes[name], unit, step),
+            label,
+            colour="c3",
+            keys={"median": f"{found.sizes[name].quantile(0.5):,g}"},
+        )
+        for name, label, unit, step in (
+            ("shorter_px", "px", "px", 1),
+            ("aspect", "width / height", "", 0.01),
+        )
+    ]
+
+
+def occurrences(found: Survey) -> Chart:
+    """How many ids occur never, once, twice or thrice, four to seven times, …"""
+    levels = np.frexp(found.token_counts.astype(np.float64))[1]  # 0, 1, 2, 2, 3, 3, 3, 3, 4, …
+    counts = np.bincount(levels)
+    bins: list[Bin] = []
+    for level, ids in enumerate(counts.tolist()):
+        least, most = int(2 ** (level - 1)), 2**level - 1
+        times = f"{least:,}" if most <= least else f"{least:,} to {most:,}"
+        name = f"ids that occur {times} times"
+        bins.append(Bin(low=level - 0.5, high=level + 0.5, count=ids, name=name))
+    every = max(len(counts) // 6, 1)
+    names = {0.0: "0"} | {float(n): binary(n - 1) for n in range(1, len(counts), every)}
+    never = percent(counts[0] / counts.sum())
+    title = "Ids by how often they occur"
+    label = "occurrences, from … upwards"
+    return histogram(title, bins, label, colour="c4", keys={"never": never}, names=names)
+
+
+def binary(power: int) -> str:
+    """A power of two for an axis: 1, 64, 1k for 1024, 32k."""
+    return f"{2 ** (power % 10)}{('', 'k', 'M', 'G', 'T', 'P', 'E')[power // 10]}"
+
+
+def frequent_tokens(found: Survey, pieces: list[str]) -> Chart:
+    """The tokens that occur most, with their share of all."""
+    order = np.argsort(-found.token_counts.astype(np.int64), kind="stable")[:FREQUENT_TOKENS]
+    total = max(int(found.token_counts.sum()), 1)
+    groups: dict[str, list[Bar]] = {}
+    for token in order.tolist():
+        share = int(found.token_counts[token]) / total
+        bars = [Bar(name="share of all tokens", values=[share], colour="c4")]
+        name = shown(pieces, token)  # which may both begin a word and go on in one
+        groups[name if name not in groups else f"{name} (id {token})"] = bars
+    return bar_chart("Most frequent tokens", groups)
+
+
+def patch_figures(shot: Shot | None) -> list[dict[str, Any]]:
+    """The same picture for each image reduction, with the patches that it drops."""
+    picture = None if shot is None else opened(shot.jpeg)
+    if picture is None:
+        return []
+    side = min(picture.size)
+    left, top = (picture.width - side) // 2, (picture.height - side) // 2
+    square = picture.crop((left, top, left + side, top + side))
+    found: list[dict[str, Any]] = []
+    for way in kept_patches():
+        px = way.grid * PATCH_PX
+        resized = square.resize((px, px), Image.Resampling.BICUBIC)
+        found.append({"way": way, "picture": encoded(resized), "px": px})
+    return found
+
+
+def caption_figures(caption: Caption, found: Survey) -> dict[str, list[int]]:
+    """Places of the caption's tokens that each text reduction keeps."""
+    ids = np.minimum(caption.ids, len(found.token_counts) - 1)
+    return kept_tokens(ids, caption.classes, found.token_counts)

@@ -1,0 +1,1 @@
+"""Pictures: limits, tiers, JPEG files taken apart."""

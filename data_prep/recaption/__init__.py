@@ -1,0 +1,1 @@
+"""New captions beside a dataset."""

@@ -1,0 +1,283 @@
+"""Captions of a second table for a finished dataset: DIR/captions/NAME, beside its shards."""
+
+import shutil
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, get_args
+
+from tqdm import tqdm
+
+from data_prep.build.samples import plain_value
+from data_prep.build.tasks import LOCK_FILE, locked
+from data_prep.pool import run_in_pool
+from data_prep.reading import sample_metadata, smallest_tier, spaced_rows
+from data_prep.recaption.files import write_recaption
+from data_prep.recaption.join import (
+    SAMPLES,
+    TABLE,
+    Joined,
+    JoinState,
+    bucket_count,
+    join_bucket,
+    spread,
+)
+from data_prep.recaption.tables import CaptionTable
+from data_prep.text.captions import CaptionOptions, CaptionTemplate, parse_templates
+from data_prep.text.word_classes import TaggerName
+from pretrain.base.files import file_sha256, rename_durably, why_not_written
+from pretrain.dataset.captions import RecaptionInfo
+from pretrain.dataset.manifest import (
+    KEY_CHARS,
+    RECAPTIONS_FOLDER,
+    Manifest,
+    path_inside,
+    read_manifest,
+    recaption_folder,
+)
+
+WORK_FOLDER = ".unfinished"  # in DIR/captions
+
+
+@dataclass(frozen=True, kw_only=True)
+class RecaptionOptions:
+    """Where the captions are, and which sample each belongs to"""
+
+    source: str
+    """Table of captions: a file, a folder or a glob pattern of Parquet, CSV, TSV or JSON Lines."""
+    key: str
+    """The table's column that says which sample a row belongs to."""
+    match: str | None = None
+    """The dataset's metadata column that holds the same values as `key`. Null: `key` holds the
+    samples' keys, 16 hexadecimal digits, as in the shards."""
+
+
+def recaption(
+    directory: Path, options: RecaptionOptions, captions: CaptionOptions, workers: int | None
+) -> str:
+    """Write DIR/captions/NAME of each caption; returns a line for each.
+
+    ValueError, FileExistsError or FileNotFoundError name what to change; a folder has its name
+    only when it is whole.
+    """
+    manifest = read_manifest(directory)
+    table = CaptionTable(options.source)
+    templates = _templates(directory, manifest, table, options, captions)
+    path = path_inside(directory, manifest.tokenizer.file, "tokenizer.file")
+    if file_sha256(path) != manifest.tokenizer.sha256:
+        raise ValueError(f"{path}: its sha256 is not the manifest's; put the dataset's own back")
+    with _working(directory) as work:
+        for template in templates:  # another process may have been here first
+            _refuse_present(directory, template.name)
+        state = JoinState(
+            work=work,
+            tokenizer=path,
+            tagger=_tagger(manifest),
+            token_dtype=manifest.token_dtype,
+            vocab_size=manifest.tokenizer.vocab_size,
+            templates=templates,
+            max_chars=captions.caption_max_chars,
+        )
+        buckets = bucket_count(table.bytes, manifest.samples)
+        rejected: Counter[str] = Counter()
+        spread(_table_entries(table, options, templates, rejected), work, TABLE, buckets)
+        spread(_sample_entries(directory, manifest, options), work, SAMPLES, buckets)
+        joined = Joined(rejected=rejected)
+        results = run_in_pool(join_bucket, state, range(buckets), workers, lambda _: None)
+        for one in tqdm(results, total=buckets, unit=" parts", desc="recaption", disable=None):
+            _add(joined, one)
+        _check(directory, options, joined)
+        tables = [path.name for path in table.paths]
+        lines: list[str] = []
+        for template in templates:
+            info = write_recaption(
+                state, manifest, template, joined, buckets, tables, options.key, options.match
+            )
+            lines.append(_summary(directory, template.name, info, joined))
+        for template in templates:
+            folder = recaption_folder(directory, template.name, "--caption")
+            rename_durably(work / template.name, folder)
+    names = ", ".join([f"{manifest.captions[0]}: 1", *(f"{one.name}: 1" for one in templates)])
+    return "\n".join([*lines, f"train by them with --data.caption_weights '{{{names}}}'"])
+
+
+def _templates(
+    directory: Path,
+    manifest: Manifest,
+    table: CaptionTable,
+    options: RecaptionOptions,
+    captions: CaptionOptions,
+) -> list[CaptionTemplate]:
+    """The captions to make, none of which the dataset has."""
+    if options.key not in table.columns:
+        raise ValueError(
+            f"--key {options.key}: {options.source} has columns {table.columns}; choose one of them"
+        )
+    if not captions.caption:
+        raise ValueError(
+            f"--caption is missing: name the captions, as NAME={{COLUMN}}; {options.source} has "
+            f"columns {table.columns}"
+        )
+    templates = parse_templates(captions, table.columns, lists=table.list_columns)
+    for template in templates:
+        if template.name in manifest.captions:
+            raise ValueError(
+                f"--caption {template.name}=…: {directory} has captions {manifest.captions} "
+                "already; choose another name"
+            )
+        _refuse_present(directory, template.name)
+    return templates
+
+
+def _refuse_present(directory: Path, name: str) -> None:
+    folder = recaption_folder(directory, name, "--caption")
+    if folder.exists():
+        raise FileExistsError(
+            f"{folder} is there already: choose another name with --caption, or remove that folder"
+        )
+
+
+def _tagger(manifest: Manifest) -> TaggerName:
+    """The tagger of the dataset's own captions."""
+    known: dict[str, TaggerName] = {name: name for name in get_args(TaggerName)}
+    known["pattern"] = "textblob"  # as format version 1 calls it
+    if manifest.tagger not in known:
+        raise ValueError(
+            f"the manifest's tagger {manifest.tagger!r} is none of {list(known)}: the new captions "
+            "could not get the same word classes; build the dataset again"
+        )
+    return known[manifest.tagger]
+
+
+@contextmanager
+def _working(directory: Path) -> Iterator[Path]:
+    """A folder for what is unfinished, which nobody else uses; gone at the end, as is what a kill
+    has left. OSError says why a write failed."""
+    root = directory / RECAPTIONS_FOLDER
+    work = root / WORK_FOLDER
+    try:
+        with locked(root):
+            shutil.rmtree(work, ignore_errors=True)
+            work.mkdir()
+            try:
+                yield work
+            finally:
+                shutil.rmtree(work, ignore_errors=True)
+                (root / LOCK_FILE).unlink(missing_ok=True)
+                with suppress(OSError):
+                    root.rmdir()  # where nothing came of it
+    except (FileNotFoundError, FileExistsError):
+        raise
+    except OSError as error:
+        raise OSError(
+            f"{root}: {why_not_written(error, directory)}; mend this, or make room, and give the "
+            "same command again"
+        ) from error
+
+
+def _table_entries(
+    table: CaptionTable,
+    options: RecaptionOptions,
+    templates: list[CaptionTemplate],
+    rejected: Counter[str],
+) -> Iterator[tuple[str, Any]]:
+    """(key, (place, columns)) of each row that has a key and whose texts can be read."""
+    used = list(dict.fromkeys(name for one in templates for name in one.columns))
+    columns = list(dict.fromkeys([options.key, *used]))
+    for place, row in table.rows(columns):
+        key = key_text(row[options.key], f"--key {options.key} at {place}")
+        if key is None:
+            rejected["key_missing"] += 1
+        elif options.match is None and not is_hex_key(key):
+            raise ValueError(
+                f"--key {options.key} at {place} holds {key[:40]!r}, no sample's key of "
+                f"{KEY_CHARS} lower-case hexadecimal digits: choose another column, or name "
+                "the metadata column that holds such values with --match"
+            )
+        elif any(isinstance(row[name], bytes) for name in used):
+            rejected["caption_not_utf8"] += 1
+        else:
+            yield key, (place, {name: plain_value(row[name]) for name in used})
+
+
+def _sample_entries(
+    directory: Path, manifest: Manifest, options: RecaptionOptions
+) -> Iterator[tuple[str, int]]:
+    """(key, row) of each sample that has one."""
+    if options.match is None:
+        index = smallest_tier(directory, manifest).index
+        for rows in spaced_rows(manifest.samples, None):
+            keys = index["key"][rows].tolist()
+            yield from zip((key.decode() for key in keys), rows.tolist(), strict=True)
+        return
+    for row, meta in enumerate(sample_metadata(directory, manifest)):
+        if options.match not in meta:
+            raise ValueError(
+                f"--match {options.match}: {directory} has no such metadata (sample {row}); choose "
+                f"one of {sorted(meta)}"
+            )
+        key = key_text(meta[options.match], f"--match {options.match} in sample {row}")
+        if key is not None:
+            yield key, row
+
+
+def key_text(value: Any, where: str) -> str | None:
+    """A key as text; None where it is null or empty. ValueError for what is no text or number."""
+    if value is None or value == "":
+        return None
+    if isinstance(value, bool) or not isinstance(value, str | int):
+        raise ValueError(
+            f"{where} holds {str(value)[:40]!r} of type {type(value).__name__}: keys are texts or "
+            "whole numbers; choose another column, or write it as one of these"
+        )
+    return str(value)
+
+
+def is_hex_key(key: str) -> bool:
+    """Whether it looks like a sample's key."""
+    return len(key) == KEY_CHARS and not key.strip("0123456789abcdef")
+
+
+def _add(total: Joined, one: Joined) -> None:
+    """Add what came of one more bucket."""
+    total.rows += one.rows
+    total.given += one.given
+    total.unmatched_rows += one.unmatched_rows
+    total.repeated += one.repeated
+    total.left_out += one.left_out
+    total.example = total.example or one.example
+    total.rejected.update(one.rejected)
+    total.having.update(one.having)
+    for name, counts in one.counts.items():
+        total.counts[name] = total.counts[name] + counts if name in total.counts else counts
+
+
+def _check(directory: Path, options: RecaptionOptions, joined: Joined) -> None:
+    """ValueError where keys repeat, or nothing fits."""
+    if joined.repeated:
+        raise ValueError(
+            f"{joined.repeated:,} rows of --source {options.source} have the --key "
+            f"{options.key} of another row, e.g. {joined.example}: leave one row a key, or put a "
+            "key's captions into a column of lists"
+        )
+    if not joined.having:
+        with_what = f"--match {options.match}" if options.match else "the samples' keys"
+        raise ValueError(
+            f"no caption came of {joined.rows:,} rows of --source {options.source}: "
+            f"{joined.unmatched_rows:,} have a --key {options.key} that no sample of {directory} "
+            f"has (compared with {with_what}), rejected {dict(joined.rejected)}; change --key or "
+            "--match"
+        )
+
+
+def _summary(directory: Path, name: str, info: RecaptionInfo, joined: Joined) -> str:
+    folder = recaption_folder(directory, name, "--caption")
+    samples = info.samples_matched + info.samples_unmatched
+    rejected = "".join(f", {count:,} {reason}" for reason, count in info.rejected.items())
+    left_out = f", {joined.left_out:,} entries of lists left out" if joined.left_out else ""
+    return (
+        f"{folder}: {info.samples_matched:,} of {samples:,} samples; of the table "
+        f"{info.rows_matched:,} rows, {info.rows_unmatched:,} match no sample{rejected}{left_out}"
+    )

@@ -1,0 +1,1 @@
+"""Embeddings of a dataset: filters, clusters, pages of what is left out."""

@@ -1,0 +1,1 @@
+"""Captions, word classes, sentences, the vocabulary."""

@@ -1,0 +1,316 @@
+"""Reading a dataset directory: one indexed, checked read per sample."""
+
+import json
+import os
+import stat
+import threading
+import zlib
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pretrain.dataset.cache import ShardCache, ShardOptions
+from pretrain.dataset.index import open_index
+from pretrain.dataset.manifest import (
+    COPY_AGAIN,
+    INDEX_FILE,
+    MANIFEST_FILE,
+    ROW_HEAD,
+    Manifest,
+    path_inside,
+    read_manifest,
+)
+from pretrain.dataset.pictures_in_place import find_pictures
+from pretrain.dataset.shards import SHARD_READER
+from pretrain.tokens.tokenizer import Tokenizer, open_tokenizer
+from pretrain.tokens.vocabulary import Vocabulary
+
+
+class SampleError(ValueError):
+    """One sample cannot be used; `reason` is the name under which it is counted."""
+
+    def __init__(self, reason: str, key: str, detail: str) -> None:
+        super().__init__(f"sample {key}: {reason} ({detail})")
+        self.reason = reason
+        self.key = key
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sample:
+    """What training reads of one sample."""
+
+    jpeg: bytes  # of a tier in place maybe a picture file of another format
+    ids: NDArray[np.integer]  # all captions, concatenated
+    classes: NDArray[np.uint8]  # word class of each id
+
+
+def check_tier(manifest: Manifest, tier: str, directory: Path, option: str) -> None:
+    """ValueError, naming the option that asked, where a dataset lacks an image tier."""
+    if tier not in manifest.tiers:
+        raise ValueError(
+            f"{option}={tier!r} asked for, {directory} has image tiers {sorted(manifest.tiers)}: "
+            f"change {option}, or rebuild with `python -m data_prep build --tiers …`"
+        )
+
+
+def _status(path: Path, *, follow: bool) -> os.stat_result | None:
+    """What the file system says of a path, None where nothing is there."""
+    try:
+        return path.stat(follow_symlinks=follow)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+
+
+class Dataset:
+    """One image tier of a dataset directory, read by row. Its reads may run in many threads.
+
+    Checks at the start that the manifest, the index and the shard files agree in names, counts
+    and sizes (a look at every shard file, and `open_index`); every member read is checked against
+    its crc32. `option` is what asked for the tier, for error messages. Shards that come through a
+    cache are checked whole, by size and sha256, when they come.
+    """
+
+    def __init__(
+        self,
+        directory: Path,
+        tier: str,
+        option: str = "data.tier",
+        shards: ShardOptions | None = None,
+        looks: bool = True,
+    ) -> None:
+        """looks: whether this process looks at every shard file; of many ranks on a node one is
+        enough, and 40,000 files on a network disk take a while."""
+        self.directory = directory
+        self.manifest: Manifest = read_manifest(directory)
+        check_tier(self.manifest, tier, directory, option)
+        self.tier = tier
+        self.in_place = self.manifest.tiers[tier].in_place
+        self.token_dtype = np.dtype(self.manifest.token_dtype)
+        self._cache = self._open_cache(shards or ShardOptions())
+        self.shards = self._checked_shards() if looks else self._told_shards()
+        # Of each shard, the file of its pictures.
+        self.pictures = (
+            find_pictures(directory, self.manifest.tiers[tier], looks)
+            if self.in_place
+            else self.shards
+        )
+        self.close()  # files still open under these names may be those of a dataset built before
+        path = path_inside(directory, f"{tier}/{INDEX_FILE}", "tiers")
+        if shards is not None and shards.url is not None and not path.exists():
+            raise FileNotFoundError(
+                f"{option}={tier}: {path} was not brought: `python -m data_prep fetch {directory} "
+                f"--url {shards.url} --tiers {tier}` brings it"
+            )
+        self.index = open_index(path, self.manifest, self.manifest.tiers[tier])
+        self._shard_ends = np.cumsum([s.samples for s in self.manifest.tiers[tier].shards])
+        # The same rows as plain bytes: taking one apart costs a tenth of NumPy's field access.
+        self._rows = self.index.view(np.uint8).data
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What a loader process gets: all of it was checked here."""
+        return {name: value for name, value in vars(self).items() if name != "_rows"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        self._rows = self.index.view(np.uint8).data
+
+    def _open_cache(self, options: ShardOptions) -> ShardCache | None:
+        if options.cache is None:
+            return None
+        if self.in_place:
+            raise ValueError(
+                f"data.shards.cache={options.cache} asked for, tier {self.tier} of "
+                f"{self.directory} has its pictures in place, in tars that nothing can check "
+                "whole: leave it out, or copy the tars by hand and name their folder in "
+                "pictures_root.txt"
+            )
+        shards = self.manifest.tiers[self.tier].shards
+        return ShardCache(options.cache, options, options.url or str(self.directory), shards)
+
+    def _told_shards(self) -> list[str]:
+        """Paths of the tier's shards by the manifest alone; with a cache those of the copies."""
+        shards = self.manifest.tiers[self.tier].shards
+        if self._cache is not None:
+            return [str(self._cache.path(shard)) for shard in range(len(shards))]
+        return [str(self.directory / shard.file) for shard in shards]
+
+    def _checked_shards(self) -> list[str]:
+        """The same, each inside the dataset, a regular file and of its size."""
+        if self._cache is not None:
+            return self._told_shards()
+        paths: list[str] = []
+        folders: set[Path] = set()
+        for number, shard in enumerate(self.manifest.tiers[self.tier].shards):
+            path = self.directory / shard.file
+            entry = f"tiers.{self.tier}.shards.{number}.file"
+            # One metadata call a file: its folder is resolved once, it itself if it is a link.
+            if path.parent not in folders or "\0" in shard.file:
+                path_inside(self.directory, shard.file, entry)
+                folders.add(path.parent)
+            found = _status(path, follow=False)
+            if found is not None and stat.S_ISLNK(found.st_mode):
+                found = _status(path_inside(self.directory, shard.file, entry), follow=True)
+            if found is None or not stat.S_ISREG(found.st_mode) or found.st_size != shard.bytes:
+                raise ValueError(
+                    f"shard {path} has {found and found.st_size} bytes, the manifest says "
+                    f"{shard.bytes}: it is missing or damaged; copy it again or rebuild the dataset"
+                )
+            paths.append(str(path))
+        return paths
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    @property
+    def cache_bytes(self) -> int | None:
+        """How much the copies on the node's own disk may take; None without a cache."""
+        return None if self._cache is None else self._cache.limit_bytes
+
+    @property
+    def fingerprint(self) -> str:
+        """sha256 over the manifest: equal only for the same samples, tiers and tokenizer."""
+        return self.manifest.fingerprint
+
+    @property
+    def vocabulary(self) -> Vocabulary:
+        """Of the tokenizer that made the ids."""
+        told = self.manifest.tokenizer
+        return Vocabulary(
+            size=told.vocab_size, pad_id=told.pad_id, bos_id=told.bos_id, eos_id=told.eos_id
+        )
+
+    def tokenizer(self) -> Tokenizer:
+        """The tokenizer that made the ids; ValueError where the file is not the recorded one."""
+        recorded = self.manifest.tokenizer
+        tokenizer = open_tokenizer(path_inside(self.directory, recorded.file, "tokenizer.file"))
+        if tokenizer.sha256 != recorded.sha256:
+            raise ValueError(
+                f"tokenizer {tokenizer.file} has sha256 {tokenizer.sha256[:12]}…, the manifest "
+                f"says {recorded.sha256[:12]}…: put the dataset's own file back"
+            )
+        if tokenizer.vocabulary != self.vocabulary:
+            raise ValueError(
+                f"{self.directory / MANIFEST_FILE}: tokenizer has {self.vocabulary}, its file "
+                f"{tokenizer.vocabulary}; {COPY_AGAIN}"
+            )
+        return tokenizer
+
+    def read(self, row: int) -> Sample:
+        """Picture, ids and word classes of a row by one read; by two where pictures lie in place.
+
+        SampleError on damage.
+        """
+        _, shard, *members = ROW_HEAD.unpack_from(self._rows, row * self.index.itemsize)
+        start, jpg_bytes, jpg_crc, ids_at, ids_bytes, ids_crc, pos_at, pos_bytes, pos_crc = members
+        if self.in_place:
+            jpeg = self._read(row, shard, start, start + jpg_bytes, of_picture=True)
+            start = ids_at
+            block = self._read(row, shard, start, pos_at + pos_bytes)
+        else:
+            block = self._read(row, shard, start, pos_at + pos_bytes)
+            jpeg = block[:jpg_bytes]
+        ids = block[ids_at - start : ids_at - start + ids_bytes]
+        classes = block[pos_at - start :]
+        for name, member, crc in (
+            ("jpg", jpeg, jpg_crc),
+            ("ids", ids, ids_crc),
+            ("pos", classes, pos_crc),
+        ):
+            if zlib.crc32(member) != crc:
+                raise SampleError("crc_mismatch", self.key(row), f"member {name}")
+        if ids_bytes != pos_bytes * self.token_dtype.itemsize:
+            detail = f"{ids_bytes} bytes of ids, {pos_bytes} word classes"
+            raise SampleError("ids_invalid", self.key(row), detail)
+        return Sample(
+            jpeg=jpeg,
+            ids=np.frombuffer(ids, self.token_dtype),
+            classes=np.frombuffer(classes, np.uint8),
+        )
+
+    def read_ids(self, row: int) -> NDArray[np.integer]:
+        """Ids of all captions of a row. SampleError where they are not of this vocabulary."""
+        ids, vocab_size = self.read(row).ids, self.manifest.tokenizer.vocab_size
+        if len(ids) != self.index["tokens"][row].sum() or ids.max(initial=0) >= vocab_size:
+            raise SampleError("ids_invalid", self.key(row), f"vocabulary of {vocab_size}")
+        return ids
+
+    def check_ids(self, rows: int = 256) -> None:
+        """ValueError, with the shard's name, where ids of some evenly spaced rows are not of the
+        manifest's vocabulary: a writer that is wrong is wrong everywhere. Damaged rows are passed
+        over here: training replaces and counts them. Of shards that come through a cache the first
+        alone is looked at."""
+        samples = len(self) if self._cache is None else int(self._shard_ends[0])
+        step = max(1, samples // rows)
+        for row in range(0, samples, step):
+            try:
+                self.read_ids(row)
+            except SampleError as error:
+                if error.reason == "ids_invalid":
+                    shard = self.shards[int(self.index[row]["shard"])]
+                    raise ValueError(
+                        f"{shard}: {error}: it was tokenized by another tokenizer than the "
+                        "manifest says; build the dataset again"
+                    ) from error
+
+    def read_json(self, row: int) -> dict[str, Any]:
+        """The sample's json member: captions, token counts, metadata. SampleError on damage."""
+        entry = self.index[row]
+        start, size, crc = entry["json"].item()
+        block = self._read(row, int(entry["shard"]), start, start + size)
+        if zlib.crc32(block) != crc:
+            raise SampleError("crc_mismatch", self.key(row), "member json")
+        return json.loads(block)
+
+    def key(self, row: int) -> str:
+        return self.index[row]["key"].decode("ascii", "backslashreplace")
+
+    def _read(self, row: int, shard: int, start: int, end: int, of_picture: bool = False) -> bytes:
+        """Bytes of a shard. A place outside it, in an index too large to check whole, is the
+        sample's fault; an I/O error or a file cut since the start never is."""
+        shards = self.manifest.tiers[self.tier].shards
+        size = -1
+        if shard < len(shards):
+            size = shards[shard].picture_bytes if of_picture else shards[shard].bytes
+        if not start <= end <= size:
+            raise SampleError("index_invalid", self.key(row), f"shard {shard}, bytes {start}-{end}")
+        if self._cache is None:
+            path = (self.pictures if of_picture else self.shards)[shard]
+            return SHARD_READER.read(path, start, end - start)
+        self._cache.use(shard)
+        bring = partial(self._cache.bring, shard)
+        return SHARD_READER.read(self.shards[shard], start, end - start, bring)
+
+    def shards_of(self, first: int, stop: int) -> range:
+        """Numbers of the shards that hold rows first…stop."""
+        ends = self._shard_ends
+        begin = int(np.searchsorted(ends, first, side="right"))
+        return range(begin, int(np.searchsorted(ends, stop - 1, side="right")) + 1)
+
+    def read_ahead(self, first: int, stop: int, given_up: threading.Event) -> None:
+        """Have rows first…stop at hand soon: their shards in the cache, their bytes in memory.
+
+        OSError where that cannot be; reading them will say more. Ends soon where it is given up.
+        """
+        for shard in self.shards_of(first, stop):
+            last = min(stop, int(self._shard_ends[shard])) - 1
+            start = int(self.index[first]["jpg"]["offset"])
+            end = int(self.index[last]["pos"]["offset"]) + int(self.index[last]["pos"]["size"])
+            if self.in_place:
+                stored = self.index[last]["jpg"]
+                size = int(stored["offset"]) + int(stored["size"]) - start
+                SHARD_READER.read_ahead(self.pictures[shard], start, size)
+                start = int(self.index[first]["ids"]["offset"])
+            bring = None
+            if self._cache is not None:
+                self._cache.use(shard)
+                bring = partial(self._cache.bring, shard, given_up)
+            SHARD_READER.read_ahead(self.shards[shard], start, end - start, bring)
+            first = last + 1
+
+    def close(self) -> None:
+        """Close the shard files; a later read opens them again."""
+        SHARD_READER.forget({*self.shards, *self.pictures})

@@ -1,0 +1,106 @@
+"""Sample weights: how often each row of a dataset is shown an epoch, read from a file beside it."""
+
+from pathlib import Path
+from tokenize import TokenError
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pretrain.base.files import file_sha256
+from pretrain.dataset.manifest import weights_file
+
+_BLOCK_ROWS = 1 << 13  # rows whose sums are kept: 50,000 numbers for 400 million rows
+
+
+class SampleWeights:
+    """(samples,) float32 weights, mapped. Systematic resampling shows a row as often as it weighs.
+
+    An epoch lays its epoch_samples points at equal distances, 1 but for rounding the weights' sum
+    to a whole number, over the weights laid end to end, and shows each point's row. So a row comes
+    floor or ceil of its weight times an epoch (but for that rounding, at most half a sample in all
+    an epoch), and which of the two is drawn anew by where the first point lies. In memory are only
+    the sums of blocks.
+    """
+
+    def __init__(self, weights: NDArray[np.float32], sha256: str = "") -> None:
+        self.sha256 = sha256
+        self._weights = weights
+        starts = np.arange(0, len(weights), _BLOCK_ROWS)
+        # Block by block: a cast of the whole would double the file in memory.
+        sums = [float(weights[s : s + _BLOCK_ROWS].sum(dtype=np.float64)) for s in starts]
+        self._ends = np.cumsum(sums)
+        total = float(self._ends[-1])
+        self.epoch_samples = max(round(total), 1)
+        self._step = total / self.epoch_samples
+
+    def rows(self, points: NDArray[np.int64], start: float) -> NDArray[np.int64]:
+        """Row of each point 0…epoch_samples of an epoch, the first of which lies at `start`, from 0
+        to 1; the rows ascend with the points. Those of weight 0 are never among them."""
+        return self._at((points.astype(np.float64) + start) * self._step)
+
+    def pick(self, draws: NDArray[np.float64]) -> NDArray[np.int64]:
+        """Row for each uniform draw in [0, 1), as likely as it weighs."""
+        return self._at(draws * self._ends[-1])
+
+    def _at(self, places: NDArray[np.float64]) -> NDArray[np.int64]:
+        places = np.minimum(places, np.nextafter(self._ends[-1], 0))
+        blocks = np.searchsorted(self._ends, places, side="right")
+        order = np.argsort(blocks, kind="stable")
+        out = np.empty(len(places), np.int64)
+        for mine in np.split(order, np.flatnonzero(np.diff(blocks[order])) + 1):
+            block = int(blocks[mine[0]])
+            first = block * _BLOCK_ROWS
+            begin = self._ends[block - 1] if block else 0.0
+            weights = self._weights[first : first + _BLOCK_ROWS]
+            ends = begin + np.cumsum(weights, dtype=np.float64)
+            # Summed in another order than the block's sum, the last end can lie a bit before it.
+            inside = np.minimum(places[mine], np.nextafter(ends[-1], 0))
+            out[mine] = first + np.searchsorted(ends, inside, side="right")
+        return out
+
+
+def open_weights(dataset_dir: Path, name: str, samples: int) -> SampleWeights:
+    """The weights of DATASET/weights/NAME.npy, with their file's sha256.
+
+    FileNotFoundError or ValueError name the file, its fault and data.weights. Reads the whole file:
+    4 bytes a row.
+    """
+    values = read_weights(dataset_dir, name, samples, "data.weights")
+    return SampleWeights(values, file_sha256(weights_file(dataset_dir, name, "data.weights")))
+
+
+def read_weights(dataset_dir: Path, name: str, samples: int, option: str) -> NDArray[np.float32]:
+    """(samples,) of DATASET/weights/NAME.npy, mapped and checked; errors name `option`."""
+    path = weights_file(dataset_dir, name, option)
+    if not path.is_file():
+        found = sorted(file.stem for file in path.parent.glob("*.npy"))
+        raise FileNotFoundError(
+            f"{option}={name!r}: there is no {path}; {dataset_dir} has weights {found}: choose "
+            "one of them, or make one with `python -m data_prep weigh`"
+        )
+    try:
+        values = np.lib.format.open_memmap(path, mode="r")
+    except (ValueError, EOFError, OverflowError, SyntaxError, TokenError) as error:
+        reason = str(error).splitlines()[0]
+        raise ValueError(f"{option}={name!r}: {path} is no NumPy file: {reason}") from error
+    if fault := _fault(values, samples):
+        raise ValueError(
+            f"{option}={name!r}: {path} {fault}: make it again with `python -m data_prep "
+            f"weigh`, or leave {option} out"
+        )
+    return values
+
+
+def _fault(values: NDArray[np.float32], samples: int) -> str | None:
+    """What is wrong with weights of a dataset of so many samples; None if nothing."""
+    if values.dtype != np.dtype("<f4") or values.shape != (samples,):
+        return f"holds {values.dtype} of shape {values.shape}, needed is float32 of ({samples},)"
+    shown = False
+    for first in range(0, samples, _BLOCK_ROWS):
+        block = values[first : first + _BLOCK_ROWS]
+        wrong = ~(np.isfinite(block) & (block >= 0))
+        if wrong.any():
+            row = int(np.argmax(wrong))
+            return f"has {block[row]} in row {first + row}, needed are finite weights of at least 0"
+        shown = shown or bool(block.any())
+    return None if shown else "has only zeros, so that nothing would be shown"

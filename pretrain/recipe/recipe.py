@@ -1,0 +1,242 @@
+"""The recipe: every option of a training job, composed; YAML files under dotted overrides."""
+
+import argparse
+import itertools
+import json
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+from jsonargparse import ArgumentParser, Namespace, set_parsing_settings
+
+from pretrain.base.run_files import RECIPE_FILE
+from pretrain.batches.augment import Normalisation
+from pretrain.batches.collate import FailureOptions
+from pretrain.batches.loader import LoaderOptions
+from pretrain.batches.order import WINDOW_SAMPLES, OrderRule
+from pretrain.cli import check_words, known_options
+from pretrain.dataset.cache import ShardOptions
+from pretrain.engine.ds_config import EngineOptions
+from pretrain.engine.optimizers import OptimizerOptions
+from pretrain.evaluation.options import EvaluationOptions
+from pretrain.losses.options import LossOptions
+from pretrain.models.clip import ModelOptions
+from pretrain.models.presets import PRESETS
+from pretrain.models.starting import StartOptions
+from pretrain.recipe.run_options import CheckpointOptions, LogOptions, WatchdogOptions
+from pretrain.recipe.stages import StageOptions
+from pretrain.tokens.context import special_count
+from pretrain.tokens.image_reduction import kept_count
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataOptions:
+    """What is trained on."""
+
+    train: Path
+    """Dataset directory made by `python -m data_prep build`."""
+    tier: str = "full"
+    """Image tier to read; a stage may name another."""
+    caption_weights: dict[str, float] = field(default_factory=dict)
+    """How often each named caption of a picture is drawn; empty draws all of the manifest alike.
+    Names of captions/NAME in the dataset count too: `python -m data_prep recaption` makes one."""
+    weights: str | None = None
+    """Name of weights/NAME.npy in the dataset: how often each sample is shown an epoch; null shows
+    each once. `python -m data_prep weigh` makes one."""
+    order: OrderRule | None = None
+    """Rule of the sample order; null is the newest, or the one that a run folder began with."""
+    shuffle_window_samples: int = WINDOW_SAMPLES
+    """Samples shuffled into each other: at least 16 of the largest global batch."""
+    normalisation: Normalisation = "imagenet"
+    """Pixel mean and std: imagenet (CLIPA v2), openai (clipa_torch v1), or inception (SigLIP: -1
+    to 1)."""
+    loader: LoaderOptions = field(default_factory=LoaderOptions)
+    """Background building of batches."""
+    shards: ShardOptions = field(default_factory=ShardOptions)
+    """Shards that lie far away, and copies of them on the node's own disk."""
+    failures: FailureOptions = field(default_factory=FailureOptions)
+    """When unusable samples stop the run."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """A training job from random or given weights to the last stage's end."""
+
+    run_dir: Path
+    """Run folder: everything the run writes; the same command on it resumes."""
+    data: DataOptions
+    """What is trained on."""
+    stages: dict[str, StageOptions]
+    """Stages by name, run in order as one job."""
+    model: ModelOptions = field(default_factory=ModelOptions)
+    """The two towers."""
+    start: StartOptions = field(default_factory=StartOptions)
+    """Weights that the first stage starts from."""
+    loss: LossOptions = field(default_factory=LossOptions)
+    """The loss over the global batch: softmax or sigmoid."""
+    optimizer: OptimizerOptions = field(default_factory=OptimizerOptions)
+    """The optimizer, fresh in each stage."""
+    temperature_base_learning_rate: float | None = None
+    """Peak learning rate of the log scale per 256 samples; by default the stage's own."""
+    engine: EngineOptions = field(default_factory=EngineOptions)
+    """DeepSpeed, precision, activation checkpointing."""
+    checkpoint: CheckpointOptions = field(default_factory=CheckpointOptions)
+    """Checkpoints."""
+    evaluation: EvaluationOptions = field(default_factory=EvaluationOptions)
+    """Evaluation during and after training."""
+    log: LogOptions = field(default_factory=LogOptions)
+    """Metrics."""
+    watchdog: WatchdogOptions = field(default_factory=WatchdogOptions)
+    """The end of a run that stands still."""
+    seed: int = 0
+    """Seeds weights, sample order and every draw."""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.seed < 1 << 63:
+            raise ValueError(f"seed={self.seed}: it must be from 0 to 2^63 - 1")
+        if not self.stages:
+            raise ValueError("the recipe has no stages: give at least one under `stages`")
+        rate = self.temperature_base_learning_rate
+        if rate is not None and not rate >= 0:
+            raise ValueError(
+                f"temperature_base_learning_rate={rate}: 0 (freeze), a positive rate, or null"
+            )
+        window = self.data.shuffle_window_samples
+        for name, stage in self.stages.items():
+            stage.check(f"stages.{name}")
+            if (batch := stage.global_batch_samples) * 16 > window:
+                raise ValueError(
+                    f"data.shuffle_window_samples={window} holds fewer than 16 batches of "
+                    f"stages.{name}.global_batch_samples={batch}: choose {batch * 16} or more"
+                )
+            tokens, image = stage.tokens, self.model.image
+            if tokens.image_px < 1 or tokens.image_px % image.patch_px:
+                raise ValueError(
+                    f"stages.{name}.tokens.image_px={tokens.image_px} is not a positive multiple "
+                    f"of model.image.patch_px={image.patch_px}: choose a multiple"
+                )
+            try:
+                image_tokens(self, stage)
+            except ValueError as error:
+                raise ValueError(f"stages.{name}.tokens: {error}") from error
+            if tokens.text_tokens <= special_count(self.model.text.specials):
+                raise ValueError(
+                    f"stages.{name}.tokens.text_tokens={tokens.text_tokens} leaves no room beside "
+                    f"the special tokens ({self.model.text.specials}): choose a larger one"
+                )
+
+
+def image_tokens(recipe: Recipe, stage: StageOptions) -> tuple[int, int]:
+    """(kept, full) patch tokens of a stage's pictures, without CLS; full is of its image_px."""
+    grid = stage.tokens.image_px // recipe.model.image.patch_px
+    kept = kept_count(stage.tokens.image_reduction, grid, stage.tokens.image_keep_tokens)
+    return kept, grid * grid
+
+
+def check_ranks(recipe: Recipe, world_size: int) -> None:
+    """ValueError unless every stage's batch divides evenly over the ranks and their passes."""
+    for name, stage in recipe.stages.items():
+        batch, micro = stage.global_batch_samples, stage.micro_batch_samples
+        if batch % world_size:
+            below, above = batch // world_size * world_size, -(-batch // world_size) * world_size
+            raise ValueError(
+                f"stages.{name}.global_batch_samples={batch} is not divisible "
+                f"by the {world_size} ranks: choose {below or above} or {above}"
+            )
+        if micro is not None and (batch // world_size) % micro:
+            raise ValueError(
+                f"stages.{name}.micro_batch_samples={micro} does not divide the "
+                f"{batch // world_size} samples of each of the {world_size} ranks: choose a divisor"
+            )
+
+
+def parser() -> ArgumentParser:
+    """The command line: `--config FILE` (later files over earlier) and dotted overrides."""
+    # What stands below an option's definition becomes its help.
+    set_parsing_settings(docstring_parse_attribute_docstrings=True)
+    result = ArgumentParser(
+        prog="pretrain.train",
+        description="CLIPA pretraining on DeepSpeed. The same command resumes a stopped run. The "
+        "options of a stage are --stages.NAME.OPTION; --stages.help lists them, without the NAME.",
+        default_config_files=[],
+        exit_on_error=False,
+    )
+    result.add_argument("--config", action="config", help="Recipe YAML; may be given again.")
+    result.add_class_arguments(Recipe, as_group=False)
+    return result
+
+
+def parse(arguments: list[str] | None = None) -> tuple[Recipe, str]:
+    """(recipe, resolved YAML) of a command line. ValueError or FileNotFoundError name the option,
+    what was found and what is possible, in one line."""
+    words = sys.argv[1:] if arguments is None else arguments
+    options = parser()
+    if not {"-h", "--help", "--stages.help"} & set(words):
+        check_words(words, Recipe)
+    try:
+        words, presets = _with_presets(words)
+        parsed = options.parse_args(words)
+    except argparse.ArgumentError as error:
+        raise ValueError(" ".join(str(error).split())) from error
+    if parsed.model.preset in presets:  # its numbers stand there, and hold whatever it means later
+        parsed.model.preset = None
+    return _recipe(options, parsed), options.dump(parsed, skip_none=False)
+
+
+def _with_presets(words: list[str]) -> tuple[list[str], list[str]]:
+    """(a command line where the numbers of every preset stand too, the presets found).
+
+    Its numbers are a recipe right before the file that names it, or behind the last file where the
+    command line does: over earlier files, under all that its own source says beside it.
+    """
+    found: list[str] = []
+    presets: list[str] = []
+    behind_files = 0
+    for word, following in itertools.pairwise([*words, ""]):
+        option, equals, value = word.partition("=")
+        value = value if equals else following
+        if option == "--config":
+            content = yaml.safe_load(Path(value).read_text(encoding="utf-8"))
+            model = content.get("model")
+            if name := model.get("preset") if isinstance(model, dict) else None:
+                presets.append(name)
+                found += _preset_words(name)
+            behind_files = len(found) + (1 if equals else 2)
+        elif option == "--model.preset" and value != "null":
+            presets.append(value)
+            found[behind_files:behind_files] = _preset_words(value)
+            behind_files += 2
+        found.append(word)
+    return found, presets
+
+
+def _preset_words(name: str) -> list[str]:
+    return ["--config", json.dumps({"model": PRESETS[name]})]
+
+
+def _recipe(options: ArgumentParser, parsed: Namespace) -> Recipe:
+    values = options.instantiate(parsed)
+    return Recipe(**{name: getattr(values, name) for name in Recipe.__dataclass_fields__})
+
+
+def stored_recipe(run: Path) -> dict[str, Any]:
+    """The values of a run folder's resolved recipe, as plain data."""
+    path = run / RECIPE_FILE
+    if not path.is_file():
+        raise FileNotFoundError(f"no {RECIPE_FILE} in {run}: not a run folder; check --run_dir")
+    return yaml.safe_load(path.read_text(encoding="utf-8"))
+
+
+def read_recipe(run: Path) -> Recipe:
+    """The resolved recipe of a run folder, wherever that folder lies now.
+
+    Options that this version does not have are left out: another version wrote them.
+    """
+    content = known_options(stored_recipe(run), Recipe)
+    options = parser()
+    try:
+        return _recipe(options, options.parse_object({**content, "run_dir": str(run)}))
+    except argparse.ArgumentError as error:
+        raise ValueError(f"{run / RECIPE_FILE}: {' '.join(str(error).split())}") from error

@@ -1,0 +1,204 @@
+"""Batches built by processes beside the training process."""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from contextlib import suppress
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pytest
+import torch
+from test_bad_data import collator
+
+from pretrain.base import progress
+from pretrain.base.distributed import ranks_on_node
+from pretrain.batches.collate import Collator
+from pretrain.batches.loader import LoaderOptions, batches
+from pretrain.batches.order import SampleOrder
+from pretrain.batches.workers import Workers
+from pretrain.dataset.sample_weights import open_weights
+
+PROCESSES = LoaderOptions(kind="processes", workers=2)
+ROOT = Path(__file__).resolve().parents[2]
+ONE = np.arange(4)
+
+
+def stream(collate: Collator, options: LoaderOptions, end: int = 64):
+    return batches(
+        collator=collate,
+        order=SampleOrder(samples=len(collate.dataset), seed=0, weights=collate.weights),
+        start=0,
+        end=end,
+        global_batch_samples=16,
+        rank=0,
+        world_size=2,
+        options=options,
+    )
+
+
+def images_of(collate: Collator, count: int) -> np.ndarray:
+    px = collate.tokens.image_px
+    return np.empty((count, px, px, 3), np.uint8)
+
+
+def servers() -> list[psutil.Process]:
+    """Of this process's loaders."""
+    children = psutil.Process().children()
+    return [one for one in children if "pretrain.batches.workers" in one.cmdline()]
+
+
+def test_processes_build_what_threads_build_and_leave_nothing(tiny_dataset):
+    collate = collator(tiny_dataset)
+    by_threads = list(stream(collate, LoaderOptions(kind="threads", workers=2)))
+    by_processes = list(stream(collate, PROCESSES))
+    assert len(by_processes) == len(by_threads) == 4
+    for one, other in zip(by_threads, by_processes, strict=True):
+        assert one.keys() == other.keys()
+        for name, value in one.items():
+            np.testing.assert_equal(other[name], value, err_msg=name)
+    assert not servers()
+
+
+def test_weights_are_mapped_by_the_processes_too(copy):
+    (copy / "weights").mkdir()
+    samples = len(collator(copy).dataset)
+    weights = np.random.default_rng(0).random(samples, np.float32)
+    np.save(copy / "weights" / "some.npy", weights)
+    collate = collator(copy)
+    collate.weights = open_weights(copy, "some", samples)
+    # A damaged sample is replaced by the weights, in the process that built it.
+    shard = copy / collate.dataset.manifest.tiers["full"].shards[0].file
+    content = bytearray(shard.read_bytes())
+    for row in range(0, 30):
+        content[int(collate.dataset.index["jpg"]["offset"][row]) + 20] ^= 255
+    shard.write_bytes(content)
+    pair = [list(stream(collate, kind)) for kind in (LoaderOptions(workers=0), PROCESSES)]
+    assert sum(batch["replaced"].get("crc_mismatch", 0) for batch in pair[0]) > 0
+    for one, other in zip(*pair, strict=True):
+        np.testing.assert_equal(other, one)
+
+
+def test_a_fault_in_a_process_is_raised_here_and_the_next_batch_is_built(copy):
+    collate = collator(copy)
+    workers = Workers(collate, count=1, samples=4)
+    shard = Path(collate.dataset.shards[0])
+    shard.rename(shard.with_suffix(".away"))
+    with pytest.raises(OSError, match=r"00000\.tar could not be read.*start the same command"):
+        workers.build(ONE, ONE, images_of(collate, 4))
+    shard.with_suffix(".away").rename(shard)
+    again = workers.build(ONE, ONE, images_of(collate, 4))
+    np.testing.assert_equal(again, collate(ONE, ONE))
+    workers.close()
+
+
+def test_a_process_that_was_killed_is_told_of_in_one_line(tiny_dataset, capfd):
+    collate = collator(tiny_dataset)
+    workers = Workers(collate, count=1, samples=4)
+    workers.build(ONE, ONE, images_of(collate, 4))
+    (server,) = servers()
+    (worker,) = server.children()
+    assert not [m.path for m in worker.memory_maps() if m.path.startswith("/dev/shm")]
+    worker.kill()
+    with pytest.raises(RuntimeError, match=r"lower data\.loader\.workers"):
+        workers.build(ONE, ONE, images_of(collate, 4))
+    server.wait(10)
+    assert f"(pid {worker.pid}) ended by signal SIGKILL" in capfd.readouterr().err
+    workers.close()
+
+
+def test_a_stopped_run_is_not_stopped_by_its_loader(tiny_dataset):
+    """Slurm and terminals signal every process of a job; only the training process decides."""
+    collate = collator(tiny_dataset)
+    workers = Workers(collate, count=1, samples=4)
+    workers.build(ONE, ONE, images_of(collate, 4))
+    (server,) = servers()
+    for process in (server, *server.children()):
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):
+            process.send_signal(number)
+    workers.build(ONE, ONE, images_of(collate, 4))
+    workers.close()
+    assert not psutil.pid_exists(server.pid)
+
+
+TRAIN = """
+import sys, time
+from pathlib import Path
+import numpy as np
+sys.path[:0] = [{tests!r}, {root!r}]
+import psutil
+from test_loader_processes import ONE, collator, images_of
+from pretrain.batches.workers import Workers
+collate = collator(Path({dataset!r}))
+workers = Workers(collate, count=2, samples=4)
+workers.build(ONE, ONE, images_of(collate, 4))
+family = []
+while len(family) < 3:  # the second worker may not have been needed yet
+    family = [p.pid for p in psutil.Process().children(recursive=True)]
+print(*family, flush=True)
+time.sleep(60)
+"""
+
+
+def test_killing_the_training_process_ends_all(tiny_dataset):
+    code = TRAIN.format(tests=str(ROOT / "tests"), root=str(ROOT), dataset=str(tiny_dataset))
+    run = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+    assert run.stdout is not None
+    family = [int(pid) for pid in run.stdout.readline().split()]
+    assert len(family) == 3  # the server and its two workers
+    run.kill()
+    run.wait()
+    run.stdout.close()
+    end = time.monotonic() + 20
+    while alive := [pid for pid in family if psutil.pid_exists(pid)]:
+        assert time.monotonic() < end, f"{alive} live on"
+        time.sleep(0.05)
+
+
+def test_the_watchdog_sees_what_a_process_reads(copy):
+    """A pipe in a shard's place: opening it waits for a writer, as a hung disk does."""
+    collate = collator(copy)
+    shard = Path(collate.dataset.shards[0])
+    shard.unlink()
+    os.mkfifo(shard)
+    workers = Workers(collate, count=1, samples=4)
+    built = stream_in_background(workers, collate)
+    end = time.monotonic() + 20
+    while progress.longest_read() is None:
+        assert time.monotonic() < end
+        time.sleep(0.05)
+    read = progress.longest_read()
+    assert read is not None and read[0] == str(shard) and 0 <= read[1] < 20
+    workers.close()
+    assert progress.longest_read() is None
+    built.join(10)
+    assert not built.is_alive()
+
+
+def stream_in_background(workers, collate):
+    def build():
+        with suppress(RuntimeError):
+            workers.build(ONE, ONE, images_of(collate, 4))
+
+    thread = threading.Thread(target=build)
+    thread.start()
+    return thread
+
+
+def test_the_number_of_workers_follows_the_device_and_the_node(monkeypatch):
+    cuda, cpu = torch.device("cuda", 0), torch.device("cpu")
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(96)))
+    for name in ("WORLD_SIZE", "LOCAL_WORLD_SIZE", "LOCAL_SIZE"):
+        monkeypatch.delenv(name, raising=False)
+    assert ranks_on_node() == 1
+    assert LoaderOptions().workers_on(cpu) == 2 and LoaderOptions().workers_on(cuda) == 16
+    monkeypatch.setenv("WORLD_SIZE", "16")
+    monkeypatch.setenv("LOCAL_SIZE", "8")  # the deepspeed launcher's
+    assert ranks_on_node() == 8 and LoaderOptions().workers_on(cuda) == 10
+    assert LoaderOptions(workers=3).workers_on(cuda) == 3
+    assert LoaderOptions().are_processes(cuda) and not LoaderOptions().are_processes(cpu)
+    assert not LoaderOptions(kind="threads").are_processes(cuda)

@@ -1,0 +1,98 @@
+"""Captions come out clean, named, and absent where a column is empty."""
+
+import random
+
+import ftfy
+import pytest
+
+from data_prep.rejection import RejectedError
+from data_prep.text.captions import CaptionOptions, clean_text, make_captions, parse_templates
+
+COLUMNS = ["caption", "keywords", "year"]
+
+
+def make(caption: tuple[str, ...], row: dict) -> dict[str, str]:
+    templates = parse_templates(CaptionOptions(caption=list(caption)), COLUMNS)
+    return make_captions(templates, {**dict.fromkeys(COLUMNS), **row}, 100)
+
+
+@pytest.mark.parametrize(
+    ("dirty", "clean"),
+    [
+        ("  a \t dog\n\nruns ", "a dog runs"),
+        ("caf\u0065\u0301", "café"),  # NFD to NFC
+        ("schÃ¶n", "schön"),  # UTF-8 once read as Latin-1
+        ("Tom &amp; Jerry", "Tom & Jerry"),
+        ("1 &amp;lt; 2", "1 < 2"),  # escaped twice, as crawled alt texts often are
+        ("a\u00a0b\u3000c", "a b c"),
+        ("\x00\x01dog\x1b[31m", "dog"),
+        ("東京タワー 😀", "東京タワー 😀"),
+    ],
+)
+def test_text_is_cleaned(dirty: str, clean: str) -> None:
+    assert clean_text(dirty) == clean
+    assert clean_text(clean) == clean
+
+
+def test_what_is_not_looked_at_has_nothing_to_mend() -> None:
+    """Plain texts pass by ftfy: it would change none of them."""
+    draws = random.Random(0)
+    for _ in range(3000):
+        text = "".join(chr(draws.randrange(32, 127)) for _ in range(draws.randrange(60)))
+        if "&" not in text:
+            assert clean_text(text) == " ".join(ftfy.fix_text(text).split()), repr(text)
+
+
+def test_templates_name_captions_in_order() -> None:
+    made = make(
+        ("label={caption}", "both={caption}, {keywords}", "fixed={year}: {{a}} {caption}"),
+        {"caption": "a dog", "keywords": ["pet", "", "animal"], "year": 1999},
+    )
+    assert list(made.items()) == [
+        ("label", "a dog"),
+        ("both", "a dog, pet, animal"),
+        ("fixed", "1999: {a} a dog"),
+    ]
+
+
+@pytest.mark.parametrize("empty", [None, "", "  ", []])
+def test_a_caption_with_an_empty_column_is_absent(empty: object) -> None:
+    made = make(
+        ("label={caption}", "both={caption}, {keywords}"), {"caption": "x", "keywords": empty}
+    )
+    assert made == {"label": "x"}
+
+
+def test_zero_is_not_empty() -> None:
+    assert make(("label={year}",), {"year": 0}) == {"label": "0"}
+
+
+def test_braces_in_a_column_are_text() -> None:
+    assert make(("label={caption}",), {"caption": "{year}"}) == {"label": "{year}"}
+
+
+def test_no_caption_left_is_a_rejection() -> None:
+    with pytest.raises(RejectedError, match="caption_empty"):
+        make(("label={caption}",), {"caption": None})
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        ("{caption}",),
+        ("=x",),
+        ("my label={caption}",),
+        ("label=no column",),
+        ("label={nothing}",),
+        ("label={caption[0]}",),
+        ("label={caption.x}",),
+        ("label={caption:>5}",),
+        ("label={caption!r}",),
+        ("label={}",),
+        ("label={caption",),
+        ("a={caption}", "a={keywords}"),
+    ],
+)
+def test_wrong_templates_name_the_option(wrong: tuple[str, ...]) -> None:
+    with pytest.raises(ValueError, match="--caption"):
+        parse_templates(CaptionOptions(caption=list(wrong)), COLUMNS)

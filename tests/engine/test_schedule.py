@@ -1,0 +1,73 @@
+"""The learning rate at every step, against tables computed by hand."""
+
+import pytest
+from tiny_runs import ROOT
+
+from pretrain.engine.schedule import ScheduleOptions, learning_rate, peak_learning_rate
+from pretrain.recipe.recipe import parse
+from pretrain.recipe.stages import plan_stages
+
+TINY = ["--config", str(ROOT / "pretrain/recipes/tiny.yaml")]
+WSD = "{kind: wsd, decay_share: 0.5}"
+
+
+def rates(steps: int, warmup_steps: int, **schedule) -> list[float]:
+    options = ScheduleOptions(**schedule)
+    return [
+        learning_rate(step=step, steps=steps, warmup_steps=warmup_steps, peak=2.0, schedule=options)
+        for step in range(steps)
+    ]
+
+
+def test_cosine_is_a_linear_warmup_and_half_a_cosine():
+    # peak x (step + 1) / warmup, then peak x (1 + cos(pi (step - warmup) / (steps - warmup))) / 2
+    found = rates(110, 10)
+    assert found[0] == pytest.approx(0.2)
+    assert found[9] == pytest.approx(2.0)
+    assert found[10] == pytest.approx(2.0)
+    assert found[60] == pytest.approx(1.0)
+    assert found[35] == pytest.approx(1.7071067811865475)  # 1 + cos(pi / 4)
+    assert found[109] == pytest.approx(0.0004934396342684)  # 1 + cos(0.99 pi)
+    assert rates(110, 0)[0] == pytest.approx(2.0)
+    assert rates(110, 0)[55] == pytest.approx(1.0)
+    assert peak_learning_rate(1e-3, 1024) == pytest.approx(4e-3)
+
+
+def test_warmup_stable_decay_by_hand():
+    # 4 steps of warmup, 8 at the peak, then 4 of decay: 1 - sqrt(0, 1/4, 2/4, 3/4), times 2.
+    flat = [0.5, 1.0, 1.5, 2.0] + [2.0] * 8
+    sqrt = [2.0, 1.0, 0.5857864376269049, 0.2679491924311228]
+    found = rates(16, 4, kind="wsd", decay_share=0.25)
+    assert found == pytest.approx([*flat, *sqrt])
+    found = rates(16, 4, kind="wsd", decay_share=0.25, decay="linear")
+    assert found == pytest.approx([*flat, 2.0, 1.5, 1.0, 0.5])
+    # The whole stage decays, without warmup.
+    found = rates(4, 0, kind="wsd", decay_share=1.0, decay="linear")
+    assert found == pytest.approx([2.0, 1.5, 1.0, 0.5])
+
+
+def test_a_stage_of_a_recipe_has_its_own():
+    recipe, resolved = parse([*TINY, "--stages.full.schedule", WSD])
+    reduced, full = plan_stages(recipe.stages, 1000)
+    # tiny.yaml: 4 steps, of which 1 of warmup; the last 2 decay.
+    assert [full.schedule(step) for step in range(4)] == pytest.approx(
+        [1, 1, 1, 0.2928932188134524]
+    )
+    assert reduced.options.schedule.kind == "cosine" and "kind: wsd" in resolved
+
+
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [
+        (["--stages.full.schedule.decay_share", "0"], r"stages\.full\.schedule\.decay_share=0"),
+        (["--stages.full.schedule.kind", "step"], "cosine, wsd"),
+        (["--stages.full.schedule", WSD, "--stages.full.warmup_steps", "4"],
+         r"stages\.full\.warmup_steps=4 and the 2 steps of schedule\.decay_share=0\.5"),
+        (["--stages.full.schedule", WSD, "--stages.full.warmup_steps", "null",
+          "--stages.full.warmup_share", "0.6"], r"decay_share=0\.5 with stages\.full\.warmup"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_is_named(options, named):
+    with pytest.raises(ValueError, match=named) as raised:
+        parse([*TINY, *options])
+    assert "\n" not in str(raised.value)

@@ -1,0 +1,184 @@
+"""The losses on several ranks are the loss and the gradient of one float64 process, without ever
+holding all logits."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from engine_cases import GLOBAL_BATCH, float64_loss
+from ranks import run_ranks
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+WIDTH = 24
+CHUNK = 5  # divides neither the 16 columns nor any rank's part of them
+KINDS = ("softmax", "sigmoid")
+
+
+def features(samples: int = GLOBAL_BATCH, width: int = WIDTH) -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randn(samples, width, generator=generator)
+    texts = images + 0.5 * torch.randn(samples, width, generator=generator)
+    texts[1:4] = texts[0]  # one caption of several pictures, and some that are another's
+    texts[5:7] = images[8]
+    images[13] = images[12]
+    return F.normalize(images, dim=1), F.normalize(texts, dim=1)
+
+
+def build(kind: str, chunk: int = CHUNK):
+    from pretrain.losses.options import LossOptions
+    from pretrain.losses.sigmoid import SigmoidLoss, SigmoidOptions
+    from pretrain.losses.softmax import SoftmaxLoss
+
+    if kind == "softmax":
+        return SoftmaxLoss(LossOptions(), chunk)
+    # Near the values of a trained model, where the loss of a right pair is small.
+    return SigmoidLoss(SigmoidOptions(initial_scale=20.0, initial_bias=-12.0), chunk)
+
+
+def float64_sigmoid(images: Tensor, texts: Tensor, log_scale: Tensor, bias: Tensor) -> Tensor:
+    """Algorithm 1 of arXiv 2303.15343."""
+    signs = 2 * torch.eye(len(images), dtype=images.dtype) - 1
+    logits = log_scale.exp() * images @ texts.T + bias
+    return -F.logsigmoid(signs * logits).sum() / len(images)
+
+
+def results(loss: Tensor, images: Tensor, texts: Tensor, objective) -> dict:
+    loss.backward()
+    return {
+        "loss": loss.detach(),
+        "image gradient": images.grad,
+        "text gradient": texts.grad,
+        **{f"{name} gradient": p.grad for name, p in objective.named_parameters()},
+    }
+
+
+def losses_on_a_rank(rank: int) -> list[dict]:
+    return [loss_on_a_rank(rank, kind) for kind in KINDS]
+
+
+def loss_on_a_rank(rank: int, kind: str, chunk: int = CHUNK) -> dict:
+    """This rank's part of the global loss and gradients, whole where they are the objective's."""
+    world = torch.distributed.get_world_size()
+    local = GLOBAL_BATCH // world
+    mine = slice(rank * local, (rank + 1) * local)
+    images, texts = (t[mine].clone().requires_grad_() for t in features())
+    objective = build(kind, chunk)
+    result = objective(images, texts)
+    found = {**results(result.loss, images, texts, objective), **result.measures}
+    # What DeepSpeed does with every parameter's gradient: the mean over ranks. A feature has one
+    # owner, so its gradient is divided by the number of ranks.
+    for name, value in found.items():
+        if value.ndim < 2:
+            torch.distributed.all_reduce(value)
+        found[name] = value / world
+    return found
+
+
+def expected(kind: str) -> dict:
+    """The same of one float64 process."""
+    images, texts = (t.double().requires_grad_() for t in features())
+    objective = build(kind).double()
+    judge = float64_loss if kind == "softmax" else float64_sigmoid
+    found = results(judge(images, texts, *objective.parameters()), images, texts, objective)
+    # The first of equals, as torch's argmax has it.
+    logits, own = (images @ texts.T).detach(), torch.arange(len(images))
+    found["image_to_text_accuracy"] = (logits.argmax(1) == own).double().mean()
+    found["text_to_image_accuracy"] = (logits.argmax(0) == own).double().mean()
+    return found
+
+
+def assert_equal(found: dict, wanted: dict, tolerance: float) -> None:
+    assert set(found) == set(wanted)
+    for name, value in wanted.items():
+        worst = float((found[name].double() - value).abs().max() / value.abs().max())
+        print(f"{name}: largest relative difference {worst:.1e}")
+        assert worst < tolerance, f"{name}: largest relative difference {worst}"
+
+
+@pytest.mark.parametrize("world_size", [1, 2, 4])
+def test_losses_gradients_and_accuracies_equal_one_float64_process(world_size):
+    of_rank = run_ranks(losses_on_a_rank, world_size)
+    for place, kind in enumerate(KINDS):
+        parts = [found[place] for found in of_rank]
+        joined = {
+            name: torch.cat([part[name] for part in parts]) if value.ndim == 2 else value
+            for name, value in parts[0].items()
+        }
+        wanted = expected(kind)
+        shares = [float(wanted[f"{way}_accuracy"]) for way in ("image_to_text", "text_to_image")]
+        assert shares[0] != shares[1] and all(0 < share < 1 for share in shares)
+        assert_equal(joined, wanted, 1e-5)
+
+
+def losses_of_one_process(rank: int) -> list[list[dict]]:
+    """Of each kind open_clip's loss, and ours in chunks of several sizes."""
+    from pretrain.base import compat
+
+    compat.make_torchvision_importable()
+    from open_clip.loss import ClipLoss, SigLipLoss
+
+    found = []
+    for kind in KINDS:
+        images, texts = (t.clone().requires_grad_() for t in features())
+        objective = build(kind)
+        scale = objective.log_scale.exp()
+        theirs = (
+            ClipLoss()(images, texts, scale)
+            if kind == "softmax"
+            else SigLipLoss()(images, texts, scale, objective.bias)
+        )
+        ours = [loss_on_a_rank(rank, kind, chunk) for chunk in (CHUNK, GLOBAL_BATCH, 4096)]
+        found.append([results(theirs, images, texts, objective), *ours])
+    return found
+
+
+def test_losses_equal_those_of_open_clip_whatever_the_chunk():
+    (found,) = run_ranks(losses_of_one_process, 1)
+    for theirs, *ours in found:
+        for one in ours:
+            assert_equal({name: one[name] for name in theirs}, theirs, 1e-5)
+
+
+class Largest(TorchDispatchMode):
+    """Remembers the most elements of any tensor that an operation gave."""
+
+    elements = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        given = function(*args, **(kwargs or {}))
+        for leaf in tree_leaves(given):
+            if isinstance(leaf, Tensor):
+                self.elements = max(self.elements, leaf.numel())
+        return given
+
+
+def largest_tensors(rank: int, samples: int, chunk: int) -> list[int]:
+    found = []
+    for kind in KINDS:
+        images, texts = (t.requires_grad_() for t in features(samples, 8))
+        with Largest() as largest:
+            build(kind, chunk)(images, texts).loss.backward()
+        assert images.grad.any() and texts.grad.any()
+        found.append(largest.elements)
+    return found
+
+
+def test_no_tensor_is_larger_than_the_local_rows_times_a_chunk():
+    samples, chunk = 1000, 96
+    (found,) = run_ranks(largest_tensors, 1, samples, chunk)
+    assert found == [samples * chunk] * 2, f"{[n / samples for n in found]} columns at once"
+
+
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [
+        (dict(initial_scale=0.0), r"loss\.sigmoid\.initial_scale=0\.0"),
+        (dict(initial_bias=float("nan")), r"loss\.sigmoid\.initial_bias=nan"),
+    ],
+)
+def test_a_wrong_start_of_the_sigmoid_loss_is_named(options, named):
+    from pretrain.losses.sigmoid import SigmoidOptions
+
+    with pytest.raises(ValueError, match=named):
+        SigmoidOptions(**options)

@@ -1,0 +1,170 @@
+"""The report escapes all text, asks for nothing outside and survives missing or broken parts."""
+
+import html
+import json
+import math
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from markupsafe import escape
+from report_run import report, write_comparison, write_run
+
+from pretrain.report import figures
+from pretrain.report.__main__ import ReportOptions, write_report
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def test_all_text_is_escaped(tmp_path: Path) -> None:
+    """A tag in any text of the run folder appears as text, never as a tag."""
+    evil = "<script>alert('x')</script>\"onload=\"{{ 7 * 7 }}$\\x$"
+    run = tmp_path / "a <b>run"
+    write_run(run)
+    write_comparison(tmp_path / "c.json")
+
+    def poisoned(value: Any) -> Any:
+        if isinstance(value, str):
+            return value + evil
+        if isinstance(value, list):
+            return [poisoned(item) for item in value]
+        if isinstance(value, dict):
+            fixed = ("event", "jpeg_base64")
+            return {k: v if k in fixed else poisoned(v) for k, v in value.items()}
+        return value
+
+    def poisoned_names(sets: Any) -> Any:
+        return {name + evil: one for name, one in sets.items()}
+
+    for path in (run / "gallery.json", tmp_path / "c.json"):
+        path.write_text(json.dumps(poisoned(json.loads(path.read_text()))))
+    path = run / "evaluation.json"
+    evaluation = poisoned(json.loads(path.read_text()))
+    evaluation = {name + (evil if name != "stages" else ""): v for name, v in evaluation.items()}
+    evaluation["stages"] = [
+        stage | {"sets": poisoned_names(stage["sets"])} for stage in evaluation["stages"]
+    ]
+    path.write_text(json.dumps(evaluation))
+    path = run / "metrics.jsonl"
+    lines = [json.dumps(poisoned(json.loads(line))) for line in path.read_text().splitlines()]
+    path.write_text("\n".join(lines))
+    (run / "recipe.yaml").write_text(f"name: {evil}</pre>")
+
+    source, page = report(run, tmp_path / "c.json")
+    assert "<script" not in source and "<b>run" not in source
+    assert escape(evil) in source and html.unescape(escape(evil)) == evil
+    assert not [a for _, attributes in page.tags for a in attributes if a.startswith("on")]
+    allowed = "html head meta title style body main h1 h2 h3 p div span b i em small table thead"
+    allowed += " tbody tr th td figure figcaption svg g defs use path text img ol li"
+    allowed += " details summary pre footer"
+    assert {tag for tag, _ in page.tags} <= set(allowed.split())
+
+
+def test_the_page_asks_for_nothing_outside(tmp_path: Path) -> None:
+    write_run(tmp_path / "run")
+    write_comparison(tmp_path / "c.json")
+    source, page = report(tmp_path / "run", tmp_path / "c.json")
+    assert not re.search(r"https?://|url\(|@import", source)
+    for _, attributes in page.tags:
+        assert "srcset" not in attributes and (attributes.get("href") or "#").startswith("#")
+        assert (attributes.get("src") or "data:").startswith("data:")
+    assert "script" not in {tag for tag, _ in page.tags}
+    assert "default-src 'none'" in source
+
+
+@pytest.mark.parametrize(
+    "missing", ["recipe.yaml", "metrics.jsonl", "evaluation.json", "gallery.json"]
+)
+def test_a_missing_file_becomes_a_sentence(tmp_path: Path, missing: str) -> None:
+    write_run(tmp_path / "run")
+    (tmp_path / "run" / missing).unlink()
+    _, page = report(tmp_path / "run")
+    assert missing in page.text
+    assert [1 for _, attributes in page.tags if attributes.get("class") == "missing"]
+
+
+def test_the_same_run_gives_the_same_bytes(tmp_path: Path) -> None:
+    write_run(tmp_path / "run")
+    write_comparison(tmp_path / "c.json")
+    command = [sys.executable, "-m", "pretrain.report", "--run_dir", tmp_path / "run"]
+    pages = []
+    for seed in ("1", "2"):
+        environment = {**os.environ, "PYTHONHASHSEED": seed}
+        compared = [*command, "--comparison", tmp_path / "c.json"]
+        subprocess.run(compared, cwd=ROOT, env=environment, check=True)
+        pages.append((tmp_path / "run" / "report.html").read_bytes())
+    assert pages[0] == pages[1]
+
+
+def test_a_folder_without_a_run_is_an_error(tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("no run")
+    command = [sys.executable, "-m", "pretrain.report", "--run_dir", tmp_path]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode != 0 and len(done.stderr.splitlines()) == 1, done.stderr
+    for named in (str(tmp_path), "metrics.jsonl", "recipe.yaml", "--run"):
+        assert named in done.stderr
+    assert not (tmp_path / "report.html").exists()
+
+
+def test_a_run_that_has_not_begun_has_a_page(tmp_path: Path) -> None:
+    (tmp_path / "recipe.yaml").write_text("seed: 0\n")
+    _, page = report(tmp_path)
+    assert "training has not begun" in page.text
+
+
+def test_the_report_stands_alone() -> None:
+    """It loads no torch, and nothing of the package builds on it but the search page, which wears
+    the same clothes."""
+    code = "import sys, pretrain.report.__main__; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0
+    for path in (ROOT / "pretrain").rglob("*.py"):
+        if {"report", "search"}.isdisjoint(path.relative_to(ROOT).parts):
+            assert "pretrain.report" not in path.read_text(), path
+
+
+def test_a_single_stage_run_has_a_page(tmp_path: Path) -> None:
+    evaluation = write_run(tmp_path / "run", stages=("full",))
+    _, page = report(tmp_path / "run")
+    assert [row[0] for row in page.table_with("tokens / sample")[1:]] == ["full"]
+    assert f"{100 * evaluation['held_out_artist']['image_to_text']['r@1']:.1f} %" in page.text
+
+
+def test_a_killed_run_has_a_page(tmp_path: Path) -> None:
+    """Cut off anywhere, the metrics make a page; a cut line is noted."""
+    write_run(tmp_path / "run")
+    path = tmp_path / "run" / "metrics.jsonl"
+    whole = path.read_bytes()
+    for name in ("evaluation.json", "gallery.json"):
+        (tmp_path / "run" / name).unlink()
+    for share in (0.001, 0.01, 0.2, 0.5, 0.9):
+        path.write_bytes(whole[: int(len(whole) * share)])
+        _, page = report(tmp_path / "run")
+        assert "could not be read" in page.text
+        assert "not finished" in page.text or "No start" in page.text
+
+
+def test_figures_that_are_no_numbers_become_dashes(tmp_path: Path) -> None:
+    write_run(tmp_path / "run")
+    path = tmp_path / "run" / "metrics.jsonl"
+    text = re.sub(r'"(loss|grad_norm|data_wait_s)": [\d.e-]+', r'"\1": NaN', path.read_text())
+    path.write_text(re.sub(r'"(images_per_s|learning_rate)": [\d.e-]+', r'"\1": null', text))
+    source, _ = report(tmp_path / "run")
+    assert "nan" not in re.sub(r'base64,[^"]*', "", source).lower()
+    values = (None, "3", True, math.nan, math.inf)
+    for write in (figures.percent, figures.count, figures.decimal, figures.duration):
+        assert [write(value) for value in values] == [figures.MISSING] * len(values)
+
+
+def test_errors_name_what_is_missing(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"nowhere.*--run"):
+        write_report(ReportOptions(run_dir=tmp_path / "nowhere"))
+    (tmp_path / "recipe.yaml").write_text("seed: 0\n")
+    with pytest.raises(FileNotFoundError, match=r"none\.json.*--comparison"):
+        write_report(ReportOptions(run_dir=tmp_path, comparison=tmp_path / "none.json"))
+    (tmp_path / "bad.json").write_text("[1]")
+    with pytest.raises(ValueError, match=r"bad\.json.*rows"):
+        write_report(ReportOptions(run_dir=tmp_path, comparison=tmp_path / "bad.json"))

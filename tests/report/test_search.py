@@ -1,0 +1,215 @@
+"""The search page: a real server answers texts and pictures as float64 brute force does."""
+
+import html
+import io
+import re
+import shutil
+import subprocess
+import sys
+import urllib.error
+import urllib.parse
+import urllib.request
+import uuid
+from pathlib import Path
+
+import numpy as np
+import pytest
+from data_prep_corpus import encoded, options, picture, write_corpus
+from PIL import Image
+from tiny_models import write_untrained
+from tiny_runs import ROOT
+
+import pretrain
+from data_prep.__main__ import main as data_prep
+from data_prep.build.pipeline import build_dataset
+from pretrain.dataset.reader import Dataset
+from pretrain.search import index as search_index
+from pretrain.search.collection import Collection
+
+NASTY = 'apple <i>&amp; "pear"</i>'
+TOP = 7
+SHOWN = 5e-4 + 1e-5  # the page's rounding, and fp32's
+CARD = re.compile(
+    r'/picture/(\d+)".*?class="caption">(.*?)</span>.*?<b>(.*?)</b> <code>(.*?)<', re.S
+)
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("search")
+    files = [encoded(picture(number)) for number in range(40)]
+    captions = [NASTY, *(f"drawing number {number}" for number in range(1, 40))]
+    source = write_corpus(folder / "source.parquet", {"image": files, "caption": captions})
+    build_dataset(options(source, folder / "set", tiers="full:95"))
+    return folder / "set"
+
+
+@pytest.fixture(scope="module")
+def model(dataset, tmp_path_factory) -> Path:
+    return write_untrained(tmp_path_factory.mktemp("search_model") / "model", dataset)
+
+
+@pytest.fixture(scope="module")
+def url(model, dataset):
+    """A server in a process of its own, on a free port."""
+    command = [sys.executable, "-m", "pretrain.search", model, dataset, "--port", "0"]
+    with subprocess.Popen(
+        [*map(str, command), "--top", str(TOP)], cwd=ROOT, stdout=subprocess.PIPE, text=True
+    ) as server:
+        assert server.stdout is not None
+        told = server.stdout.readline() + server.stdout.readline()
+        found = re.search(r"http://127\.0\.0\.1:\d+/", told)
+        assert found, "the server did not start"
+        yield found[0]
+        server.terminate()
+
+
+def get(address: str, **more) -> tuple[int, str]:
+    try:
+        with urllib.request.urlopen(urllib.request.Request(address, **more)) as answer:
+            return answer.status, answer.read().decode()
+    except urllib.error.HTTPError as error:
+        return error.code, error.read().decode()
+
+
+def upload(url: str, content: bytes, name: str = "mine.png") -> tuple[int, str]:
+    mark = uuid.uuid4().hex
+    head = f'--{mark}\r\nContent-Disposition: form-data; name="picture"; filename="{name}"\r\n\r\n'
+    body = head.encode() + content + f"\r\n--{mark}--\r\n".encode()
+    kind = {"Content-Type": f"multipart/form-data; boundary={mark}"}
+    return get(url, data=body, headers=kind, method="POST")
+
+
+def error_line(page: str) -> str:
+    (line,) = re.findall(r'role="alert">(.*?)</p>', page, re.S)
+    assert "\n" not in line and "<figure" not in page
+    return html.unescape(line)
+
+
+def check_answer(page: str, dataset: Path, query: np.ndarray, vectors: np.ndarray) -> None:
+    """The shown cards are the nearest, in order, each with its own score, key and caption."""
+    scores = vectors @ query
+    cards = CARD.findall(page)
+    assert len(cards) == TOP
+    opened = Dataset(dataset, "full")
+    rows = [int(row) for row, *_ in cards]
+    for row, (_, caption, score, key) in zip(rows, cards, strict=True):
+        (own,) = opened.read_json(row)["captions"].values()
+        assert (key, caption) == (opened.key(row), html.escape(own).replace("&quot;", "&#34;"))
+        assert abs(float(score) - scores[row]) < SHOWN, (row, score, scores[row])
+    wanted = np.sort(scores)[::-1][:TOP]
+    worst = np.abs(scores[rows] - wanted).max()
+    assert worst < 1e-6, f"largest difference {worst:.1e}"
+    assert len(set(rows)) == TOP
+
+
+@pytest.fixture(scope="module")
+def vectors(model, dataset) -> np.ndarray:
+    """(n, E) float64 of all pictures, by row."""
+    opened = Dataset(dataset, "full")
+    pictures = [Image.open(io.BytesIO(opened.read(row).jpeg)) for row in range(len(opened))]
+    return pretrain.load(model).encode_image(pictures).double().numpy()
+
+
+def test_a_text_and_a_picture_find_what_brute_force_finds(url, model, dataset, vectors):
+    loaded = pretrain.load(model)
+    for text in ("drawing number 3", NASTY, "ü 木"):
+        status, page = get(url + "?q=" + urllib.parse.quote(text))
+        assert status == 200
+        query = loaded.encode_text([text])[0].double().numpy()
+        check_answer(page, dataset, query, vectors)
+        assert f"“{html.escape(text).replace('&quot;', '&#34;')}”" in page
+        assert "<i>" not in page
+    mine = encoded(picture(99))
+    status, page = upload(url, mine, "<b>mine</b>.png")
+    query = loaded.encode_image([Image.open(io.BytesIO(mine))])[0].double().numpy()
+    assert status == 200 and "<b>mine" not in page and "&lt;b&gt;mine" in page
+    check_answer(page, dataset, query, vectors)
+
+
+def test_bad_input_is_answered_by_one_line(url):
+    whole = encoded(picture(5))
+    large = io.BytesIO()
+    Image.new("1", (8001, 8000)).save(large, "PNG")
+    bomb = io.BytesIO()
+    Image.new("1", (20000, 20000)).save(bomb, "PNG")
+    for (status, page), code, told in (
+        (get(url + "?q="), 400, "Write some words"),
+        (get(url + "?q=%20%0a"), 400, "some words"),
+        (get(url + "?q=" + "x" * 1001), 400, "1,001 characters"),
+        (upload(url, b""), 400, "Choose a picture"),
+        (get(url, data=b"{}", method="POST"), 400, "Choose a picture"),
+        (upload(url, b"no picture"), 400, "no picture of JPEG"),
+        (upload(url, b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n"), 400, "no picture of"),
+        (upload(url, whole[: len(whole) // 2]), 400, "damaged or cut off"),
+        (upload(url, large.getvalue()), 400, "8001 × 8000 pixels, over 64 million"),
+        (upload(url, bomb.getvalue()), 400, "over 64 million"),
+        (upload(url, bytes(33 << 20)), 413, "larger than 32 MiB"),
+        (get(url, headers={"Host": "elsewhere.example"}), 400, "Bad Request"),
+        (get(url + "picture/40"), 404, "Not Found"),
+        (get(url + "picture/..%2f..%2fmanifest.json"), 404, "Not Found"),
+        (get(url + "manifest.json"), 404, "Not Found"),
+        (get(url + "?q=x", method="DELETE"), 405, "Method Not Allowed"),
+    ):
+        assert status == code and told in (line := error_line(page)), (status, line)
+    assert get(url)[0] == 200 and "alert" not in get(url)[1]
+
+
+def test_thumbnails_are_the_datasets_pictures(url, dataset):
+    with urllib.request.urlopen(url + "picture/3") as answer:
+        assert answer.headers["Content-Type"] == "image/jpeg"
+        assert answer.headers["X-Content-Type-Options"] == "nosniff"
+        shown = Image.open(io.BytesIO(answer.read())).convert("RGB")
+    own = Image.open(io.BytesIO(Dataset(dataset, "full").read(3).jpeg)).convert("RGB")
+    assert shown.tobytes() == own.tobytes()
+
+
+def test_embeddings_are_used_where_they_fit(model, dataset, vectors, tmp_path):
+    copy = Path(shutil.copytree(dataset, tmp_path / "set"))
+    assert data_prep(["embed", str(model), str(copy), "--out", "own"]) == 0
+    loaded, other = pretrain.load(model), write_untrained(tmp_path / "other", dataset, image_px=40)
+    found = Collection(loaded, copy, None, 64)
+    assert found.source == f"embeddings {copy / 'embeddings/own'}"
+    scores = vectors @ loaded.encode_text(["cup"])[0].double().numpy()
+    for match in found.search("cup", 40):
+        assert abs(match.score - scores[match.row]) < 2**-9  # stored as float16
+    assert Collection(pretrain.load(other), copy, None, 64).source == "pictures embedded now"
+    with pytest.raises(ValueError, match="made by another model"):
+        Collection(pretrain.load(other), copy, "own", 64)
+
+
+def test_above_the_threshold_the_index_is_approximate_and_still_finds_them(monkeypatch):
+    generator = np.random.default_rng(0)
+    centres = generator.normal(size=(200, 32))
+    rows = centres[generator.integers(200, size=12_000)] + generator.normal(size=(12_000, 32)) / 3
+    rows = (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float32)
+    monkeypatch.setattr(search_index, "EXACT_ROWS", 10_000)
+    index = search_index.build_index(
+        lambda: [(at, rows[at : at + 5000]) for at in range(0, 12_000, 5000)], 12_000, 32
+    )
+    shares = []
+    for query in rows[::400]:
+        found = search_index.nearest(index, query, 10)
+        scores = rows.astype(np.float64) @ query
+        assert all(abs(score - scores[row]) < 2e-3 for row, score in found)
+        best = np.argsort(-scores)[:10]
+        shares.append(len({row for row, _ in found} & set(best.tolist())) / 10)
+    assert np.mean(shares) > 0.95, f"recall {np.mean(shares):.3f}"
+    assert index.nprobe < index.nlist
+
+
+def test_a_phone_shows_it_without_scrolling_sideways(url, tmp_path):
+    chromium = shutil.which("chromium") or shutil.which("chromium-browser")
+    if chromium is None:
+        pytest.skip("no chromium on this machine")
+    shot = tmp_path / "shot.png"
+    subprocess.run(
+        [chromium, "--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars",
+         f"--user-data-dir={tmp_path / 'profile'}", f"--screenshot={shot}",
+         "--window-size=390,1200", f"{url}?q={'long' * 60}"],
+        check=True, capture_output=True, timeout=100,
+    )  # fmt: skip
+    pixels = np.asarray(Image.open(shot).convert("RGB"))
+    assert pixels.shape[1] == 390
+    assert (pixels[:, -6:] == pixels[0, 0]).all(), "something reaches the right edge"
+    assert len(np.unique(pixels[600:].reshape(-1, 3), axis=0)) > 500, "no pictures are drawn"
