@@ -30,7 +30,7 @@ from pretrain.losses.options import LossOptions
 from pretrain.models.clip import CLIP, ModelOptions
 from pretrain.models.image_tower import ImageTowerOptions
 from pretrain.models.text_tower import TextTowerOptions
-from pretrain.recipe.recipe import parse
+from pretrain.recipe.parsing import parse
 from pretrain.recipe.run_options import CheckpointOptions
 from pretrain.run.checkpoint import RunState
 from pretrain.run.metrics import RunLog

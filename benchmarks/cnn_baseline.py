@@ -33,7 +33,8 @@ from pretrain.evaluation.evaluator import EvaluationSet
 from pretrain.evaluation.options import ZeroShotOptions
 from pretrain.evaluation.retrieval import retrieval
 from pretrain.evaluation.zero_shot import class_embeddings, zero_shot
-from pretrain.recipe.recipe import Recipe, parse
+from pretrain.recipe.parsing import parse
+from pretrain.recipe.recipe import Recipe
 from pretrain.run.metrics import code_commit
 
 _FORWARD_SAMPLES = 512  # pictures or texts embedded at once in evaluation

@@ -28,7 +28,8 @@ from benchmarks.trainings import (
     start,
     train,
 )
-from pretrain.recipe.recipe import Recipe, parse
+from pretrain.recipe.parsing import parse
+from pretrain.recipe.recipe import Recipe
 from pretrain.report.run_folder import read_run
 
 TWO_STAGE, CONTROL, CNN = "two-stage CLIPA", "full tokens from scratch", "CNN + bag of words"

@@ -38,7 +38,7 @@ from benchmarks.law_sweep import Sweep, Training, cells, resolve
 from benchmarks.machine import this_machine
 from benchmarks.trainings import train
 from pretrain.base.faults import one_line_faults
-from pretrain.cli import check_words
+from pretrain.cli import spell
 
 _GRACE_S = 20.0  # of a slice, for a launcher to end its ranks and for the picture
 
@@ -162,7 +162,7 @@ def parse(words: list[str]) -> tuple[Sweep, Namespace]:
     """(the sweep, what is done with it). ValueError or OSError in one line."""
     for option, value in itertools.pairwise(words):
         if option == "--config":
-            check_words([option, value], Sweep)
+            spell([option, value], (Sweep,), takes_config=True)
     options = parser()
     try:
         parsed = options.parse_args(words)

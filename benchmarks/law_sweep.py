@@ -11,7 +11,8 @@ from pretrain.dataset.manifest import read_manifest, tier_for
 from pretrain.dataset.reader import Dataset
 from pretrain.evaluation.evaluator import Evaluator
 from pretrain.plan.flops import stage_flops
-from pretrain.recipe.recipe import Recipe, check_ranks, parse
+from pretrain.recipe.parsing import parse
+from pretrain.recipe.recipe import Recipe, check_ranks
 from pretrain.recipe.stages import plan_stages
 from pretrain.tokens.image_reduction import ImageReduction
 from pretrain.tokens.text_reduction import TextReduction

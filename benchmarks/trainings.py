@@ -10,7 +10,8 @@ from typing import Any
 
 from benchmarks.comparison_file import recipe_sha256
 from pretrain.base.run_files import EVALUATION_FILE
-from pretrain.recipe.recipe import Recipe, parse, read_recipe
+from pretrain.recipe.parsing import parse, read_recipe
+from pretrain.recipe.recipe import Recipe
 from pretrain.report.run_folder import Run, read_run
 from pretrain.report.summary import training_s
 

@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 from data_prep.build.duplicates import repeated_rows
 from data_prep.build.writer import verify_shard
-from data_prep.pool import Report, run_in_pool
+from data_prep.pool import PoolOptions, Report, run_in_pool
 from pretrain.base.files import file_sha256
 from pretrain.dataset.captions import Recaption, recaption_names
 from pretrain.dataset.manifest import (
@@ -48,7 +48,18 @@ class VerifyState:
     indexed: set[str]  # the tiers whose index can be read
 
 
-def verify(directory: Path, workers: int | None) -> Iterator[str]:
+def verify(directory: Path, pool: PoolOptions) -> int:
+    """Say what is wrong with a dataset, or that nothing is; returns the exit status."""
+    faults = 0
+    for fault in dataset_faults(directory, pool.workers):
+        print(" ".join(fault.split()))
+        faults += 1
+    if not faults:
+        print(f"{directory}: everything is as its manifest says")
+    return 1 if faults else 0
+
+
+def dataset_faults(directory: Path, workers: int | None) -> Iterator[str]:
     """Yield what is wrong, a line each; nothing if all is right."""
     try:
         manifest = read_manifest(directory)

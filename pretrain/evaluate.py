@@ -33,7 +33,7 @@ from pretrain.evaluation.sweep import (
     sweep_points,
 )
 from pretrain.evaluation.table import table
-from pretrain.recipe.recipe import read_recipe
+from pretrain.recipe.parsing import read_recipe
 from pretrain.subject import Subject, found, lengths, of_stage
 from pretrain.tokens.image_reduction import kept_count
 from pretrain.tokens.options import TokenOptions

@@ -20,10 +20,12 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 
-from pretrain.base.faults import FAILED, REFUSED, end_well, one_line_faults
+from pretrain.base.exit_codes import FAILED, REFUSED
+from pretrain.base.faults import end_well, one_line_faults
 from pretrain.dataset.manifest import read_manifest
 from pretrain.dataset.reader import Dataset
-from pretrain.recipe.recipe import Recipe, parse
+from pretrain.recipe.parsing import parse
+from pretrain.recipe.recipe import Recipe
 
 # Nodes import torch from one disk, some of them much later than others.
 _PATIENCE_S = 180.0

@@ -13,7 +13,8 @@ from pretrain.evaluation.options import EvaluationOptions
 from pretrain.export.native import CONFIG_FILE, WEIGHTS_FILE, export_options, load
 from pretrain.models.build import build_model
 from pretrain.models.clip import CLIP, ModelOptions
-from pretrain.recipe.recipe import Recipe, read_recipe
+from pretrain.recipe.parsing import read_recipe
+from pretrain.recipe.recipe import Recipe
 from pretrain.run.stage_weights import read_stage_weights
 from pretrain.tokens.context import special_count
 from pretrain.tokens.options import TokenOptions

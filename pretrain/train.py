@@ -11,14 +11,16 @@ import torch
 
 from pretrain.base import distributed, progress
 from pretrain.base.distributed import Runtime, agreed
-from pretrain.base.faults import CONTINUE, end_well, ended_at_once, leave, one_line_faults
+from pretrain.base.exit_codes import CONTINUE
+from pretrain.base.faults import end_well, ended_at_once, leave, one_line_faults
 from pretrain.batches.augment import Pictures
 from pretrain.batches.collate import Collator, check_failures
 from pretrain.batches.feed import Fed, feed
 from pretrain.batches.loader import batches
 from pretrain.losses.build import build_objective
 from pretrain.models.build import build_model
-from pretrain.recipe.recipe import Recipe, parse
+from pretrain.recipe.parsing import parse
+from pretrain.recipe.recipe import Recipe
 from pretrain.recipe.stages import Stage
 from pretrain.run import checkpoint
 from pretrain.run.checkpoint import RunState

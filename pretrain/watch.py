@@ -18,7 +18,8 @@ from pretrain.base.distributed import Runtime, agreed, all_ranks, broadcast_obje
 from pretrain.base.files import sync
 from pretrain.base.run_files import CHECKPOINTS
 from pretrain.evaluation.table import table
-from pretrain.recipe.recipe import Recipe, read_recipe, stored_recipe
+from pretrain.recipe.parsing import read_recipe, stored_recipe
+from pretrain.recipe.recipe import Recipe
 from pretrain.run.checkpoint import RunState, complete, read_state, read_weights
 from pretrain.run.metrics import finite
 from pretrain.run.stage_weights import read_stage_weights

@@ -9,6 +9,7 @@ import numpy as np
 
 from data_prep.build.writer import array_file
 from data_prep.dedup import NOBODY
+from data_prep.pool import PoolOptions
 from data_prep.reading import base_weights
 from data_prep.similarity.left_out import check_page
 from pretrain.base.checks import check_between, check_positive
@@ -62,7 +63,7 @@ class Counts:
     kept: int
 
 
-def dedup(directory: Path, options: DedupOptions, workers: int | None) -> str:
+def dedup(directory: Path, options: DedupOptions, pool: PoolOptions) -> str:
     """Write the weights; returns a table of what they leave out.
 
     ValueError or OSError name what to change. Every picture is read the first time,
@@ -87,8 +88,8 @@ def dedup(directory: Path, options: DedupOptions, workers: int | None) -> str:
             "core; a smaller distance takes less",
             file=sys.stderr,
         )
-    hashes = dataset_hashes(directory, manifest, workers)
-    others = [dataset_hashes(one, told, workers) for one, told in sets]
+    hashes = dataset_hashes(directory, manifest, pool.workers)
+    others = [dataset_hashes(one, told, pool.workers) for one, told in sets]
     before = weights > 0
     found = find(hashes, before, others, options.distance)
     repeats = found.keeper != NOBODY
@@ -98,7 +99,7 @@ def dedup(directory: Path, options: DedupOptions, workers: int | None) -> str:
     over: int | None = None
     if options.caption_cap is not None:
         captions = Captions(directory=directory, manifest=manifest, name=caption)
-        too_many = over_cap(caption_digests(captions, workers), kept, options.caption_cap)
+        too_many = over_cap(caption_digests(captions, pool.workers), kept, options.caption_cap)
         over = int(np.count_nonzero(too_many))
         kept &= ~too_many
     if not kept.any():

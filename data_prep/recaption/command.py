@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 from data_prep.build.samples import plain_value
 from data_prep.build.tasks import LOCK_FILE, locked
-from data_prep.pool import run_in_pool
+from data_prep.pool import PoolOptions, run_in_pool
 from data_prep.reading import sample_metadata, smallest_tier, spaced_rows
 from data_prep.recaption.files import write_recaption
 from data_prep.recaption.join import (
@@ -55,7 +55,7 @@ class RecaptionOptions:
 
 
 def recaption(
-    directory: Path, options: RecaptionOptions, captions: CaptionOptions, workers: int | None
+    directory: Path, options: RecaptionOptions, captions: CaptionOptions, pool: PoolOptions
 ) -> str:
     """Write DIR/captions/NAME of each caption; returns a line for each.
 
@@ -85,7 +85,7 @@ def recaption(
         spread(_table_entries(table, options, templates, rejected), work, TABLE, buckets)
         spread(_sample_entries(directory, manifest, options), work, SAMPLES, buckets)
         joined = Joined(rejected=rejected)
-        results = run_in_pool(join_bucket, state, range(buckets), workers, lambda _: None)
+        results = run_in_pool(join_bucket, state, range(buckets), pool.workers, lambda _: None)
         for one in tqdm(results, total=buckets, unit=" parts", desc="recaption", disable=None):
             _add(joined, one)
         _check(directory, options, joined)

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from pretrain.base import compat
 from pretrain.base.faults import StoppedError
-from pretrain.base.launcher import end_with_launcher
+from pretrain.base.launch import end_with_launcher
 
 T = TypeVar("T")
 

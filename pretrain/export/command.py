@@ -21,7 +21,8 @@ from pretrain.export.open_clip import (
 )
 from pretrain.export.push import check_push, push
 from pretrain.models.build import build_model
-from pretrain.recipe.recipe import Recipe, read_recipe
+from pretrain.recipe.parsing import read_recipe
+from pretrain.recipe.recipe import Recipe
 from pretrain.run.stage_weights import read_stage_weights
 
 Format = Literal["native", "transformers", "open_clip"]

@@ -9,8 +9,9 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from pretrain.plan.estimate import Machine, stage_estimate
-from pretrain.recipe.recipe import parse
+from pretrain.plan.estimate import stage_estimate
+from pretrain.plan.hardware import Machine
+from pretrain.recipe.parsing import parse
 from pretrain.recipe.stages import StageOptions, plan_stages
 
 RECIPES = Path(__file__).resolve().parents[1] / "recipes"

@@ -1,16 +1,7 @@
 """What ranks send each other in one optimizer step, and how long that takes."""
 
-from dataclasses import dataclass
-
+from pretrain.plan.hardware import Links
 from pretrain.plan.memory import ZeroLayout
-
-
-@dataclass(frozen=True, kw_only=True)
-class Links:
-    """Speeds of one direction: a GPU to its neighbours, and a node to the others."""
-
-    gpu_gb_per_s: float
-    node_gb_per_s: float
 
 
 def step_bytes(

@@ -8,7 +8,6 @@ import torch
 from pretrain.engine.ds_config import read_ds_config
 from pretrain.engine.precision import resolve_precision
 from pretrain.plan import communication
-from pretrain.plan.communication import Links
 from pretrain.plan.flops import (
     Flops,
     count_parameters,
@@ -16,7 +15,7 @@ from pretrain.plan.flops import (
     meta_model,
     stage_flops,
 )
-from pretrain.plan.hardware import GIB, Hardware
+from pretrain.plan.hardware import GIB, Machine
 from pretrain.plan.memory import (
     Memory,
     ZeroLayout,
@@ -42,22 +41,6 @@ _LOADER_RATE_224, _LOADER_RATE_224_FULL = 1293.0, 278.0  # from a 320 px tier; f
 # members' headers and padding (5 x 768) and its row of the index beside them.
 _TIER_BYTES = {128: 6_200, 160: 9_000, 256: 19_900}
 _ORIGINAL_BYTES, _SAMPLE_OVERHEAD_BYTES = 42_100, 5 * 768 + 100
-
-
-@dataclass(frozen=True, kw_only=True)
-class Machine:
-    """What trains."""
-
-    name: str
-    hardware: Hardware
-    ranks: int
-    nodes: int
-    mfu: float
-    links: Links
-
-    @property
-    def is_cpu(self) -> bool:
-        return self.name == "cpu"
 
 
 @dataclass(frozen=True, kw_only=True)

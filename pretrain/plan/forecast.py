@@ -2,9 +2,8 @@
 
 import torch
 
-from pretrain.plan.communication import Links
-from pretrain.plan.estimate import Machine, StageEstimate, say_hours
-from pretrain.plan.hardware import GIB, HARDWARE, hardware_of_device
+from pretrain.plan.estimate import StageEstimate, say_hours
+from pretrain.plan.hardware import GIB, HARDWARE, Links, Machine, hardware_of_device
 from pretrain.recipe.recipe import Recipe
 
 # What is tolerated before a warning. On a CPU the memory forecast was 10 to 26 % low where it was

@@ -25,7 +25,6 @@ class Hardware:
 
     peak_tflops: float  # dense bf16
     memory_gib: float
-    watts: float
     mfu: float  # default share of the peak
     link_gb_per_s: float  # to its neighbours in a node, one direction
     price_per_hour: float | None = None  # USD, where a published one is at hand
@@ -36,28 +35,28 @@ class Hardware:
 # Links: NVLink 4 450 GB/s, NVLink 3 300 GB/s, PCIe 4 x16 32 GB/s, each in one direction.
 HARDWARE = {
     "h100": Hardware(
-        peak_tflops=989.4, memory_gib=80, watts=700, mfu=0.20, link_gb_per_s=450, marks=("H100",)
+        peak_tflops=989.4, memory_gib=80, mfu=0.20, link_gb_per_s=450, marks=("H100",)
     ),
     "h200": Hardware(
-        peak_tflops=989.4, memory_gib=141, watts=700, mfu=0.29, link_gb_per_s=450, marks=("H200",)
+        peak_tflops=989.4, memory_gib=141, mfu=0.29, link_gb_per_s=450, marks=("H200",)
     ),
     "a100-80g": Hardware(
-        peak_tflops=312, memory_gib=80, watts=400, mfu=0.33, link_gb_per_s=300,
+        peak_tflops=312, memory_gib=80, mfu=0.33, link_gb_per_s=300,
         price_per_hour=1.575, marks=("A100", "80GB"),
     ),
     "a100-40g": Hardware(
-        peak_tflops=312, memory_gib=40, watts=400, mfu=0.33, link_gb_per_s=300,
+        peak_tflops=312, memory_gib=40, mfu=0.33, link_gb_per_s=300,
         price_per_hour=1.575, marks=("A100",),
     ),
     "l40s": Hardware(
-        peak_tflops=362, memory_gib=48, watts=350, mfu=0.20, link_gb_per_s=32, marks=("L40S",)
+        peak_tflops=362, memory_gib=48, mfu=0.20, link_gb_per_s=32, marks=("L40S",)
     ),
     "rtx4090": Hardware(
-        peak_tflops=165.2, memory_gib=24, watts=450, mfu=0.20, link_gb_per_s=32, marks=("4090",)
+        peak_tflops=165.2, memory_gib=24, mfu=0.20, link_gb_per_s=32, marks=("4090",)
     ),
     # One core of a server CPU: 64 bf16 FLOP a cycle (one AVX512-BF16 instruction) at 3.5 GHz, with
     # its share of a 2 GiB-a-core machine's memory and of a 64-core socket's 320 W.
-    "cpu": Hardware(peak_tflops=0.224, memory_gib=2, watts=5, mfu=0.45, link_gb_per_s=10),
+    "cpu": Hardware(peak_tflops=0.224, memory_gib=2, mfu=0.45, link_gb_per_s=10),
 }  # fmt: skip
 
 
@@ -67,3 +66,27 @@ def hardware_of_device(device_name: str) -> str | None:
         if hardware.marks and all(mark in device_name for mark in hardware.marks):
             return name
     return None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Links:
+    """Speeds of one direction: a GPU to its neighbours, and a node to the others."""
+
+    gpu_gb_per_s: float
+    node_gb_per_s: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Machine:
+    """What trains."""
+
+    name: str
+    hardware: Hardware
+    ranks: int
+    nodes: int
+    mfu: float
+    links: Links
+
+    @property
+    def is_cpu(self) -> bool:
+        return self.name == "cpu"

@@ -1,9 +1,9 @@
 """The plan as text: one column a stage, then what all stages take together, then a verdict."""
 
 from pretrain.plan.budget import Candidate
-from pretrain.plan.estimate import Machine, StageEstimate, say_hours, tier_bytes
+from pretrain.plan.estimate import StageEstimate, say_hours, tier_bytes
 from pretrain.plan.forecast import rates
-from pretrain.plan.hardware import GIB
+from pretrain.plan.hardware import GIB, Machine
 
 Rows = list[tuple[str, list[str]]]
 
@@ -138,7 +138,6 @@ def _totals(
     return [
         ("time", f"{say_hours(hours)}, {used:,.1f} GPU-hours"),
         ("cost", cost),
-        ("energy", f"{used * machine.hardware.watts / 1e3:,.1f} kWh, accelerators alone"),
         ("disk", f"{tiers} ({what}: {distinct:,})"),
     ]
 

@@ -1,29 +1,18 @@
 """The recipe: every option of a training job, composed; YAML files under dotted overrides."""
 
-import argparse
-import itertools
-import json
-import sys
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
-import yaml
-from jsonargparse import ArgumentParser, Namespace, set_parsing_settings
-
-from pretrain.base.run_files import RECIPE_FILE
 from pretrain.batches.augment import Normalisation
 from pretrain.batches.collate import FailureOptions
 from pretrain.batches.loader import LoaderOptions
 from pretrain.batches.order import WINDOW_SAMPLES, OrderRule
-from pretrain.cli import check_words, known_options
 from pretrain.dataset.cache import ShardOptions
 from pretrain.engine.ds_config import EngineOptions
 from pretrain.engine.optimizers import OptimizerOptions
 from pretrain.evaluation.options import EvaluationOptions
 from pretrain.losses.options import LossOptions
 from pretrain.models.clip import ModelOptions
-from pretrain.models.presets import PRESETS
 from pretrain.models.starting import StartOptions
 from pretrain.recipe.run_options import CheckpointOptions, LogOptions, WatchdogOptions
 from pretrain.recipe.stages import StageOptions
@@ -150,93 +139,3 @@ def check_ranks(recipe: Recipe, world_size: int) -> None:
                 f"stages.{name}.micro_batch_samples={micro} does not divide the "
                 f"{batch // world_size} samples of each of the {world_size} ranks: choose a divisor"
             )
-
-
-def parser() -> ArgumentParser:
-    """The command line: `--config FILE` (later files over earlier) and dotted overrides."""
-    # What stands below an option's definition becomes its help.
-    set_parsing_settings(docstring_parse_attribute_docstrings=True)
-    result = ArgumentParser(
-        prog="pretrain.train",
-        description="CLIPA pretraining on DeepSpeed. The same command resumes a stopped run. The "
-        "options of a stage are --stages.NAME.OPTION; --stages.help lists them, without the NAME.",
-        default_config_files=[],
-        exit_on_error=False,
-    )
-    result.add_argument("--config", action="config", help="Recipe YAML; may be given again.")
-    result.add_class_arguments(Recipe, as_group=False)
-    return result
-
-
-def parse(arguments: list[str] | None = None) -> tuple[Recipe, str]:
-    """(recipe, resolved YAML) of a command line. ValueError or FileNotFoundError name the option,
-    what was found and what is possible, in one line."""
-    words = sys.argv[1:] if arguments is None else arguments
-    options = parser()
-    if not {"-h", "--help", "--stages.help"} & set(words):
-        check_words(words, Recipe)
-    try:
-        words, presets = _with_presets(words)
-        parsed = options.parse_args(words)
-    except argparse.ArgumentError as error:
-        raise ValueError(" ".join(str(error).split())) from error
-    if parsed.model.preset in presets:  # its numbers stand there, and hold whatever it means later
-        parsed.model.preset = None
-    return _recipe(options, parsed), options.dump(parsed, skip_none=False)
-
-
-def _with_presets(words: list[str]) -> tuple[list[str], list[str]]:
-    """(a command line where the numbers of every preset stand too, the presets found).
-
-    Its numbers are a recipe right before the file that names it, or behind the last file where the
-    command line does: over earlier files, under all that its own source says beside it.
-    """
-    found: list[str] = []
-    presets: list[str] = []
-    behind_files = 0
-    for word, following in itertools.pairwise([*words, ""]):
-        option, equals, value = word.partition("=")
-        value = value if equals else following
-        if option == "--config":
-            content = yaml.safe_load(Path(value).read_text(encoding="utf-8"))
-            model = content.get("model")
-            if name := model.get("preset") if isinstance(model, dict) else None:
-                presets.append(name)
-                found += _preset_words(name)
-            behind_files = len(found) + (1 if equals else 2)
-        elif option == "--model.preset" and value != "null":
-            presets.append(value)
-            found[behind_files:behind_files] = _preset_words(value)
-            behind_files += 2
-        found.append(word)
-    return found, presets
-
-
-def _preset_words(name: str) -> list[str]:
-    return ["--config", json.dumps({"model": PRESETS[name]})]
-
-
-def _recipe(options: ArgumentParser, parsed: Namespace) -> Recipe:
-    values = options.instantiate(parsed)
-    return Recipe(**{name: getattr(values, name) for name in Recipe.__dataclass_fields__})
-
-
-def stored_recipe(run: Path) -> dict[str, Any]:
-    """The values of a run folder's resolved recipe, as plain data."""
-    path = run / RECIPE_FILE
-    if not path.is_file():
-        raise FileNotFoundError(f"no {RECIPE_FILE} in {run}: not a run folder; check --run_dir")
-    return yaml.safe_load(path.read_text(encoding="utf-8"))
-
-
-def read_recipe(run: Path) -> Recipe:
-    """The resolved recipe of a run folder, wherever that folder lies now.
-
-    Options that this version does not have are left out: another version wrote them.
-    """
-    content = known_options(stored_recipe(run), Recipe)
-    options = parser()
-    try:
-        return _recipe(options, options.parse_object({**content, "run_dir": str(run)}))
-    except argparse.ArgumentError as error:
-        raise ValueError(f"{run / RECIPE_FILE}: {' '.join(str(error).split())}") from error

@@ -13,8 +13,9 @@ import threading
 import time
 from types import FrameType
 
-from pretrain.base.faults import CONTINUE, INTERRUPTED, end_now
-from pretrain.base.launched import register
+from pretrain.base.exit_codes import CONTINUE, INTERRUPTED
+from pretrain.base.faults import end_now
+from pretrain.base.launch import register
 
 _SAME_S = 1.0
 _STOPS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)

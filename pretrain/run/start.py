@@ -19,7 +19,8 @@ from pretrain.engine.precision import resolve_precision
 from pretrain.evaluation.evaluator import Evaluator
 from pretrain.models.build import build_model
 from pretrain.models.starting import StartOptions, check_start, find_start
-from pretrain.recipe.recipe import Recipe, check_ranks, stored_recipe
+from pretrain.recipe.parsing import stored_recipe
+from pretrain.recipe.recipe import Recipe, check_ranks
 from pretrain.recipe.stages import Stage, plan_stages
 from pretrain.run import checkpoint, metrics
 from pretrain.run.checkpoint import Checkpoint, RunState

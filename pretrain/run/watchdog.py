@@ -8,8 +8,9 @@ import time
 from pathlib import Path
 
 from pretrain.base import progress
-from pretrain.base.faults import STALLED, end_now
-from pretrain.base.launched import say_ended
+from pretrain.base.exit_codes import STALLED
+from pretrain.base.faults import end_now
+from pretrain.base.launch import say_ended
 from pretrain.recipe.run_options import WatchdogOptions
 
 # Where this thread cannot run either (the interpreter's lock is held, the disk hangs), a thread

@@ -145,7 +145,9 @@ time.sleep(60)
 
 
 def test_killing_the_training_process_ends_all(tiny_dataset):
-    code = TRAIN.format(tests=str(ROOT / "tests"), root=str(ROOT), dataset=str(tiny_dataset))
+    code = TRAIN.format(
+        tests=str(ROOT / "tests/batches"), root=str(ROOT), dataset=str(tiny_dataset)
+    )
     run = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
     assert run.stdout is not None
     family = [int(pid) for pid in run.stdout.readline().split()]

@@ -15,7 +15,7 @@ from pretrain.batches.images import CropOptions
 from pretrain.batches.loader import LoaderOptions, batches
 from pretrain.batches.order import CHUNK_SAMPLES, SampleOrder
 from pretrain.dataset.reader import Dataset
-from pretrain.recipe.recipe import parse
+from pretrain.recipe.parsing import parse
 from pretrain.recipe.stages import plan_stages
 from pretrain.run.continuation import changed_values, fixed_values, with_order
 from pretrain.tokens.options import TokenOptions

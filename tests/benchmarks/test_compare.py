@@ -26,7 +26,7 @@ from benchmarks.compare import (
     taken_over,
 )
 from benchmarks.comparison_table import verdict
-from pretrain.recipe.recipe import parse
+from pretrain.recipe.parsing import parse
 
 TIMEOUT_S = 240
 METRICS = "metrics.jsonl"

@@ -136,8 +136,7 @@ def test_torch_is_never_imported(corpus: Path, tmp_path: Path) -> None:
 
 def test_the_command_line_offers_these_options(capsys: pytest.CaptureFixture[str]) -> None:
     """Frozen: a renamed or lost option breaks someone's script."""
-    with pytest.raises(SystemExit):
-        main(["build", "--help"])
+    assert main(["build", "--help"]) == 0
     words = capsys.readouterr().out.replace("[", " ").replace("]", " ").replace(",", " ").split()
     assert {word for word in words if word.startswith("--")} == {
         *(

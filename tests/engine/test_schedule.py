@@ -4,7 +4,7 @@ import pytest
 from tiny_runs import ROOT
 
 from pretrain.engine.schedule import ScheduleOptions, learning_rate, peak_learning_rate
-from pretrain.recipe.recipe import parse
+from pretrain.recipe.parsing import parse
 from pretrain.recipe.stages import plan_stages
 
 TINY = ["--config", str(ROOT / "pretrain/recipes/tiny.yaml")]

@@ -16,7 +16,7 @@ from pretrain.evaluation.features import image_features
 from pretrain.export.command import main as export
 from pretrain.export.native import load
 from pretrain.models.build import build_model
-from pretrain.recipe.recipe import read_recipe
+from pretrain.recipe.parsing import read_recipe
 from pretrain.run.stage_weights import read_stage_weights
 
 # JPEG's loss at quality 100 leaves 0.999998. To this model two other drawings are up to 0.9988

@@ -23,7 +23,7 @@ from pretrain.evaluation.features import image_features, text_features
 from pretrain.export.command import main as export
 from pretrain.export.inference import Model
 from pretrain.models.build import build_model
-from pretrain.recipe.recipe import read_recipe
+from pretrain.recipe.parsing import read_recipe
 from pretrain.run.stage_weights import read_stage_weights
 
 TEXTS = ["red apple", "a drawing of a cup of tea with a very long caption indeed", "x"]

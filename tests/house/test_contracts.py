@@ -11,11 +11,13 @@ from pathlib import Path
 
 import pytest
 
+from pretrain.cli import parser
 from pretrain.engine.ds_config import EngineOptions, read_ds_config
 from pretrain.engine.optimizers import OptimizerOptions
 from pretrain.evaluation.options import EvaluationOptions
 from pretrain.models.clip import ModelOptions
-from pretrain.recipe.recipe import DataOptions, check_ranks, parse, parser
+from pretrain.recipe.parsing import TRAIN, parse
+from pretrain.recipe.recipe import DataOptions, check_ranks
 from pretrain.recipe.run_options import LogOptions
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -82,7 +84,13 @@ def test_only_the_engine_room_imports_deepspeed():
 
 
 def test_data_preparation_imports_no_model_and_of_training_only_what_both_share():
-    shared = ("pretrain.base", "pretrain.dataset", "pretrain.tokens", "pretrain.report")
+    shared = (
+        "pretrain.base",
+        "pretrain.cli",
+        "pretrain.dataset",
+        "pretrain.tokens",
+        "pretrain.report",
+    )
     for name, path in modules("data_prep").items():
         for imported in imports(path):
             # Tiers are shrunk by torch's filter, which is imported when a build needs it.
@@ -158,7 +166,7 @@ def test_a_wrong_option_is_named_before_anything_starts(options, named):
 
 
 def test_help_says_what_every_option_means():
-    shown = " ".join(parser().format_help().split())
+    shown = " ".join(parser(TRAIN).format_help().split())
     for kind in (
         DataOptions,
         LogOptions,
@@ -183,7 +191,7 @@ def test_a_mistake_is_one_line_under_both_ways_of_starting_and_costs_seconds(tmp
         result = subprocess.run([sys.executable, *start], cwd=ROOT, capture_output=True, text=True)
         seconds = resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime - before
         lines = [line for line in result.stderr.splitlines() if "stepz" in line]
-        assert lines == ["error: stages.full.stepz: there is no option 'stepz' in stages.full; "
+        assert lines == ["error: --stages.full.stepz: there is no option 'stepz' in stages.full; "
                          "did you mean 'steps'?"]  # fmt: skip
         assert result.returncode != 0
         if start is wrong:

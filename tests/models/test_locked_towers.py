@@ -17,7 +17,7 @@ from engine_cases import (
 from ranks import run_ranks
 from tiny_runs import ROOT
 
-from pretrain.recipe.recipe import parse
+from pretrain.recipe.parsing import parse
 
 CASES = [
     Case(zero="1", locked="image"),

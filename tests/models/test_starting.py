@@ -168,7 +168,7 @@ def test_a_run_starts_from_an_export(tiny_run, tiny_dataset, tmp_path):
 
 
 def test_a_start_has_one_source():
-    from pretrain.recipe.recipe import parse
+    from pretrain.recipe.parsing import parse
 
     tiny = ["--config", str(ROOT / "pretrain/recipes/tiny.yaml")]
     with pytest.raises(ValueError, match=r"start\.export=a is a whole model"):

@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 
 from pretrain.losses.sigmoid import SigmoidOptions
-from pretrain.recipe.recipe import Recipe, check_ranks, image_tokens, parse
+from pretrain.recipe.parsing import parse
+from pretrain.recipe.recipe import Recipe, check_ranks, image_tokens
 from pretrain.recipe.stages import StageOptions, plan_stages
 
 RECIPES = Path(__file__).resolve().parents[2] / "pretrain/recipes"

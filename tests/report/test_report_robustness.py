@@ -15,7 +15,7 @@ from markupsafe import escape
 from report_run import report, write_comparison, write_run
 
 from pretrain.report import figures
-from pretrain.report.__main__ import ReportOptions, write_report
+from pretrain.report.command import ReportOptions, write_report
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -119,7 +119,7 @@ def test_a_run_that_has_not_begun_has_a_page(tmp_path: Path) -> None:
 def test_the_report_stands_alone() -> None:
     """It loads no torch, and nothing of the package builds on it but the search page, which wears
     the same clothes."""
-    code = "import sys, pretrain.report.__main__; sys.exit('torch' in sys.modules)"
+    code = "import sys, pretrain.report.command; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0
     for path in (ROOT / "pretrain").rglob("*.py"):
         if {"report", "search"}.isdisjoint(path.relative_to(ROOT).parts):
@@ -161,10 +161,10 @@ def test_figures_that_are_no_numbers_become_dashes(tmp_path: Path) -> None:
 
 def test_errors_name_what_is_missing(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"nowhere.*--run"):
-        write_report(ReportOptions(run_dir=tmp_path / "nowhere"))
+        write_report([], ReportOptions(run_dir=tmp_path / "nowhere"))
     (tmp_path / "recipe.yaml").write_text("seed: 0\n")
     with pytest.raises(FileNotFoundError, match=r"none\.json.*--comparison"):
-        write_report(ReportOptions(run_dir=tmp_path, comparison=tmp_path / "none.json"))
+        write_report([], ReportOptions(run_dir=tmp_path, comparison=tmp_path / "none.json"))
     (tmp_path / "bad.json").write_text("[1]")
     with pytest.raises(ValueError, match=r"bad\.json.*rows"):
-        write_report(ReportOptions(run_dir=tmp_path, comparison=tmp_path / "bad.json"))
+        write_report([], ReportOptions(run_dir=tmp_path, comparison=tmp_path / "bad.json"))

@@ -16,7 +16,7 @@ from ranks import run_ranks
 from tiny_runs import ROOT, train_command
 
 from pretrain.plan.flops import forward_flops
-from pretrain.recipe.recipe import parse
+from pretrain.recipe.parsing import parse
 from pretrain.recipe.stages import plan_stages
 from pretrain.run.meter import Meter, Workload, known_peak_tflops, workload
 

@@ -18,7 +18,7 @@ from tiny_runs import ROOT
 from data_prep.__main__ import main as data_prep
 from pretrain.base.files import write_durably
 from pretrain.dataset.manifest import read_manifest
-from pretrain.recipe.recipe import parse
+from pretrain.recipe.parsing import parse
 from pretrain.recipe.stages import plan_stages
 from pretrain.run.continuation import changed_values, fixed_values
 from pretrain.run.lock import RunLock

@@ -12,7 +12,7 @@ from forked_runs import train as train_here
 from launched_runs import DEEPSPEED, LAUNCH, LONG, PLAIN_PYTHON, TIMEOUT_S, TORCHRUN, Run
 from tiny_runs import ROOT
 
-from pretrain.base.faults import CONTINUE, INTERRUPTED
+from pretrain.base.exit_codes import CONTINUE, INTERRUPTED
 from pretrain.base.run_files import CHECKPOINTS, METRICS_FILE
 from pretrain.run import checkpoint
 from pretrain.run.stage_weights import read_stage_weights

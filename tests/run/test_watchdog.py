@@ -15,7 +15,7 @@ from forked_runs import train
 from launched_runs import LAUNCH, LONG, PLAIN_PYTHON, TORCHRUN, Run, free_port
 from tiny_runs import ROOT
 
-from pretrain.base.faults import STALLED
+from pretrain.base.exit_codes import STALLED
 from pretrain.recipe.run_options import SpikeOptions
 from pretrain.run.spikes import SpikeWatch
 

@@ -19,7 +19,7 @@ from pretrain.engine.precision import resolve_precision
 from pretrain.losses.build import build_objective
 from pretrain.models.build import build_model
 from pretrain.plan.flops import meta_model
-from pretrain.recipe.recipe import parse
+from pretrain.recipe.parsing import parse
 
 
 def resident(which: str) -> int:

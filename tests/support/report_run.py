@@ -11,7 +11,7 @@ from typing import Any
 
 from PIL import Image
 
-from pretrain.report.__main__ import ReportOptions, write_report
+from pretrain.report.command import ReportOptions, write_report
 
 STAGES = {
     "reduced": {"image_px": 32, "image_tokens": 16, "image_tokens_full": 16, "text_tokens": 8},
@@ -262,7 +262,9 @@ class Page(HTMLParser):
 
 
 def report(folder: Path, comparison: Path | None = None) -> tuple[str, Page]:
-    source = write_report(ReportOptions(run_dir=folder, comparison=comparison)).read_text("utf-8")
+    source = write_report([], ReportOptions(run_dir=folder, comparison=comparison)).read_text(
+        "utf-8"
+    )
     return source, Page(source)
 
 

@@ -11,7 +11,7 @@ from dataset_copies import change_manifest
 
 from data_prep.__main__ import main
 from data_prep.build.pipeline import build_dataset
-from data_prep.verify import verify
+from data_prep.verify import dataset_faults
 from pretrain.batches.collate import Collator, text_counts
 from pretrain.batches.images import CropOptions
 from pretrain.dataset.manifest import (
@@ -99,16 +99,16 @@ def test_the_collator_keeps_rare_tokens_rather(dataset: Path) -> None:
 
 
 def test_counts_that_are_not_the_manifest_s_are_named(dataset: Path) -> None:
-    assert not list(verify(dataset, 1))
+    assert not list(dataset_faults(dataset, 1))
     path = dataset / TOKEN_COUNTS_FILE
     content = bytearray(path.read_bytes())
     content[-8] ^= 1
     path.write_bytes(content)
-    assert [fault for fault in verify(dataset, 1) if TOKEN_COUNTS_FILE in fault]
+    assert [fault for fault in dataset_faults(dataset, 1) if TOKEN_COUNTS_FILE in fault]
     with pytest.raises(ValueError, match=r"stages.a.tokens.text_reduction=frequency.*token_counts"):
         text_counts(Dataset(dataset, "full"), "frequency", "stages.a.tokens.text_reduction")
     path.unlink()
-    assert [fault for fault in verify(dataset, 1) if TOKEN_COUNTS_FILE in fault]
+    assert [fault for fault in dataset_faults(dataset, 1) if TOKEN_COUNTS_FILE in fault]
 
 
 def test_a_dataset_of_version_1_is_read_and_lacks_what_came_later(dataset: Path) -> None:
@@ -119,7 +119,7 @@ def test_a_dataset_of_version_1_is_read_and_lacks_what_came_later(dataset: Path)
     change_manifest(dataset, older)
     (dataset / TOKEN_COUNTS_FILE).unlink()
     opened = Dataset(dataset, "full")
-    assert not list(verify(dataset, 1))
+    assert not list(dataset_faults(dataset, 1))
     written = json.loads((dataset / MANIFEST_FILE).read_text())
     assert json.loads(opened.manifest.to_json()) == written  # the same fingerprint as before
     assert collator(opened, "syntax")(np.arange(4), np.arange(4))["text_ids"].shape == (4, 5)

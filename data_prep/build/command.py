@@ -1,0 +1,99 @@
+"""`build`, `index` and `merge`: what they say of a dataset that is made."""
+
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import numpy as np
+
+from data_prep.build import merge as joining
+from data_prep.build.options import BuildOptions, InPlaceOptions, TaggingOptions
+from data_prep.build.pipeline import build_dataset, build_share
+from data_prep.build.tasks import CAPTIONS_LEFT_OUT, DOWNLOADS
+from data_prep.build.writer import WriterOptions
+from data_prep.pictures.limits import PictureLimits, PictureOptions
+from data_prep.pool import PoolOptions, RunOptions
+from data_prep.sources import RowOptions, SourceOptions
+from data_prep.sources.links import describe_counts
+from data_prep.text.captions import CaptionOptions
+from data_prep.text.vocabulary import VocabularyOptions
+from pretrain.dataset.manifest import Manifest
+
+
+def build(
+    source: SourceOptions,
+    writer: WriterOptions,
+    captions: CaptionOptions,
+    pictures: PictureOptions,
+    vocabulary: VocabularyOptions,
+    tagging: TaggingOptions,
+    run: RunOptions,
+) -> str:
+    """Build a dataset, or a share of it, and say what is in it."""
+    return _build(
+        BuildOptions(
+            source=source,
+            captions=captions,
+            pictures=pictures,
+            vocabulary=vocabulary,
+            tagging=tagging,
+            writer=writer,
+            run=run,
+        )
+    )
+
+
+def index(
+    tars: str,
+    rows: RowOptions,
+    writer: WriterOptions,
+    captions: CaptionOptions,
+    pictures: PictureLimits,
+    vocabulary: VocabularyOptions,
+    tagging: TaggingOptions,
+    in_place: InPlaceOptions,
+    run: RunOptions,
+) -> str:
+    """Index tars in place and say what is in them."""
+    options = BuildOptions(
+        source=SourceOptions(source=tars, format="webdataset", **asdict(rows)),
+        captions=captions,
+        pictures=pictures,
+        vocabulary=vocabulary,
+        tagging=tagging,
+        writer=writer,
+        run=run,
+    )
+    return _build(replace(options, in_place=in_place))
+
+
+def merge(directory: Path, pool: PoolOptions) -> str:
+    """Join the shares of a build and say what is in it."""
+    return summarise(directory, *joining.merge(directory, pool.workers))
+
+
+def _build(options: BuildOptions) -> str:
+    if options.run.task_index is not None:
+        return build_share(options)
+    return summarise(options.writer.out, *build_dataset(options))
+
+
+def summarise(out: Path, manifest: Manifest, tokens: np.ndarray) -> str:
+    """A short table of what was written and what was left out."""
+    lines = [("dataset", str(out)), ("samples", f"{manifest.samples:,}")]
+    for name, tier in manifest.tiers.items():
+        where = ", pictures in place" if tier.in_place else ""
+        told = f"{len(tier.shards)} shards, {tier.bytes / 1e6:,.1f} MB{where}"
+        lines.append((f"tier {name}", told))
+    lines.append(("vocabulary", f"{manifest.tokenizer.vocab_size:,} pieces"))
+    for column, name in enumerate(manifest.captions):
+        counts = tokens[:, column]
+        having, total = np.count_nonzero(counts), counts.sum(dtype=np.int64)
+        mean = f"{total / having:.1f} tokens on average" if having else "no tokens"
+        lines.append((f"caption {name}", f"{having:,} samples, {mean}"))
+    if left_out := manifest.provenance.get(CAPTIONS_LEFT_OUT):
+        lines.append(("captions left out", f"{left_out:,}, beyond --captions-per-list"))
+    if downloads := manifest.provenance.get(DOWNLOADS):
+        lines += describe_counts(downloads)
+    lines.append(("rejected", f"{sum(manifest.rejected.values()):,}"))
+    lines += [(f"  {reason}", f"{count:,}") for reason, count in manifest.rejected.items() if count]
+    return "\n".join(f"{label:<24}{value}" for label, value in lines)

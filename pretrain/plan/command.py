@@ -1,0 +1,82 @@
+"""`python -m pretrain.plan`: what a recipe takes, or which recipes a budget allows."""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+from pretrain.cli import Command, option_of, spell, values
+from pretrain.plan.budget import PLACES, RECIPES, candidates, known_samples
+from pretrain.plan.estimate import stage_estimate
+from pretrain.plan.hardware import Machine
+from pretrain.plan.options import PlanOptions
+from pretrain.plan.table import budget_table, plan_table
+from pretrain.recipe.parsing import parse
+from pretrain.recipe.recipe import Recipe
+from pretrain.recipe.stages import plan_stages
+
+# The options that are the plan's own; those of a recipe may stand among them.
+_OWN = Command(
+    program="python -m pretrain.plan",
+    description="",
+    run="pretrain.plan.command:plan",
+    options=("pretrain.plan.options:PlanOptions",),
+)
+
+
+def plan(options: PlanOptions, recipe_words: list[str]) -> str:
+    """The plan of the recipe that the words name, or the ranking of all recipes."""
+    machine = options.machine()
+    if not any(word.split("=")[0] == "--config" for word in recipe_words):
+        return _ranking(options, machine, recipe_words)
+    if options.days is not None or options.cost is not None:
+        raise ValueError(
+            "--days and --cost rank all recipes: leave them out, or leave out --config"
+        )
+    recipe, _ = parse([*PLACES, *recipe_words])
+    stages = plan_stages(recipe.stages, known_samples(recipe.stages, options.dataset_samples))
+    return plan_table(
+        [stage_estimate(recipe, stage, machine, vocab_size=options.vocab_size) for stage in stages],
+        machine,
+        price_per_hour=options.price,
+        dataset_samples=options.dataset_samples,
+    )
+
+
+def _ranking(options: PlanOptions, machine: Machine, recipe_words: list[str]) -> str:
+    if recipe_words:
+        raise ValueError(f"{recipe_words[0]}: an option of a recipe; give the recipe by --config")
+    if (options.days is None) == (options.cost is None):
+        raise ValueError("give --config RECIPE, or one of --days and --cost to rank all recipes")
+    if options.days is not None:
+        hours, budget = options.days * 24, f"{options.days:g} days"
+    else:
+        assert options.cost is not None
+        if options.price is None:
+            raise ValueError(
+                f"--cost {options.cost:g}: no price of {options.gpu} is known; give "
+                "--price_per_gpu_hour"
+            )
+        hours = options.cost / options.price / machine.ranks
+        budget = f"USD {options.cost:,.0f}"
+    found = candidates(
+        sorted(RECIPES.glob("*.yaml")),
+        machine,
+        dataset_samples=options.dataset_samples,
+        vocab_size=options.vocab_size,
+    )
+    return budget_table(found, machine, hours, budget)
+
+
+def read(_: Command, words: Sequence[str]) -> list[Any]:
+    """[options of the plan, words of the recipe]."""
+    return list(parse_words(words))
+
+
+def parse_words(words: Sequence[str]) -> tuple[PlanOptions, list[str]]:
+    """(options, words of the recipe) of a command line, where they stand in any order."""
+    own = {field.name for field in dataclasses.fields(PlanOptions)}
+    spelled, rest = spell(words, (PlanOptions, Recipe), takes_config=True)
+    if rest:
+        raise ValueError(f"{rest[0]!r} is one word too many: options begin with --")
+    ours = [word for word in spelled if option_of(word) in own]
+    return values(_OWN, ours)[0], [word for word in spelled if word not in ours]

@@ -1,0 +1,73 @@
+"""On what a recipe is to run, or what may be spent."""
+
+import dataclasses
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from pretrain.base.checks import check_positive
+from pretrain.plan.hardware import HARDWARE, Links, Machine
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlanOptions:
+    """On what a recipe is to run, or what may be spent."""
+
+    gpus: int = 8
+    """GPUs of a node (of cpu: cores)."""
+    nodes: int = 1
+    """Nodes."""
+    gpu: Literal["h100", "h200", "a100-80g", "a100-40g", "l40s", "rtx4090", "cpu"] = "h100"
+    """Kind of GPU."""
+    gpu_memory_gib: float | None = None
+    """Memory of a GPU, where it is not the usual one."""
+    mfu: float | None = None
+    """Share of the GPU's peak over all FLOPs executed; by default what was published for it."""
+    gpu_link_gb_per_s: float | None = None
+    """Link of a GPU to its neighbours in GB/s, one direction; by default NVLink's or PCIe's."""
+    node_link_gb_per_s: float = 50.0
+    """Link of a node to the others in GB/s, one direction, over all its adapters together."""
+    price_per_gpu_hour: float | None = None
+    """USD for a GPU-hour."""
+    dataset_samples: int | None = None
+    """Samples of the dataset: for lengths in epochs, and for the disk."""
+    vocab_size: int = 49408
+    """Rows of the token embedding (CLIP's BPE by default; a dataset's own is in its manifest)."""
+    days: float | None = None
+    """Without --config: rank the recipes that take at most so many days."""
+    cost: float | None = None
+    """Without --config: rank the recipes that cost at most so many USD."""
+
+    def __post_init__(self) -> None:
+        check_positive(
+            {f"--{f.name}": getattr(self, f.name) for f in dataclasses.fields(self)
+             if f.name not in ("gpu", "mfu")}
+        )  # fmt: skip
+        if self.mfu is not None and not 0 < self.mfu <= 1:
+            raise ValueError(f"--mfu {self.mfu}: a share of the peak, above 0 and at most 1")
+
+    @property
+    def price(self) -> float | None:
+        known = HARDWARE[self.gpu].price_per_hour
+        return known if self.price_per_gpu_hour is None else self.price_per_gpu_hour
+
+    def machine(self) -> Machine:
+        hardware = HARDWARE[self.gpu]
+        if self.gpu_memory_gib is not None:
+            hardware = replace(hardware, memory_gib=self.gpu_memory_gib)
+        if self.gpu == "cpu":  # the cores of a machine share its memory: one rank
+            hardware = replace(
+                hardware,
+                peak_tflops=hardware.peak_tflops * self.gpus,
+                memory_gib=self.gpu_memory_gib or hardware.memory_gib * self.gpus,
+            )
+        return Machine(
+            name=self.gpu,
+            hardware=hardware,
+            ranks=self.nodes if self.gpu == "cpu" else self.gpus * self.nodes,
+            nodes=self.nodes,
+            mfu=hardware.mfu if self.mfu is None else self.mfu,
+            links=Links(
+                gpu_gb_per_s=self.gpu_link_gb_per_s or hardware.link_gb_per_s,
+                node_gb_per_s=self.node_link_gb_per_s,
+            ),
+        )
