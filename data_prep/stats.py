@@ -11,12 +11,12 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from data_prep.build.tasks import DOWNLOADS
-from data_prep.reading import smallest_tier, spaced_rows
 from data_prep.recaption.files import open_all
 from data_prep.sources.links import describe_counts
 from pretrain.base.checks import check_positive
 from pretrain.base.files import write_durably
 from pretrain.dataset.manifest import Manifest, read_manifest, read_token_counts
+from pretrain.dataset.rows import smallest_tier, spaced_rows
 
 CONTEXTS = (8, 16, 32, 77)  # text lengths of CLIPA's recipes and of CLIP
 SPECIAL_TOKENS = 1  # of a context; towers with bos and eos have two
@@ -124,7 +124,7 @@ def survey(directory: Path, samples: int | None) -> Survey:
                 lengths[one.name].add(tokens[tokens > 0])
             pixels = np.empty((len(rows), 2), np.int64)
             members = ("json",) if has_counts else ("json", "ids")
-            for place, (details, *ids) in enumerate(reader.read(rows, members)):
+            for place, (details, *ids) in enumerate(reader.members(rows, members)):
                 found = json.loads(details)
                 pixels[place] = found["width"], found["height"]
                 if ids:

@@ -8,12 +8,12 @@ from pathlib import Path
 import numpy as np
 
 from data_prep.build.writer import array_file
-from data_prep.reading import sample_metadata
 from data_prep.similarity.clusters import cluster
 from pretrain.base.checks import check_between, check_positive
 from pretrain.base.files import write_durably
 from pretrain.dataset.embeddings import open_embeddings
 from pretrain.dataset.manifest import Manifest, read_manifest, weights_file
+from pretrain.dataset.rows import sample_metadata
 
 _SHOWN_GROUPS = 10
 

@@ -14,7 +14,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from data_prep.build.ustar import encode_header, end_of_archive, padding, read_members
+from data_prep.build.ustar import encode_header, end_of_archive, padding
 from pretrain.base.files import aside, file_sha256, rename_durably, write_durably
 from pretrain.dataset.manifest import (
     INDEX_FILE,
@@ -26,6 +26,7 @@ from pretrain.dataset.manifest import (
     index_dtype,
     members_inside,
 )
+from pretrain.dataset.tars import read_plain
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -135,7 +136,7 @@ def verify_shard(path: Path, rows: list[tuple[Any, ...]], members: Sequence[str]
     )
     found = (
         (name, offset, len(content), zlib.crc32(content))
-        for name, offset, content in read_members(path)
+        for name, offset, content in read_plain(path)
     )
     for wanted, seen in zip_longest(expected, found):
         if wanted != seen:

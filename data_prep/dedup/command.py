@@ -10,11 +10,11 @@ import numpy as np
 from data_prep.build.writer import array_file
 from data_prep.dedup import NOBODY
 from data_prep.pool import PoolOptions
-from data_prep.reading import base_weights
 from data_prep.similarity.left_out import check_page
 from pretrain.base.checks import check_between, check_positive
 from pretrain.base.files import write_durably
 from pretrain.dataset.manifest import Manifest, read_manifest, weights_file
+from pretrain.dataset.rows import base_weights
 from pretrain.report.figures import duration
 
 LONG_S = 600  # what takes longer is told before it starts

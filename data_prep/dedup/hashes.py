@@ -10,7 +10,6 @@ and here no wheel; perception brings OpenCV.
     DIR/hashes/phash.json   of which dataset and by which rule, and the file's sha256
 """
 
-import io
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,10 +22,10 @@ from tqdm import tqdm
 
 from data_prep.build.writer import array_file
 from data_prep.pool import Report, run_in_pool
-from data_prep.reading import smallest_tier
 from pretrain.base.files import file_sha256, write_durably
 from pretrain.dataset.manifest import COPY_AGAIN, Manifest
-from pretrain.dataset.pictures import decode, is_plain_jpeg
+from pretrain.dataset.pictures import decode, is_plain_jpeg, open_picture
+from pretrain.dataset.rows import smallest_tier
 
 RULE = "phash-1"  # another rule's hashes are made anew
 HASH_FILE = "phash.npy"
@@ -97,12 +96,12 @@ def hash_block(state: Pictures, rows: range, report: Report) -> tuple[int, NDArr
     for start in range(0, len(rows), _BLOCK_ROWS):
         part = rows[start : start + _BLOCK_ROWS]
         pictures = np.empty((len(part), _PX, _PX), np.float32)
-        for place, (jpeg,) in enumerate(reader.read(np.array(part, np.int64), ("jpg",))):
+        for place, (jpeg,) in enumerate(reader.members(np.array(part, np.int64), ("jpg",))):
             try:
                 pictures[place] = grey(jpeg)
             except (OSError, SyntaxError, ValueError) as error:
                 raise ValueError(
-                    f"{reader.directory / reader.name}: the picture of row {part[place]} cannot "
+                    f"{reader.directory / reader.tier}: the picture of row {part[place]} cannot "
                     f"be read ({error}): {COPY_AGAIN}"
                 ) from error
         hashes[start : start + len(part)] = hash_pictures(pictures)
@@ -112,7 +111,7 @@ def hash_block(state: Pictures, rows: range, report: Report) -> tuple[int, NDArr
 def grey(jpeg: bytes) -> NDArray[np.float32]:
     """(32, 32) grey levels of a picture, its sides stretched alike to the square."""
     if is_plain_jpeg(jpeg):
-        picture: Image.Image = Image.open(io.BytesIO(jpeg), formats=["JPEG"])
+        picture = open_picture(jpeg)
         picture.draft("L", (2 * _PX, 2 * _PX))  # the decoder halves it while it stays larger
     else:
         picture = Image.fromarray(decode(jpeg))

@@ -12,8 +12,8 @@ from tqdm import tqdm
 
 from data_prep.dedup.hashes import row_blocks
 from data_prep.pool import Report, run_in_pool
-from data_prep.reading import smallest_tier
 from pretrain.dataset.manifest import Manifest
+from pretrain.dataset.rows import smallest_tier
 
 ABSENT = np.uint64(0)
 
@@ -46,7 +46,7 @@ def digest_block(state: Captions, rows: range, report: Report) -> tuple[int, NDA
     del report
     reader = smallest_tier(state.directory, state.manifest)
     digests = np.empty(len(rows), np.uint64)
-    for place, (details,) in enumerate(reader.read(np.array(rows, np.int64), ("json",))):
+    for place, (details,) in enumerate(reader.members(np.array(rows, np.int64), ("json",))):
         text = normalised(json.loads(details)["captions"].get(state.name, ""))
         told = hashlib.blake2b(text.encode(), digest_size=8).digest()
         digests[place] = max(int.from_bytes(told, "little"), 1) if text else ABSENT

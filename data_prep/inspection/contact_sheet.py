@@ -11,12 +11,13 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from data_prep.inspection.kept import IMAGE_PX
-from data_prep.reading import TierReader, spaced_rows
 from pretrain.dataset.manifest import (
     Manifest,
     tier_for,
 )
 from pretrain.dataset.pictures import decode
+from pretrain.dataset.reader import Dataset
+from pretrain.dataset.rows import spaced_rows
 from pretrain.tokens.tokenizer import open_tokenizer
 from pretrain.tokens.word_classes import SENTENCE_START
 
@@ -59,12 +60,12 @@ class Shot:
 
 def read_shots(directory: Path, manifest: Manifest, wanted: int) -> list[Shot]:
     """Samples at equal distances."""
-    reader = TierReader(directory, manifest, tier_for(manifest, IMAGE_PX))
+    reader = Dataset(directory, looks=False, tier=tier_for(manifest, IMAGE_PX))
     pieces = pieces_of(directory, manifest)
     are_spaced = any(piece[:1] == " " for piece in pieces)
     shots: list[Shot] = []
     for rows in spaced_rows(manifest.samples, wanted):
-        members = reader.read(rows, ("jpg", "ids", "pos", "json"))
+        members = reader.members(rows, ("jpg", "ids", "pos", "json"))
         for row, (jpeg, ids, classes, details) in zip(rows.tolist(), members, strict=True):
             told = json.loads(details)
             numbers = np.frombuffer(ids, manifest.token_dtype).astype(np.int64)

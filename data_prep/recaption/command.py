@@ -13,7 +13,6 @@ from tqdm import tqdm
 from data_prep.build.samples import plain_value
 from data_prep.build.tasks import LOCK_FILE, locked
 from data_prep.pool import PoolOptions, run_in_pool
-from data_prep.reading import sample_metadata, smallest_tier, spaced_rows
 from data_prep.recaption.files import write_recaption
 from data_prep.recaption.join import (
     SAMPLES,
@@ -37,6 +36,7 @@ from pretrain.dataset.manifest import (
     read_manifest,
     recaption_folder,
 )
+from pretrain.dataset.rows import sample_metadata, smallest_tier, spaced_rows
 
 WORK_FOLDER = ".unfinished"  # in DIR/captions
 

@@ -15,12 +15,12 @@ from numpy.typing import NDArray
 from data_prep.build.writer import array_file
 from data_prep.dedup import NOBODY
 from data_prep.dedup.semantic import Repeats, semantic_repeats
-from data_prep.reading import base_weights, smallest_tier
 from data_prep.similarity.left_out import Source, check_page
 from pretrain.base.checks import check_positive
 from pretrain.base.files import write_durably
 from pretrain.dataset.embeddings import Embeddings, open_embeddings
 from pretrain.dataset.manifest import Manifest, read_manifest, weights_file
+from pretrain.dataset.rows import base_weights, smallest_tier
 
 QUANTILES = (0, 0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99, 1)
 _SHOWN_CAPTIONS = 5
@@ -210,7 +210,7 @@ def _captions(
     ordered = np.sort(rows)
     member = "txt" if caption is None else "json"
     texts: dict[int, str] = {}
-    contents = smallest_tier(directory, manifest).read(ordered, (member,))
+    contents = smallest_tier(directory, manifest).members(ordered, (member,))
     for row, (words,) in zip(ordered.tolist(), contents, strict=True):
         text = words.decode() if caption is None else json.loads(words)["captions"].get(caption, "")
         texts[row] = text if len(text) <= _SHOWN_CHARS else text[:_SHOWN_CHARS] + " …"

@@ -4,7 +4,6 @@ A shard's files are there only when they are whole, so a killed command goes on,
 processes can share the shards. This is the one command that runs a model.
 """
 
-import io
 import json
 import sys
 from collections import deque
@@ -23,7 +22,6 @@ from data_prep.build.tasks import LOCK_FILE, locked
 from data_prep.build.work import writing
 from data_prep.build.writer import array_file
 from data_prep.pool import RunOptions, usable_workers
-from data_prep.reading import TierReader
 from pretrain import load
 from pretrain.base.checks import check_positive
 from pretrain.base.files import rename_durably, write_durably
@@ -36,6 +34,8 @@ from pretrain.dataset.embeddings import (
     shard_file,
 )
 from pretrain.dataset.manifest import Manifest, embeddings_folder, read_manifest, tier_for
+from pretrain.dataset.pictures import decode
+from pretrain.dataset.reader import Dataset
 
 if TYPE_CHECKING:
     from pretrain.export.inference import Model
@@ -101,7 +101,7 @@ def embed(model_folder: Path, directory: Path, options: EmbedOptions) -> str:
     )
     with writing(folder):
         _begin(folder, info)
-    reader = TierReader(directory, manifest, tier)
+    reader = Dataset(directory, looks=False, tier=tier)
     share = range(options.task_index or 0, len(shard_samples), options.task_count or 1)
     _embed_shards(model, reader, folder, info, share, options)
     with writing(folder):
@@ -170,7 +170,7 @@ def _is_done(folder: Path, shard: int) -> bool:
 
 def _embed_shards(
     model: "Model",
-    reader: TierReader,
+    reader: Dataset,
     folder: Path,
     info: EmbeddingsInfo,
     share: range,
@@ -208,7 +208,7 @@ def _embed_shards(
 
 
 def _read_ahead(
-    pool: ThreadPoolExecutor, reader: TierReader, rows: NDArray[np.int64], options: EmbedOptions
+    pool: ThreadPoolExecutor, reader: Dataset, rows: NDArray[np.int64], options: EmbedOptions
 ) -> Iterator[Batch]:
     """The batches of some rows in order, as many ahead of the model as there are threads."""
     waiting: deque[Future[Batch]] = deque()
@@ -221,21 +221,20 @@ def _read_ahead(
         yield waiting.popleft().result()
 
 
-def _read(reader: TierReader, rows: NDArray[np.int64], caption: str | None) -> Batch:
+def _read(reader: Dataset, rows: NDArray[np.int64], caption: str | None) -> Batch:
     """ValueError names a sample whose picture cannot be decoded."""
     pictures: list[Image.Image] = []
     texts: list[str | None] = []
     for row, (jpeg, words) in zip(
         rows.tolist(),
-        reader.read(rows, ("jpg", "txt" if caption is None else "json")),
+        reader.members(rows, ("jpg", "txt" if caption is None else "json")),
         strict=True,
     ):
         try:
-            picture = Image.open(io.BytesIO(jpeg))
-            picture.load()
-        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+            picture = Image.fromarray(decode(jpeg))
+        except ValueError as error:
             raise ValueError(
-                f"{reader.directory}, tier {reader.name}, row {row}: its picture cannot be read "
+                f"{reader.directory}, tier {reader.tier}, row {row}: its picture cannot be read "
                 f"({error}): build the dataset again"
             ) from error
         pictures.append(picture)

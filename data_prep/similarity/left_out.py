@@ -10,9 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data_prep.dedup import NOBODY
-from data_prep.reading import TierReader
 from pretrain.base.files import write_durably
 from pretrain.dataset.manifest import Manifest, tier_for
+from pretrain.dataset.reader import Dataset
 
 _PICTURE_PX = 112
 _HERE = Path(__file__).parent
@@ -75,12 +75,10 @@ def write_sections(path: Path, title: str, told: str, sections: Sequence[Section
     shown: dict[int, tuple[str | None, str]] = {}  # by the entry's identity
     for source in {id(e.source): e.source for e in entries}.values():
         mine = sorted((e for e in entries if e.source is source), key=lambda e: e.row)
-        reader = TierReader(
-            source.directory, source.manifest, tier_for(source.manifest, _PICTURE_PX)
-        )
+        reader = Dataset(source.directory, looks=False, tier=tier_for(source.manifest, _PICTURE_PX))
         rows = np.array([e.row for e in mine], np.int64)
         member = "txt" if source.caption is None else "json"
-        for entry, (jpeg, words) in zip(mine, reader.read(rows, ("jpg", member)), strict=True):
+        for entry, (jpeg, words) in zip(mine, reader.members(rows, ("jpg", member)), strict=True):
             text = words.decode()
             if source.caption is not None:
                 text = json.loads(text)["captions"].get(source.caption, "")

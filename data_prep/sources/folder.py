@@ -15,10 +15,8 @@ from data_prep.sources.links import LinkCounts
 from data_prep.sources.picture_files import read_bounded
 from data_prep.sources.sidecars import Sidecars, caption_name, look_into, sidecar_notes, stem
 from data_prep.sources.source import READ_ROWS, Batch
+from pretrain.dataset.pictures import SUFFIXES
 
-PICTURE_SUFFIXES = frozenset(
-    (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif")
-)
 TEXT_SUFFIX, METADATA_SUFFIX = ".txt", ".json"
 METADATA_FILES = ("metadata.csv", "metadata.jsonl")  # huggingface.co/docs/datasets/image_dataset
 
@@ -63,7 +61,7 @@ def list_folder(folder: Path) -> Listing:
                 continue
         if not entry.is_file():
             listing.others["special file"] += 1
-        elif suffix in PICTURE_SUFFIXES:
+        elif suffix in SUFFIXES:
             listing.pictures.append(path)
         elif suffix == TEXT_SUFFIX:
             # Of a.TXT and a.txt the latter, in whichever order the disk names them.

@@ -19,14 +19,15 @@ from tqdm import tqdm
 from data_prep.rejection import RejectedError
 from data_prep.sources.columns import ColumnTypes
 from data_prep.sources.files import Files
-from data_prep.sources.folder import PICTURE_SUFFIXES, describe_suffixes
+from data_prep.sources.folder import describe_suffixes
 from data_prep.sources.links import LinkCounts
 from data_prep.sources.look import Look, described
 from data_prep.sources.picture_files import read_range
 from data_prep.sources.rows import MARKED_ROWS, Marks, Row, RowSource, parse_object
 from data_prep.sources.sidecars import TEXT_BYTES_CAP
 from data_prep.sources.source import Stored
-from data_prep.sources.tar_members import Member, read_tar
+from pretrain.dataset.pictures import SUFFIXES
+from pretrain.dataset.tars import Member, read_tar
 
 KEY_AND_EXTENSION = re.compile(r"((?:.*/|)[^.]+)[.]([^/]*)")
 # What webdataset itself decodes as text or as a number's text, and the field's other names.
@@ -255,7 +256,7 @@ def columns_of(group: Group) -> tuple[dict[str, Any], bool]:
 
 def is_picture(extension: str) -> bool:
     """Whether members of this extension are pictures."""
-    return "." + extension.rpartition(".")[2] in PICTURE_SUFFIXES
+    return "." + extension.rpartition(".")[2] in SUFFIXES
 
 
 def is_json(extension: str) -> bool:

@@ -11,16 +11,19 @@ from functools import lru_cache
 import numpy as np
 import simplejpeg
 from numpy.typing import NDArray
-from PIL import Image, ImageCms
+from PIL import Image, ImageCms, PngImagePlugin
 
 # Only these decoders may run: a corpus must not reach Pillow's less trodden ones (EPS starts a
 # PostScript interpreter).
-FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "PPM")
+# How files of these are named.
+SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif", ".ppm")
 # JPEG markers (ITU T.81, table B.1), and what an APP segment of each kind begins with.
 START_OF_JPEG = b"\xff\xd8"
 START_OF_SCAN = 0xDA
 FRAME_HEADERS = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 NEEDS_PILLOW = {0xE1: b"Exif\0\0", 0xE2: b"ICC_PROFILE\0"}
+XMP, XMP_ORIENTATION = b"http://ns.adobe.com/xap/1.0/\0", b"tiff:Orientation"
 
 ORIENTATION_TAG = 0x0112
 # EXIF 2.32, table "Orientation": value -> what brings the picture upright.
@@ -40,6 +43,12 @@ PROFILE_MODES = {b"RGB ": "RGB", b"GRAY": "L", b"CMYK": "CMYK"}
 SAME_COLOUR = 2  # of 255
 # 192 MB decoded; a header may claim 60000x60000 in a few bytes: checked before pixels are read.
 PIXELS_CAP = 64_000_000
+# Of a PNG's compressed texts and profile. Pillow's own cap of 1 MiB refuses pictures of editors.
+PngImagePlugin.MAX_TEXT_CHUNK = 64 << 20
+
+
+class PixelsCapError(ValueError):
+    """A picture of more than PIXELS_CAP."""
 
 
 def decode(file: bytes) -> NDArray[np.uint8]:
@@ -50,16 +59,31 @@ def decode(file: bytes) -> NDArray[np.uint8]:
     """
     if is_plain_jpeg(file):
         return decode_jpeg(file)
+    picture = open_picture(file)
     with warnings.catch_warnings():
-        # Pillow warns of big pictures and damaged metadata, both of which are judged here.
-        warnings.simplefilter("ignore")
+        warnings.simplefilter("ignore")  # of damaged metadata
         try:
-            picture = Image.open(io.BytesIO(file), formats=FORMATS)
-            check_pixels(*picture.size)
             return np.asarray(upright_rgb(picture))
         # Damaged files make decoders raise nearly anything.
         except Exception as error:
             raise ValueError(f"no whole picture of {', '.join(FORMATS)}: {error}") from error
+
+
+def open_picture(file: bytes) -> Image.Image:
+    """A picture of FORMATS by its header, nothing decoded yet.
+
+    ValueError where it is none; PixelsCapError, one too, where it has more than PIXELS_CAP.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of big pictures, which are judged here
+        try:
+            picture = Image.open(io.BytesIO(file), formats=FORMATS)
+        except Image.DecompressionBombError as error:
+            raise PixelsCapError(f"over the cap of {PIXELS_CAP:,} pixels") from error
+        except Exception as error:
+            raise ValueError(f"no whole picture of {', '.join(FORMATS)}: {error}") from error
+    check_pixels(*picture.size)
+    return picture
 
 
 def decode_jpeg(file: bytes) -> NDArray[np.uint8]:
@@ -70,9 +94,9 @@ def decode_jpeg(file: bytes) -> NDArray[np.uint8]:
 
 
 def check_pixels(width: int, height: int) -> None:
-    """ValueError beyond PIXELS_CAP."""
+    """PixelsCapError beyond PIXELS_CAP."""
     if height * width > PIXELS_CAP:
-        raise ValueError(f"{width}x{height} pixels is over the {PIXELS_CAP} cap")
+        raise PixelsCapError(f"{width} x {height} pixels: over the cap of {PIXELS_CAP:,}")
 
 
 def is_plain_jpeg(file: bytes) -> bool:
@@ -80,9 +104,16 @@ def is_plain_jpeg(file: bytes) -> bool:
     is damaged, the decoder will say so."""
     if not file.startswith(START_OF_JPEG):
         return False
-    for marker, place, _ in jpeg_segments(file):
+    for marker, place, end in jpeg_segments(file):
         begin = NEEDS_PILLOW.get(marker)
         if begin is not None and file.startswith(begin, place + 4):
+            return False
+        # A turn that only XMP tells; most XMP tells none, and need not cost the slow decoder.
+        if (
+            marker == 0xE1
+            and file.startswith(XMP, place + 4)
+            and XMP_ORIENTATION in file[place:end]
+        ):
             return False
         if marker in FRAME_HEADERS and file[place + 9 : place + 10] == b"\x04":  # colours
             return False

@@ -5,6 +5,7 @@ import os
 import stat
 import threading
 import zlib
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -264,6 +265,23 @@ class Dataset:
         if zlib.crc32(block) != crc:
             raise SampleError("crc_mismatch", self.key(row), "member json")
         return json.loads(block)
+
+    def members(self, rows: NDArray[np.int64], names: Sequence[str]) -> Iterator[list[bytes]]:
+        """Members of each row by their names (`jpg`, `ids`, …). SampleError names a damaged one."""
+        picked = self.index[rows]
+        places = [picked[name].tolist() for name in names]
+        for row, shard, *sample in zip(
+            rows.tolist(), picked["shard"].tolist(), *places, strict=True
+        ):
+            contents: list[bytes] = []
+            for name, (start, size, crc) in zip(names, sample, strict=True):
+                in_place = self.in_place and name == "jpg"
+                contents.append(self._read(row, shard, start, start + size, of_picture=in_place))
+                if zlib.crc32(contents[-1]) != crc:
+                    path = (self.pictures if in_place else self.shards)[shard]
+                    detail = f"member {name} at byte {start} of {path}; {COPY_AGAIN}"
+                    raise SampleError("crc_mismatch", self.key(row), detail)
+            yield contents
 
     def key(self, row: int) -> str:
         return self.index[row]["key"].decode("ascii", "backslashreplace")

@@ -13,7 +13,6 @@ from torch import Tensor
 from pretrain.base.checks import check_positive
 from pretrain.batches.augment import Normalisation
 from pretrain.batches.images import Resize, evaluation_pixels
-from pretrain.dataset.pictures import upright_rgb
 from pretrain.evaluation.features import KeptTokens, squares_features, text_features
 from pretrain.evaluation.labelled import LabelledSet, open_labelled
 from pretrain.evaluation.prompts import check_prompts
@@ -102,7 +101,7 @@ def picture_features(
     image_px = model.image.image_px
 
     def square(row: int) -> NDArray[np.uint8]:
-        return evaluation_pixels(np.asarray(upright_rgb(pictures.read(row))), image_px, how)
+        return evaluation_pixels(pictures.read(row), image_px, how)
 
     return squares_features(model, len(pictures.labels), square, normalisation, batch, kept)
 

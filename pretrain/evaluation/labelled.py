@@ -1,15 +1,15 @@
 """Labelled pictures of other people's sets, by row: class folders, WebDataset tars, `datasets`."""
 
-import io
-import tarfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
+import numpy as np
+from numpy.typing import NDArray
 
-_PICTURES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm")
+from pretrain.dataset.pictures import SUFFIXES, decode
+from pretrain.dataset.tars import is_hidden, read_tar
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,16 +18,14 @@ class LabelledSet:
 
     labels: list[str]  # (n,)
     order: list[str]  # distinct labels, in the order in which a list of names counts them
-    open: Callable[[int], Image.Image]
+    file: Callable[[int], bytes]
     name: Callable[[int], str]
 
-    def read(self, row: int) -> Image.Image:
-        """A picture with its pixels. ValueError names it: a figure cannot do without it."""
+    def read(self, row: int) -> NDArray[np.uint8]:
+        """(H, W, 3) sRGB, upright. ValueError names it: a figure cannot do without it."""
         try:
-            picture = self.open(row)
-            picture.load()
-            return picture
-        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+            return decode(self.file(row))
+        except (OSError, ValueError) as error:
             raise ValueError(
                 f"picture {self.name(row)} cannot be read ({' '.join(str(error).split())}): repair "
                 "it, or take it out of the set"
@@ -45,20 +43,25 @@ def open_labelled(option: str, directory: Path) -> LabelledSet:
         return _webdataset(option, [directory])
     if not directory.is_dir():
         raise ValueError(f"{option}={directory}: there is no such folder or tar; name another")
-    if (directory / "dataset_info.json").is_file():
+    if any((directory / name).is_file() for name in ("dataset_info.json", "dataset_dict.json")):
         return _saved_dataset(option, directory)
-    tars = sorted(directory.glob("*.tar"))
+    tars = sorted(path for path in directory.glob("[!.]*.tar") if path.is_file())
     return _webdataset(option, tars) if tars else _class_folders(option, directory)
 
 
 def _class_folders(option: str, directory: Path) -> LabelledSet:
-    folders = sorted(path for path in directory.iterdir() if path.is_dir())
+    folders = sorted(p for p in directory.iterdir() if p.is_dir() and not is_hidden(p.name))
     files, labels = [], []
     for folder in folders:
-        found = sorted(p for p in folder.rglob("*") if p.suffix.lower() in _PICTURES)
+        found = sorted(
+            path
+            for path in folder.rglob("*")
+            if path.suffix.lower() in SUFFIXES
+            and not is_hidden(path.relative_to(folder).as_posix())
+        )
         if not found:
             raise ValueError(
-                f"{option}: the class folder {folder} holds no picture ({', '.join(_PICTURES)}): "
+                f"{option}: the class folder {folder} holds no picture ({', '.join(SUFFIXES)}): "
                 "remove it, or put its pictures back"
             )
         files += found
@@ -71,7 +74,7 @@ def _class_folders(option: str, directory: Path) -> LabelledSet:
     return LabelledSet(
         labels=labels,
         order=[folder.name for folder in folders],
-        open=lambda row: Image.open(files[row]),
+        file=lambda row: files[row].read_bytes(),
         name=lambda row: str(files[row]),
     )
 
@@ -81,22 +84,10 @@ def _webdataset(option: str, tars: list[Path]) -> LabelledSet:
     places: list[tuple[Path, int, int, str]] = []
     labels: list[str] = []
     for tar in tars:
-        pictures: dict[str, tuple[Path, int, int, str]] = {}
-        classes: dict[str, str] = {}
         try:
-            with tarfile.open(tar, "r:") as archive:
-                for member in archive:
-                    folder, slash, file = member.name.rpartition("/")
-                    stem, _, extension = file.partition(".")
-                    key = folder + slash + stem
-                    if "." + extension.lower() in _PICTURES:
-                        pictures[key] = (tar, member.offset_data, member.size, member.name)
-                    elif extension == "cls":
-                        content = archive.extractfile(member)
-                        assert content is not None, "a .cls that is no file"
-                        classes[key] = content.read().decode("utf-8").strip()
-        except (tarfile.TarError, UnicodeDecodeError, AssertionError) as error:
-            raise ValueError(f"{option}: {tar} is no whole WebDataset tar ({error})") from error
+            pictures, classes = _members(tar)
+        except ValueError as error:
+            raise ValueError(f"{option}: {error}") from error
         alone = sorted(pictures.keys() ^ classes.keys())
         if alone or not pictures:
             raise ValueError(
@@ -106,30 +97,61 @@ def _webdataset(option: str, tars: list[Path]) -> LabelledSet:
         places += pictures.values()
         labels += [classes[key] for key in pictures]
 
-    def read(row: int) -> Image.Image:
+    def file(row: int) -> bytes:
         tar, start, size, _ = places[row]
-        with tar.open("rb") as file:
-            file.seek(start)
-            return Image.open(io.BytesIO(file.read(size)))
+        with tar.open("rb") as opened:
+            opened.seek(start)
+            return opened.read(size)
 
     distinct = set(labels)
-    order = (
-        sorted(distinct, key=int)
-        if all(label.isdigit() for label in distinct)
-        else sorted(distinct)
-    )
+    numbers = all(label.isascii() and label.isdigit() for label in distinct)
     return LabelledSet(
         labels=labels,
-        order=order,
-        open=read,
+        order=sorted(distinct, key=int) if numbers else sorted(distinct),
+        file=file,
         name=lambda row: f"{places[row][0]}:{places[row][3]}",
     )
+
+
+def _members(tar: Path) -> tuple[dict[str, tuple[Path, int, int, str]], dict[str, str]]:
+    """(places of the pictures, classes) of a tar, by key. ValueError where it is damaged, or a key
+    has two of either."""
+    pictures: dict[str, tuple[Path, int, int, str]] = {}
+    classes: dict[str, str] = {}
+    with tar.open("rb") as file:
+        for member in read_tar(tar, file):
+            if not member.regular or is_hidden(member.name):
+                continue
+            folder, slash, name = member.name.rpartition("/")
+            stem, _, extension = name.partition(".")
+            key, extension = folder + slash + stem, "." + extension.lower()
+            if key in (pictures if extension in SUFFIXES else classes) and (
+                extension in (*SUFFIXES, ".cls")
+            ):
+                raise ValueError(
+                    f"{tar}: {member.name} is the second of key {key!r}: each has one picture and "
+                    "one .cls; name the others otherwise"
+                )
+            if extension in SUFFIXES:
+                pictures[key] = (tar, member.offset, member.size, member.name)
+            elif extension == ".cls":
+                file.seek(member.offset)
+                try:
+                    classes[key] = file.read(member.size).decode("utf-8-sig").strip()
+                except UnicodeDecodeError as error:
+                    raise ValueError(f"{tar}: {member.name} is no UTF-8 text") from error
+    return pictures, classes
 
 
 def _saved_dataset(option: str, directory: Path) -> LabelledSet:
     import datasets  # takes seconds to import
 
     saved: Any = datasets.load_from_disk(str(directory))
+    if isinstance(saved, datasets.DatasetDict):
+        raise ValueError(
+            f"{option}={directory}: it holds the splits {list(saved)}: name the folder of one, "
+            f"{directory / next(iter(saved), 'SPLIT')}"
+        )
     features = saved.features
     pictures = [name for name, kind in features.items() if isinstance(kind, datasets.Image)]
     classes = [name for name, kind in features.items() if isinstance(kind, datasets.ClassLabel)]
@@ -144,6 +166,11 @@ def _saved_dataset(option: str, directory: Path) -> LabelledSet:
     (picture,), (column,) = pictures, classes
     kind = features[column]
     values = saved[column][:]
+    if None in values:
+        raise ValueError(
+            f"{option}={directory}: {values.count(None)} pictures have no class: drop them"
+        )
+    saved = saved.cast_column(picture, datasets.Image(decode=False))
     if isinstance(kind, datasets.ClassLabel):
         if min(values) < 0:
             raise ValueError(f"{option}={directory}: some pictures have no class (-1): drop them")
@@ -154,6 +181,11 @@ def _saved_dataset(option: str, directory: Path) -> LabelledSet:
     return LabelledSet(
         labels=labels,
         order=order,
-        open=lambda row: saved[row][picture],
+        file=lambda row: _stored(saved[row][picture]),
         name=lambda row: f"{row} of {directory}",
     )
+
+
+def _stored(picture: dict[str, Any]) -> bytes:
+    """The file of a picture as `datasets` keeps it: its bytes, or where they lie."""
+    return picture["bytes"] or Path(picture["path"]).read_bytes()

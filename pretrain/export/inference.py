@@ -9,6 +9,7 @@ from PIL import Image
 from torch import Tensor
 
 from pretrain.base.files import file_sha256
+from pretrain.dataset.pictures import decode
 from pretrain.evaluation.prompts import check_prompts
 from pretrain.evaluation.zero_shot import class_embeddings
 from pretrain.export.native import load as load_export
@@ -135,9 +136,10 @@ def _batches(values: list, size: int) -> list[list]:
 def _open(image: Picture, place: int) -> Image.Image:
     """A picture with its pixels read, so that a damaged one is named by its path or place."""
     try:
-        picture = image if isinstance(image, Image.Image) else Image.open(image)
-        picture.load()
-        return picture
+        if not isinstance(image, Image.Image):
+            return Image.fromarray(decode(Path(image).read_bytes()))
+        image.load()
+        return image
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         name = f"picture {place}" if isinstance(image, Image.Image) else f"picture {image}"
         raise ValueError(

@@ -12,15 +12,12 @@ from tqdm import tqdm
 
 from pretrain.dataset.embeddings import fitting_embeddings
 from pretrain.dataset.manifest import read_manifest, tier_for
-from pretrain.dataset.pictures import PIXELS_CAP
+from pretrain.dataset.pictures import decode, open_picture
 from pretrain.dataset.reader import Dataset
 from pretrain.export.inference import Model
 from pretrain.search.index import build_index, nearest
 
-# Decoders of its own only: Pillow would give others, such as EPS, to a foreign program.
-FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
 THUMBNAIL_PX = 320  # longest side: a card is at most 250 wide
-CAP = f"{PIXELS_CAP / 1e6:.0f} million"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,7 +72,7 @@ class Collection:
         """JPEG of at most THUMBNAIL_PX. ValueError where the picture is damaged."""
         jpeg = self._shown.read(row).jpeg
         picture = open_picture(jpeg)
-        if max(picture.size) <= THUMBNAIL_PX:
+        if picture.format == "JPEG" and max(picture.size) <= THUMBNAIL_PX:
             return jpeg
         picture.draft("RGB", (THUMBNAIL_PX, THUMBNAIL_PX))
         picture.thumbnail((THUMBNAIL_PX, THUMBNAIL_PX))
@@ -87,22 +84,6 @@ class Collection:
         """The sample's first caption."""
         captions = self._shown.read_json(row)["captions"]
         return next((captions[n] for n in self._shown.manifest.captions if captions.get(n)), "")
-
-
-def open_picture(file: bytes) -> Image.Image:
-    """A picture whose pixels are not read yet; ValueError where it is none, or too large."""
-    try:
-        picture = Image.open(io.BytesIO(file), formats=FORMATS)
-    except Image.DecompressionBombError as error:
-        raise ValueError(f"this picture has over {CAP} pixels: choose a smaller one") from error
-    except (OSError, ValueError, SyntaxError) as error:
-        raise ValueError(f"this file is no picture of {', '.join(FORMATS)}") from error
-    if picture.width * picture.height > PIXELS_CAP:
-        raise ValueError(
-            f"this picture has {picture.width} × {picture.height} pixels, over {CAP}: choose "
-            "a smaller one"
-        )
-    return picture
 
 
 def _embed(model: Model, dataset: Dataset, batch: int) -> NDArray[np.float32]:
@@ -119,9 +100,7 @@ def _embed(model: Model, dataset: Dataset, batch: int) -> NDArray[np.float32]:
 
 def _picture(dataset: Dataset, row: int) -> Image.Image:
     try:
-        picture = open_picture(dataset.read(row).jpeg)
-        picture.load()
-        return picture
+        return Image.fromarray(decode(dataset.read(row).jpeg))
     except (OSError, ValueError) as error:
         raise ValueError(
             f"{dataset.directory}, tier {dataset.tier}, sample {dataset.key(row)}: {error}; copy "

@@ -7,8 +7,9 @@ from werkzeug.exceptions import HTTPException, NotFound, RequestEntityTooLarge
 from werkzeug.routing import Map, Rule
 from werkzeug.wrappers import Request, Response
 
+from pretrain.dataset.pictures import decode
 from pretrain.report.template import template
-from pretrain.search.collection import Collection, Match, open_picture
+from pretrain.search.collection import Collection, Match
 
 UPLOAD_BYTES = 32 << 20
 TEXT_CHARS = 1000  # far more than any context holds
@@ -82,11 +83,7 @@ class SearchPage:
         content = b"" if file is None else file.read()
         if file is None or not content:
             raise ValueError("choose a picture to search by first")
-        picture = open_picture(content)
-        try:
-            picture.load()
-        except (OSError, ValueError, SyntaxError) as fault:
-            raise ValueError("this picture is damaged or cut off") from fault
+        picture = Image.fromarray(decode(content))
         return f"the picture {file.filename or 'without a name'}", picture
 
     def _picture(self, row: int) -> Response:

@@ -25,8 +25,8 @@ from data_prep_corpus import caption, picture
 from PIL import Image
 
 from data_prep.__main__ import main
-from data_prep.reading import smallest_tier
 from pretrain.dataset.manifest import read_manifest
+from pretrain.dataset.rows import smallest_tier
 
 REPOSITORY = Path(__file__).parents[2]
 PYTHON = os.environ.get("IMG2DATASET_PYTHON") or (
@@ -108,9 +108,9 @@ def test_what_came_is_what_was_sent_and_what_failed_is_counted(fetched, tmp_path
         assert "13 of 18 (72.2%)" in text and "http_404" in text
     assert json.loads((tmp_path / "stats.json").read_text())["downloads"]["failed"] == failed
     reader = smallest_tier(data, manifest)
-    texts = {content[0].decode() for content in reader.read(np.arange(11), ("txt",))}
+    texts = {content[0].decode() for content in reader.members(np.arange(11), ("txt",))}
     assert texts == {caption(i) for i, kind in enumerate(KINDS) if kind in ("good", "png", "named")}
-    (details,) = next(iter(reader.read(np.arange(1), ("json",))))
+    (details,) = next(iter(reader.members(np.arange(1), ("json",))))
     assert 0 <= json.loads(details)["meta"]["similarity"] < 1.8
 
 

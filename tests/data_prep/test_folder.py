@@ -10,8 +10,8 @@ from data_prep_corpus import caption, encoded, picture, write_corpus
 
 from data_prep.__main__ import main
 from data_prep.sources import Corpus, Record, SourceOptions
-from data_prep.sources.folder import PICTURE_SUFFIXES
 from pretrain.dataset.manifest import read_manifest
+from pretrain.dataset.pictures import SUFFIXES
 
 KINDS = {
     "jpg": "JPEG",
@@ -23,6 +23,7 @@ KINDS = {
     "tif": "TIFF",
     "TIFF": "TIFF",
     "avif": "AVIF",
+    "ppm": "PPM",
 }
 
 
@@ -55,7 +56,7 @@ def members(out: Path, suffix: str) -> list[bytes]:
 
 
 def test_every_kind_of_picture_with_its_text_becomes_a_sample(tmp_path, capsys):
-    assert {f".{suffix.lower()}" for suffix in KINDS} == PICTURE_SUFFIXES
+    assert {f".{suffix.lower()}" for suffix in KINDS} == set(SUFFIXES)
     source = fill(tmp_path / "mine")
     assert build(source, tmp_path / "out") == 0
     assert "note:" not in capsys.readouterr().err

@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from data_prep.build.ustar import encode_header, end_of_archive, padding, read_members
+from data_prep.build.ustar import encode_header, end_of_archive, padding
 from data_prep.build.writer import Shard, verify_shard
 from pretrain.dataset.manifest import MEMBERS
+from pretrain.dataset.tars import read_plain
 
 SIZES = [0, 1, 511, 512, 513, 5000]
 
@@ -35,7 +36,7 @@ def test_the_standard_library_and_tar_read_it(tmp_path: Path) -> None:
         offsets = [entry.offset_data for entry in entries]
     assert found == contents()
     assert all((e.mtime, e.uid, e.gid, e.uname, e.gname) == (0, 0, 0, "", "") for e in entries)
-    assert [offset for _, offset, _ in read_members(path)] == offsets
+    assert [offset for _, offset, _ in read_plain(path)] == offsets
     listed = subprocess.run(["tar", "tf", path], capture_output=True, text=True, check=True)
     assert listed.stdout.split() == list(contents()) and listed.stderr == ""
 
@@ -47,14 +48,14 @@ def test_an_archive_of_the_standard_library_is_read(tmp_path: Path) -> None:
             info = tarfile.TarInfo(name)
             info.size = len(content)
             tar.addfile(info, io.BytesIO(content))
-    assert {name: content for name, _, content in read_members(path)} == contents()
+    assert {name: content for name, _, content in read_plain(path)} == contents()
 
 
 @pytest.mark.parametrize("end", [100, 600, 1500, 6000, len(archive()) - 10240, 0])
 def test_a_cut_archive_is_an_error(tmp_path: Path, end: int) -> None:
     (tmp_path / "a.tar").write_bytes(archive()[:end])
     with pytest.raises(OSError, match=r"cut short|no proper end"):
-        list(read_members(tmp_path / "a.tar"))
+        list(read_plain(tmp_path / "a.tar"))
 
 
 @pytest.mark.parametrize("kind", [tarfile.SYMTYPE, tarfile.DIRTYPE])
@@ -64,7 +65,7 @@ def test_anything_but_a_file_is_an_error(tmp_path: Path, kind: bytes) -> None:
         info.type, info.linkname = kind, "/etc/passwd"
         tar.addfile(info)
     with pytest.raises(OSError, match="regular file"):
-        list(read_members(tmp_path / "a.tar"))
+        list(read_plain(tmp_path / "a.tar"))
 
 
 def test_a_name_that_does_not_fit_is_refused() -> None:
@@ -82,7 +83,7 @@ def test_a_shard_is_read_back_before_it_gets_its_name(tmp_path: Path) -> None:
     good = (tmp_path / "00003.tar").read_bytes()
     verify_shard(tmp_path / "00003.tar", shard.rows)
     places: list[int] = []
-    for _, offset, content in read_members(tmp_path / "00003.tar"):
+    for _, offset, content in read_plain(tmp_path / "00003.tar"):
         # In the name, size, checksum, type and magic; the first and last byte of the content.
         places += [offset - 512 + at for at in (3, 130, 150, 156, 258)]
         places += [offset, offset + len(content) - 1]

@@ -1,4 +1,4 @@
-"""The files inside a tar archive of anyone's making: where each lies. Nothing is extracted.
+"""The one walker of tars: where each file inside an archive lies. Nothing is extracted.
 
 The standard library's tarfile takes a damaged header in the middle for the end of the archive
 (CPython, `TarFile.next`), so half of it would be lost in silence; webdataset reads through it and
@@ -6,18 +6,21 @@ imports torch. Formats: POSIX ustar and pax, GNU tar, v7; as in tar(5).
 """
 
 import os
+import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
-from data_prep.build.ustar import BLOCK_BYTES, HEADER
-
+BLOCK_BYTES = 512
+# name, mode, uid, gid, size, mtime, checksum, type, link, magic, version, owner, group, device
+# major and minor, prefix
+HEADER = struct.Struct("<100s8s8s8s12s12s8sc100s6s2s32s32s8s8s155s12x")
 REGULAR = (b"0", b"\0", b"7")
 LONG_NAME, LONG_LINK, PAX, PAX_GLOBAL = b"L", b"K", b"x", b"g"
 EXTENSIONS = (LONG_NAME, LONG_LINK, PAX, PAX_GLOBAL)  # of the entry that follows
 EXTENSION_BYTES_CAP = 1 << 20  # of a long name or a pax header, which are read into memory
-AGAIN = "get or make it again, or leave it out of --source"
+AGAIN = "get or make it again, or leave it out"
 COMPRESSED = {b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ": "xz", b"\x28\xb5\x2f\xfd": "zstd"}
 
 
@@ -41,7 +44,7 @@ def read_tar(path: Path, file: BinaryIO, begin: int = 0) -> Iterator[Member]:
     while True:
         file.seek(offset)
         header = file.read(BLOCK_BYTES)
-        place = f"source: {path}, byte {offset:,}"
+        place = f"{path}, byte {offset:,}"
         if len(header) < BLOCK_BYTES:
             raise ValueError(
                 f"{place}: the archive is cut short (a whole one ends in empty blocks); {AGAIN}"
@@ -83,6 +86,28 @@ def read_tar(path: Path, file: BinaryIO, begin: int = 0) -> Iterator[Member]:
             )
 
 
+def is_hidden(name: str) -> bool:
+    """Whether a file, or a folder that it lies in, is one that people do not see: macOS and file
+    managers leave `._NAME` and `.DS_Store` beside what is meant."""
+    return any(part.startswith(".") and part not in (".", "..") for part in name.split("/"))
+
+
+def read_plain(path: Path) -> Iterator[tuple[str, int, bytes]]:
+    """(name, offset of the content, content) of each file of an archive as our shards are.
+
+    OSError if anything but whole regular files behind plain headers is found.
+    """
+    with path.open("rb") as file:
+        try:
+            for member in read_tar(path, file):
+                if not member.regular or member.offset != member.begin + BLOCK_BYTES:
+                    raise OSError(f"{path}, byte {member.begin:,}: no plain header of a file")
+                file.seek(member.offset)
+                yield member.name, member.offset, file.read(member.size)
+        except ValueError as error:
+            raise OSError(str(error)) from error
+
+
 def refuse_more(file: BinaryIO, place: str) -> None:
     """ValueError if anything but zeros follows the end of the archive."""
     while block := file.read(1 << 20):
@@ -97,8 +122,10 @@ def parse_header(header: bytes, place: str) -> tuple[bytes, ...]:
     """The fields of a header whose checksum is right."""
     fields: tuple[bytes, ...] = HEADER.unpack(header)
     checksum = fields[6]
-    total = sum(header) - sum(checksum) + 8 * ord(" ")  # its own field counts as spaces
-    if parse_number(checksum, header, place) != total:
+    # Its own field counts as spaces; some old tars summed signed bytes (tar(5)).
+    total = sum(header) - sum(checksum) + 8 * ord(" ")
+    high = sum(byte > 127 for byte in header) - sum(byte > 127 for byte in checksum)
+    if parse_number(checksum, header, place) not in (total, total - 256 * high):
         raise damaged(header, place)
     return fields
 
