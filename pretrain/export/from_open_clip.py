@@ -1,6 +1,5 @@
 """An open_clip folder (`local-dir:`) of the CLIP, CLIPA and SigLIP kinds by our names."""
 
-import json
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -9,6 +8,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from pretrain.export.foreign import read_config
 from pretrain.export.open_clip import CONFIG_FILE, TEXT_POOL, WEIGHTS_FILE, weight_names
 from pretrain.export.siglip_tokenizer import siglip_tokenizer
 from pretrain.export.source import (
@@ -44,16 +44,16 @@ _READ = {
                  "tokenizer_kwargs", "width", "heads", "layers", "mlp_ratio", "pad_id", "eos_id",
                  "no_causal_mask", "pool_type", "act_kwargs", "norm_kwargs", "proj_bias"},
 }  # fmt: skip
+# All others reach transformers, where one can run the folder's code.
+_TOKENIZER_KWARGS = {"clean", "strip_sep_token"}
 _IMAGE_POOL = {"tok": "cls", "avg": "gap"}
 
 
 def read_open_clip(folder: Path) -> Source:
     """ValueError names what our towers cannot express, or what the folder lacks."""
     path = folder / CONFIG_FILE
-    content = json.loads(path.read_text(encoding="utf-8"))
-    if "model_cfg" not in content:
-        raise ValueError(f"{path} has no model_cfg: give a folder that open_clip wrote")
-    config = content["model_cfg"]
+    sections = ("model_cfg", "model_cfg.vision_cfg", "model_cfg.text_cfg")
+    config = read_config(path, *sections)["model_cfg"]
     options, tokens, eos_id = _options(config, path)
     file = next((folder / name for name in _WEIGHTS if (folder / name).is_file()), None)
     if file is None:
@@ -145,6 +145,11 @@ def _check(
         refused += (
             other_than(rest, {**asdict(kind()), "block_type": "default"}, name) if rest else []
         )
+    refused += [
+        f"text_cfg.tokenizer_kwargs.{n}={v!r}"
+        for n, v in (text["tokenizer_kwargs"] or {}).items()
+        if n not in _TOKENIZER_KWARGS
+    ]
     if isinstance(vision["layers"], list | tuple):
         refused.append(f"vision_cfg.layers={vision['layers']!r}")
     pool = vision["pool_type"]
@@ -202,7 +207,9 @@ def _inputs(
     name = f"local-dir:{folder}"
     model, _, prepare = open_clip.create_model_and_transforms(name, weights_only=True)
     model.eval()
-    theirs: Any = open_clip.get_tokenizer(name)
+    # A tokenizer without a name is open_clip's own, which has no such option.
+    runs_no_code = {"trust_remote_code": False} if text.get("hf_tokenizer_name") else {}
+    theirs: Any = open_clip.get_tokenizer(name, **runs_no_code)
     if isinstance(theirs, open_clip.SimpleTokenizer):
         content, found_eos = read_given(CLIP, None), theirs.eot_token_id
     else:

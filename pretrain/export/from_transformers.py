@@ -1,13 +1,14 @@
 """A folder of transformers' CLIPModel or SiglipModel, by our options and names."""
 
-import json
 from pathlib import Path
 from typing import Any
 
+import torch
 import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
+from pretrain.export.foreign import read_config
 from pretrain.export.siglip_tokenizer import siglip_tokenizer
 from pretrain.export.source import (
     OUR_RESIZE,
@@ -18,14 +19,13 @@ from pretrain.export.source import (
     square,
     taking,
 )
-from pretrain.export.transformers_weights import weights_by_our_names
+from pretrain.export.transformers_weights import read_weights, weights_by_our_names
 from pretrain.models.clip import ModelOptions
 from pretrain.models.image_tower import Gelu, ImageTowerOptions
-from pretrain.models.starting import CONFIG_FILE, read_tensors
+from pretrain.models.starting import CONFIG_FILE
 from pretrain.models.text_tower import TextTowerOptions
 from pretrain.tokens.options import TokenOptions
 
-_WEIGHTS = ("model.safetensors", "pytorch_model.bin")
 _PICTURES = "preprocessor_config.json"
 _GELU: dict[str, Gelu] = {
     "gelu": "exact", "quick_gelu": "quick", "gelu_pytorch_tanh": "tanh", "gelu_new": "tanh",
@@ -37,13 +37,13 @@ _BICUBIC = 3  # Pillow's number
 def read_transformers(folder: Path) -> Source:
     """ValueError names what our towers cannot express, or what the folder lacks."""
     path = folder / CONFIG_FILE
-    kind = json.loads(path.read_text(encoding="utf-8")).get("model_type")
+    kind = read_config(path).get("model_type")
     if kind not in ("clip", "siglip"):
         refuse(path, [f"model_type={kind!r}"])
-    file = next((folder / name for name in _WEIGHTS if (folder / name).is_file()), None)
-    if file is None:
-        raise FileNotFoundError(f"{folder} has none of {', '.join(_WEIGHTS)}: put one there")
-    return _read_siglip(folder, file) if kind == "siglip" else _read_clip(folder, file)
+    read_config(path, "text_config", "vision_config")
+    theirs, file = read_weights(folder)
+    read = _read_siglip if kind == "siglip" else _read_clip
+    return read(folder, theirs, file)
 
 
 def _common(side: Any, section: str, path: Path) -> dict[str, Any]:
@@ -80,7 +80,7 @@ def _tokens(vision: Any, text: Any, path: Path) -> TokenOptions:
     )
 
 
-def _read_clip(folder: Path, file: Path) -> Source:
+def _read_clip(folder: Path, theirs: dict[str, Tensor], file: Path) -> Source:
     from transformers import CLIPConfig, CLIPModel
 
     path = folder / CONFIG_FILE
@@ -102,7 +102,6 @@ def _read_clip(folder: Path, file: Path) -> Source:
         ),
         embed_dim=config.projection_dim,
     )
-    theirs = read_tensors(file, "SOURCE")
     take = taking(theirs, file)
     tokenizer = _tokenizer(folder)
     if text.eos_token_id not in (_OLD_EOS, tokenizer.eos_token_id):
@@ -117,11 +116,11 @@ def _read_clip(folder: Path, file: Path) -> Source:
         figures={"logit_scale": scale},
         weights=weights,
         tokenizer=fast_tokenizer(tokenizer, folder),
-        **_inputs(folder, CLIPModel.from_pretrained(folder), tokenizer),
+        **_inputs(folder, CLIPModel.from_pretrained(folder, dtype=torch.float32), tokenizer),
     )
 
 
-def _read_siglip(folder: Path, file: Path) -> Source:
+def _read_siglip(folder: Path, theirs: dict[str, Tensor], file: Path) -> Source:
     from transformers import SiglipConfig, SiglipModel
 
     path = folder / CONFIG_FILE
@@ -147,7 +146,6 @@ def _read_siglip(folder: Path, file: Path) -> Source:
         image_projection=False,
         text_projection_bias=True,
     )
-    theirs = read_tensors(file, "SOURCE")
     take = taking(theirs, file)
     tokenizer = _tokenizer(folder)
     figures = {
@@ -163,14 +161,14 @@ def _read_siglip(folder: Path, file: Path) -> Source:
         figures=figures,
         weights=weights,
         tokenizer=siglip_tokenizer(tokenizer, folder),
-        **_inputs(folder, SiglipModel.from_pretrained(folder), tokenizer),
+        **_inputs(folder, SiglipModel.from_pretrained(folder, dtype=torch.float32), tokenizer),
     )
 
 
 def _tokenizer(folder: Path) -> Any:
     from transformers import AutoTokenizer
 
-    return AutoTokenizer.from_pretrained(folder)
+    return AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
 
 
 def _inputs(folder: Path, model: Any, tokenizer: Any) -> dict[str, Any]:
@@ -181,7 +179,7 @@ def _inputs(folder: Path, model: Any, tokenizer: Any) -> dict[str, Any]:
         raise FileNotFoundError(
             f"{folder} has no {_PICTURES}, which says mean, std and resize: put the model's there"
         )
-    pictures: Any = AutoImageProcessor.from_pretrained(folder)
+    pictures: Any = AutoImageProcessor.from_pretrained(folder, trust_remote_code=False)
     model.eval()
 
     def embed(pixels: Tensor, ids: Tensor) -> tuple[Tensor, Tensor]:

@@ -1,5 +1,6 @@
 """A foreign model as an exported folder of ours, judged by its own library."""
 
+import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,9 +10,13 @@ from PIL import Image
 
 from pretrain.base.files import write_durably
 from pretrain.batches.augment import MEAN_STD, Normalisation
+from pretrain.export.aside import folder_aside
+from pretrain.export.foreign import one_line_of_library, refuse_code
 from pretrain.export.from_open_clip import read_open_clip
 from pretrain.export.from_transformers import read_transformers
+from pretrain.export.judge import embeddings, judge
 from pretrain.export.native import TOKENIZER_FILE, load, native_config, write_native
+from pretrain.export.onnx import ONNX_FILES
 from pretrain.export.open_clip import CONFIG_FILE as OPEN_CLIP_CONFIG
 from pretrain.export.source import OUR_RESIZE, TOKEN_TABLE, Source
 from pretrain.export.source_ids import (
@@ -34,17 +39,27 @@ def convert(folder: Path, out: Path) -> tuple[float, list[str]]:
 
     Returns the largest difference of any value of an embedding from what the source's own library
     gives, each side preparing random pictures and texts by itself, and notes of one line on what
-    the folder cannot record. ValueError where something cannot be expressed exactly; then `out`
-    holds no model.
+    the folder cannot record. ValueError where the folder names code to run, which is not run, and
+    where something cannot be expressed exactly; then `out` is what it was before.
     """
     if folder.resolve() == out.resolve():
         raise ValueError(f"OUT={out} is SOURCE: name another folder")
-    source = read_source(folder)
-    normalisation = _normalisation(source, folder)
-    out.mkdir(parents=True, exist_ok=True)
-    (out / CONFIG_FILE).unlink(missing_ok=True)
-    write_durably(out / TOKENIZER_FILE, source.tokenizer)
-    tokenizer = open_tokenizer(out / TOKENIZER_FILE)
+    path = _config_file(folder)
+    refuse_code(folder)
+    with one_line_of_library(path, folder, out):
+        source = (read_open_clip if path.name == OPEN_CLIP_CONFIG else read_transformers)(folder)
+        _check_figures(source, folder)
+        normalisation = _normalisation(source, folder)
+        with folder_aside(out, CONFIG_FILE, stale=ONNX_FILES) as aside:
+            return _write_judged(source, normalisation, folder, out, aside)
+
+
+def _write_judged(
+    source: Source, normalisation: Normalisation, folder: Path, out: Path, aside: Path
+) -> tuple[float, list[str]]:
+    """The folder aside, whole; what `convert` returns."""
+    write_durably(aside / TOKENIZER_FILE, source.tokenizer)
+    tokenizer = open_tokenizer(aside / TOKENIZER_FILE)
     texts = draw_texts(source.tokens.text_tokens, tokenizer)
     specials = find_specials(source, tokenizer, texts, folder)
     check_captions(source, tokenizer, specials, folder)
@@ -65,27 +80,33 @@ def convert(folder: Path, out: Path) -> tuple[float, list[str]]:
         tokenizer_sha256=tokenizer.sha256,
     )
     # Rows behind the last id are never read.
-    write_native(out, config, {**source.weights, TOKEN_TABLE: table[:size].clone()}, tokenizer)
-    difference = _difference(source, out, texts)
-    if not difference < _TOLERANCE:
-        (out / CONFIG_FILE).unlink()
-        raise ValueError(
-            f"{folder} gives other embeddings after conversion: largest difference "
-            f"{difference:.1e}, allowed {_TOLERANCE:.0e}; the model is not expressible exactly"
-        )
-    return difference, _notes(source, options, tokenizer)
+    write_native(aside, config, {**source.weights, TOKEN_TABLE: table[:size].clone()}, tokenizer)
+    return _difference(source, aside, texts, folder, out), _notes(source, options, tokenizer)
 
 
-def read_source(folder: Path) -> Source:
-    """A folder of either library."""
+def _config_file(folder: Path) -> Path:
+    """The file that says what the folder is, of either library."""
     if (folder / OPEN_CLIP_CONFIG).is_file():
-        return read_open_clip(folder)
-    if (folder / CONFIG_FILE).is_file():
-        return read_transformers(folder)
-    raise FileNotFoundError(
-        f"{folder} has neither {OPEN_CLIP_CONFIG} nor {CONFIG_FILE}: give the folder of an "
-        "open_clip model or of a transformers CLIPModel or SiglipModel"
-    )
+        return folder / OPEN_CLIP_CONFIG
+    path = folder / CONFIG_FILE
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"{folder} has neither {OPEN_CLIP_CONFIG} nor {CONFIG_FILE}: give the folder of an "
+            "open_clip model or of a transformers CLIPModel or SiglipModel"
+        )
+    if (folder / TOKENIZER_FILE).is_file():
+        raise ValueError(
+            f"{folder} has {TOKENIZER_FILE}, so it is an export of this package already: give it "
+            "as it is to `evaluate --model`, start.export or `pretrain.load`"
+        )
+    return path
+
+
+def _check_figures(source: Source, folder: Path) -> None:
+    for name, value in source.figures.items():
+        if not math.isfinite(value):
+            raise ValueError(f"{folder}: its {name} is {value}, not finite; get the whole model "
+                             "again")  # fmt: skip
 
 
 def _normalisation(source: Source, folder: Path) -> Normalisation:
@@ -99,16 +120,21 @@ def _normalisation(source: Source, folder: Path) -> Normalisation:
 
 
 @torch.inference_mode()
-def _difference(source: Source, out: Path, texts: list[str]) -> float:
+def _difference(source: Source, aside: Path, texts: list[str], folder: Path, out: Path) -> float:
     """Largest difference of an embedding's value, in pictures of the model's own size."""
     image_px = source.tokens.image_px
     draw = np.random.default_rng(0)
     noise = draw.integers(0, 256, (SAMPLES, image_px, image_px, 3), dtype=np.uint8)
     pictures = [Image.fromarray(each) for each in noise]
-    ours = load(out)
-    expected = source.embed(source.prepare(pictures), source.tokenize(texts))
-    found = ours.encode_images(pictures), ours.encode_texts(texts)
-    return max(float((a - b).abs().max()) for a, b in zip(found, expected, strict=True))
+    ours = load(aside)
+    return judge(
+        embeddings(ours.encode_images(pictures), ours.encode_texts(texts)),
+        embeddings(*source.embed(source.prepare(pictures), source.tokenize(texts))),
+        found_of=f"the conversion {out}",
+        expected_of=str(folder),
+        tolerance=_TOLERANCE,
+        remedy="nothing was written: the model is damaged, or not expressible exactly",
+    )
 
 
 def _notes(source: Source, options: ModelOptions, tokenizer: Tokenizer) -> list[str]:

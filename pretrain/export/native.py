@@ -31,7 +31,10 @@ from pretrain.tokens.vocabulary import Vocabulary
 # transformers would read that by rules of its own.
 TOKENIZER_FILE = "text.tokenizer"
 EXPORT_FORMAT = 3
-_AGAIN = "write it again with `python -m pretrain.export --run_dir RUN_DIR --out FOLDER`"
+_AGAIN = (
+    "write it again with `python -m pretrain.export --run_dir RUN_DIR --out FOLDER`, or, where it "
+    "was converted, `python -m pretrain.convert SOURCE FOLDER`"
+)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,6 +10,7 @@ from PIL import Image
 from torch import Tensor
 
 from pretrain.base.files import write_tensors
+from pretrain.export.judge import Embeddings, embeddings
 from pretrain.export.native import ExportedModel
 from pretrain.export.tokenizer import tokenizer_files
 from pretrain.models.clip import CLIP, ModelOptions
@@ -185,21 +186,21 @@ def write_open_clip(out: Path, own: ExportedModel, config: dict[str, Any]) -> No
 
 
 @torch.inference_mode()
-def compare_with_open_clip(
+def embed_with_open_clip(
     folder: Path, own: ExportedModel, pictures: list[Image.Image], texts: list[str]
-) -> tuple[float, float]:
-    """Largest differences of an embedding's value: on our pixels and ids; by open_clip's own
-    preparation of pictures and texts, which has no option for ours."""
+) -> tuple[Embeddings, Embeddings]:
+    """What open_clip gives: on our pixels and ids; by its own preparation of pictures and texts,
+    which has no option for ours."""
     import open_clip
 
     model, _, prepare = open_clip.create_model_and_transforms(f"local-dir:{folder}")
     tokenize = open_clip.get_tokenizer(f"local-dir:{folder}")
     model.eval()
-    images, words = own.encode_images(pictures), own.encode_texts(texts)
 
-    def worst(pixels: Tensor, ids: Tensor) -> float:
-        found = model.encode_image(pixels, normalize=True), model.encode_text(ids, normalize=True)
-        return max(float((a - b).abs().max()) for a, b in zip(found, (images, words), strict=True))
+    def embed(pixels: Tensor, ids: Tensor) -> Embeddings:
+        return embeddings(
+            model.encode_image(pixels, normalize=True), model.encode_text(ids, normalize=True)
+        )
 
     prepared = torch.stack([prepare(picture) for picture in pictures])
-    return worst(own.pixels(pictures), own.text_ids(texts)), worst(prepared, tokenize(texts))
+    return embed(own.pixels(pictures), own.text_ids(texts)), embed(prepared, tokenize(texts))

@@ -70,14 +70,22 @@ def taking(weights: dict[str, Tensor], file: Path) -> Callable[[str], Tensor]:
 def check_weights(
     weights: dict[str, Tensor], options: ModelOptions, tokens: TokenOptions, file: Path
 ) -> None:
-    """ValueError names one of our towers' weights that a file's, by our names, do not give."""
+    """ValueError names one of our towers' weights that a file's, by our names, do not give, or
+    give in another shape."""
     model = meta_model(options, tokens, len(weights[TOKEN_TABLE]))
-    missing = sorted(set(model.state_dict()) - set(weights))
+    wanted = model.state_dict()
+    missing = sorted(set(wanted) - set(weights))
     if missing:
         raise ValueError(
             f"{file} lacks {len(missing)} weights, {missing[0]} by our name first, which its "
             "configuration asks for: get the whole model again"
         )
+    for name, weight in weights.items():
+        if name in wanted and weight.shape != wanted[name].shape:
+            raise ValueError(
+                f"{file}: {name}, by our name, is {tuple(weight.shape)}, its configuration asks "
+                f"for {tuple(wanted[name].shape)}: get the whole model again"
+            )
 
 
 def other_than(found: dict[str, Any], neutral: dict[str, Any], section: str) -> list[str]:

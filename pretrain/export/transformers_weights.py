@@ -5,14 +5,56 @@ from pathlib import Path
 
 from torch import Tensor, cat
 
+from pretrain.export.foreign import read_config
 from pretrain.export.open_clip import BLOCK_NAMES
 from pretrain.export.source import refuse, taking
 from pretrain.models.clip import IMAGE_POSITIONS
-from pretrain.models.starting import from_transformers
+from pretrain.models.starting import from_transformers, read_tensors
 
 Take = Callable[[str], Tensor]
+# In transformers' own order of preference.
+_WEIGHTS = ("model.safetensors", "pytorch_model.bin")
+_INDEX_SUFFIX = ".index.json"  # of the file that says which shard holds a tensor
 _AT = "vision_model."
 _KINDS = ("weight", "bias")
+
+
+def read_weights(folder: Path) -> tuple[dict[str, Tensor], Path]:
+    """A folder's tensors, of one file or of all its shards, and the file or the shards' index."""
+    for name in _WEIGHTS:
+        if (folder / name).is_file():
+            return read_tensors(folder / name, "SOURCE"), folder / name
+        index = folder / (name + _INDEX_SUFFIX)
+        if index.is_file():
+            return _read_shards(index, Path(name).suffix), index
+    raise FileNotFoundError(
+        f"{folder} has none of {', '.join(_WEIGHTS)}, nor {_WEIGHTS[0]}{_INDEX_SUFFIX}: put the "
+        "weights there"
+    )
+
+
+def _read_shards(index: Path, suffix: str) -> dict[str, Tensor]:
+    """ValueError names a shard outside the folder, or one that is missing or not the index's."""
+    places = read_config(index, "weight_map")["weight_map"]
+    shards = sorted(set(map(str, places.values())))
+    for shard in shards:
+        # A path could read any file of this machine.
+        if Path(shard).name != shard or "\\" in shard or Path(shard).suffix != suffix:
+            raise ValueError(
+                f"{index} names the shard {shard!r}, not a {suffix} file in its folder: get the "
+                "whole model again"
+            )
+    found: dict[str, Tensor] = {}
+    for shard in shards:
+        tensors = read_tensors(index.with_name(shard), "SOURCE")
+        wanted = {name for name, place in places.items() if place == shard}
+        if other := wanted ^ tensors.keys():
+            raise ValueError(
+                f"{index} and {shard} disagree on the tensor {min(other)}: get the whole model "
+                "again"
+            )
+        found |= tensors
+    return found
 
 
 def weights_by_our_names(

@@ -109,6 +109,15 @@ def test_every_kind_of_tower_is_expressed(image, text, tiny_dataset, tmp_path, m
     with pytest.raises(ValueError, match="gives other embeddings"):
         module.write_onnx(tmp_path, own, config, pictures, TEXTS)
     assert not list(tmp_path.iterdir())
+    monkeypatch.setattr(module, "_TOLERANCE", 1e-4)
+    for kind, weight in (
+        ("text", own.model.text_projection.weight),
+        ("picture", own.model.image_projection.weight),
+    ):
+        weight.data.fill_(float("nan"))
+        with pytest.raises(ValueError, match=f"^{kind} embeddings of the run's model are not fin"):
+            module.write_onnx(tmp_path, own, config, pictures, TEXTS)
+        assert not list(tmp_path.iterdir())
 
 
 def test_without_the_packages_one_line_says_what_to_install(
