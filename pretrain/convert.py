@@ -3,28 +3,32 @@
 python -m pretrain.convert SOURCE OUT
 """
 
-from pathlib import Path
+from collections.abc import Sequence
 
-from jsonargparse import auto_cli
+from pretrain.cli import Command, Positional, end, run
 
-from pretrain.base.faults import one_line_faults
-from pretrain.export.importing import convert
+CONVERT = Command(
+    program="python -m pretrain.convert",
+    description="Convert a foreign model, and compare its embeddings with its own library's.",
+    run="pretrain.export.importing:convert_folder",
+    positionals=(
+        Positional(
+            name="source",
+            help="Folder of an open_clip model (open_clip_config.json) or of a transformers "
+            "CLIPModel or SiglipModel.",
+        ),
+        Positional(
+            name="out",
+            help="Folder to write; `evaluate --model`, `start.export` and `pretrain.load` read it.",
+        ),
+    ),
+)
 
 
-def main(source: Path, out: Path) -> None:
-    """Convert a foreign model, and compare its embeddings with its own library's.
-
-    Args:
-        source: Folder of an open_clip model (open_clip_config.json) or of a transformers CLIPModel
-            or SiglipModel.
-        out: Folder to write; `evaluate --model`, `start.export` and `pretrain.load` read it.
-    """
-    with one_line_faults():
-        difference, notes = convert(source, out)
-    for note in notes:
-        print(f"note: {note}")
-    print(f"converted {source} to {out}; largest difference {difference:.1e}")
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Exit status: 0, or 2 where the folder cannot be converted."""
+    return run(CONVERT, arguments)
 
 
 if __name__ == "__main__":
-    auto_cli(main)
+    end(main())

@@ -1,8 +1,22 @@
 """`python -m pretrain.export`."""
 
-from jsonargparse import auto_cli
+from collections.abc import Sequence
 
-from pretrain.export.command import main
+from pretrain.cli import Command, end, run
+
+EXPORT = Command(
+    program="python -m pretrain.export",
+    description="Export a trained model, and compare what the folder gives with the run's own "
+    "weights.",
+    run="pretrain.export.command:export_run",
+    options=("pretrain.export.options:ExportOptions",),
+)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Exit status: 0, or 2 where the export cannot be made or is not what was trained."""
+    return run(EXPORT, arguments)
+
 
 if __name__ == "__main__":
-    auto_cli(main, as_positional=False)
+    end(main())

@@ -3,12 +3,11 @@
 import math
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from PIL import Image
 
-from pretrain.base.faults import one_line_faults
 from pretrain.dataset.pictures import decode
 from pretrain.dataset.reader import Dataset
 from pretrain.export.aside import folder_aside
@@ -23,18 +22,14 @@ from pretrain.export.open_clip import (
     open_clip_text_files,
     write_open_clip,
 )
+from pretrain.export.options import ExportOptions, Format
 from pretrain.export.push import check_push, push
 from pretrain.models.build import build_model
-<<<<<<< HEAD
+from pretrain.models.starting import CONFIG_FILE
 from pretrain.recipe.parsing import read_recipe
 from pretrain.recipe.recipe import Recipe
-=======
-from pretrain.models.starting import CONFIG_FILE
-from pretrain.recipe.recipe import Recipe, read_recipe
->>>>>>> aa3bb01 (Foreign folders run no code; one judge of two models; conversions and exports are judged aside)
 from pretrain.run.stage_weights import read_stage_weights
 
-Format = Literal["native", "transformers", "open_clip"]
 # What a format's folder is judged with: the oldest versions that this was tried with.
 _NEEDS = {"transformers": ("transformers", (5, 20)), "open_clip": ("open_clip_torch", (3, 3))}
 _JUDGED_SAMPLES = 16
@@ -154,43 +149,18 @@ def check_library(form: Format) -> None:
         )
 
 
-def main(
-    run_dir: Path,
-    out: Path | None = None,
-    stage: str | None = None,
-    format: Format = "transformers",
-    onnx: bool = False,
-    push_to_hub: str | None = None,
-    private: bool = False,
-) -> None:
-    """Export a trained model, and compare what the folder gives with the run's own weights.
-
-    Args:
-        run_dir: Run folder of a training run.
-        out: Folder to write; by default RUN_DIR/export (open_clip: RUN_DIR/export_open_clip).
-        stage: Stage whose weights to export; by default the recipe's last.
-        format: native (for `pretrain.load`), transformers (native, and for AutoModel) or
-            open_clip (for `open_clip.create_model_and_transforms("local-dir:FOLDER")`).
-        onnx: Write both towers as image.onnx and text.onnx too, judged by ONNX Runtime. Needs
-            requirements-onnx.txt.
-        push_to_hub: Repository to upload the folder to, OWNER/NAME, made where there is none. The
-            token is HF_TOKEN's or that of `hf auth login`.
-        private: Make the repository private; one that is public already is refused.
-    """
-    with one_line_faults():
-        recipe = read_recipe(run_dir)
-        stage = stage or list(recipe.stages)[-1]
-        folder = out or run_dir / ("export_open_clip" if format == "open_clip" else "export")
-        check_library(format)
-        if onnx:
-            check_onnx()
-        if push_to_hub is not None:
-            check_push(push_to_hub)
-        elif private:
-            raise ValueError("--private true without --push_to_hub: give --push_to_hub OWNER/NAME")
-        difference = export(recipe, stage, folder, format, onnx=onnx)
+def export_run(options: ExportOptions) -> None:
+    """Export a trained model, and compare what the folder gives with the run's own weights."""
+    recipe = read_recipe(options.run_dir)
+    stage = options.stage or list(recipe.stages)[-1]
+    name = "export_open_clip" if options.format == "open_clip" else "export"
+    folder = options.out or options.run_dir / name
+    check_library(options.format)
+    if options.onnx:
+        check_onnx()
+    if options.push_to_hub is not None:
+        check_push(options.push_to_hub)
+    difference = export(recipe, stage, folder, options.format, onnx=options.onnx)
     print(f"exported stage {stage} to {folder}; largest difference after loading {difference}")
-    if push_to_hub is not None:
-        with one_line_faults():
-            address = push(folder, push_to_hub, private=private)
-        print(f"uploaded to {address}")
+    if options.push_to_hub is not None:
+        print(f"uploaded to {push(folder, options.push_to_hub, private=options.private)}")

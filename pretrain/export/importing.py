@@ -34,6 +34,14 @@ from pretrain.tokens.tokenizer import Tokenizer, open_tokenizer
 _TOLERANCE = 1e-4
 
 
+def convert_folder(source: Path, out: Path) -> None:
+    """Convert a foreign model, and say what is to be known of it."""
+    difference, notes = convert(source, out)
+    for note in notes:
+        print(f"note: {note}")
+    print(f"converted {source} to {out}; largest difference {difference:.1e}")
+
+
 def convert(folder: Path, out: Path) -> tuple[float, list[str]]:
     """Write a foreign model as an export of ours into `out`.
 

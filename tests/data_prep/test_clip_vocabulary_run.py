@@ -5,11 +5,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from commands import export
 from tiny_datasets import build_food
 from tiny_runs import ROOT, evaluation_options, train_command
 from transformers import AutoTokenizer
 
-from pretrain.export.command import main as export
 from pretrain.export.native import load
 
 TEXTS = ["red apple", "!!! a cup of tea!", "", "a very long caption of a cup of tea " * 4]

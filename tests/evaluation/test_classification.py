@@ -11,6 +11,7 @@ import open_clip
 import polars
 import pytest
 import torch
+from commands import export
 from data_prep_corpus import encoded
 from open_clip.zero_shot_metadata import IMAGENET_CLASSNAMES, OPENAI_IMAGENET_TEMPLATES
 from PIL import Image
@@ -25,7 +26,6 @@ from pretrain.evaluation.classification import (
 )
 from pretrain.evaluation.labelled import open_labelled
 from pretrain.evaluation.zero_shot import bootstrap_interval, wilson_interval, zero_shot
-from pretrain.export.command import main as export
 from pretrain.export.native import load
 
 CLASSES = {"drink": "a drink", "food_fruit": "a fruit", "food_sweet": "a sweet dish"}

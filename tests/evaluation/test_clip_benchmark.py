@@ -13,6 +13,7 @@ import numpy as np
 import open_clip
 import pytest
 import torch
+from commands import export
 from PIL import Image
 from torch import Tensor
 
@@ -20,7 +21,6 @@ from pretrain.dataset.pictures import decode
 from pretrain.dataset.reader import Dataset
 from pretrain.evaluate import main as evaluate
 from pretrain.evaluation.classification import ClassificationOptions
-from pretrain.export.command import main as export
 from pretrain.export.native import load
 
 CAPTIONS = ["label", "phrase"]

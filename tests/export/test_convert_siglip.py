@@ -7,6 +7,7 @@ import numpy as np
 import open_clip
 import pytest
 import torch
+from commands import export
 from forked_runs import train
 from PIL import Image
 from safetensors.torch import load_file, save_file
@@ -17,7 +18,6 @@ from transformers import AutoImageProcessor, AutoTokenizer, SiglipModel
 
 import pretrain
 from pretrain.evaluate import main as evaluate
-from pretrain.export.command import main as export
 from pretrain.export.importing import convert
 from pretrain.export.native import export_options, load
 

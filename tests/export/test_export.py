@@ -6,6 +6,7 @@ import numpy as np
 import polars
 import pytest
 import torch
+from commands import export
 from data_prep_corpus import encoded, options, write_corpus
 from PIL import Image
 from tiny_datasets import CORPUS
@@ -13,7 +14,6 @@ from tiny_datasets import CORPUS
 from data_prep.build.pipeline import build_dataset
 from pretrain.dataset.reader import Dataset
 from pretrain.evaluation.features import image_features
-from pretrain.export.command import main as export
 from pretrain.export.native import load
 from pretrain.models.build import build_model
 from pretrain.recipe.parsing import read_recipe

@@ -8,13 +8,13 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from commands import export
 from PIL import Image
 from test_export import originals
 from tiny_models import OPTIONS
 
 from pretrain.dataset.reader import Dataset
 from pretrain.export import onnx as module
-from pretrain.export.command import main as export
 from pretrain.export.native import ExportedModel, load
 from pretrain.models.build import build_model
 from pretrain.tokens.options import TokenOptions

@@ -5,9 +5,9 @@ import json
 import open_clip
 import pytest
 import torch
+from commands import export
 from PIL import Image
 
-from pretrain.export.command import main as export
 from pretrain.export.native import load
 
 

@@ -8,12 +8,12 @@ import sys
 
 import pytest
 import torch
+from commands import export
 from PIL import Image
 from safetensors.torch import load_file
 from test_export import originals
 
 from pretrain.base import compat
-from pretrain.export.command import main as export
 from pretrain.export.hub_classes import ClipaConfig, ClipaModel
 from pretrain.export.native import load
 from pretrain.models.image_tower import ImageTower, ImageTowerOptions

@@ -10,6 +10,7 @@ from pathlib import Path
 import polars
 import pytest
 import torch
+from commands import export
 from data_prep_corpus import encoded, options, write_corpus
 from PIL import Image
 from safetensors.torch import load_file, save_file
@@ -20,7 +21,6 @@ import pretrain
 from data_prep.build.pipeline import build_dataset
 from pretrain.dataset.reader import Dataset
 from pretrain.evaluation.features import image_features, text_features
-from pretrain.export.command import main as export
 from pretrain.export.inference import Model
 from pretrain.models.build import build_model
 from pretrain.recipe.parsing import read_recipe

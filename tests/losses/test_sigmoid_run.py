@@ -5,10 +5,10 @@ import shutil
 
 import pytest
 import torch
+from commands import export
 from forked_runs import train
 
 from pretrain.base.run_files import METRICS_FILE
-from pretrain.export.command import main as export
 from pretrain.run.stage_weights import read_stage_weights
 
 SIGMOID = ["--loss.kind", "sigmoid", "--loss.sigmoid.initial_bias", "-5"]

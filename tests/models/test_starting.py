@@ -6,13 +6,13 @@ import pickle
 import pytest
 import timm
 import torch
+from commands import export
 from forked_runs import train
 from safetensors.torch import load_file, save_file
 from tiny_runs import ROOT
 from transformers import CLIPConfig, CLIPModel, SiglipTextConfig, SiglipTextModel
 from vocabularies import of_size
 
-from pretrain.export.command import main as export
 from pretrain.models.clip import CLIP, ModelOptions
 from pretrain.models.image_tower import ImageTowerOptions
 from pretrain.models.starting import StartOptions, load_start

@@ -8,12 +8,12 @@ import sys
 from pathlib import Path
 
 import pytest
+from commands import export
 from tiny_runs import evaluation_options, train_command
 
 from pretrain.base.run_files import METRICS_FILE
 from pretrain.dataset.reader import Dataset
 from pretrain.evaluate import main as evaluate
-from pretrain.export.command import main as export
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -1,0 +1,34 @@
+"""What is exported, and how."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+Format = Literal["native", "transformers", "open_clip"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportOptions:
+    """What is exported, and how"""
+
+    run_dir: Path
+    """Run folder of a training run."""
+    out: Path | None = None
+    """Folder to write; by default RUN_DIR/export (open_clip: RUN_DIR/export_open_clip)."""
+    stage: str | None = None
+    """Stage whose weights to export; by default the recipe's last."""
+    format: Format = "transformers"
+    """native (for `pretrain.load`), transformers (native, and for AutoModel) or open_clip (for
+    `open_clip.create_model_and_transforms("local-dir:FOLDER")`)."""
+    onnx: bool = False
+    """Write both towers as image.onnx and text.onnx too, judged by ONNX Runtime. Needs
+    requirements-onnx.txt."""
+    push_to_hub: str | None = None
+    """Repository to upload the folder to, OWNER/NAME, made where there is none. The token is
+    HF_TOKEN's or that of `hf auth login`."""
+    private: bool = False
+    """Make the repository private; one that is public already is refused."""
+
+    def __post_init__(self) -> None:
+        if self.private and self.push_to_hub is None:
+            raise ValueError("--private true without --push_to_hub: give --push_to_hub OWNER/NAME")

@@ -1,0 +1,14 @@
+"""Commands as functions, with their options by name."""
+
+from typing import Any
+
+from pretrain.base.faults import one_line_faults
+
+
+def export(**options: Any) -> None:
+    """`python -m pretrain.export`."""
+    from pretrain.export.command import export_run
+    from pretrain.export.options import ExportOptions
+
+    with one_line_faults():
+        export_run(ExportOptions(**options))
