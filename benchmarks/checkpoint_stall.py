@@ -27,9 +27,10 @@ from pretrain.engine.engine import Engine
 from pretrain.engine.optimizers import OptimizerOptions
 from pretrain.losses.build import build_objective
 from pretrain.losses.options import LossOptions
-from pretrain.models.clip import CLIP, ModelOptions
-from pretrain.models.image_tower import ImageTowerOptions
-from pretrain.models.text_tower import TextTowerOptions
+from pretrain.models.clip import (
+    CLIP,
+)
+from pretrain.models.options import ImageTowerOptions, ModelOptions, TextTowerOptions
 from pretrain.recipe.parsing import parse
 from pretrain.recipe.run_options import CheckpointOptions
 from pretrain.run.checkpoint import RunState

@@ -27,9 +27,13 @@ from benchmarks.train_step import RATE, SHAPES, Shape, our_model
 from pretrain.base import distributed
 from pretrain.base.distributed import Runtime
 from pretrain.base.files import write_durably
-from pretrain.batches.augment import AUGMENT_DRAWS, AugmentOptions, Pictures
+from pretrain.batches.augment import (
+    AUGMENT_DRAWS,
+    Pictures,
+)
 from pretrain.batches.collate import Batch
 from pretrain.batches.feed import Fed, feed
+from pretrain.batches.options import AugmentOptions
 from pretrain.engine.ds_config import EngineOptions
 from pretrain.engine.engine import Engine
 from pretrain.engine.optimizers import OptimizerOptions

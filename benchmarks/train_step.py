@@ -40,10 +40,11 @@ from pretrain.engine.optimizers import OptimizerOptions
 from pretrain.engine.precision import TrainedIn
 from pretrain.losses.build import build_objective
 from pretrain.losses.options import LossOptions
-from pretrain.models.clip import CLIP, ModelOptions
-from pretrain.models.image_tower import ImageTowerOptions
+from pretrain.models.clip import (
+    CLIP,
+)
+from pretrain.models.options import ImageTowerOptions, ModelOptions, TextTowerOptions
 from pretrain.models.presets import PRESETS
-from pretrain.models.text_tower import TextTowerOptions
 from pretrain.plan.flops import forward_flops
 from pretrain.tokens.vocabulary import Vocabulary
 

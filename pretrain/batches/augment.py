@@ -1,16 +1,15 @@
 """From uint8 pictures to model input, on the device: augmentation and normalisation."""
 
 import functools
-import math
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from pretrain.batches.options import AugmentOptions, Normalisation
+
 AUGMENT_DRAWS = 12
-Normalisation = Literal["imagenet", "openai", "inception"]
 # ImageNet: all CLIPA v2 and JAX models; OpenAI: clipa_torch v1 (facts of the released configs).
 # Inception (timm's and open_clip's name): -1 to 1, SigLIP.
 MEAN_STD = {
@@ -19,59 +18,6 @@ MEAN_STD = {
     "inception": ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),
 }
 _LUMA = (0.299, 0.587, 0.114)
-
-
-@dataclass(frozen=True, kw_only=True)
-class AugmentOptions:
-    """Augmentation of training pictures, drawn per sample; all off by default, as in CLIPA B/16."""
-
-    scale_min: float = 1.0
-    """Smallest random zoom of the picture's content; below 1 shrinks it."""
-    scale_max: float = 1.0
-    """Largest random zoom."""
-    rotate_rad: float = 0.0
-    """Largest random rotation either way, in radians."""
-    shift: float = 0.0
-    """Largest random shift either way, as a share of the picture's side."""
-    flip: float = 0.0
-    """Probability of a left-right flip (CLIPA: never; captions may name a side)."""
-    brightness: float = 0.0
-    """Brightness factor is uniform in 1 ± this."""
-    contrast: float = 0.0
-    """Contrast factor is uniform in 1 ± this."""
-    saturation: float = 0.0
-    """Saturation factor is uniform in 1 ± this."""
-    channel: float = 0.0
-    """Each colour channel's factor is uniform in 1 ± this."""
-    grey: float = 0.0
-    """Probability that a picture loses its colours (CLIPA L/16 and v2: 0.2)."""
-
-    def mistake(self) -> str | None:
-        """What is wrong with these numbers, beginning with the option's name; None if nothing."""
-        if not 0 < self.scale_min <= self.scale_max < math.inf:
-            return f"scale_min={self.scale_min}: needs 0 < scale_min <= scale_max={self.scale_max}"
-        if not 0 <= self.rotate_rad <= 2 * math.pi:
-            return f"rotate_rad={self.rotate_rad}: it must be from 0 to 2 pi"
-        for name in ("flip", "grey", "brightness", "contrast", "saturation", "channel", "shift"):
-            if not 0 <= getattr(self, name) <= 1:
-                return f"{name}={getattr(self, name)}: it must be from 0 to 1"
-        return None
-
-    @property
-    def moves(self) -> bool:
-        return bool(
-            self.rotate_rad
-            or self.shift
-            or self.flip
-            or self.scale_min != 1.0
-            or self.scale_max != 1.0
-        )
-
-    @property
-    def recolours(self) -> bool:
-        return bool(
-            self.brightness or self.contrast or self.saturation or self.channel or self.grey
-        )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,11 +13,15 @@ from typing import Any, TypedDict
 import numpy as np
 from numpy.typing import NDArray
 
-from pretrain.base.checks import check_positive
 from pretrain.base.faults import StoppedError
 from pretrain.base.seeding import Purpose, hashes, uniforms
 from pretrain.batches.augment import AUGMENT_DRAWS
-from pretrain.batches.images import CROP_DRAWS, CropOptions, crop_box, resize
+from pretrain.batches.images import (
+    CROP_DRAWS,
+    crop_box,
+    resize,
+)
+from pretrain.batches.options import CropOptions, FailureOptions
 from pretrain.dataset.captions import Recaption
 from pretrain.dataset.manifest import read_token_counts
 from pretrain.dataset.pictures import decode, decode_jpeg
@@ -30,21 +34,6 @@ from pretrain.tokens.text_reduction import TextReduction, reduce_tokens
 
 _SUBSTITUTES = 16  # tries to replace an unusable sample before the batch is given up
 _JUDGED_SAMPLES = 10_000  # fewer say too little of a share: one bad sample in 100 is 1 %
-
-
-@dataclass(frozen=True, kw_only=True)
-class FailureOptions:
-    """When unusable samples stop the run instead of being replaced."""
-
-    max_share: float = 0.001
-    """Largest share of samples that may be replaced, over all ranks, from 10,000 samples on."""
-    max_in_a_row: int = 100
-    """Most samples in a row, in one rank's part of a batch, that may all be replaced."""
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.max_share <= 1:
-            raise ValueError(f"max_share={self.max_share}: needs 0 <= max_share <= 1")
-        check_positive({"data.failures.max_in_a_row": self.max_in_a_row})
 
 
 def check_failures(

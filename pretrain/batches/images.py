@@ -1,7 +1,6 @@
 """Pictures: pixels to a uint8 crop of the wanted size."""
 
 import math
-from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
@@ -10,30 +9,9 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
+from pretrain.batches.options import CropOptions, Resize
+
 CROP_DRAWS = 4
-# shortest_side_crop: the centre square, bicubic. squash: the whole picture stretched to the square,
-# bilinear, which CLIPA v2's configs evaluate by ("works better").
-Resize = Literal["shortest_side_crop", "squash"]
-
-
-@dataclass(frozen=True, kw_only=True)
-class CropOptions:
-    """Random resized crop of training pictures."""
-
-    area_min: float = 0.4
-    """Smallest share of the picture's area that a crop covers (CLIPA: 0.4)."""
-    area_max: float = 1.0
-    """Largest share of the picture's area that a crop covers."""
-    aspect_max: float = 4 / 3
-    """Widest aspect ratio of a crop; the narrowest is its inverse (CLIPA torch: 4/3)."""
-
-    def mistake(self) -> str | None:
-        """What is wrong with these numbers, beginning with the option's name; None if nothing."""
-        if not 0 < self.area_min <= self.area_max <= 1:
-            return f"area_min={self.area_min}: needs 0 < area_min <= area_max={self.area_max} <= 1"
-        if not 1 <= self.aspect_max < math.inf:
-            return f"aspect_max={self.aspect_max}: it must be 1 or more"
-        return None
 
 
 def crop_box(

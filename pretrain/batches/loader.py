@@ -4,15 +4,13 @@ import sys
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
-from typing import Literal
 
 import torch
 
-from pretrain.base.checks import check_positive
 from pretrain.base.distributed import cores_of_a_rank
 from pretrain.batches.ahead import ReadAhead, worthwhile
 from pretrain.batches.collate import Batch, Collator
+from pretrain.batches.options import LoaderOptions
 from pretrain.batches.order import SampleOrder
 from pretrain.batches.workers import Workers
 
@@ -21,43 +19,19 @@ _CPU = torch.device("cpu")
 _CORES_OF_THE_STEP, _MOST_WORKERS = 2, 16
 
 
-@dataclass(frozen=True, kw_only=True)
-class LoaderOptions:
-    """How batches are built ahead of the training step."""
+def workers_on(options: LoaderOptions, device: torch.device) -> int:
+    """How many build batches for this device."""
+    if options.workers is not None:
+        return options.workers
+    if device.type != "cuda":
+        return 2
+    return min(max(cores_of_a_rank() - _CORES_OF_THE_STEP, 1), _MOST_WORKERS)
 
-    kind: Literal["auto", "threads", "processes"] = "auto"
-    """Threads of the training process, or processes beside it (Linux). auto takes processes on a
-    GPU: threads would slow down the one that gives it work (docs/speed.md)."""
-    workers: int | None = None
-    """How many of them build batches; 0 builds each batch when it is needed. By default 2, on a GPU
-    the rank's share of the node's cores less 2, at most 16."""
-    prefetch_batches: int = 2
-    """Batches built ahead per worker."""
-    read_ahead: bool = True
-    """Fetch the next shuffle window's pieces of the disk while this one is trained on, where
-    windows fit in memory or data.shards.cache is set. Needs workers."""
 
-    def __post_init__(self) -> None:
-        check_positive({"data.loader.prefetch_batches": self.prefetch_batches})
-        if self.workers is not None and self.workers < 0:
-            raise ValueError(f"data.loader.workers={self.workers}: it must be 0 or more")
-        if self.kind == "processes" and sys.platform != "linux":
-            raise ValueError(
-                "data.loader.kind=processes shares memory as Linux alone does: set it to threads"
-            )
-
-    def workers_on(self, device: torch.device) -> int:
-        """How many build batches for this device."""
-        if self.workers is not None:
-            return self.workers
-        if device.type != "cuda":
-            return 2
-        return min(max(cores_of_a_rank() - _CORES_OF_THE_STEP, 1), _MOST_WORKERS)
-
-    def are_processes(self, device: torch.device) -> bool:
-        """Whether workers for this device are processes."""
-        on_gpu = device.type == "cuda" and sys.platform == "linux"
-        return self.kind == "processes" or (self.kind == "auto" and on_gpu)
+def are_processes(options: LoaderOptions, device: torch.device) -> bool:
+    """Whether workers for this device are processes."""
+    on_gpu = device.type == "cuda" and sys.platform == "linux"
+    return options.kind == "processes" or (options.kind == "auto" and on_gpu)
 
 
 def batches(
@@ -79,13 +53,13 @@ def batches(
     memory, which torch keeps for later batches.
     """
     starts = range(start, end, global_batch_samples)
-    count = options.workers_on(device)
+    count = workers_on(options, device)
     local, side = global_batch_samples // world_size, collator.tokens.image_px
 
     ahead = workers = None
     if options.read_ahead and count and worthwhile(collator.dataset, order, world_size):
         ahead = ReadAhead(collator.dataset, order, rank, world_size)
-    if count and starts and options.are_processes(device):
+    if count and starts and are_processes(options, device):
         workers = Workers(collator, count=count, samples=local)
     make = collator if workers is None else workers.build
 

@@ -11,8 +11,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pretrain.base.checks import check_positive
-from pretrain.batches.augment import Normalisation
-from pretrain.batches.images import Resize, evaluation_pixels
+from pretrain.batches.images import (
+    evaluation_pixels,
+)
+from pretrain.batches.options import Normalisation, Resize
 from pretrain.evaluation.features import KeptTokens, squares_features, text_features
 from pretrain.evaluation.labelled import LabelledSet, open_labelled
 from pretrain.evaluation.prompts import check_prompts

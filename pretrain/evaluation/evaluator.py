@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from pretrain.batches.augment import Normalisation
+from pretrain.batches.options import Normalisation
 from pretrain.dataset.manifest import read_manifest, tier_for
 from pretrain.dataset.reader import Dataset
 from pretrain.evaluation import examples

@@ -11,8 +11,7 @@ from torch import Tensor
 
 from pretrain.base import progress
 from pretrain.base.checks import check_positive
-from pretrain.batches.augment import Normalisation
-from pretrain.batches.images import Resize
+from pretrain.batches.options import Normalisation, Resize
 from pretrain.evaluation.classification import picture_features
 from pretrain.evaluation.features import KeptTokens
 from pretrain.evaluation.labelled import open_labelled

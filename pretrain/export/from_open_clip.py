@@ -23,10 +23,11 @@ from pretrain.export.source import (
     taking,
 )
 from pretrain.export.timm_tower import timm_options, timm_weights
-from pretrain.models.clip import IMAGE_POSITIONS, ModelOptions
-from pretrain.models.image_tower import Gelu, ImageTowerOptions
+from pretrain.models.clip import (
+    IMAGE_POSITIONS,
+)
+from pretrain.models.options import Gelu, ImageTowerOptions, ModelOptions, TextTowerOptions
 from pretrain.models.starting import read_tensors
-from pretrain.models.text_tower import TextTowerOptions
 from pretrain.tokens.given import CLIP, read_given
 from pretrain.tokens.options import TokenOptions
 

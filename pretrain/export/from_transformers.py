@@ -20,10 +20,8 @@ from pretrain.export.source import (
     taking,
 )
 from pretrain.export.transformers_weights import read_weights, weights_by_our_names
-from pretrain.models.clip import ModelOptions
-from pretrain.models.image_tower import Gelu, ImageTowerOptions
+from pretrain.models.options import Gelu, ImageTowerOptions, ModelOptions, TextTowerOptions
 from pretrain.models.starting import CONFIG_FILE
-from pretrain.models.text_tower import TextTowerOptions
 from pretrain.tokens.options import TokenOptions
 
 _PICTURES = "preprocessor_config.json"

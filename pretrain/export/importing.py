@@ -9,7 +9,10 @@ import torch
 from PIL import Image
 
 from pretrain.base.files import write_durably
-from pretrain.batches.augment import MEAN_STD, Normalisation
+from pretrain.batches.augment import (
+    MEAN_STD,
+)
+from pretrain.batches.options import Normalisation
 from pretrain.export.aside import folder_aside
 from pretrain.export.foreign import one_line_of_library, refuse_code
 from pretrain.export.from_open_clip import read_open_clip
@@ -27,7 +30,7 @@ from pretrain.export.source_ids import (
     find_specials,
     seen,
 )
-from pretrain.models.clip import ModelOptions
+from pretrain.models.options import ModelOptions
 from pretrain.models.starting import CONFIG_FILE
 from pretrain.tokens.tokenizer import Tokenizer, open_tokenizer
 

@@ -8,7 +8,7 @@ from typing import Any
 from PIL import Image
 from torch import Tensor
 
-from pretrain.models.clip import ModelOptions
+from pretrain.models.options import ModelOptions
 from pretrain.plan.flops import meta_model
 from pretrain.tokens.given import complete
 from pretrain.tokens.options import TokenOptions

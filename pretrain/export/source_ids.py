@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pretrain.export.source import Source
-from pretrain.models.clip import ModelOptions
+from pretrain.models.options import ModelOptions
 from pretrain.tokens.context import Specials, context
 from pretrain.tokens.tokenizer import Tokenizer
 

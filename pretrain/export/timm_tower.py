@@ -9,7 +9,10 @@ from torch import Tensor, nn
 
 from pretrain.export.source import refuse, square
 from pretrain.models.clip import IMAGE_POSITIONS
-from pretrain.models.image_tower import Gelu, ImageTower, ImageTowerOptions
+from pretrain.models.image_tower import (
+    ImageTower,
+)
+from pretrain.models.options import Gelu, ImageTowerOptions
 
 _AT, _POSITIONS = "visual.trunk.", "pos_embed"
 

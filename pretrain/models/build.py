@@ -3,7 +3,11 @@
 import torch
 from torch import Tensor
 
-from pretrain.models.clip import CLIP, ModelOptions, resized_weights
+from pretrain.models.clip import (
+    CLIP,
+    resized_weights,
+)
+from pretrain.models.options import ModelOptions
 from pretrain.tokens.options import TokenOptions
 from pretrain.tokens.vocabulary import Vocabulary
 

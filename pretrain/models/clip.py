@@ -4,55 +4,27 @@ Letters used in shapes everywhere: B local batch, G global batch, N image tokens
 tokens, T text tokens, D tower width, E embedding width.
 """
 
-from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pretrain.base.checks import check_positive
-from pretrain.models.image_tower import ImageTower, ImageTowerOptions
+from pretrain.base import compat
+from pretrain.models.image_tower import (
+    ImageTower,
+)
+from pretrain.models.options import ImageTowerOptions, ModelOptions, TextTowerOptions
 from pretrain.models.positions import resize_image_positions, resize_text_positions
-from pretrain.models.presets import PresetName
-from pretrain.models.text_tower import TextTower, TextTowerOptions
+from pretrain.models.text_tower import (
+    TextTower,
+)
 from pretrain.tokens.vocabulary import Vocabulary
+
+compat.make_torchvision_importable()  # timm and transformers import it, wherever they are used
 
 IMAGE_POSITIONS = "image.positions"
 _TEXT_POSITIONS_SUFFIX = "position_embedding.weight"
-
-
-@dataclass(frozen=True, kw_only=True)
-class ModelOptions:
-    """Two towers and the width of the space they share."""
-
-    preset: PresetName | None = None
-    """Shape of a published model, under the other options of the same file or command line. Only a
-    recipe's word: once read, its numbers stand in its place and this is null."""
-    image: ImageTowerOptions = field(default_factory=ImageTowerOptions)
-    """The image tower."""
-    text: TextTowerOptions = field(default_factory=TextTowerOptions)
-    """The text tower."""
-    embed_dim: int = 512
-    """Width of the shared embedding."""
-    image_projection: bool = True
-    """A linear map from the image tower into the shared space (CLIP), or none: the pooled picture
-    is its embedding (SigLIP), and embed_dim is model.image.width."""
-    text_projection_bias: bool = False
-    """A bias in the text tower's map into the shared space, as in SigLIP; CLIP has none."""
-
-    def __post_init__(self) -> None:
-        if self.preset is not None:
-            raise ValueError(
-                f"model.preset={self.preset} was not read as one: give it as --model.preset, or "
-                "as `model: {preset: ...}` in a --config file"
-            )
-        check_positive({"model.embed_dim": self.embed_dim})
-        if not self.image_projection and self.embed_dim != self.image.width:
-            raise ValueError(
-                f"model.image_projection=False with embed_dim={self.embed_dim}: a picture's "
-                f"embedding is model.image.width={self.image.width} wide; set embed_dim to that"
-            )
 
 
 def read_model_options(raw: dict[str, Any]) -> ModelOptions:

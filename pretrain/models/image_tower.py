@@ -1,89 +1,17 @@
 """The image tower: timm's VisionTransformer with CLIPA's choices and token gathering."""
 
 import functools
-from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from pretrain.base.checks import check_positive
+from pretrain.models.options import ImageTowerOptions
 from pretrain.models.positions import sincos_2d
 
-Gelu = Literal["exact", "tanh", "quick"]
 _TIMM_GELU = {"exact": "gelu", "tanh": "gelu_tanh", "quick": "quick_gelu"}
-
-
-@dataclass(frozen=True, kw_only=True)
-class ImageTowerOptions:
-    """Shape and choices of the image tower."""
-
-    width: int = 768
-    """Width of the tower."""
-    depth: int = 12
-    """Number of blocks."""
-    heads: int = 12
-    """Attention heads per block."""
-    mlp_ratio: float = 4.0
-    """Hidden width of the MLP over the tower's width."""
-    patch_px: int = 16
-    """Side of a patch in pixels."""
-    pool: Literal["gap", "gap_cls", "cls", "attention"] = "gap"
-    """gap: mean of the patches (CLIPA v2); gap_cls: mean with CLS (clipa_torch L/16); cls; or
-    attention: of one learned query over the patches (big_vision's MAP head, as in SigLIP)."""
-    cls_token: bool = True
-    """A CLS token before the patches (CLIP, CLIPA), or none (SigLIP): then pool is gap or
-    attention."""
-    positions: Literal["sincos", "sincos_jax", "learned", "learned_from_sincos"] = "sincos"
-    """Fixed 2-D sin-cos positions (sincos: clipa_torch's frequencies, sincos_jax: CLIPA JAX's), a
-    learned table, or a learned table that starts as sin-cos."""
-    cls_position: bool = False
-    """CLS has a row of the learned table too, as in open_clip's towers."""
-    pre_norm: bool = False
-    """LayerNorm before the first block, as in OpenAI's CLIP; CLIPA v2 has none."""
-    patch_bias: bool | None = None
-    """Bias of the patch embedding (CLIPA JAX; open_clip has none); by default, unless pre_norm."""
-    gelu: Gelu = "tanh"
-    """tanh (JAX, all released v2 weights), exact (clipa_torch), or quick (OpenAI's CLIP)."""
-    init: Literal["xavier", "torch"] = "xavier"
-    """Random start: xavier, CLS at zero (CLIPA JAX), or PyTorch's defaults, CLS of std width^-0.5
-    (clipa_torch, open_clip)."""
-    norm_eps: float = 1e-5
-    """Epsilon of the LayerNorms."""
-
-    def __post_init__(self) -> None:
-        shape = ("width", "depth", "heads", "mlp_ratio", "norm_eps", "patch_px")
-        check_positive({f"model.image.{name}": getattr(self, name) for name in shape})
-        if self.width % self.heads:
-            raise ValueError(
-                f"model.image.width={self.width} is not divisible by heads={self.heads}: "
-                "change one of them"
-            )
-        if not self.cls_token and self.pool in ("gap_cls", "cls"):
-            raise ValueError(
-                f"model.image.pool={self.pool} reads CLS, and cls_token=False has none: set pool "
-                "to gap or attention, or cls_token to true"
-            )
-        if not self.cls_token and self.cls_position:
-            raise ValueError(
-                "model.image.cls_position=True is a row for CLS, and cls_token=False has none: set "
-                "one of them otherwise"
-            )
-        if self.cls_position and self.positions.startswith("sincos"):
-            raise ValueError(
-                f"model.image.cls_position=True with positions={self.positions}: the fixed table's "
-                "CLS row is zero; set cls_position to false, or positions to learned"
-            )
-
-    @property
-    def has_patch_bias(self) -> bool:
-        return not self.pre_norm if self.patch_bias is None else self.patch_bias
-
-    def seq_len(self, kept_tokens: int) -> int:
-        """Tokens that the blocks see: the kept patches, and CLS where there is one."""
-        return kept_tokens + self.cls_token
 
 
 class ImageTower(nn.Module):

@@ -6,9 +6,9 @@ is 6144, 1664 x 4.9231 is 8192. A preset has shapes only: pooling, positions and
 recipe's.
 """
 
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
-PresetName = Literal["S/16", "B/16", "L/16", "L/14", "H/14", "g/14", "bigG/14"]
+from pretrain.models.options import PresetName
 
 
 def _tower(width: int, depth: int, heads: int, mlp_ratio: float = 4.0) -> dict[str, float]:

@@ -2,7 +2,6 @@
 
 import json
 import pickle
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from pretrain.models.clip import CLIP, IMAGE_POSITIONS, resized_weights
+from pretrain.models.options import StartOptions
 
 # An export's.
 WEIGHTS_FILE, CONFIG_FILE = "model.safetensors", "config.json"
@@ -32,29 +32,6 @@ _DECIDED_BY = {
     "text.encoder.encoder": "model.text.width, depth and mlp_ratio",
     "text": "model.text",
 }
-
-
-@dataclass(frozen=True, kw_only=True)
-class StartOptions:
-    """Weights that the first stage starts from; by default random ones."""
-
-    export: Path | None = None
-    """Folder written by `python -m pretrain.export`: both towers, their projections and the loss's
-    scale. The dataset must have its tokenizer."""
-    image: Path | None = None
-    """File of a timm VisionTransformer (safetensors, or torch.save of tensors alone): the image
-    tower. Positions are resized to the first stage's grid; the classifier is left out. Not in the
-    file: gelu (timm's is exact) and norm_eps (timm's is 1e-6)."""
-    text: Path | None = None
-    """File of a transformers CLIPTextModel (model.text.causal) or SiglipTextModel, or of the whole
-    CLIP: the text tower. The dataset must have its vocabulary. Not in the file: gelu, norm_eps."""
-
-    def __post_init__(self) -> None:
-        if self.export is not None and (self.image is not None or self.text is not None):
-            raise ValueError(
-                f"start.export={self.export} is a whole model: set start.image and start.text to "
-                "null, or start.export"
-            )
 
 
 def find_start(options: StartOptions) -> None:

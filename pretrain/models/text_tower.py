@@ -1,59 +1,14 @@
 """The text tower: transformers' encoder, bidirectional (CLIPA) or causal (CLIP)."""
 
-from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from pretrain.base.checks import check_positive
-from pretrain.models.image_tower import Gelu
-from pretrain.tokens.context import Specials
+from pretrain.models.options import TextTowerOptions
 from pretrain.tokens.vocabulary import Vocabulary
 
 _TRANSFORMERS_GELU = {"exact": "gelu", "tanh": "gelu_pytorch_tanh", "quick": "quick_gelu"}
-
-
-@dataclass(frozen=True, kw_only=True)
-class TextTowerOptions:
-    """Shape and choices of the text tower."""
-
-    width: int = 512
-    """Width of the tower."""
-    depth: int = 12
-    """Number of blocks."""
-    heads: int = 8
-    """Attention heads per block."""
-    mlp_ratio: float = 4.0
-    """Hidden width of the MLP over the tower's width."""
-    causal: bool = False
-    """Attention to the left only (CLIP, clipa_torch v1) or to all tokens (CLIPA JAX and v2)."""
-    padding_mask: bool = False
-    """Hide padding from attention; CLIPA's towers attend to it."""
-    pool: Literal["last", "eos", "highest_id", "mean"] = "last"
-    """Pooled place: the last position (CLIPA), the eos token (CLIP), that of the highest id (eos in
-    the vocabulary of OpenAI's CLIP), or the mean of the tokens."""
-    specials: Specials = "bos"
-    """Special tokens around a caption: CLIPA JAX has a leading one only, CLIP both."""
-    positions_resize: Literal["interpolate", "extend"] = "interpolate"
-    """A longer context stretches the position table (clipa_torch), or continues it."""
-    gelu: Gelu = "tanh"
-    """tanh (JAX, all released v2 weights), exact (clipa_torch), or quick (OpenAI's CLIP)."""
-    norm_eps: float = 1e-5
-    """Epsilon of the LayerNorms."""
-
-    def __post_init__(self) -> None:
-        if self.pool == "eos" and self.specials == "bos":
-            raise ValueError(
-                "model.text.pool=eos but specials=bos adds no eos: set specials to eos or bos_eos"
-            )
-        shape = ("width", "depth", "heads", "mlp_ratio", "norm_eps")
-        check_positive({f"model.text.{name}": getattr(self, name) for name in shape})
-        if self.width % self.heads:
-            raise ValueError(
-                f"model.text.width={self.width} is not divisible by heads={self.heads}: "
-                "change one of them"
-            )
 
 
 class TextTower(nn.Module):

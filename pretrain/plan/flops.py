@@ -10,7 +10,10 @@ import torch
 
 from pretrain.engine.optimizers import TowerName
 from pretrain.models.build import build_model
-from pretrain.models.clip import CLIP, ModelOptions
+from pretrain.models.clip import (
+    CLIP,
+)
+from pretrain.models.options import ModelOptions
 from pretrain.recipe.recipe import Recipe, image_tokens
 from pretrain.recipe.stages import StageOptions
 from pretrain.tokens.options import TokenOptions

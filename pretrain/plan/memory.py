@@ -17,9 +17,10 @@ from typing import Any
 
 from pretrain.engine.ds_config import offloads_optimizer, zero_stage
 from pretrain.engine.optimizers import OptimizerOptions, TowerName, parameter_groups
-from pretrain.models.clip import CLIP, ModelOptions
-from pretrain.models.image_tower import ImageTowerOptions
-from pretrain.models.text_tower import TextTowerOptions
+from pretrain.models.clip import (
+    CLIP,
+)
+from pretrain.models.options import ImageTowerOptions, ModelOptions, TextTowerOptions
 
 # Of Muon's AdamW for all but the matrices, which is not fused: both moments corrected, the root and
 # the update, each as large as what it updates. A fused AdamW has none.

@@ -3,17 +3,14 @@
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from pretrain.batches.augment import Normalisation
-from pretrain.batches.collate import FailureOptions
-from pretrain.batches.loader import LoaderOptions
+from pretrain.batches.options import FailureOptions, LoaderOptions, Normalisation
 from pretrain.batches.order import WINDOW_SAMPLES, OrderRule
 from pretrain.dataset.cache import ShardOptions
 from pretrain.engine.ds_config import EngineOptions
 from pretrain.engine.optimizers import OptimizerOptions
 from pretrain.evaluation.options import EvaluationOptions
 from pretrain.losses.options import LossOptions
-from pretrain.models.clip import ModelOptions
-from pretrain.models.starting import StartOptions
+from pretrain.models.options import ModelOptions, StartOptions
 from pretrain.recipe.run_options import CheckpointOptions, LogOptions, WatchdogOptions
 from pretrain.recipe.stages import StageOptions
 from pretrain.tokens.context import special_count

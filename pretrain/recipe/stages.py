@@ -4,8 +4,7 @@ import math
 from dataclasses import dataclass, field
 
 from pretrain.base.checks import check_between, check_positive
-from pretrain.batches.augment import AugmentOptions
-from pretrain.batches.images import CropOptions
+from pretrain.batches.options import AugmentOptions, CropOptions
 from pretrain.engine.optimizers import TowerName
 from pretrain.engine.schedule import ScheduleOptions, learning_rate, peak_learning_rate
 from pretrain.tokens.options import TokenOptions

@@ -11,7 +11,10 @@ from pretrain.base.files import why_not_written, write_tensors
 from pretrain.base.run_files import STAGES
 from pretrain.losses.objective import Objective
 from pretrain.models.clip import CLIP, resized_weights
-from pretrain.models.starting import StartOptions, load_start
+from pretrain.models.options import StartOptions
+from pretrain.models.starting import (
+    load_start,
+)
 
 _OBJECTIVE = "loss."  # stands before the names of the objective's own parameters
 _OLD_NAMES = {"log_scale": _OBJECTIVE + "log_scale"}  # in run folders before November 2026

@@ -18,7 +18,11 @@ from pretrain.engine.ds_config import offloads_optimizer, read_ds_config, zero_s
 from pretrain.engine.precision import resolve_precision
 from pretrain.evaluation.evaluator import Evaluator
 from pretrain.models.build import build_model
-from pretrain.models.starting import StartOptions, check_start, find_start
+from pretrain.models.options import StartOptions
+from pretrain.models.starting import (
+    check_start,
+    find_start,
+)
 from pretrain.recipe.parsing import stored_recipe
 from pretrain.recipe.recipe import Recipe, check_ranks
 from pretrain.recipe.stages import Stage, plan_stages

@@ -5,7 +5,11 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from pretrain.batches.augment import AUGMENT_DRAWS, AugmentOptions, prepare
+from pretrain.batches.augment import (
+    AUGMENT_DRAWS,
+    prepare,
+)
+from pretrain.batches.options import AugmentOptions
 
 LUMA = np.array([0.299, 0.587, 0.114])
 IMAGENET = np.array([[0.485, 0.456, 0.406], [0.229, 0.224, 0.225]])

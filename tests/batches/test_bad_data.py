@@ -9,8 +9,11 @@ import pytest
 from dataset_copies import damage, record_index
 
 from pretrain.base.faults import StoppedError
-from pretrain.batches.collate import Collator, FailureOptions, check_failures
-from pretrain.batches.images import CropOptions
+from pretrain.batches.collate import (
+    Collator,
+    check_failures,
+)
+from pretrain.batches.options import CropOptions, FailureOptions
 from pretrain.dataset.manifest import INDEX_FILE
 from pretrain.dataset.pictures import decode
 from pretrain.dataset.reader import Dataset

@@ -18,7 +18,12 @@ from test_bad_data import collator
 from pretrain.base import progress
 from pretrain.base.distributed import ranks_on_node
 from pretrain.batches.collate import Collator
-from pretrain.batches.loader import LoaderOptions, batches
+from pretrain.batches.loader import (
+    are_processes,
+    batches,
+    workers_on,
+)
+from pretrain.batches.options import LoaderOptions
 from pretrain.batches.order import SampleOrder
 from pretrain.batches.workers import Workers
 from pretrain.dataset.sample_weights import open_weights
@@ -197,10 +202,10 @@ def test_the_number_of_workers_follows_the_device_and_the_node(monkeypatch):
     for name in ("WORLD_SIZE", "LOCAL_WORLD_SIZE", "LOCAL_SIZE"):
         monkeypatch.delenv(name, raising=False)
     assert ranks_on_node() == 1
-    assert LoaderOptions().workers_on(cpu) == 2 and LoaderOptions().workers_on(cuda) == 16
+    assert workers_on(LoaderOptions(), cpu) == 2 and workers_on(LoaderOptions(), cuda) == 16
     monkeypatch.setenv("WORLD_SIZE", "16")
     monkeypatch.setenv("LOCAL_SIZE", "8")  # the deepspeed launcher's
-    assert ranks_on_node() == 8 and LoaderOptions().workers_on(cuda) == 10
-    assert LoaderOptions(workers=3).workers_on(cuda) == 3
-    assert LoaderOptions().are_processes(cuda) and not LoaderOptions().are_processes(cpu)
-    assert not LoaderOptions(kind="threads").are_processes(cuda)
+    assert ranks_on_node() == 8 and workers_on(LoaderOptions(), cuda) == 10
+    assert workers_on(LoaderOptions(workers=3), cuda) == 3
+    assert are_processes(LoaderOptions(), cuda) and not are_processes(LoaderOptions(), cpu)
+    assert not are_processes(LoaderOptions(kind="threads"), cuda)

@@ -38,7 +38,7 @@ def count_on_a_rank(rank: int):
     """(total after the first step, message of the second) with all damage on rank 1."""
     from pretrain.base.distributed import all_ranks
     from pretrain.base.faults import StoppedError
-    from pretrain.batches.collate import FailureOptions
+    from pretrain.batches.options import FailureOptions
     from pretrain.run.checkpoint import RunState
     from pretrain.run.meter import Meter, Workload
     from pretrain.train import _count_replaced

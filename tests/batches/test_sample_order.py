@@ -11,8 +11,10 @@ import pytest
 from tiny_runs import ROOT
 
 from pretrain.batches.collate import Collator
-from pretrain.batches.images import CropOptions
-from pretrain.batches.loader import LoaderOptions, batches
+from pretrain.batches.loader import (
+    batches,
+)
+from pretrain.batches.options import CropOptions, LoaderOptions
 from pretrain.batches.order import CHUNK_SAMPLES, SampleOrder
 from pretrain.dataset.reader import Dataset
 from pretrain.recipe.parsing import parse

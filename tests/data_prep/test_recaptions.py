@@ -17,7 +17,7 @@ from tiny_datasets import CORPUS
 from data_prep.__main__ import main as data_prep
 from data_prep.recaption import join as recaption_join
 from pretrain.batches.collate import Collator
-from pretrain.batches.images import CropOptions
+from pretrain.batches.options import CropOptions
 from pretrain.dataset.captions import open_recaptions
 from pretrain.dataset.reader import Dataset
 from pretrain.tokens.options import TokenOptions

@@ -14,7 +14,10 @@ from data_prep_corpus import options, plain_corpus
 from test_bad_data import collator
 
 from data_prep.build.pipeline import build_dataset
-from pretrain.batches.loader import LoaderOptions, batches
+from pretrain.batches.loader import (
+    batches,
+)
+from pretrain.batches.options import LoaderOptions
 from pretrain.batches.order import SampleOrder
 from pretrain.dataset import shards
 from pretrain.dataset.reader import Dataset
@@ -43,7 +46,7 @@ from pathlib import Path
 import numpy as np
 from pretrain.batches.collate import Collator
 from pretrain.dataset.reader import Dataset
-from pretrain.batches.images import CropOptions
+from pretrain.batches.options import CropOptions
 from pretrain.tokens.options import TokenOptions
 
 dataset = Dataset(Path(sys.argv[1]), "full")

@@ -24,9 +24,10 @@ from vocabularies import of_size
 
 def demo_clip():
     """The demo's model, at the demo's own sizes."""
-    from pretrain.models.clip import CLIP, ModelOptions
-    from pretrain.models.image_tower import ImageTowerOptions
-    from pretrain.models.text_tower import TextTowerOptions
+    from pretrain.models.clip import (
+        CLIP,
+    )
+    from pretrain.models.options import ImageTowerOptions, ModelOptions, TextTowerOptions
 
     return CLIP(
         ModelOptions(

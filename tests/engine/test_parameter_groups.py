@@ -4,9 +4,10 @@ import torch
 from vocabularies import of_size
 
 from pretrain.engine.optimizers import OptimizerOptions, parameter_groups
-from pretrain.models.clip import CLIP, ModelOptions
-from pretrain.models.image_tower import ImageTowerOptions
-from pretrain.models.text_tower import TextTowerOptions
+from pretrain.models.clip import (
+    CLIP,
+)
+from pretrain.models.options import ImageTowerOptions, ModelOptions, TextTowerOptions
 
 # CLIPA JAX decays `*/kernel` alone: no table, no position, no CLS, no probe of a pooling head.
 MAP_HEAD_DECAYED = """

@@ -11,8 +11,11 @@ from dataset_copies import damage
 from tiny_datasets import build_food
 from vocabularies import of_size
 
-from pretrain.batches.augment import AugmentOptions, prepare
+from pretrain.batches.augment import (
+    prepare,
+)
 from pretrain.batches.images import centre_box, resize
+from pretrain.batches.options import AugmentOptions
 from pretrain.dataset.manifest import read_manifest, tier_for
 from pretrain.dataset.pictures import decode
 from pretrain.dataset.reader import Dataset
@@ -20,9 +23,10 @@ from pretrain.evaluation.evaluator import Evaluator
 from pretrain.evaluation.features import image_features
 from pretrain.evaluation.options import EvaluationOptions, ZeroShotOptions
 from pretrain.models.build import build_model
-from pretrain.models.clip import CLIP, ModelOptions
-from pretrain.models.image_tower import ImageTowerOptions
-from pretrain.models.text_tower import TextTowerOptions
+from pretrain.models.clip import (
+    CLIP,
+)
+from pretrain.models.options import ImageTowerOptions, ModelOptions, TextTowerOptions
 from pretrain.tokens.context import context
 from pretrain.tokens.options import TokenOptions
 from pretrain.tokens.tokenizer import Tokenizer, open_tokenizer

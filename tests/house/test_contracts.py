@@ -15,7 +15,7 @@ from pretrain.cli import parser
 from pretrain.engine.ds_config import EngineOptions, read_ds_config
 from pretrain.engine.optimizers import OptimizerOptions
 from pretrain.evaluation.options import EvaluationOptions
-from pretrain.models.clip import ModelOptions
+from pretrain.models.options import ModelOptions
 from pretrain.recipe.parsing import TRAIN, parse
 from pretrain.recipe.recipe import DataOptions, check_ranks
 from pretrain.recipe.run_options import LogOptions

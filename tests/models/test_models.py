@@ -8,10 +8,12 @@ from torch import nn
 from vocabularies import of_size
 
 from pretrain.export.open_clip import open_clip_config, open_clip_weights
-from pretrain.models.clip import CLIP, ModelOptions, resized_weights
-from pretrain.models.image_tower import ImageTowerOptions
+from pretrain.models.clip import (
+    CLIP,
+    resized_weights,
+)
+from pretrain.models.options import ImageTowerOptions, ModelOptions, TextTowerOptions
 from pretrain.models.positions import resize_image_positions, sincos_2d
-from pretrain.models.text_tower import TextTowerOptions
 
 
 def clip(image_px=48, text_tokens=8, image=None, text=None, explicit=True) -> CLIP:

@@ -13,10 +13,13 @@ from tiny_runs import ROOT
 from transformers import CLIPConfig, CLIPModel, SiglipTextConfig, SiglipTextModel
 from vocabularies import of_size
 
-from pretrain.models.clip import CLIP, ModelOptions
-from pretrain.models.image_tower import ImageTowerOptions
-from pretrain.models.starting import StartOptions, load_start
-from pretrain.models.text_tower import TextTowerOptions
+from pretrain.models.clip import (
+    CLIP,
+)
+from pretrain.models.options import ImageTowerOptions, ModelOptions, StartOptions, TextTowerOptions
+from pretrain.models.starting import (
+    load_start,
+)
 from pretrain.run.stage_weights import read_stage_weights
 
 STOCK = {"pool": "cls", "positions": "learned", "pre_norm": True}

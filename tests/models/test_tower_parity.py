@@ -7,10 +7,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from vocabularies import of_size
 
-from pretrain.models.clip import CLIP, ModelOptions, resized_weights
-from pretrain.models.image_tower import ImageTowerOptions
+from pretrain.models.clip import (
+    CLIP,
+    resized_weights,
+)
+from pretrain.models.options import ImageTowerOptions, ModelOptions, TextTowerOptions
 from pretrain.models.presets import PRESETS
-from pretrain.models.text_tower import TextTowerOptions
 
 # CLIPA v2's towers, and the stock ones of open_clip: every choice beside the shape.
 CLIPA = (

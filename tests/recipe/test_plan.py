@@ -12,9 +12,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from vocabularies import of_size
 
 from pretrain.models.build import build_model
-from pretrain.models.clip import ModelOptions
-from pretrain.models.image_tower import ImageTowerOptions
-from pretrain.models.text_tower import TextTowerOptions
+from pretrain.models.options import ImageTowerOptions, ModelOptions, TextTowerOptions
 from pretrain.plan.__main__ import main
 from pretrain.plan.budget import Candidate, candidates, published
 from pretrain.plan.command import parse_words, plan

@@ -11,7 +11,7 @@ from vocabularies import of_size
 
 from pretrain.base.run_files import RECIPE_FILE
 from pretrain.models.build import build_model
-from pretrain.models.clip import ModelOptions
+from pretrain.models.options import ModelOptions
 from pretrain.models.presets import PRESETS
 from pretrain.recipe.parsing import parse, read_recipe
 from pretrain.recipe.stages import plan_stages

@@ -55,9 +55,10 @@ def device() -> torch.device:
 
 
 def small_clip(explicit_attention: bool = True) -> Any:
-    from pretrain.models.clip import CLIP, ModelOptions
-    from pretrain.models.image_tower import ImageTowerOptions
-    from pretrain.models.text_tower import TextTowerOptions
+    from pretrain.models.clip import (
+        CLIP,
+    )
+    from pretrain.models.options import ImageTowerOptions, ModelOptions, TextTowerOptions
 
     torch.manual_seed(0)
     return CLIP(

@@ -12,9 +12,7 @@ from pretrain.dataset.manifest import read_manifest
 from pretrain.dataset.reader import Dataset
 from pretrain.export.native import EXPORT_FORMAT, write_native
 from pretrain.models.build import build_model
-from pretrain.models.clip import ModelOptions
-from pretrain.models.image_tower import ImageTowerOptions
-from pretrain.models.text_tower import TextTowerOptions
+from pretrain.models.options import ImageTowerOptions, ModelOptions, TextTowerOptions
 from pretrain.run.stage_weights import read_stage_weights
 from pretrain.tokens.options import TokenOptions
 from pretrain.tokens.tokenizer import open_tokenizer

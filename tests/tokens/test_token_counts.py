@@ -13,7 +13,7 @@ from data_prep.__main__ import main
 from data_prep.build.pipeline import build_dataset
 from data_prep.verify import dataset_faults
 from pretrain.batches.collate import Collator, text_counts
-from pretrain.batches.images import CropOptions
+from pretrain.batches.options import CropOptions
 from pretrain.dataset.manifest import (
     MANIFEST_FILE,
     TOKEN_COUNTS_FILE,

@@ -7,8 +7,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pretrain.batches.augment import Normalisation
 from pretrain.batches.images import evaluation_pixels
+from pretrain.batches.options import Normalisation
 from pretrain.evaluation.abilities.sets import ABILITIES, Question, questions, things
 from pretrain.evaluation.features import KeptTokens, distributed_rows, embed_pixels, text_features
 from pretrain.evaluation.options import AbilitiesOptions
