@@ -33,8 +33,8 @@ from pretrain.models.clip import (
 from pretrain.models.options import ImageTowerOptions, ModelOptions, TextTowerOptions
 from pretrain.recipe.parsing import parse
 from pretrain.recipe.run_options import CheckpointOptions
-from pretrain.run.checkpoint import RunState
 from pretrain.run.metrics import RunLog
+from pretrain.run.record import RunState
 from pretrain.run.saver import Saver
 from pretrain.tokens.vocabulary import Vocabulary
 

@@ -41,9 +41,7 @@ def fetch(directory: Path, options: FetchOptions) -> str:
             f"--url {url}: pictures of its image tiers {in_place} lie in tars beside it, which are "
             "not fetched: copy them and the dataset's folder by hand"
         )
-    digests = {manifest.tokenizer.file: manifest.tokenizer.sha256}
-    if manifest.token_counts is not None:
-        digests[manifest.token_counts.file] = manifest.token_counts.sha256
+    digests = {one.file: one.sha256 for one in (manifest.tokenizer, manifest.token_counts)}
     for name in tiers:
         digests[f"{name}/{INDEX_FILE}"] = manifest.tiers[name].index_sha256
     size = 0

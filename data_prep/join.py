@@ -199,12 +199,8 @@ def _join_downloads(manifests: list[Manifest]) -> dict[str, Any]:
     return {DOWNLOADS: total.plain()} if found else {}
 
 
-def _join_counts(
-    out: Path, sources: list[Path], manifests: list[Manifest]
-) -> TokenCountsInfo | None:
-    """The counts of token ids added up; None where a source has none."""
-    if any(manifest.token_counts is None for manifest in manifests):
-        return None
+def _join_counts(out: Path, sources: list[Path], manifests: list[Manifest]) -> TokenCountsInfo:
+    """The counts of token ids added up."""
     counts = [read_token_counts(*pair) for pair in zip(sources, manifests, strict=True)]
     total = np.sum(counts, axis=0, dtype=np.uint64).astype("<u8")
     write_durably(out / TOKEN_COUNTS_FILE, array_file(total))

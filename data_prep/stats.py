@@ -81,7 +81,6 @@ class Survey:
     sizes: dict[str, Tally]  # by SIZES; of the source's pictures, before tiers shrink them
     lengths: dict[str, Tally]  # tokens of each caption, by its name, of the samples that have it
     token_counts: NDArray[np.uint64]  # (V,)
-    are_counts_of_all: bool  # or of the samples looked at, where the build wrote none
     recaptions: dict[str, str]  # what is to be said of each caption that came later, by its name
 
     @property
@@ -104,10 +103,7 @@ def survey(directory: Path, samples: int | None) -> Survey:
     """Count. ValueError or OSError name what cannot be read and the remedy."""
     manifest = read_manifest(directory)
     reader = smallest_tier(directory, manifest)
-    has_counts = manifest.token_counts is not None
-    counts = np.zeros(manifest.tokenizer.vocab_size, np.uint64)
-    if has_counts:
-        counts = read_token_counts(directory, manifest)
+    counts = read_token_counts(directory, manifest)
     sizes = {name: Tally() for name in SIZES}
     lengths = {name: Tally() for name in manifest.captions}
     recaptions, told = open_all(directory, manifest)
@@ -123,12 +119,9 @@ def survey(directory: Path, samples: int | None) -> Survey:
                 tokens = one.index["tokens"][rows]
                 lengths[one.name].add(tokens[tokens > 0])
             pixels = np.empty((len(rows), 2), np.int64)
-            members = ("json",) if has_counts else ("json", "ids")
-            for place, (details, *ids) in enumerate(reader.members(rows, members)):
+            for place, (details,) in enumerate(reader.members(rows, ("json",))):
                 found = json.loads(details)
                 pixels[place] = found["width"], found["height"]
-                if ids:
-                    count_ids(counts, np.frombuffer(ids[0], manifest.token_dtype))
             add_sizes(sizes, pixels)
             looked_at += len(rows)
             bar.update(len(rows))
@@ -139,14 +132,8 @@ def survey(directory: Path, samples: int | None) -> Survey:
         sizes=sizes,
         lengths=lengths,
         token_counts=counts,
-        are_counts_of_all=has_counts or looked_at == manifest.samples,
         recaptions=told,
     )
-
-
-def count_ids(counts: NDArray[np.uint64], ids: NDArray[Any]) -> None:
-    """Count those of the vocabulary; readers leave samples with others out."""
-    np.add.at(counts, ids[ids < len(counts)], np.uint64(1))
 
 
 def add_sizes(sizes: dict[str, Tally], pixels: NDArray[np.int64]) -> None:
@@ -196,7 +183,6 @@ def figures_of(found: Survey) -> dict[str, Any]:
         "vocabulary": {
             "ids": len(found.token_counts),
             "used": found.used_ids,
-            "of_all_samples": found.are_counts_of_all,
         },
         "rejected": found.manifest.rejected,
         "downloads": found.manifest.provenance.get(DOWNLOADS),
@@ -233,9 +219,8 @@ def table(found: Survey) -> str:
             px = f"shortest side {tier['shortest_px']} px, shrunk to it: {tier['shrunk']:.1%}"
         shards = f"{tier['shards']:,} shard" + "s" * (tier["shards"] > 1)
         lines.append([f"tier {name}", f"{tier['bytes'] / 1e6:,.1f} MB, {shards}, {px}"])
-    scope = "" if found.are_counts_of_all else " by the samples looked at"
     share = found.used_ids / len(found.token_counts)
-    used = f"{len(found.token_counts):,} ids, {found.used_ids:,} used ({share:.1%}){scope}"
+    used = f"{len(found.token_counts):,} ids, {found.used_ids:,} used ({share:.1%})"
     lines.append(["vocabulary", used])
     lines += [[f"recaption {name}", told] for name, told in found.recaptions.items()]
     if plain["downloads"]:

@@ -103,8 +103,7 @@ def tokenizer_faults(directory: Path, manifest: Manifest) -> Iterator[str]:
 def token_counts_faults(directory: Path, manifest: Manifest) -> Iterator[str]:
     """What is wrong with the counts of token ids."""
     try:
-        if manifest.token_counts is not None:
-            read_token_counts(directory, manifest)
+        read_token_counts(directory, manifest)
     except (ValueError, OSError) as error:
         yield str(error)
 

@@ -5,28 +5,29 @@ torchrun --nproc_per_node 8 -m pretrain.train --config pretrain/recipes/demo.yam
 
 import time
 from dataclasses import replace
-from typing import TYPE_CHECKING, NoReturn
+from typing import NoReturn
 
 import torch
 
 from pretrain.base import distributed, progress
-from pretrain.base.distributed import Runtime, agreed
+from pretrain.base.distributed import Runtime, agreed, broadcast_object
 from pretrain.base.exit_codes import CONTINUE
 from pretrain.base.faults import end_well, ended_at_once, leave, one_line_faults
 from pretrain.batches.augment import Pictures
 from pretrain.batches.collate import Collator, check_failures
 from pretrain.batches.feed import Fed, feed
 from pretrain.batches.loader import batches
+from pretrain.engine.result import StepResult, TrainingEngine
 from pretrain.losses.build import build_objective
 from pretrain.models.build import build_model
 from pretrain.recipe.parsing import parse
 from pretrain.recipe.recipe import Recipe
 from pretrain.recipe.stages import Stage
 from pretrain.run import checkpoint
-from pretrain.run.checkpoint import RunState
 from pretrain.run.continuation import fixed_values
 from pretrain.run.job import Job
 from pretrain.run.meter import Meter, RankReading, workload
+from pretrain.run.record import RunState
 from pretrain.run.signals import Signals
 from pretrain.run.skips import count_skip
 from pretrain.run.spikes import SpikeWatch
@@ -41,9 +42,6 @@ from pretrain.run.stage_log import (
 from pretrain.run.stage_weights import load_stage_weights, load_start_weights, save_stage_weights
 from pretrain.run.start import start_run
 from pretrain.run.watchdog import watch
-
-if TYPE_CHECKING:
-    from pretrain.engine.engine import Engine, StepResult
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -81,7 +79,7 @@ def run_stage(job: Job, index: int, state: RunState, tag: str | None, signals: S
     """Train stage `index` from where `state` stands to its end; returns the state after it."""
     recipe, runtime, stage = job.recipe, job.runtime, job.stages[index]
     progress.doing(f"building stage {stage.name}")
-    engine = _start_engine(job, index, begins=state.stage_step == 0)
+    engine = _start_engine(job, index, state)
     if state.stage_step > 0 and tag is not None:
         checkpoint.load(engine, job.checkpoints, tag, late_files_s=recipe.checkpoint.late_files_s)
     log_start(job, stage, state, engine)
@@ -154,7 +152,7 @@ def run_stage(job: Job, index: int, state: RunState, tag: str | None, signals: S
     return state
 
 
-def _start_engine(job: Job, index: int, *, begins: bool) -> "Engine":
+def _start_engine(job: Job, index: int, state: RunState) -> TrainingEngine:
     """The stage's engine: the recipe's weights in the first stage, else those of the stage before.
 
     A stage that goes on takes all of them from its checkpoint.
@@ -170,10 +168,14 @@ def _start_engine(job: Job, index: int, *, begins: bool) -> "Engine":
         device=runtime.device,
     )
     objective = build_objective(recipe.loss)
-    if index == 0 and begins:
+    if state.stage_step == 0 and index == 0:
         load_start_weights(recipe.start, model, objective)
-    elif index > 0:
-        load_stage_weights(recipe.run_dir, job.stages[index - 1].name, model, objective)
+    elif state.stage_step == 0:
+        before = job.stages[index - 1].name
+        load_stage_weights(
+            *(recipe.run_dir, before, state.stage_weights[before], model, objective),
+            late_files_s=recipe.checkpoint.late_files_s,
+        )
     return Engine(
         model=model,
         objective=objective,
@@ -205,14 +207,14 @@ def _collator(job: Job, stage: Stage) -> Collator:
 
 def _train_step(
     job: Job,
-    engine: "Engine",
+    engine: TrainingEngine,
     stage: Stage,
     batch: Fed,
     step: int,
     *,
     stop: bool,
     measure: bool,
-) -> "tuple[StepResult, float]":
+) -> tuple[StepResult, float]:
     """One optimizer step on a batch; returns what it measured and its learning rate."""
     images = Pictures(
         images=batch.images,
@@ -254,22 +256,25 @@ def _count_replaced(job: Job, state: RunState, of_ranks: list[RankReading]) -> R
     return replace(state, replaced=total)
 
 
-def _evaluate(job: Job, stage: Stage, state: RunState, engine: "Engine") -> None:
+def _evaluate(job: Job, stage: Stage, state: RunState, engine: TrainingEngine) -> None:
     if job.evaluator.sets:
         evaluate_stage(job, stage.name, state, engine.full_weights(), [stage.name])
 
 
-def _finish_stage(job: Job, index: int, state: RunState, engine: "Engine") -> RunState:
+def _finish_stage(job: Job, index: int, state: RunState, engine: TrainingEngine) -> RunState:
     """Weights, evaluation at every stage's token lengths, and the checkpoint that ends a stage."""
     name = job.stages[index].name
     weights = engine.full_weights()
-    agreed(
-        lambda: (
-            save_stage_weights(job.recipe.run_dir, name, weights, engine.objective)
-            if job.runtime.is_main
-            else None
+    written = broadcast_object(
+        agreed(
+            lambda: (
+                save_stage_weights(job.recipe.run_dir, name, weights, engine.objective)
+                if job.runtime.is_main
+                else None
+            )
         )
     )
+    state = replace(state, stage_weights={**state.stage_weights, name: written})
     evaluate_stage(job, name, state, weights, list(job.recipe.stages), final=True)
     if state.replaced:
         job.log.say(f"replaced so far as unusable: {state.replaced} of {state.samples_seen:,}")
@@ -292,7 +297,7 @@ def _stop(job: Job, state: RunState, signals: Signals) -> NoReturn:
     leave(CONTINUE)
 
 
-def _save(job: Job, engine: "Engine | None", state: RunState) -> None:
+def _save(job: Job, engine: TrainingEngine | None, state: RunState) -> None:
     progress.doing(f"saving the checkpoint of step {state.step}")
     fixed = fixed_values(job.recipe, job.stages[: state.begun], job.precision)
     job.saver.save(engine, state, fixed)

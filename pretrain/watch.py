@@ -20,9 +20,10 @@ from pretrain.base.run_files import CHECKPOINTS
 from pretrain.evaluation.table import table
 from pretrain.recipe.parsing import read_recipe, stored_recipe
 from pretrain.recipe.recipe import Recipe
-from pretrain.run.checkpoint import RunState, complete, read_state, read_weights
+from pretrain.run.checkpoint import complete, read_state, read_weights
 from pretrain.run.metrics import finite
-from pretrain.run.stage_weights import read_stage_weights
+from pretrain.run.record import RunState
+from pretrain.run.stage_weights import check_stage_weights, read_stage_weights
 from pretrain.subject import Subject, of_stage
 from pretrain.tokens.options import TokenOptions
 
@@ -156,7 +157,7 @@ def _next(run_dir: Path, judged: set[int], left_out: set[str]) -> tuple[Path | N
             return path, False
     try:
         ended = bool(paths) and read_state(paths[-1]).stage >= len(stored_recipe(run_dir)["stages"])
-    except (OSError, ValueError, KeyError):  # replaced at this moment
+    except (OSError, ValueError, RuntimeError):  # replaced at this moment
         ended = False
     return None, ended
 
@@ -174,8 +175,9 @@ def _read(
         if state.stage_step > 0:
             return (state, list(recipe.stages)[state.stage], read_weights(path)), None
         stage = list(recipe.stages)[state.stage - 1]
+        check_stage_weights(run_dir, stage, state.stage_weights[stage], late_files_s=0)
         return (state, stage, read_stage_weights(run_dir, stage)[0]), None
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, RuntimeError) as error:
         return None, " ".join(str(error).split())
 
 

@@ -86,7 +86,7 @@ def check_collectives(runtime: Runtime) -> str:
 def check(case: Case, judge: Training, folder: Path) -> Found:
     """Train, save, resume. Collective."""
     from pretrain.run import checkpoint
-    from pretrain.run.checkpoint import RunState
+    from pretrain.run.record import RunState
 
     begin = time.perf_counter()
     engine = build_engine(case)

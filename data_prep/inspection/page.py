@@ -89,8 +89,6 @@ def cards(found: Survey) -> list[tuple[str, str, str]]:
     used = percent(found.used_ids / len(found.token_counts))
     side = found.sizes["shorter_px"]
     ids = f"{found.used_ids:,} of {len(found.token_counts):,} ids occur"
-    if not found.are_counts_of_all:
-        ids += " in the samples looked at"
     return [
         ("Samples", f"{manifest.samples:,}", f"{percent(rejected / found.rows)} rejected"),
         ("On disk", short_bytes(sum(sizes.values())), f"{shards}; {tiers}"),

@@ -141,14 +141,13 @@ def _refuse_present(directory: Path, name: str) -> None:
 
 def _tagger(manifest: Manifest) -> TaggerName:
     """The tagger of the dataset's own captions."""
-    known: dict[str, TaggerName] = {name: name for name in get_args(TaggerName)}
-    known["pattern"] = "textblob"  # as format version 1 calls it
+    known: tuple[TaggerName, ...] = get_args(TaggerName)
     if manifest.tagger not in known:
         raise ValueError(
             f"the manifest's tagger {manifest.tagger!r} is none of {list(known)}: the new captions "
             "could not get the same word classes; build the dataset again"
         )
-    return known[manifest.tagger]
+    return next(name for name in known if name == manifest.tagger)
 
 
 @contextmanager

@@ -90,12 +90,6 @@ def text_counts(
             return read_token_counts(dataset.directory, dataset.manifest)
     except ValueError as error:
         raise ValueError(f"{option}={reduction}: {error}, or change {option}") from error
-    if reduction == "sentence" and dataset.manifest.format_version < 2:
-        raise ValueError(
-            f"{option}={reduction}: {dataset.directory} has format version 1, which does not say "
-            f"where sentences begin: build it again with `python -m data_prep build`, or change "
-            f"{option}"
-        )
     return None
 
 

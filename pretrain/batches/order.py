@@ -7,7 +7,6 @@ one integer.
 
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,16 +14,10 @@ from numpy.typing import NDArray
 from pretrain.base.seeding import Purpose, hashes
 from pretrain.dataset.sample_weights import SampleWeights
 
-# The rule decides a run's numbers. `chunks-1` is kept so that run folders begun before lanes go on.
-OrderRule = Literal["chunks-1", "lanes-2"]
-NEWEST_RULE: OrderRule = "lanes-2"
-OLDEST_RULE: OrderRule = "chunks-1"
-
 CHUNK_SAMPLES = 1024  # neighbours on disk: one piece of about 10 MB to read ahead
 WINDOW_SAMPLES = 1 << 21  # 32 global batches of 65,536
 LANE_SAMPLES = 1 << 20  # a lane has at least as many, so that its own shuffle is worth having
 MAX_LANES = 256
-_OLD_WINDOW_CHUNKS = 64
 
 
 def lane_count(epoch_samples: int) -> int:
@@ -72,7 +65,6 @@ class SampleOrder:
         *,
         samples: int,
         seed: int,
-        rule: OrderRule = NEWEST_RULE,
         window_samples: int = WINDOW_SAMPLES,
         weights: SampleWeights | None = None,
     ) -> None:
@@ -80,8 +72,7 @@ class SampleOrder:
             raise ValueError("the dataset has no samples: check data.train")
         self.seed = seed
         self.epoch_samples = samples if weights is None else weights.epoch_samples
-        self.lanes = 1 if rule == OLDEST_RULE else lane_count(self.epoch_samples)
-        self._rule = rule
+        self.lanes = lane_count(self.epoch_samples)
         self.window_samples = min(window_samples, self.epoch_samples)
         self._window_chunks = max(window_samples // (self.lanes * CHUNK_SAMPLES), 1)
         self._weights = weights
@@ -154,15 +145,13 @@ class SampleOrder:
     def _build_plan(self, epoch: int, lane: int) -> _LanePlan:
         each, more = divmod(self.epoch_samples, self.lanes)
         first, size = lane * each + min(lane, more), each + (lane < more)
-        shift = 0 if self._rule == OLDEST_RULE else self._draw(epoch, 2) % CHUNK_SAMPLES
+        shift = self._draw(epoch, 2) % CHUNK_SAMPLES
         count = -(-(size + shift) // CHUNK_SAMPLES)
         chunks = self._generator(epoch, lane, 0).permutation(count)
         borders = first + np.clip(np.arange(count + 1) * CHUNK_SAMPLES - shift, 0, size)
-        if self._rule == OLDEST_RULE:
-            cuts = np.append(np.arange(0, count, _OLD_WINDOW_CHUNKS), count)
-        else:  # evenly, so that an epoch does not end on a window of a few neighbours
-            windows = max(count // self._window_chunks, 1)
-            cuts = np.arange(windows + 1) * count // windows
+        # Evenly, so that an epoch does not end on a window of a few neighbours.
+        windows = max(count // self._window_chunks, 1)
+        cuts = np.arange(windows + 1) * count // windows
         ends = np.cumsum(np.add.reduceat(np.diff(borders)[chunks], cuts[:-1]))
         return _LanePlan(chunks=chunks, borders=borders, cuts=cuts, ends=ends)
 

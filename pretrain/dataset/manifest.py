@@ -32,7 +32,7 @@ from pretrain.base.files import file_sha256
 
 FORMAT_VERSION = 2
 IN_PLACE_VERSION = 3  # as 2, but the pictures lie in tars of anyone's making
-READ_VERSIONS = (1, 2, 3)  # 1 lacks what is optional here
+READ_VERSIONS = (FORMAT_VERSION, IN_PLACE_VERSION)
 MANIFEST_FILE = "manifest.json"
 INDEX_FILE = "index.npy"
 SHARD_FILE = "{shard:05d}.tar"
@@ -171,14 +171,12 @@ class Manifest:
     tokenizer: TokenizerInfo
     tagger: str
     rejected: dict[str, int]  # reason -> count
-    token_counts: TokenCountsInfo | None = None  # format version 1 has none
+    token_counts: TokenCountsInfo
     provenance: dict[str, Any] = field(default_factory=dict)
     format_version: int = FORMAT_VERSION
 
     def to_json(self) -> str:
         plain = asdict(self)
-        if self.token_counts is None:
-            del plain["token_counts"]  # as it was read, for its fingerprint
         for tier in plain["tiers"].values():
             for shard in tier["shards"]:
                 if shard["pictures"] is None:
@@ -273,11 +271,6 @@ def read_token_counts(dataset_dir: Path, manifest: Manifest) -> np.ndarray:
     ValueError or OSError names the file, and the remedy, where the dataset has none or another.
     """
     told = manifest.token_counts
-    if told is None:
-        raise ValueError(
-            f"{dataset_dir / MANIFEST_FILE} names no counts of token ids, as datasets of format "
-            "version 1: rebuild the dataset with `python -m data_prep build`"
-        )
     path = path_inside(dataset_dir, told.file, "token_counts.file")
     if file_sha256(path) != told.sha256:
         raise ValueError(f"{path}: its sha256 is not the manifest's; {COPY_AGAIN}")

@@ -2,9 +2,8 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
-from pathlib import Path
-from typing import Any, Protocol
+from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -35,6 +34,7 @@ from pretrain.engine.optimizers import (  # noqa: E402
     parameter_groups,
 )
 from pretrain.engine.precision import TrainedIn  # noqa: E402
+from pretrain.engine.result import Images, StepResult  # noqa: E402
 from pretrain.engine.state import (  # noqa: E402
     load_locked,
     load_objective,
@@ -55,30 +55,6 @@ deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
 bf16_optimizer.see_memory_usage = lambda *_, **__: None
 
 _NO_LOSS, _NO_GRADIENT = "the loss is not finite", "the gradient is not finite"
-
-
-class Images(Protocol):
-    """A batch of pictures that is asked for by slices: a tensor, or what makes one."""
-
-    def __len__(self) -> int: ...
-
-    def __getitem__(self, part: slice, /) -> Tensor:
-        """(b, 3, H, W) in the engine's dtype, the same whenever it is asked for."""
-        ...
-
-
-@dataclass(frozen=True, kw_only=True)
-class StepResult:
-    """What one optimizer step measured, averaged over ranks."""
-
-    loss: float
-    measures: dict[str, float]
-    grad_norm: float  # of the global batch's gradient, before clipping and Muon; nan if skipped or
-    # not measured
-    skipped: str | None  # why no rank has updated anything; None for a step that was made
-    stop: bool = False  # some rank was asked to stop: the same answer on every rank
-    tower_norms: dict[str, float] = field(default_factory=dict)  # where measured: see `step`
-    ready_s: float = math.nan  # of this rank alone, where measured: until its features were there
 
 
 def check_engine(options: EngineOptions, optimizer: OptimizerOptions) -> None:
@@ -216,10 +192,9 @@ class Engine:
         Where the loss or the gradient is not finite on any rank, no rank updates anything: neither
         weights nor moments nor the objective; `skipped` says so, on every rank alike.
         stop: whether this rank was asked to stop; the answer tells every rank of it.
-        measure: whether to tell what costs time to know: the gradient's norm, also by tower, and
-        this rank's seconds until the ranks first wait for one another. On all ranks alike.
+        measure: whether to tell what costs time to know: the gradient's norm, and this rank's
+        seconds until the ranks first wait for one another. On all ranks alike.
         """
-        self.norm.by_tower = measure
         self.stopwatch.start()
         if self.micro == len(images):
             features = self.engine(images[:], text_ids, keep_index)
@@ -245,7 +220,7 @@ class Engine:
         self.objective.step(objective_learning_rate)
         if not measure:  # the host would wait here until the optimizer is done
             return found
-        return replace(found, grad_norm=self.norm.read(), tower_norms=self.norm.read_towers())
+        return replace(found, grad_norm=self.norm.read())
 
     def _two_passes(
         self, images: Images, text_ids: Tensor, keep_index: Tensor | None, stop: bool
@@ -304,24 +279,10 @@ class Engine:
         self.locked = load_locked(self.engine, state, self.locked)
         load_objective(self.objective, state)
 
-    def load_deepspeed(self, folder: Path, tag: str) -> None:
-        """Read what run folders up to November 2026 hold, DeepSpeed's own pickles, into an engine
-        of the same ZeRO stage and world size. Collective."""
-        path, state = self.engine.load_checkpoint(str(folder), tag=tag)
-        if path is None:
-            raise RuntimeError(f"DeepSpeed could not load checkpoint {folder / tag}")
-        self.objective.load_training_state(state.get("objective") or _of_format_1(state))
-
     def close(self) -> None:
         """Give back what the engine holds, before the next stage builds its own."""
         self.engine.destroy()
         torch.compiler.reset()  # compiled code holds the weights, and is no use to other ones
-
-
-def _of_format_1(state: dict[str, Any]) -> dict[str, Any]:
-    """The objective's state as run folders before November 2026 hold it."""
-    old = state["temperature"]
-    return {"parameters": {"log_scale": old["log_scale"]}, "optimizer": old}
 
 
 def _agree(result: LossResult, stop: bool) -> StepResult:

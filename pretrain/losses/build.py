@@ -8,4 +8,6 @@ from pretrain.losses.softmax import SoftmaxLoss
 
 def build_objective(options: LossOptions) -> Objective:
     """The objective with its parameters at their start."""
-    return SoftmaxLoss(options) if options.kind == "softmax" else SigmoidLoss(options.sigmoid)
+    if options.kind == "softmax":
+        return SoftmaxLoss(options.softmax)
+    return SigmoidLoss(options.sigmoid)

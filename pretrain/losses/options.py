@@ -8,11 +8,12 @@ from pretrain.losses.softmax import SoftmaxOptions
 
 
 @dataclass(frozen=True, kw_only=True)
-class LossOptions(SoftmaxOptions):
-    """Which loss, and the options of each; those of the softmax loss stand here themselves, where
-    every run folder has them."""
+class LossOptions:
+    """Which loss, and the options of each."""
 
     kind: Literal["softmax", "sigmoid"] = "softmax"
     """The loss: softmax (InfoNCE, as CLIP and CLIPA) or sigmoid (pairwise, as SigLIP)."""
+    softmax: SoftmaxOptions = field(default_factory=SoftmaxOptions)
+    """The softmax loss's own options."""
     sigmoid: SigmoidOptions = field(default_factory=SigmoidOptions)
     """The sigmoid loss's own options."""

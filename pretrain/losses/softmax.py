@@ -26,8 +26,8 @@ class SoftmaxOptions:
     def __post_init__(self) -> None:
         if not 1 <= self.initial_scale <= self.max_scale < math.inf:
             raise ValueError(
-                f"loss.initial_scale={self.initial_scale}, loss.max_scale={self.max_scale}: needs "
-                "1 <= initial_scale <= max_scale"
+                f"loss.softmax.initial_scale={self.initial_scale}, loss.softmax.max_scale="
+                f"{self.max_scale}: needs 1 <= initial_scale <= max_scale"
             )
 
 

@@ -1,10 +1,11 @@
 """The recipe: every option of a training job, composed; YAML files under dotted overrides."""
 
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from pretrain.batches.options import FailureOptions, LoaderOptions, Normalisation
-from pretrain.batches.order import WINDOW_SAMPLES, OrderRule
+from pretrain.batches.order import WINDOW_SAMPLES
 from pretrain.dataset.cache import ShardOptions
 from pretrain.engine.ds_config import EngineOptions
 from pretrain.engine.optimizers import OptimizerOptions
@@ -31,8 +32,6 @@ class DataOptions:
     weights: str | None = None
     """Name of weights/NAME.npy in the dataset: how often each sample is shown an epoch; null shows
     each once. `python -m data_prep weigh` makes one."""
-    order: OrderRule | None = None
-    """Rule of the sample order; null is the newest, or the one that a run folder began with."""
     shuffle_window_samples: int = WINDOW_SAMPLES
     """Samples shuffled into each other: at least 16 of the largest global batch."""
     normalisation: Normalisation = "imagenet"
@@ -91,6 +90,10 @@ class Recipe:
             )
         window = self.data.shuffle_window_samples
         for name, stage in self.stages.items():
+            if not re.fullmatch(r"[A-Za-z0-9_-]+", name):  # it names a file
+                raise ValueError(
+                    f"stages: the name {name!r} is not possible: letters, digits, _ and - only"
+                )
             stage.check(f"stages.{name}")
             if (batch := stage.global_batch_samples) * 16 > window:
                 raise ValueError(

@@ -60,7 +60,8 @@ class CheckpointOptions:
     """The first checkpoint at or past each multiple of so many steps of the job is never removed.
     None: none is kept for ever."""
     late_files_s: float = 60.0
-    """How long a resume waits for files of a checkpoint that a network disk does not show yet."""
+    """How long a rank waits for files of a checkpoint, or a stage's weights, that a network disk
+    does not show yet."""
 
     def __post_init__(self) -> None:
         check_positive(

@@ -6,7 +6,7 @@ from pretrain.report.run_folder import Record, Run
 
 
 def confusions_of(run: Run) -> list[Record]:
-    """A list of pairs for each task that has any, most frequent first; none in older folders."""
+    """A list of pairs for each task that has any, most frequent first."""
     found = (run.gallery or {}).get("confusions")
     tasks = [task for task in found if isinstance(task, dict)] if isinstance(found, list) else []
     return [shown for task in tasks if (shown := _task(task))["pairs"]]

@@ -206,11 +206,7 @@ QUANTITIES = (
     Quantity(title="Learning rate", fields={"": "learning_rate"}, colours=("c3",), is_noisy=False),
     Quantity(title="Logit scale", fields={"": "logit_scale"}, colours=("c4",), is_noisy=False),
     Quantity(title="Logit bias", fields={"": "logit_bias"}, colours=("c4",), is_noisy=False),
-    Quantity(
-        title="Gradient norm",
-        fields={"whole": "grad_norm", "image": "grad_norm_image", "text": "grad_norm_text"},
-        colours=("c4", "c1", "c2"),
-    ),
+    Quantity(title="Gradient norm", fields={"": "grad_norm"}, colours=("c4",)),
 )
 
 

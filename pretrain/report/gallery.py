@@ -80,7 +80,7 @@ def _guesses(query: Record) -> list[Record]:
 
 
 def _rank(query: Record) -> str:
-    """`rank 17 of 1,720`; empty in folders that are older than the rank."""
+    """`rank 17 of 1,720`; empty where none is told."""
     if figures.number(query.get("rank")) is None:
         return ""
     return f"rank {figures.count(query['rank'])} of {figures.count(query.get('of'))}"

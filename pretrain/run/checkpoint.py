@@ -5,52 +5,24 @@ any ZeRO stage, as safetensors; one at a stage's end only says where the run sta
 next stage starts from the stage's weights. Nothing in it is code.
 """
 
-import dataclasses
 import hashlib
-import json
-import os
 import shutil
-import time
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from safetensors import SafetensorError, safe_open
+from torch import Tensor
 
 from pretrain.base.distributed import agreed
 from pretrain.base.files import file_sha256
+from pretrain.engine.result import TrainingEngine
+from pretrain.run.late_files import await_seen, unseen
+from pretrain.run.record import STATE_FILE, RunState, read_record
 
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from pretrain.engine.engine import Engine
-
-STATE_FILE = "state.json"  # written last: names every file, with its sha256 and its bytes
 ASIDE, REPLACED, _DAMAGED = ".incomplete", ".replaced", ".damaged"
-_LOOK_AGAIN_S = 0.2
 _WEIGHT = "model/weight/"  # stands before a parameter's name, of its fp32 master
-
-
-@dataclass(frozen=True, kw_only=True)
-class RunState:
-    """Where a run stands; with the recipe and the seed, all that a resume needs to know."""
-
-    stage: int = 0  # index of the stage that goes on
-    stage_step: int = 0  # optimizer steps done in it
-    step: int = 0  # optimizer steps done in the whole job
-    samples_seen: int = 0  # position in the sample stream
-    dataset_fingerprint: str = ""
-    weights_sha256: str = ""
-    recaptions_sha256: str = ""
-    replaced: dict[str, int] = field(default_factory=dict)  # unusable samples by reason, all ranks
-    skipped: int = 0  # updates that were not made because a number was not finite
-    skipped_in_a_row: int = 0
-
-    @property
-    def begun(self) -> int:
-        """How many stages have begun."""
-        return self.stage + (self.stage_step > 0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,51 +31,42 @@ class Checkpoint:
 
     tag: str
     state: RunState
-    fixed: dict[str, Any] | None  # what the run's stages have fixed; None before November 2026
-    # Of one inside a stage up to November 2026, which holds DeepSpeed's files: the only shape that
-    # can load it, as (ranks, ZeRO stage, whether the optimizer is offloaded).
-    deepspeed_shape: tuple[int, int, bool] | None = None
+    fixed: dict[str, Any]  # what the run's stages have fixed
 
 
-def tag_of(state: RunState) -> str:
-    """The folder of the checkpoint that a state is kept in."""
-    return f"step-{state.step:08d}"
-
-
-def load(engine: "Engine", folder: Path, tag: str, *, late_files_s: float) -> None:
+def load(engine: TrainingEngine, folder: Path, tag: str, *, late_files_s: float) -> None:
     """Give a new engine the state of folder/tag, which `newest` has found whole.
 
     StoppedError on all ranks where one does not see a file of it within late_files_s; the engine
     is as it was then. Collective.
     """
     agreed(lambda: _await_files(folder / tag, late_files_s))
-    names = _record(folder / tag)["sha256"]
-    if _is_deepspeed(names):
-        engine.load_deepspeed(folder, tag)
-    else:
-        engine.load_training_state(_Tensors([folder / tag / name for name in names]))
+    names = read_record(folder / tag).files
+    engine.load_training_state(_Tensors([folder / tag / name for name in names]))
 
 
 def read_state(path: Path) -> RunState:
-    """Where the run stood at a checkpoint. OSError where it is gone."""
-    return _state(_record(path)["state"])
+    """Where the run stood at a checkpoint. OSError where it is gone, ValueError where it is
+    damaged, RuntimeError where another version has written it."""
+    record = read_record(path)
+    if fault := record.fault():
+        raise ValueError(f"checkpoint {path}: {fault}")
+    return record.state
 
 
-def read_weights(path: Path) -> "dict[str, Tensor]":
+def read_weights(path: Path) -> dict[str, Tensor]:
     """The model's whole fp32 weights by name, of all ranks' files; none of a stage's end.
 
     For a process that does not own the folder: OSError where the checkpoint is removed meanwhile
-    or not yet all seen here, ValueError where it is damaged or holds DeepSpeed's own files.
+    or not yet all seen here, ValueError where it is damaged.
     """
     from safetensors.torch import load as tensors_of
 
-    sums, found = _record(path)["sha256"], {}
-    if _is_deepspeed(sums):
-        raise ValueError(f"checkpoint {path} is older: it holds DeepSpeed's own files")
-    for name, expected in sums.items():
+    found = {}
+    for name, told in read_record(path).files.items():
         # Read, not mapped: pages of a file that is removed on a network disk would kill us.
         content = (path / name).read_bytes()
-        if hashlib.sha256(content).hexdigest() != expected:
+        if hashlib.sha256(content).hexdigest() != told.sha256:
             raise ValueError(f"checkpoint {path}: {name} differs from its checksum")
         try:
             tensors = tensors_of(content)
@@ -115,7 +78,7 @@ def read_weights(path: Path) -> "dict[str, Tensor]":
     return found
 
 
-class _Tensors(Mapping[str, "Tensor"]):
+class _Tensors(Mapping[str, Tensor]):
     """The tensors of several safetensors files, each read when it is asked for."""
 
     def __init__(self, paths: list[Path]) -> None:
@@ -123,7 +86,7 @@ class _Tensors(Mapping[str, "Tensor"]):
         files = [safe_open(path, framework="pt") for path in paths]
         self._files = {name: file for file in files for name in file.keys()}  # noqa: SIM118
 
-    def __getitem__(self, name: str) -> "Tensor":
+    def __getitem__(self, name: str) -> Tensor:
         if name not in self._files:
             raise RuntimeError(f"{self._paths[0].parent} holds no {name}: it is of another model")
         return self._files[name].get_tensor(name)
@@ -138,20 +101,12 @@ class _Tensors(Mapping[str, "Tensor"]):
         return len(self._files)
 
 
-def _record(path: Path) -> dict[str, Any]:
-    return json.loads((path / STATE_FILE).read_text(encoding="utf-8"))
-
-
-def _is_deepspeed(names: Iterable[str]) -> bool:
-    return any(name.endswith(".pt") for name in names)
-
-
 def newest(folder: Path, *, late_files_s: float) -> Checkpoint | None:
     """The newest whole checkpoint; None without any. For the main rank alone.
 
     A damaged one, one of whose files is missing after late_files_s too, is named, put out of the
-    way and the one before it is taken. RuntimeError where all are damaged. What killed saves left
-    is removed: the caller owns the folder.
+    way and the one before it is taken. RuntimeError where all are damaged, or another version has
+    written one. What killed saves left is removed: the caller owns the folder.
     """
     for path in folder.glob("step-*" + ASIDE):
         shutil.rmtree(path)  # of a save that was killed
@@ -168,13 +123,8 @@ def newest(folder: Path, *, late_files_s: float) -> Checkpoint | None:
                 # Else it would count as one of those to keep, and outlive the good ones.
                 shutil.rmtree(one.with_name(one.name + _DAMAGED), ignore_errors=True)
                 one.rename(one.with_name(one.name + _DAMAGED))
-            record = _record(path)
-            return Checkpoint(
-                tag=path.name,
-                state=_state(record["state"]),
-                fixed=record.get("fixed"),
-                deepspeed_shape=_deepspeed_shape(record),
-            )
+            record = read_record(path)
+            return Checkpoint(tag=path.name, state=record.state, fixed=record.fixed)
         print(f"checkpoint {path} is damaged ({damage}): trying the one before it", flush=True)
         damaged.append(path)
     if damaged:
@@ -185,60 +135,33 @@ def newest(folder: Path, *, late_files_s: float) -> Checkpoint | None:
     return None
 
 
-def _state(values: dict[str, Any]) -> RunState:
-    """Fields that other versions write are passed over; those that they lack begin at zero."""
-    known = {one.name for one in dataclasses.fields(RunState)}
-    return RunState(**{name: value for name, value in values.items() if name in known})
-
-
-def _deepspeed_shape(record: dict[str, Any]) -> tuple[int, int, bool] | None:
-    state = record["state"]
-    if state["stage_step"] == 0 or not _is_deepspeed(record["sha256"]):
-        return None
-    return state["world_size"], state["zero_stage"], state.get("offload", False)
-
-
 def _damage(path: Path, late_files_s: float) -> str | None:
     try:
-        sums = _record(path)["sha256"]
+        record = read_record(path)
         _await_files(path, late_files_s)
-        for name, expected in sums.items():
-            if file_sha256(path / name) != expected:
+        for name, told in record.files.items():
+            if file_sha256(path / name) != told.sha256:
                 return f"{name} differs from its checksum"
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError) as error:
         return str(error)
-    return None
+    if path.name != record.state.tag:
+        return f"{STATE_FILE} is of {record.state.tag}"
+    return record.fault()
 
 
 def _await_files(path: Path, late_files_s: float) -> None:
-    """Wait until all of a checkpoint is seen here: a network disk shows other nodes' files late.
-
-    OSError where one is not there, or has not its size, after so many seconds.
-    """
-    deadline = time.monotonic() + late_files_s
-    while late := _late_file(path):
-        if time.monotonic() > deadline:
-            raise OSError(
-                f"checkpoint {path}: {late} on {os.uname().nodename} after "
-                f"checkpoint.late_files_s={late_files_s:g}: raise it where the disk is slower"
-            )
-        time.sleep(_LOOK_AGAIN_S)
+    """Wait until all of a checkpoint is seen here. OSError after so many seconds."""
+    await_seen(lambda: _late_file(path), f"checkpoint {path}", late_files_s)
 
 
 def _late_file(path: Path) -> str | None:
-    """What is not yet seen of a checkpoint. Opens each file: a stat may be answered from memory."""
-    name = STATE_FILE
+    """What is not yet seen of a checkpoint."""
     try:
-        record = _record(path)
-        sizes = record.get("bytes", {})  # not in those before December 2026
-        for name in record["sha256"]:
-            with (path / name).open("rb") as file:
-                size = os.fstat(file.fileno()).st_size
-            if size < sizes.get(name, 0):
-                return f"{name} has {size} of {sizes[name]} bytes"
-    except (FileNotFoundError, json.JSONDecodeError):
-        return f"{name} is missing"
-    return None
+        files = read_record(path).files
+    except (FileNotFoundError, ValueError):
+        return f"{STATE_FILE} is missing"
+    late = (unseen(path / name, told.bytes) for name, told in files.items())
+    return next((one for one in late if one is not None), None)
 
 
 def remove_old(folder: Path, *, keep: int, keep_every_steps: int | None) -> None:

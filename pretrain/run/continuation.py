@@ -10,12 +10,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from pretrain.batches.order import NEWEST_RULE, OLDEST_RULE, OrderRule
 from pretrain.recipe.recipe import Recipe
 from pretrain.recipe.stages import Stage
 
-_WHOLE = ("seed", "model", "loss", "optimizer", "temperature_base_learning_rate")
-_DATA = ("tier", "caption_weights", "weights", "order", "shuffle_window_samples", "normalisation")
+_WHOLE = ("seed", "model", "start", "loss", "optimizer", "temperature_base_learning_rate")
+_DATA = ("tier", "caption_weights", "weights", "shuffle_window_samples", "normalisation")
 # Execution, or said by `steps` and `warmup_steps` once the dataset is known.
 _OF_A_STAGE_FREE = ("micro_batch_samples", "samples", "epochs", "warmup_share")
 
@@ -23,7 +22,6 @@ _OF_A_STAGE_FREE = ("micro_batch_samples", "samples", "epochs", "warmup_share")
 def fixed_values(recipe: Recipe, stages: list[Stage], precision: str) -> dict[str, Any]:
     """All values that decide the numbers of these stages (those that have begun), for JSON."""
     values: dict[str, Any] = {name: _plain(getattr(recipe, name)) for name in _WHOLE}
-    values["start"] = _plain(recipe.start)
     values["data"] = {name: _plain(getattr(recipe.data, name)) for name in _DATA}
     values["engine"] = {"precision": precision}
     values["stages"] = {stage.name: _stage_values(stage) for stage in stages}
@@ -33,51 +31,16 @@ def fixed_values(recipe: Recipe, stages: list[Stage], precision: str) -> dict[st
 def changed_values(
     fixed: dict[str, Any], recipe: Recipe, stages: list[Stage], precision: str
 ) -> list[str]:
-    """What a resume asks for in another way than the run folder has it, each as one phrase.
-
-    An option that `fixed` does not know yet counts as having had its default; one that is no
-    longer known is passed over.
-    """
-    found: list[str] = []
-    for name in _WHOLE:
-        found += _differences(getattr(recipe, name), fixed.get(name), name)
-    # Run folders before November 2026 all began with random weights.
-    found += _differences(recipe.start, fixed.get("start", {}), "start")
-    free = tuple(one.name for one in dataclasses.fields(recipe.data) if one.name not in _DATA)
-    data = {**fixed["data"], "order": _fixed_order(fixed)}
-    found += _differences(recipe.data, data, "data", skip=free)
-    # Run folders before November 2026 hold what was asked for, `auto` too.
-    if fixed["engine"]["precision"] not in ("auto", precision):
-        found.append(f"engine.precision={precision} (was {fixed['engine']['precision']})")
+    """What a resume asks for in another way than the run folder has it, each as one phrase."""
     begun = list(fixed["stages"])
-    if (names := [stage.name for stage in stages[: len(begun)]]) != begun:
-        return [*found, f"stages {names} (were {begun})"]
-    for stage in stages[: len(begun)]:
-        old = fixed["stages"][stage.name]
-        options = dataclasses.replace(
-            stage.options,
-            steps=stage.steps,
-            warmup_steps=stage.warmup_steps,
-            samples=None,
-            epochs=None,
-            warmup_share=None,
-        )
-        found += _differences(options, old, f"stages.{stage.name}", skip=_OF_A_STAGE_FREE)
-    return found
-
-
-def with_order(recipe: Recipe, fixed: dict[str, Any] | None) -> Recipe:
-    """The recipe with its rule of the sample order: what is asked for, else what the run folder
-    began with, else the newest."""
-    if recipe.data.order is not None:
-        return recipe
-    order = NEWEST_RULE if fixed is None else _fixed_order(fixed)
-    return dataclasses.replace(recipe, data=dataclasses.replace(recipe.data, order=order))
-
-
-def _fixed_order(fixed: dict[str, Any]) -> OrderRule:
-    # Run folders before lanes do not name their rule.
-    return fixed["data"].get("order", OLDEST_RULE)
+    asked = fixed_values(recipe, stages[: len(begun)], precision)
+    if (names := list(asked["stages"])) != begun:
+        return [f"stages {names} (were {begun})"]
+    return [
+        change
+        for name in sorted(asked.keys() | fixed.keys())
+        for change in _differences(asked.get(name), fixed.get(name), name)
+    ]
 
 
 def _stage_values(stage: Stage) -> dict[str, Any]:
@@ -97,21 +60,9 @@ def _plain(value: Any) -> Any:
     return str(value) if isinstance(value, Path) else value
 
 
-def _differences(asked: Any, fixed: Any, where: str, skip: tuple[str, ...] = ()) -> Iterator[str]:
-    if dataclasses.is_dataclass(asked) and isinstance(fixed, dict):
-        for one in dataclasses.fields(asked):
-            if one.name in skip:
-                continue
-            value = getattr(asked, one.name)
-            if one.name in fixed:
-                yield from _differences(value, fixed[one.name], f"{where}.{one.name}")
-            elif value != _default(one):
-                yield f"{where}.{one.name}={_plain(value)} (was {_plain(_default(one))})"
-    elif _plain(asked) != fixed:
-        yield f"{where}={_plain(asked)} (was {fixed})"
-
-
-def _default(option: "dataclasses.Field[Any]") -> Any:
-    if option.default_factory is not dataclasses.MISSING:
-        return option.default_factory()
-    return None if option.default is dataclasses.MISSING else option.default
+def _differences(asked: Any, fixed: Any, where: str) -> Iterator[str]:
+    if isinstance(asked, dict) and isinstance(fixed, dict):
+        for name in {**asked, **fixed}:
+            yield from _differences(asked.get(name), fixed.get(name), f"{where}.{name}")
+    elif asked != fixed:
+        yield f"{where}={asked} (was {fixed})"

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from pretrain.base.distributed import Runtime
 from pretrain.base.run_files import CHECKPOINTS
-from pretrain.batches.order import NEWEST_RULE, SampleOrder
+from pretrain.batches.order import SampleOrder
 from pretrain.dataset.captions import Recaption
 from pretrain.dataset.reader import Dataset
 from pretrain.dataset.sample_weights import SampleWeights
@@ -46,7 +46,6 @@ class Job:
         return SampleOrder(
             samples=len(self.dataset),
             seed=self.recipe.seed,
-            rule=data.order or NEWEST_RULE,
             window_samples=data.shuffle_window_samples,
             weights=self.weights,
         )

@@ -10,36 +10,32 @@ stands, and the next save that is due is the retry. After three failures in a ro
 comes after (a stage's end, leaving), the run stops with one line.
 """
 
-import json
 import shutil
 import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
+from torch import Tensor
 
 from pretrain.base.distributed import Runtime, all_ranks, sum_over_ranks
 from pretrain.base.faults import StoppedError
 from pretrain.base.files import (
-    file_sha256,
     rename_durably,
     why_not_written,
     write_durably,
     write_tensors,
 )
+from pretrain.engine.result import TrainingEngine
 from pretrain.recipe.run_options import CheckpointOptions
-from pretrain.run.checkpoint import ASIDE, REPLACED, STATE_FILE, RunState, remove_old, tag_of
+from pretrain.run.checkpoint import ASIDE, REPLACED, remove_old
 from pretrain.run.metrics import RunLog
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from pretrain.engine.engine import Engine
+from pretrain.run.record import STATE_FILE, FileSum, Record, RunState, file_sum
 
 MOST_FAILURES = 3  # in a row
 
@@ -48,7 +44,7 @@ MOST_FAILURES = 3  # in a row
 class _Written:
     """What one rank's thread did in a round."""
 
-    files: dict[str, tuple[str, int]]  # name -> (sha256, bytes)
+    files: dict[str, FileSum]
     failure: str | None
 
 
@@ -60,7 +56,7 @@ class _Save:
     fixed: dict[str, Any]
     begin: float  # of the writing
     written: "Future[_Written]"
-    files: dict[str, tuple[str, int]] | None = None  # of all ranks, from the second round on
+    files: dict[str, FileSum] | None = None  # of all ranks, from the second round on
 
 
 class Saver:
@@ -108,7 +104,7 @@ class Saver:
             self._check_failures()
         return by_steps or asked > 0
 
-    def save(self, engine: "Engine | None", state: RunState, fixed: dict[str, Any]) -> None:
+    def save(self, engine: TrainingEngine | None, state: RunState, fixed: dict[str, Any]) -> None:
         """Copy the state, and begin to write folder/step-N in the background.
 
         engine None at a stage's end. Waits for the save under way first. Collective.
@@ -126,7 +122,7 @@ class Saver:
             wait_s=now - begin,
             copy_s=now - copying,
         )
-        aside = self._folder / (tag_of(state) + ASIDE)
+        aside = self._folder / (state.tag + ASIDE)
         rank, world = self._runtime.rank, self._runtime.world_size
         name = f"state-{rank:05d}-of-{world:05d}.safetensors"
         self._save = _Save(
@@ -149,7 +145,7 @@ class Saver:
         if self._failures:
             raise self._stopped("")
 
-    def _start(self, write: Callable[[], dict[str, tuple[str, int]]]) -> "Future[_Written]":
+    def _start(self, write: Callable[[], dict[str, FileSum]]) -> "Future[_Written]":
         def attempt() -> _Written:
             try:
                 return _Written(files=write(), failure=None)
@@ -181,25 +177,18 @@ class Saver:
                 step=save.state.step,
                 samples_seen=save.state.samples_seen,
                 write_s=time.perf_counter() - save.begin,
-                bytes=sum(size for _, size in save.files.values()),
+                bytes=sum(its.bytes for its in save.files.values()),
             )
 
-    def _complete(
-        self, save: _Save, files: dict[str, tuple[str, int]]
-    ) -> dict[str, tuple[str, int]]:
+    def _complete(self, save: _Save, files: dict[str, FileSum]) -> dict[str, FileSum]:
         """The second round: the main rank makes the whole of the files."""
         if not self._runtime.is_main:
             return {}
         self._log.sync()  # a resume does not write again what was logged before
-        final = self._folder / tag_of(save.state)
+        final = self._folder / save.state.tag
         aside = final.with_name(final.name + ASIDE)
-        record = {
-            "state": asdict(save.state),
-            "fixed": save.fixed,
-            "sha256": {name: digest for name, (digest, _) in files.items()},
-            "bytes": {name: size for name, (_, size) in files.items()},
-        }
-        write_durably(aside / STATE_FILE, json.dumps(record, indent=2))
+        record = Record(state=save.state, fixed=save.fixed, files=files)
+        write_durably(aside / STATE_FILE, record.to_json())
         replaced = final.with_name(final.name + REPLACED)
         if final.exists():  # a stage's last step was saved, and now its end is
             rename_durably(final, replaced)
@@ -210,7 +199,7 @@ class Saver:
         return {}
 
     def _fail(self, save: _Save, failure: str) -> None:
-        final = self._folder / tag_of(save.state)
+        final = self._folder / save.state.tag
         self._failures += 1
         self._failure = f"checkpoint {final} could not be written: {failure}"
         if self._runtime.is_main:
@@ -239,10 +228,10 @@ class Saver:
         )
 
 
-def _write_share(aside: Path, name: str, share: "dict[str, Tensor]") -> dict[str, tuple[str, int]]:
+def _write_share(aside: Path, name: str, share: dict[str, Tensor]) -> dict[str, FileSum]:
     """This rank's file, synced; none where the state holds no tensors."""
     aside.mkdir(parents=True, exist_ok=True)
     if not share:
         return {}
     write_tensors(aside / name, share)
-    return {name: (file_sha256(aside / name), (aside / name).stat().st_size)}
+    return {name: file_sum(aside / name)}

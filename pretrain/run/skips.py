@@ -1,18 +1,15 @@
 """Updates that were not made because a number was not finite: seen, counted, logged, bounded."""
 
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 from pretrain.base.faults import StoppedError
+from pretrain.engine.result import StepResult
 from pretrain.recipe.stages import Stage
-from pretrain.run.checkpoint import RunState
 from pretrain.run.job import Job
-
-if TYPE_CHECKING:
-    from pretrain.engine.engine import StepResult
+from pretrain.run.record import RunState
 
 
-def count_skip(job: Job, stage: Stage, state: RunState, result: "StepResult") -> RunState:
+def count_skip(job: Job, stage: Stage, state: RunState, result: StepResult) -> RunState:
     """The state with a skipped update counted, before its step is; unchanged after a made one."""
     if result.skipped is None:
         return state if state.skipped_in_a_row == 0 else replace(state, skipped_in_a_row=0)

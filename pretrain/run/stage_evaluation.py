@@ -9,8 +9,8 @@ from pretrain.base.files import write_durably
 from pretrain.base.run_files import EVALUATION_FILE, GALLERY_FILE, METRICS_FILE
 from pretrain.models.build import build_model
 from pretrain.recipe.recipe import Recipe, image_tokens
-from pretrain.run.checkpoint import RunState
 from pretrain.run.job import Job
+from pretrain.run.record import RunState
 
 
 def evaluate_stage(

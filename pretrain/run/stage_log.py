@@ -1,23 +1,21 @@
 """What a stage writes into the run's log: its start, and its steps with their times."""
 
 import math
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
 from pretrain.batches.ahead import cache_shortage
+from pretrain.engine.result import StepResult, TrainingEngine
 from pretrain.plan.flops import executed_flops
 from pretrain.recipe.recipe import image_tokens
 from pretrain.recipe.stages import Stage
 from pretrain.run import metrics
-from pretrain.run.checkpoint import RunState
 from pretrain.run.job import Job
-
-if TYPE_CHECKING:
-    from pretrain.engine.engine import Engine, StepResult
+from pretrain.run.record import RunState
 
 
-def log_start(job: Job, stage: Stage, state: RunState, engine: "Engine") -> None:
+def log_start(job: Job, stage: Stage, state: RunState, engine: TrainingEngine) -> None:
     """Who trains, with what, and from where: the first lines of every start and stage."""
     if not job.log.is_main:
         return
@@ -75,13 +73,12 @@ def log_step(
     job: Job,
     stage: Stage,
     state: RunState,
-    engine: "Engine",
-    result: "StepResult",
+    engine: TrainingEngine,
+    result: StepResult,
     rate: float,
     reading: dict[str, Any],
 ) -> None:
     """One line of metrics.jsonl for a step, and the progress bar."""
-    norms = {f"grad_norm_{tower}": norm for tower, norm in result.tower_norms.items()}
     job.log.event(
         "step",
         stage=stage.name,
@@ -90,7 +87,6 @@ def log_step(
         learning_rate=rate,
         loss=result.loss,
         grad_norm=result.grad_norm,
-        **norms,
         **engine.objective.figures(),
         **result.measures,
         **reading,

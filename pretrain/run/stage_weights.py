@@ -4,9 +4,11 @@ import math
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
+from pretrain.base.distributed import agreed
 from pretrain.base.files import why_not_written, write_tensors
 from pretrain.base.run_files import STAGES
 from pretrain.losses.objective import Objective
@@ -15,9 +17,10 @@ from pretrain.models.options import StartOptions
 from pretrain.models.starting import (
     load_start,
 )
+from pretrain.run.late_files import await_seen, unseen
+from pretrain.run.record import FileSum, file_sum
 
 _OBJECTIVE = "loss."  # stands before the names of the objective's own parameters
-_OLD_NAMES = {"log_scale": _OBJECTIVE + "log_scale"}  # in run folders before November 2026
 
 
 def stage_file(run_dir: Path, stage: str) -> Path:
@@ -26,13 +29,14 @@ def stage_file(run_dir: Path, stage: str) -> Path:
 
 def save_stage_weights(
     run_dir: Path, stage: str, weights: dict[str, Tensor], objective: Objective
-) -> None:
-    """Whole fp32 weights, with the objective's parameters beside them."""
+) -> FileSum:
+    """Whole fp32 weights, with the objective's parameters beside them; returns what was written."""
     path = stage_file(run_dir, stage)
     path.parent.mkdir(parents=True, exist_ok=True)
     own = {_OBJECTIVE + name: value.cpu() for name, value in objective.state_dict().items()}
     try:
         write_tensors(path, {**weights, **own})
+        return file_sum(path)
     except Exception as error:  # safetensors has an exception of its own
         raise OSError(
             f"weights {path} could not be written: {why_not_written(error, path.parent)}. The "
@@ -40,10 +44,19 @@ def save_stage_weights(
         ) from error
 
 
+def check_stage_weights(run_dir: Path, stage: str, told: FileSum, late_files_s: float) -> None:
+    """Wait until a stage's weights are seen here. ValueError or OSError where they are not what
+    `told` says."""
+    path = stage_file(run_dir, stage)
+    await_seen(lambda: unseen(path, told.bytes), f"weights {path}", late_files_s)
+    if file_sum(path) != told:
+        raise ValueError(f"weights {path} differ from the sha256 of the checkpoint that names them")
+
+
 def read_stage_weights(run_dir: Path, stage: str) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """(the model's, the objective's parameters) of a finished stage, by name.
 
-    FileNotFoundError names what is there instead.
+    FileNotFoundError names what is there instead, ValueError says what is wrong with the file.
     """
     path = stage_file(run_dir, stage)
     if not path.is_file():
@@ -52,14 +65,29 @@ def read_stage_weights(run_dir: Path, stage: str) -> tuple[dict[str, Tensor], di
             f"no weights of stage {stage!r} in {run_dir}; finished stages: {finished or 'none'}. "
             "Train it first, or name another stage"
         )
-    weights = {_OLD_NAMES.get(name, name): value for name, value in load_file(str(path)).items()}
+    try:
+        weights = load_file(str(path))
+    except SafetensorError as error:
+        raise ValueError(f"weights {path} are damaged ({error}): put the file back") from error
     own = [name for name in weights if name.startswith(_OBJECTIVE)]
     return weights, {name.removeprefix(_OBJECTIVE): weights.pop(name) for name in own}
 
 
-def load_stage_weights(run_dir: Path, stage: str, model: CLIP, objective: Objective) -> None:
-    """Fit a stage's weights into a model of other token lengths, and its objective's."""
-    weights, own = read_stage_weights(run_dir, stage)
+def load_stage_weights(
+    run_dir: Path,
+    stage: str,
+    told: FileSum,
+    model: CLIP,
+    objective: Objective,
+    *,
+    late_files_s: float,
+) -> None:
+    """Fit a stage's weights into a model of other token lengths, and its objective's.
+
+    StoppedError on all ranks where one does not see the file as it was written. Collective.
+    """
+    agreed(lambda: check_stage_weights(run_dir, stage, told, late_files_s))
+    weights, own = agreed(lambda: read_stage_weights(run_dir, stage))
     model.load_state_dict(resized_weights(weights, model))
     objective.load_state_dict(own)
 

@@ -2,7 +2,6 @@
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import torch
 import yaml
@@ -14,7 +13,6 @@ from pretrain.batches.collate import caption_shares, text_counts
 from pretrain.dataset.captions import Recaption, open_recaptions, recaptions_sha256
 from pretrain.dataset.reader import Dataset
 from pretrain.dataset.sample_weights import SampleWeights, open_weights
-from pretrain.engine.ds_config import offloads_optimizer, read_ds_config, zero_stage
 from pretrain.engine.precision import resolve_precision
 from pretrain.evaluation.evaluator import Evaluator
 from pretrain.models.build import build_model
@@ -23,18 +21,19 @@ from pretrain.models.starting import (
     check_start,
     find_start,
 )
-from pretrain.recipe.parsing import stored_recipe
 from pretrain.recipe.recipe import Recipe, check_ranks
 from pretrain.recipe.stages import Stage, plan_stages
 from pretrain.run import checkpoint, metrics
-from pretrain.run.checkpoint import Checkpoint, RunState
-from pretrain.run.continuation import changed_values, with_order
+from pretrain.run.checkpoint import Checkpoint
+from pretrain.run.continuation import changed_values
 from pretrain.run.expectation import Expectation
 from pretrain.run.job import Job
 from pretrain.run.lock import RunLock
 from pretrain.run.metrics import RunLog
 from pretrain.run.profile import Profile
+from pretrain.run.record import RunState
 from pretrain.run.saver import Saver
+from pretrain.run.stage_weights import check_stage_weights
 from pretrain.run.trackers import Mirror, TensorBoard, Tracker, check_tracker
 
 
@@ -63,28 +62,19 @@ def start_run(
     )
     agreed(lambda: _check_alike(of_rank))
     lock = agreed(lambda: _own(recipe.run_dir) if runtime.is_main else None)
-    folder = recipe.run_dir / CHECKPOINTS
     found: Checkpoint | None = broadcast_object(
-        agreed(
-            lambda: (
-                checkpoint.newest(folder, late_files_s=recipe.checkpoint.late_files_s)
-                if runtime.is_main
-                else None
-            )
-        )
+        agreed(lambda: _newest(recipe) if runtime.is_main else None)
     )
     state = RunState() if found is None else found.state
-    fixed = None if found is None else agreed(lambda: _fixed(recipe.run_dir, found))
-    recipe = with_order(recipe, fixed)
     asked = replace(
         state,
         dataset_fingerprint=dataset.fingerprint,
         weights_sha256=weights_sha256,
         recaptions_sha256=captions_sha256,
     )
-    if found is not None and fixed is not None:
-        agreed(lambda: _check_same_run(recipe, stages, precision, fixed, state, asked))
-        agreed(lambda: _check_deepspeed_files(recipe, found, runtime))
+    if found is not None:
+        agreed(lambda: _check_same_run(recipe, stages, precision, found, asked))
+        agreed(lambda: _check_weights(recipe, stages, found) if runtime.is_main else None)
     state = asked
     log = agreed(lambda: _open_log(recipe, resolved, stages, state, runtime))
     job = Job(
@@ -97,7 +87,7 @@ def start_run(
         recaptions=recaptions,
         evaluator=evaluator,
         log=log,
-        saver=Saver(folder, recipe.checkpoint, runtime, log),
+        saver=Saver(recipe.run_dir / CHECKPOINTS, recipe.checkpoint, runtime, log),
         plan=Expectation(recipe, stages, runtime, vocab_size=dataset.manifest.tokenizer.vocab_size),
         profile=Profile(
             recipe.log.profile_steps, recipe.run_dir, runtime.device, is_main=runtime.is_main
@@ -209,17 +199,21 @@ def _own(run_dir: Path) -> RunLock:
         ) from error
 
 
+def _newest(recipe: Recipe) -> Checkpoint | None:
+    folder = recipe.run_dir / CHECKPOINTS
+    return checkpoint.newest(folder, late_files_s=recipe.checkpoint.late_files_s)
+
+
 def _check_same_run(
     recipe: Recipe,
     stages: list[Stage],
     precision: str,
-    fixed: dict[str, Any],
-    state: RunState,
+    found: Checkpoint,
     asked: RunState,
 ) -> None:
     """ValueError where a run folder's checkpoint cannot be continued by what is asked now."""
-    run_dir = recipe.run_dir
-    if changed := changed_values(fixed, recipe, stages, precision):
+    run_dir, state = recipe.run_dir, found.state
+    if changed := changed_values(found.fixed, recipe, stages, precision):
         raise ValueError(
             f"run_dir={run_dir} holds a run with other options: {'; '.join(changed)}. Put these "
             "back to resume it, or choose another run_dir; only execution and the stages that have "
@@ -244,29 +238,20 @@ def _check_same_run(
         )
 
 
-def _check_deepspeed_files(recipe: Recipe, found: Checkpoint, runtime: Runtime) -> None:
-    """ValueError where a checkpoint of DeepSpeed's own making is asked for in another shape."""
-    if found.deepspeed_shape is None:
+def _check_weights(recipe: Recipe, stages: list[Stage], found: Checkpoint) -> None:
+    """ValueError where the weights that the next stage starts from are damaged. None are read
+    where the checkpoint is inside a stage, or the last stage has ended."""
+    state, folder = found.state, recipe.run_dir / CHECKPOINTS
+    if state.stage_step > 0 or state.stage >= len(stages):
         return
-    config = read_ds_config(recipe.engine.ds_config)
-    now = (runtime.world_size, zero_stage(config), offloads_optimizer(config))
-    then = found.deepspeed_shape
-    if then != now:
-        before, wanted = (
-            f"{ranks} ranks in ZeRO {zero}{' with offload' if offload else ''}"
-            for ranks, zero, offload in (then, now)
-        )
+    before = stages[state.stage - 1].name
+    told, late_files_s = state.stage_weights[before], recipe.checkpoint.late_files_s
+    try:
+        check_stage_weights(recipe.run_dir, before, told, late_files_s)
+    except (ValueError, OSError) as error:
+        earlier = [path.name for path in checkpoint.complete(folder) if path.name < found.tag]
         raise ValueError(
-            f"run_dir={recipe.run_dir} stands inside a stage with {before}, in DeepSpeed's own "
-            f"files, asked for {wanted}: start as many with that engine.ds_config (once it has "
-            "saved again, others are possible)"
-        )
-
-
-def _fixed(run_dir: Path, found: Checkpoint) -> dict[str, Any]:
-    """What a checkpoint has fixed; where it does not say so itself, its recipe.yaml's values."""
-    if found.fixed is not None:
-        return found.fixed
-    stored = stored_recipe(run_dir)
-    stored["stages"] = dict(list(stored["stages"].items())[: found.state.begun])
-    return stored
+            f"stage {stages[state.stage].name} cannot start: {error}. Put that file back, or "
+            f"remove {folder / found.tag}: the same command then makes it again from "
+            f"{earlier[-1] if earlier else 'the first step on'}"
+        ) from error

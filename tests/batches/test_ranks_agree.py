@@ -39,8 +39,8 @@ def count_on_a_rank(rank: int):
     from pretrain.base.distributed import all_ranks
     from pretrain.base.faults import StoppedError
     from pretrain.batches.options import FailureOptions
-    from pretrain.run.checkpoint import RunState
     from pretrain.run.meter import Meter, Workload
+    from pretrain.run.record import RunState
     from pretrain.train import _count_replaced
 
     said: list[str] = []

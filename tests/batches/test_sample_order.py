@@ -1,6 +1,5 @@
 """The sample stream is arithmetic: a permutation per epoch, the same for any ranks or workers."""
 
-import hashlib
 import itertools
 import statistics
 from pathlib import Path
@@ -18,8 +17,6 @@ from pretrain.batches.options import CropOptions, LoaderOptions
 from pretrain.batches.order import CHUNK_SAMPLES, SampleOrder
 from pretrain.dataset.reader import Dataset
 from pretrain.recipe.parsing import parse
-from pretrain.recipe.stages import plan_stages
-from pretrain.run.continuation import changed_values, fixed_values, with_order
 from pretrain.tokens.options import TokenOptions
 
 
@@ -38,36 +35,6 @@ def test_any_piece_of_the_stream_equals_the_whole():
     whole = order.rows(np.arange(9000))
     for piece in (np.arange(2990, 3010), np.array([8999, 0, 4500]), np.arange(6)):
         assert (SampleOrder(samples=3000, seed=0).rows(piece) == whole[piece]).all()
-
-
-@pytest.mark.parametrize(
-    ("samples", "digest"), [(230, "416b8b27474905ed"), (150_001, "32aa058ba56c4db9")]
-)
-def test_run_folders_begun_before_lanes_keep_their_order(samples, digest):
-    """Two epochs of seed 3, of the code of that day."""
-    rows = SampleOrder(samples=samples, seed=3, rule="chunks-1").rows(np.arange(2 * samples))
-    assert hashlib.sha256(rows.astype("<i8").tobytes()).hexdigest()[:16] == digest
-    other = SampleOrder(samples=samples, seed=3).rows(np.arange(2 * samples))
-    assert samples < CHUNK_SAMPLES or (other != rows).any()
-
-
-def test_a_resume_keeps_the_order_that_its_run_folder_began_with():
-    words = ["--config", str(ROOT / "pretrain/recipes/tiny.yaml")]
-    recipe, _ = parse(words)
-    stages = plan_stages(recipe.stages, 230)
-    new = fixed_values(with_order(recipe, None), stages, "fp32")
-    assert new["data"]["order"] == "lanes-2"
-    old = {**new, "data": {"tier": "full", "caption_weights": {}, "normalisation": "imagenet"}}
-    for fixed, rule in ((old, "chunks-1"), (new, "lanes-2")):
-        resumed = with_order(recipe, fixed)
-        assert resumed.data.order == rule
-        assert changed_values(fixed, resumed, stages, "fp32") == []
-    asked, _ = parse([*words, "--data.order", "lanes-2"])
-    changed = changed_values(old, with_order(asked, old), stages, "fp32")
-    assert changed == ["data.order=lanes-2 (was chunks-1)"]
-    weighted, _ = parse([*words, "--data.weights", "some"])
-    changed = changed_values(old, with_order(weighted, old), stages, "fp32")
-    assert changed == ["data.weights=some (was None)"]
 
 
 def test_a_window_of_few_batches_is_refused():

@@ -171,7 +171,7 @@ def test_a_finished_run_of_the_same_recipe_is_taken_over_and_no_other(
     recipe["optimizer"]["weight_decay"] = 0.3
     (own / "recipe.yaml").write_text(yaml.safe_dump(recipe, sort_keys=False))
     assert "another recipe" in why()
-    (own / "recipe.yaml").write_text("an: older\nprogram: {wrote: this}\n")
+    (own / "recipe.yaml").write_text("an: other\nprogram: {wrote: this}\n")
     assert "another recipe" in why()
 
 

@@ -11,7 +11,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 from data_prep_corpus import encoded, options, picture, write_corpus
-from dataset_copies import change_manifest
 
 from data_prep.__main__ import main
 from data_prep.build.pipeline import build_dataset
@@ -104,7 +103,7 @@ def test_stats_are_what_a_count_of_the_rows_gives(built, tmp_path, capsys, sampl
         for context, share in figures["cut_at"].items():
             assert share == pytest.approx((lengths + 1 > int(context)).mean()), (name, context)
     used = {int(token) for row in range(count) for token in dataset.read_ids(row)}
-    assert told["vocabulary"]["used"] == len(used) and told["vocabulary"]["of_all_samples"]
+    assert told["vocabulary"]["used"] == len(used)
     assert told["vocabulary"]["ids"] == dataset.vocabulary.size
     assert told["rejected"] == dataset.manifest.rejected
     assert sum(told["rejected"].values()) == 3
@@ -136,20 +135,6 @@ def test_the_share_of_pictures_that_a_tier_shrinks_is_told(tmp_path, capsys):
     shown = capsys.readouterr().out
     assert "shortest side 48 px, shrunk to it: 75.0%" in shown
     assert "shortest side 500 px, shrunk to it: 0.0%" in shown
-
-
-def test_a_dataset_without_counts_has_its_ids_counted(built, copied):
-    (copied / "token_counts.npy").unlink()
-    change_manifest(copied, lambda manifest: manifest.pop("token_counts"))
-    for samples, is_whole in ((None, True), (10, False)):
-        more = [] if samples is None else ["--samples", str(samples)]
-        told = [copied.parent / "one.json", copied.parent / "other.json"]
-        assert main(["stats", str(built), "--json", str(told[0])]) == 0
-        assert main(["stats", str(copied), "--json", str(told[1]), *more]) == 0
-        whole, counted_here = (json.loads(path.read_text())["vocabulary"] for path in told)
-        assert (whole == counted_here) is is_whole
-        assert counted_here["of_all_samples"] is is_whole
-        assert 0 < counted_here["used"] <= whole["used"]
 
 
 def test_damage_is_named_in_one_line(copied, capsys):

@@ -118,8 +118,6 @@ def test_zero_stages_and_cached_accumulation_equal_one_float64_process(ranks, ju
         assert abs(ours.logit_scale - theirs.logit_scale) < 1e-4, f"rank {rank}: logit scale"
         worst = largest(ours.norms, theirs.norms, relative=True)
         assert worst < 1e-4, f"rank {rank}: gradient norms differ by {worst}"
-        worst = largest(ours.tower_norms, theirs.tower_norms, relative=True)
-        assert worst < 1e-4, f"rank {rank}: gradient norms by tower differ by {worst}"
         # An element whose gradient is next to nothing may step either way under Adam.
         worst = error_of_the_move(ours, theirs)
         assert worst < 2e-3, f"rank {rank}: the weights' move differs by {worst}"
@@ -135,8 +133,6 @@ def test_muon_equals_its_rule_in_float64(ranks, judge, case):
         # 1e-2 of the move after five steps; what follows from it is smaller in loss and norm.
         worst = largest(ours.norms, theirs.norms, relative=True)
         assert worst < 2e-3, f"rank {rank}: gradient norms differ by {worst}"
-        worst = largest(ours.tower_norms, theirs.tower_norms, relative=True)
-        assert worst < 2e-3, f"rank {rank}: gradient norms by tower differ by {worst}"
         worst = largest(ours.losses, theirs.losses)
         assert worst < 2e-3, f"rank {rank}: losses differ by {worst}"
         worst = error_of_the_move(ours, theirs)
@@ -154,8 +150,6 @@ def test_bf16_stays_beside_float64_with_fp32_masters(ranks, judge, case):
         assert worst < bound, f"rank {rank}: losses differ by {worst}"
         worst = largest(ours.norms, theirs.norms, relative=True)
         assert worst < 2e-2, f"rank {rank}: gradient norms differ by {worst}"
-        worst = largest(ours.tower_norms, theirs.tower_norms, relative=True)
-        assert worst < 2e-2, f"rank {rank}: gradient norms by tower differ by {worst}"
         every = torch.cat([weight.reshape(-1) for weight in ours.weights.values()])
         rounded = float((every.bfloat16().float() == every).double().mean())
         assert rounded < 0.05, f"rank {rank}: {rounded:.1%} of the weights are bf16 numbers"

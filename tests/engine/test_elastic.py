@@ -13,7 +13,7 @@ STEPS = 3  # on each machine
 
 
 def saved(engine: Any, folder: Path, step: int) -> None:
-    from pretrain.run.checkpoint import RunState
+    from pretrain.run.record import RunState
 
     save_whole(engine, folder, RunState(step=step))
 

@@ -105,10 +105,11 @@ def test_the_judge_of_muon_follows_torch_optim_muon():
 def resume_on_a_rank(rank: int, cases: list[Case], folder):
     """{case: (names of weights, then numbers, that differ after a resume)}"""
     from pretrain.run import checkpoint
+    from pretrain.run.record import RunState
 
     found = {}
     for case in cases:
-        of_case, state = folder / f"{case}", checkpoint.RunState(step=2)
+        of_case, state = folder / f"{case}", RunState(step=2)
         undisturbed = build_engine(case)
         training(undisturbed, case, range(2))
         save_whole(undisturbed, of_case, state)

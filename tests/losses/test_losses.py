@@ -26,12 +26,11 @@ def features(samples: int = GLOBAL_BATCH, width: int = WIDTH) -> tuple[Tensor, T
 
 
 def build(kind: str, chunk: int = CHUNK):
-    from pretrain.losses.options import LossOptions
     from pretrain.losses.sigmoid import SigmoidLoss, SigmoidOptions
-    from pretrain.losses.softmax import SoftmaxLoss
+    from pretrain.losses.softmax import SoftmaxLoss, SoftmaxOptions
 
     if kind == "softmax":
-        return SoftmaxLoss(LossOptions(), chunk)
+        return SoftmaxLoss(SoftmaxOptions(), chunk)
     # Near the values of a trained model, where the loss of a right pair is small.
     return SigmoidLoss(SigmoidOptions(initial_scale=20.0, initial_bias=-12.0), chunk)
 

@@ -30,13 +30,14 @@ def locked_on_a_rank(rank: int, folder: Path):
     """{case: (weights, names in this rank's checkpoint, tensors that the tower keeps, weights of a
     resume into an engine that began with others)}"""
     from pretrain.run import checkpoint
+    from pretrain.run.record import RunState
 
     found = {}
     for case in CASES:
         engine = build_engine(case)
         weights = training(engine, case, range(2)).weights
         kept = saved_by_the_tower(engine, case)
-        state, of_case = checkpoint.RunState(step=2), folder / str(case)
+        state, of_case = RunState(step=2), folder / str(case)
         save_whole(engine, of_case, state)
         names = set(engine.training_state())
         expected = one_step(engine, case, 3).loss

@@ -161,7 +161,8 @@ def test_the_model_and_the_optimizer_are_the_published_ones(name):
         assert recipe.loss.sigmoid == SigmoidOptions(initial_scale=10, initial_bias=-10)
     else:
         assert decay_and_clip == (0.2, None) and recipe.loss.kind == "softmax"
-    assert recipe.loss.initial_scale == pytest.approx(1 / 0.07) and recipe.loss.max_scale == 100
+    softmax = recipe.loss.softmax
+    assert softmax.initial_scale == pytest.approx(1 / 0.07) and softmax.max_scale == 100
     assert (recipe.engine.checkpoint_image, recipe.engine.checkpoint_text) == (recomputes,) * 2
 
 

@@ -21,11 +21,11 @@ stages:
 
 @pytest.fixture
 def runs(tmp_path: Path) -> list[Path]:
-    folders = [tmp_path / "a/run", tmp_path / "b/run", tmp_path / "old"]
+    folders = [tmp_path / "a/run", tmp_path / "b/run", tmp_path / "sparse"]
     for seed, folder in enumerate(folders):
         locked = "image" if seed == 1 else "null"
         recipe = RECIPE.format(run_dir=folder, seed=seed // 2, locked=locked)
-        write_run(folder, seed=seed, is_old=folder.name == "old", recipe=recipe)
+        write_run(folder, seed=seed, is_sparse=folder.name == "sparse", recipe=recipe)
     return folders
 
 
@@ -34,7 +34,7 @@ def test_runs_stand_beside_one_another(runs: list[Path], tmp_path: Path) -> None
     main([*map(str, runs), "--out", str(out)])
     source = out.read_text("utf-8")
     page = Page(source)
-    names = ["a/run", "b/run", "old"]
+    names = ["a/run", "b/run", "sparse"]
     head, *rows = page.table_with("training time")
     assert [row[0].strip() for row in rows] == names
     for row, folder in zip(rows, runs, strict=True):
@@ -71,7 +71,7 @@ def test_every_chart_has_a_line_of_each_run_that_logged_it(
     assert legends["Images per second"] == [figures.count(step["images_per_s"]) for step in last]
     assert legends["Tokens per second"] == [
         figures.count(step["tokens_per_s"])
-        for step in last[:2]  # the old run has none
+        for step in last[:2]  # the sparse run has none
     ]
     host = [figures.decimal(step["host_memory_gib"]) for step in last[:2]]
     assert legends["Memory of a rank, GiB, host"] == host  # no device among them
@@ -87,7 +87,7 @@ def test_alike_recipes_and_what_cannot_be_compared(
     main([str(runs[0]), str(runs[1]), "--out", out])
     assert "In no option but the run folder." in Path(out).read_text()
     main([str(runs[0]), str(runs[2]), "--out", out])
-    assert "recipe.yaml of old could not be read" in Path(out).read_text()
+    assert "recipe.yaml of sparse could not be read" in Path(out).read_text()
     main([str(runs[0])])
     capsys.readouterr()
     assert (runs[0] / "report.html").is_file()

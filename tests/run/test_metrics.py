@@ -1,4 +1,4 @@
-"""What is logged of a step is what happened: by tower, by rank, in tokens, FLOPs and memory."""
+"""What is logged of a step is what happened: by rank, in tokens, FLOPs and memory."""
 
 import importlib.util
 import json
@@ -28,15 +28,14 @@ def logged(run_dir) -> list[dict]:
     return [event for event in map(json.loads, lines) if event["event"] == "step"]
 
 
-def test_a_run_logs_each_step_by_tower_and_in_tokens_and_flops(tiny_run):
+def test_a_run_logs_each_step_in_tokens_and_flops(tiny_run):
     recipe, _ = parse(["--config", str(ROOT / "pretrain/recipes/tiny.yaml")])
     # Of the resolved stages: 8 kept of 16 image tokens and 6 of text, then 36 and 12.
     tokens = {"reduced": (8, 16, 6), "full": (36, 36, 12)}
     steps = logged(tiny_run)
     assert len(steps) == 10
     for step in steps:
-        whole = (step["grad_norm_image"] ** 2 + step["grad_norm_text"] ** 2) ** 0.5
-        assert whole == pytest.approx(step["grad_norm"], rel=1e-4)
+        assert step["grad_norm"] > 0
         kept, full, text = tokens[step["stage"]]
         assert step["tokens_per_s"] == pytest.approx(step["images_per_s"] * (kept + text))
         flops = 3 * forward_flops(recipe.model, kept=kept, full=full, text_tokens=text).forward

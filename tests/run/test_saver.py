@@ -59,7 +59,7 @@ def steps_go_on(rank: int, folder: Path) -> dict[str, Any]:
     synced; one that is written while the next steps are made; what is on the disk."""
     from pretrain.base.faults import StoppedError
     from pretrain.run import checkpoint
-    from pretrain.run.checkpoint import RunState
+    from pretrain.run.record import RunState
 
     saver, log = opened(rank, folder, every_steps=1)
     engine = build_engine(CASE)
@@ -155,7 +155,7 @@ def fill(folder: Path) -> None:
 def full_disk(rank: int, folder: Path, log_folder: Path) -> list[Any]:
     """(failures of two retries, the stop after three, and of a save that something relies on)"""
     from pretrain.base.faults import StoppedError
-    from pretrain.run.checkpoint import RunState
+    from pretrain.run.record import RunState
 
     saver, log = opened(rank, folder, log_folder, every_steps=1, keep=1)
     found: list[Any] = []
@@ -206,7 +206,7 @@ def test_a_failed_save_is_tried_again_and_three_in_a_row_stop_all_ranks(small_di
 
 def clocks(rank: int, folder: Path) -> list[int]:
     """Steps at which a save was due by the clock, where the ranks' clocks began at other times."""
-    from pretrain.run.checkpoint import RunState
+    from pretrain.run.record import RunState
 
     time.sleep(1.5 * rank)
     saver, log = opened(rank, folder, every_steps=None, every_minutes=2 / 60, keep=99)
@@ -233,7 +233,7 @@ def test_saves_by_the_clock_are_at_the_same_step_on_all_ranks(tmp_path):
 
 
 def many(rank: int, folder: Path, steps: list[int]) -> None:
-    from pretrain.run.checkpoint import RunState
+    from pretrain.run.record import RunState
 
     saver, log = opened(rank, folder, keep=2, keep_every_steps=10)
     for step in steps:

@@ -15,10 +15,11 @@ from tiny_runs import ROOT
 from pretrain.base.exit_codes import CONTINUE, INTERRUPTED
 from pretrain.base.run_files import CHECKPOINTS, METRICS_FILE
 from pretrain.run import checkpoint
+from pretrain.run.record import RunState
 from pretrain.run.stage_weights import read_stage_weights
 
 
-def stopped_at(run_dir: Path) -> checkpoint.RunState:
+def stopped_at(run_dir: Path) -> RunState:
     found = checkpoint.newest(run_dir / CHECKPOINTS, late_files_s=0)
     assert found is not None, "no checkpoint"
     return found.state

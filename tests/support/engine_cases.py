@@ -42,7 +42,6 @@ class Training:
 
     losses: list[float]
     norms: list[float]
-    tower_norms: list[float]  # image and text of each step in turn
     logit_scale: float
     weights: dict[str, Tensor]
 
@@ -170,7 +169,6 @@ def training(engine: Any, case: Case, batches: Iterable[int]) -> Training:
     return Training(
         losses=[result.loss for result in results],
         norms=[result.grad_norm for result in results],
-        tower_norms=[result.tower_norms[t] for result in results for t in ("image", "text")],
         logit_scale=engine.objective.figures()["logit_scale"],
         weights=engine.full_weights(),
     )
@@ -260,7 +258,7 @@ def train_in_float64(case: Case) -> Training:
         momentum=MUON_MOMENTUM,
         weight_decay=WEIGHT_DECAY,
     )
-    losses, norms, tower_norms = [], [], []
+    losses, norms = [], []
     for step in range(STEPS):
         images, texts, keep = training_batch(step)
         # The model normalises its features in fp32; the judge does it in float64.
@@ -275,10 +273,6 @@ def train_in_float64(case: Case) -> Training:
         for name, parameter in model.named_parameters():
             if case.locked is not None and name.startswith(f"{case.locked}."):
                 parameter.grad = None  # for AdamW the parameter is not there
-        for tower in ("image", "text"):
-            own = [p.grad for n, p in model.named_parameters() if n.startswith(tower)]
-            own = [gradient.reshape(-1) for gradient in own if gradient is not None]
-            tower_norms.append(float(torch.cat(own).norm()))
         gradients = [p.grad for p in model.parameters() if p.grad is not None]
         norms.append(float(torch.cat([g.reshape(-1) for g in gradients]).norm()))
         if case.gradient_clip is not None:
@@ -290,7 +284,6 @@ def train_in_float64(case: Case) -> Training:
     return Training(
         losses=losses,
         norms=norms,
-        tower_norms=tower_norms,
         logit_scale=float(log_scale.detach().exp()),
         weights={name: weight.clone() for name, weight in model.state_dict().items()},
     )

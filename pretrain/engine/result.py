@@ -1,0 +1,73 @@
+"""What a training engine takes and gives back, apart from DeepSpeed: its import takes seconds."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from pretrain.losses.objective import Objective
+
+
+class Images(Protocol):
+    """A batch of pictures that is asked for by slices: a tensor, or what makes one."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, part: slice, /) -> Tensor:
+        """(b, 3, H, W) in the engine's dtype, the same whenever it is asked for."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepResult:
+    """What one optimizer step measured, averaged over ranks."""
+
+    loss: float
+    measures: dict[str, float]
+    grad_norm: float  # of the global batch's gradient, before clipping and Muon; nan if skipped or
+    # not measured
+    skipped: str | None  # why no rank has updated anything; None for a step that was made
+    stop: bool = False  # some rank was asked to stop: the same answer on every rank
+    ready_s: float = math.nan  # of this rank alone, where measured: until its features were there
+
+
+class TrainingEngine(Protocol):
+    """What the loop, the log and the checkpoints know of an engine."""
+
+    engine: Any  # DeepSpeed's own
+    objective: Objective
+    dtype: torch.dtype
+    zero_stage: int
+
+    def step(
+        self,
+        images: Images,
+        text_ids: Tensor,
+        keep_index: Tensor | None,
+        *,
+        learning_rate: float,
+        objective_learning_rate: float,
+        stop: bool = False,
+        measure: bool = False,
+    ) -> StepResult:
+        """One optimizer step on this rank's part of the global batch. Collective."""
+        ...
+
+    def full_weights(self) -> dict[str, Tensor]:
+        """Every weight, whole, in fp32 on the CPU. Collective."""
+        ...
+
+    def training_state(self) -> dict[str, Tensor]:
+        """This rank's share of all that a resume needs, by name. Collective."""
+        ...
+
+    def load_training_state(self, state: Mapping[str, Tensor]) -> None:
+        """Go on from all ranks' shares together. Collective."""
+        ...
+
+    def close(self) -> None:
+        """Give back what the engine holds."""
+        ...
