@@ -22,9 +22,8 @@ from pretrain.base import distributed
 from pretrain.base.distributed import Runtime
 from pretrain.base.files import write_durably
 from pretrain.base.run_files import METRICS_FILE
-from pretrain.engine.ds_config import EngineOptions
 from pretrain.engine.engine import Engine
-from pretrain.engine.optimizers import OptimizerOptions
+from pretrain.engine.options import EngineOptions, OptimizerOptions
 from pretrain.losses.build import build_objective
 from pretrain.losses.options import LossOptions
 from pretrain.models.clip import (

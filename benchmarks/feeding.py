@@ -34,9 +34,8 @@ from pretrain.batches.augment import (
 from pretrain.batches.collate import Batch
 from pretrain.batches.feed import Fed, feed
 from pretrain.batches.options import AugmentOptions
-from pretrain.engine.ds_config import EngineOptions
 from pretrain.engine.engine import Engine
-from pretrain.engine.optimizers import OptimizerOptions
+from pretrain.engine.options import EngineOptions, OptimizerOptions
 from pretrain.losses.build import build_objective
 from pretrain.losses.options import LossOptions
 

@@ -34,10 +34,8 @@ from benchmarks.machine import this_machine
 from pretrain.base import distributed
 from pretrain.base.distributed import Runtime
 from pretrain.base.files import write_durably
-from pretrain.engine.ds_config import EngineOptions
 from pretrain.engine.engine import Engine
-from pretrain.engine.optimizers import OptimizerOptions
-from pretrain.engine.precision import TrainedIn
+from pretrain.engine.options import EngineOptions, OptimizerOptions, TrainedIn
 from pretrain.losses.build import build_objective
 from pretrain.losses.options import LossOptions
 from pretrain.models.clip import (

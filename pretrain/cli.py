@@ -13,6 +13,7 @@ import itertools
 import json
 import math
 import sys
+import textwrap
 import types
 import typing
 from collections.abc import Iterator, Mapping, Sequence
@@ -74,7 +75,8 @@ def run(command: Command, arguments: Sequence[str] | None = None) -> int:
                 print(help_of(command, whole=not {*words} & _HELP or not command.first))
                 return 0
             read = values if command.read is None else _load(command.read)
-            result = _load(command.run)(*read(command, words))
+            given = read(command, words)
+            result = _load(command.run)(*given)
     except KeyboardInterrupt:
         print("error: interrupted; give the same command again to go on", file=sys.stderr)
         return INTERRUPTED
@@ -158,14 +160,13 @@ def help_of(command: Command, *, whole: bool) -> str:
     if whole:
         return options.format_help()
     chosen = {action.dest: action for action in options._actions}
-    formatter = options._get_formatter()
-    formatter.add_usage(None, [chosen[one.name] for one in command.positionals], [])
-    formatter.add_text(command.description)
-    formatter.start_section("first options")
-    formatter.add_arguments([chosen[name] for name in command.first])
-    formatter.end_section()
-    formatter.add_text(f"{command.program} --help-all shows all options.")
-    return formatter.format_help()
+    lines = [f"usage: {command.program} [options]", "", command.description, ""]
+    for name in command.first:
+        action = chosen[name]
+        default = "" if action.default in (None, {}) else f" (default: {action.default})"
+        told = " ".join(f"{action.help or ''}{default}".split())
+        lines += [f"  --{name}", textwrap.indent(textwrap.fill(told, 90), "      ")]
+    return "\n".join([*lines, "", f"{command.program} --help-all shows all options."])
 
 
 def spell(

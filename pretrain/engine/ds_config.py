@@ -1,11 +1,8 @@
 """Execution options, and reading of DeepSpeed JSON: each number has one owner."""
 
 import json
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-
-from pretrain.engine.precision import Precision
 
 _CHECKOUT = Path(__file__).resolve().parents[2]
 # Numbers that the recipe owns: a DeepSpeed JSON that repeats one is refused.
@@ -21,44 +18,6 @@ _RECIPE_OWNS = {
     "torch_autocast": "engine.precision",
     "data_types": "engine.precision",
 }
-
-
-@dataclass(frozen=True, kw_only=True)
-class EngineOptions:
-    """How training is executed; nothing here changes what is computed but for rounding."""
-
-    ds_config: Path = Path("ds_configs/zero1.json")
-    """DeepSpeed JSON: ZeRO stage, offload, communication."""
-    precision: Precision = "auto"
-    """bf16: weights, activations and their gradients in bf16, over fp32 masters. autocast: weights
-    and gradients in fp32, matrix products in bf16. fp32: all in fp32. auto is bf16 where the
-    machine computes in it, else fp32."""
-    checkpoint_image: bool = False
-    """Recompute the image tower's blocks in the backward pass (less memory, ~1.3x compute)."""
-    checkpoint_text: bool = False
-    """Recompute the text tower's blocks in the backward pass."""
-    checkpoint_every: int = 1
-    """Of a tower that recomputes, only every k-th block: 2 keeps half of the activations."""
-    compile: bool = False
-    """torch.compile the model (slower start, faster steps on CUDA)."""
-    compile_blocks: bool = False
-    """torch.compile each transformer block by itself: what is compiled for one serves all of its
-    tower, so that a deep model starts several times as fast as with engine.compile."""
-    max_skipped_in_a_row: int = 10
-    """Updates that may be skipped one after the other because the loss or the gradient is not
-    finite, before the run stops."""
-
-    def __post_init__(self) -> None:
-        if self.checkpoint_every < 1:
-            raise ValueError(
-                f"engine.checkpoint_every={self.checkpoint_every}: 1 for every block, or more"
-            )
-        if self.compile and self.compile_blocks:
-            raise ValueError("engine.compile and engine.compile_blocks: choose one")
-        if self.max_skipped_in_a_row < 0:
-            raise ValueError(
-                f"engine.max_skipped_in_a_row={self.max_skipped_in_a_row}: it must be 0 or more"
-            )
 
 
 def read_ds_config(path: Path) -> dict[str, Any]:

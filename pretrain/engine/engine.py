@@ -22,18 +22,18 @@ from pydantic import ValidationError  # noqa: E402
 
 from pretrain.base.distributed import Runtime, mean_over_ranks  # noqa: E402
 from pretrain.engine.ds_config import (  # noqa: E402
-    EngineOptions,
     offloads_optimizer,
     read_ds_config,
     zero_stage,
 )
 from pretrain.engine.gradient_norm import GradientNorm  # noqa: E402
-from pretrain.engine.optimizers import (  # noqa: E402
+from pretrain.engine.optimizers import parameter_groups  # noqa: E402
+from pretrain.engine.options import (  # noqa: E402
+    EngineOptions,
     OptimizerOptions,
     TowerName,
-    parameter_groups,
+    TrainedIn,
 )
-from pretrain.engine.precision import TrainedIn  # noqa: E402
 from pretrain.engine.result import Images, StepResult  # noqa: E402
 from pretrain.engine.state import (  # noqa: E402
     load_locked,

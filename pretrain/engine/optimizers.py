@@ -12,57 +12,17 @@ block: the image tower's q, k and v are one fused matrix, the text tower's are t
 by one. torch.optim.Muon has the same rule with Newton-Schulz in bf16.
 """
 
-import math
-from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 from torch import Tensor, nn
 
-from pretrain.base.checks import check_between, check_positive
+from pretrain.engine.options import OptimizerOptions
 from pretrain.models.clip import CLIP
-
-TowerName = Literal["image", "text"]
 
 # Never decayed, though their shape is a matrix's: tables and single vectors, not maps. With every
 # nn.Embedding and all of one dimension these are what CLIPA JAX leaves out (it decays kernels
 # alone; big_vision's pooling probe is none).
 _UNDECAYED = frozenset({"image.positions", "image.vit.cls_token", "image.vit.attn_pool.latent"})
-
-
-@dataclass(frozen=True, kw_only=True)
-class OptimizerOptions:
-    """Which optimizer, with CLIPA's values as defaults (clipa_torch scripts)."""
-
-    kind: Literal["adamw", "muon"] = "adamw"
-    """adamw, or muon: Nesterov momentum orthogonalised by five Newton-Schulz steps, scaled by
-    sqrt(max(1, rows / columns)), on the matrices of the blocks, with AdamW on all else."""
-    beta1: float = 0.9
-    """AdamW's first decay rate."""
-    beta2: float = 0.95
-    """AdamW's second decay rate."""
-    eps: float = 1e-6
-    """AdamW's epsilon."""
-    weight_decay: float = 0.2
-    """Decoupled weight decay of matrices, times the rate of their own optimizer; norms, biases,
-    tables and CLS are never decayed."""
-    gradient_clip: float | None = None
-    """Clip the global gradient norm to this; CLIPA does not clip."""
-    muon_momentum: float = 0.95
-    """Muon's momentum."""
-    muon_lr_scale: float = 1.0
-    """Muon's learning rate over AdamW's; updates are orthogonal, so it is larger."""
-
-    def __post_init__(self) -> None:
-        shares = {name: getattr(self, name) for name in ("beta1", "beta2", "muon_momentum")}
-        check_between({f"optimizer.{name}": value for name, value in shares.items()}, 0, 1)
-        check_between({"optimizer.weight_decay": self.weight_decay}, 0, math.inf)
-        positive = {name: getattr(self, name) for name in ("eps", "gradient_clip", "muon_lr_scale")}
-        check_positive({f"optimizer.{name}": value for name, value in positive.items()})
-        if self.kind == "muon" and self.gradient_clip is not None:
-            raise ValueError(
-                f"optimizer.gradient_clip={self.gradient_clip} with optimizer.kind=muon: DeepSpeed "
-                "would clip the orthogonal update, not the gradient; set gradient_clip to null"
-            )
 
 
 def parameter_groups(

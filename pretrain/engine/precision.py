@@ -1,11 +1,8 @@
 """The precision of training: asked for, and what it means on this machine."""
 
-from typing import Literal
-
 import torch
 
-TrainedIn = Literal["bf16", "autocast", "fp32"]
-Precision = Literal["auto", "bf16", "autocast", "fp32"]
+from pretrain.engine.options import Precision, TrainedIn
 
 
 def resolve_precision(asked: Precision, device: torch.device) -> TrainedIn:

@@ -1,10 +1,43 @@
 """Which loss a recipe trains with, and the options of each."""
 
+import math
 from dataclasses import dataclass, field
 from typing import Literal
 
-from pretrain.losses.sigmoid import SigmoidOptions
-from pretrain.losses.softmax import SoftmaxOptions
+
+@dataclass(frozen=True, kw_only=True)
+class SoftmaxOptions:
+    """Softmax contrastive loss (InfoNCE) and its learned temperature."""
+
+    initial_scale: float = 1 / 0.07
+    """Softmax: logit scale at the start (CLIP, arXiv 2103.00020: 1 / 0.07)."""
+    max_scale: float = 100.0
+    """Softmax: the logit scale never exceeds this (CLIP: 100)."""
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.initial_scale <= self.max_scale < math.inf:
+            raise ValueError(
+                f"loss.softmax.initial_scale={self.initial_scale}, loss.softmax.max_scale="
+                f"{self.max_scale}: needs 1 <= initial_scale <= max_scale"
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class SigmoidOptions:
+    """Pairwise sigmoid loss (SigLIP) and its learned temperature and bias."""
+
+    initial_scale: float = 10.0
+    """Sigmoid: logit scale at the start (SigLIP, arXiv 2303.15343: 10); it has no upper limit."""
+    initial_bias: float = -10.0
+    """Sigmoid: logit bias at the start (SigLIP: -10, as nearly all pairs are negative)."""
+
+    def __post_init__(self) -> None:
+        if not 0 < self.initial_scale < math.inf:
+            raise ValueError(
+                f"loss.sigmoid.initial_scale={self.initial_scale}: give a positive number"
+            )
+        if not math.isfinite(self.initial_bias):
+            raise ValueError(f"loss.sigmoid.initial_bias={self.initial_bias}: give a number")
 
 
 @dataclass(frozen=True, kw_only=True)

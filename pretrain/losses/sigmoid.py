@@ -1,7 +1,6 @@
 """The pairwise sigmoid loss (SigLIP, arXiv 2303.15343), with the temperature and bias it owns."""
 
 import math
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -12,25 +11,8 @@ from torch.autograd.function import once_differentiable
 
 from pretrain.base.distributed import gather_rows
 from pretrain.losses.objective import LossResult, Objective
+from pretrain.losses.options import SigmoidOptions
 from pretrain.losses.pairs import CHUNK_SAMPLES, Chunk, Pairs
-
-
-@dataclass(frozen=True, kw_only=True)
-class SigmoidOptions:
-    """Pairwise sigmoid loss (SigLIP) and its learned temperature and bias."""
-
-    initial_scale: float = 10.0
-    """Sigmoid: logit scale at the start (SigLIP, arXiv 2303.15343: 10); it has no upper limit."""
-    initial_bias: float = -10.0
-    """Sigmoid: logit bias at the start (SigLIP: -10, as nearly all pairs are negative)."""
-
-    def __post_init__(self) -> None:
-        if not 0 < self.initial_scale < math.inf:
-            raise ValueError(
-                f"loss.sigmoid.initial_scale={self.initial_scale}: give a positive number"
-            )
-        if not math.isfinite(self.initial_bias):
-            raise ValueError(f"loss.sigmoid.initial_bias={self.initial_bias}: give a number")
 
 
 class SigmoidLoss(Objective):

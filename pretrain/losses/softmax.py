@@ -1,7 +1,6 @@
 """The softmax contrastive loss (InfoNCE), and the temperature that it owns."""
 
 import math
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -11,24 +10,8 @@ from torch.autograd.function import once_differentiable
 
 from pretrain.base.distributed import gather_rows
 from pretrain.losses.objective import LossResult, Objective
+from pretrain.losses.options import SoftmaxOptions
 from pretrain.losses.pairs import CHUNK_SAMPLES, Chunk, Pairs
-
-
-@dataclass(frozen=True, kw_only=True)
-class SoftmaxOptions:
-    """Softmax contrastive loss (InfoNCE) and its learned temperature."""
-
-    initial_scale: float = 1 / 0.07
-    """Softmax: logit scale at the start (CLIP, arXiv 2103.00020: 1 / 0.07)."""
-    max_scale: float = 100.0
-    """Softmax: the logit scale never exceeds this (CLIP: 100)."""
-
-    def __post_init__(self) -> None:
-        if not 1 <= self.initial_scale <= self.max_scale < math.inf:
-            raise ValueError(
-                f"loss.softmax.initial_scale={self.initial_scale}, loss.softmax.max_scale="
-                f"{self.max_scale}: needs 1 <= initial_scale <= max_scale"
-            )
 
 
 class SoftmaxLoss(Objective):

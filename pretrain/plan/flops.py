@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import torch
 
-from pretrain.engine.optimizers import TowerName
+from pretrain.engine.options import TowerName
 from pretrain.models.build import build_model
 from pretrain.models.clip import (
     CLIP,

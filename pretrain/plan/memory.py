@@ -16,7 +16,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from pretrain.engine.ds_config import offloads_optimizer, zero_stage
-from pretrain.engine.optimizers import OptimizerOptions, TowerName, parameter_groups
+from pretrain.engine.optimizers import (
+    parameter_groups,
+)
+from pretrain.engine.options import OptimizerOptions, TowerName
 from pretrain.models.clip import (
     CLIP,
 )

@@ -52,12 +52,12 @@ def parse(arguments: Sequence[str] | None = None) -> tuple[Recipe, str]:
     line.
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
-    options = parser(TRAIN)
     if "--stages.help" in words:
-        options.parse_args(words)
+        parser(TRAIN).parse_args(words)
     spelled, rest = spell(words, (Recipe,), takes_config=True)
     if rest:
         raise ValueError(f"{rest[0]!r} is one word too many: options begin with --")
+    options = parser(TRAIN)
     try:
         spelled, presets = _with_presets(spelled)
         parsed = options.parse_args(spelled)

@@ -7,8 +7,7 @@ from pathlib import Path
 from pretrain.batches.options import FailureOptions, LoaderOptions, Normalisation
 from pretrain.batches.order import WINDOW_SAMPLES
 from pretrain.dataset.cache import ShardOptions
-from pretrain.engine.ds_config import EngineOptions
-from pretrain.engine.optimizers import OptimizerOptions
+from pretrain.engine.options import EngineOptions, OptimizerOptions
 from pretrain.evaluation.options import EvaluationOptions
 from pretrain.losses.options import LossOptions
 from pretrain.models.options import ModelOptions, StartOptions

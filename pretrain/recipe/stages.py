@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 from pretrain.base.checks import check_between, check_positive
 from pretrain.batches.options import AugmentOptions, CropOptions
-from pretrain.engine.optimizers import TowerName
+from pretrain.engine.options import TowerName
 from pretrain.engine.schedule import ScheduleOptions, learning_rate, peak_learning_rate
 from pretrain.tokens.options import TokenOptions
 

@@ -9,7 +9,7 @@ from pretrain.batches.order import SampleOrder
 from pretrain.dataset.captions import Recaption
 from pretrain.dataset.reader import Dataset
 from pretrain.dataset.sample_weights import SampleWeights
-from pretrain.engine.precision import TrainedIn
+from pretrain.engine.options import TrainedIn
 from pretrain.evaluation.evaluator import Evaluator
 from pretrain.recipe.recipe import Recipe
 from pretrain.recipe.stages import Stage

@@ -39,9 +39,9 @@ def count_on_a_rank(rank: int):
     from pretrain.base.distributed import all_ranks
     from pretrain.base.faults import StoppedError
     from pretrain.batches.options import FailureOptions
+    from pretrain.loop import _count_replaced
     from pretrain.run.meter import Meter, Workload
     from pretrain.run.record import RunState
-    from pretrain.train import _count_replaced
 
     said: list[str] = []
     job = SimpleNamespace(

@@ -187,9 +187,8 @@ def test_a_ds_config_that_repeats_the_recipe_is_refused(tmp_path):
 
 
 def test_engines_that_deepspeed_would_refuse_later_are_refused(tmp_path):
-    from pretrain.engine.ds_config import EngineOptions
     from pretrain.engine.engine import check_engine
-    from pretrain.engine.optimizers import OptimizerOptions
+    from pretrain.engine.options import EngineOptions, OptimizerOptions
 
     path = tmp_path / "mine.json"
 

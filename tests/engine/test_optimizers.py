@@ -47,7 +47,10 @@ def demo_clip():
 
 @pytest.mark.parametrize("kind", ["adamw", "muon"])
 def test_every_parameter_of_the_demo_is_in_the_group_that_it_belongs_to(kind):
-    from pretrain.engine.optimizers import OptimizerOptions, parameter_groups
+    from pretrain.engine.optimizers import (
+        parameter_groups,
+    )
+    from pretrain.engine.options import OptimizerOptions
 
     model = demo_clip()
     options = OptimizerOptions(kind=kind, weight_decay=0.1, muon_lr_scale=8.0)

@@ -3,7 +3,10 @@
 import torch
 from vocabularies import of_size
 
-from pretrain.engine.optimizers import OptimizerOptions, parameter_groups
+from pretrain.engine.optimizers import (
+    parameter_groups,
+)
+from pretrain.engine.options import OptimizerOptions
 from pretrain.models.clip import (
     CLIP,
 )

@@ -7,7 +7,7 @@ from test_convert_refusals import contents
 from pretrain.export import command
 from pretrain.export.command import export
 from pretrain.export.judge import judge
-from pretrain.recipe.recipe import read_recipe
+from pretrain.recipe.parsing import read_recipe
 
 NAN, INF = float("nan"), float("inf")
 

@@ -12,8 +12,10 @@ from pathlib import Path
 import pytest
 
 from pretrain.cli import parser
-from pretrain.engine.ds_config import EngineOptions, read_ds_config
-from pretrain.engine.optimizers import OptimizerOptions
+from pretrain.engine.ds_config import (
+    read_ds_config,
+)
+from pretrain.engine.options import EngineOptions, OptimizerOptions
 from pretrain.evaluation.options import EvaluationOptions
 from pretrain.models.options import ModelOptions
 from pretrain.recipe.parsing import TRAIN, parse

@@ -26,8 +26,9 @@ def features(samples: int = GLOBAL_BATCH, width: int = WIDTH) -> tuple[Tensor, T
 
 
 def build(kind: str, chunk: int = CHUNK):
-    from pretrain.losses.sigmoid import SigmoidLoss, SigmoidOptions
-    from pretrain.losses.softmax import SoftmaxLoss, SoftmaxOptions
+    from pretrain.losses.options import SigmoidOptions, SoftmaxOptions
+    from pretrain.losses.sigmoid import SigmoidLoss
+    from pretrain.losses.softmax import SoftmaxLoss
 
     if kind == "softmax":
         return SoftmaxLoss(SoftmaxOptions(), chunk)
@@ -177,7 +178,7 @@ def test_no_tensor_is_larger_than_the_local_rows_times_a_chunk():
     ],
 )
 def test_a_wrong_start_of_the_sigmoid_loss_is_named(options, named):
-    from pretrain.losses.sigmoid import SigmoidOptions
+    from pretrain.losses.options import SigmoidOptions
 
     with pytest.raises(ValueError, match=named):
         SigmoidOptions(**options)

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from pretrain.losses.sigmoid import SigmoidOptions
+from pretrain.losses.options import SigmoidOptions
 from pretrain.recipe.parsing import parse
 from pretrain.recipe.recipe import Recipe, check_ranks, image_tokens
 from pretrain.recipe.stages import StageOptions, plan_stages

@@ -16,7 +16,7 @@ from forked_runs import TINY, train
 from ranks import run_ranks
 from safetensors.torch import load_file, save_file
 
-from pretrain.recipe.recipe import parse
+from pretrain.recipe.parsing import parse
 from pretrain.run.checkpoint import newest
 
 NOW = ("--checkpoint.keep", "9", "--checkpoint.late_files_s", "0")

@@ -84,9 +84,8 @@ def training_batch(step: int) -> tuple[Tensor, Tensor, Tensor]:
 def build_engine(case: Case, *, disturb: bool = False) -> Any:
     """The engine of a case on this rank; disturb: with other weights than `small_clip`'s."""
     from pretrain.base.distributed import Runtime
-    from pretrain.engine.ds_config import EngineOptions
     from pretrain.engine.engine import Engine
-    from pretrain.engine.optimizers import OptimizerOptions
+    from pretrain.engine.options import EngineOptions, OptimizerOptions
     from pretrain.losses.build import build_objective
     from pretrain.losses.options import LossOptions
 

@@ -53,5 +53,6 @@ def _train(words: list[str], log: Path) -> None:
     from pretrain.train import main
 
     torch.set_num_threads(1)
-    main(words)
+    code = main(words)
     sys.stdout.flush()
+    sys.exit(code)

@@ -1,0 +1,86 @@
+"""Options of execution, of the optimizer and of precision. No torch."""
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from pretrain.base.checks import check_between, check_positive
+
+Precision = Literal["auto", "bf16", "autocast", "fp32"]
+TrainedIn = Literal["bf16", "autocast", "fp32"]
+TowerName = Literal["image", "text"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimizerOptions:
+    """Which optimizer, with CLIPA's values as defaults (clipa_torch scripts)."""
+
+    kind: Literal["adamw", "muon"] = "adamw"
+    """adamw, or muon: Nesterov momentum orthogonalised by five Newton-Schulz steps, scaled by
+    sqrt(max(1, rows / columns)), on the matrices of the blocks, with AdamW on all else."""
+    beta1: float = 0.9
+    """AdamW's first decay rate."""
+    beta2: float = 0.95
+    """AdamW's second decay rate."""
+    eps: float = 1e-6
+    """AdamW's epsilon."""
+    weight_decay: float = 0.2
+    """Decoupled weight decay of matrices, times the rate of their own optimizer; norms, biases,
+    tables and CLS are never decayed."""
+    gradient_clip: float | None = None
+    """Clip the global gradient norm to this; CLIPA does not clip."""
+    muon_momentum: float = 0.95
+    """Muon's momentum."""
+    muon_lr_scale: float = 1.0
+    """Muon's learning rate over AdamW's; updates are orthogonal, so it is larger."""
+
+    def __post_init__(self) -> None:
+        shares = {name: getattr(self, name) for name in ("beta1", "beta2", "muon_momentum")}
+        check_between({f"optimizer.{name}": value for name, value in shares.items()}, 0, 1)
+        check_between({"optimizer.weight_decay": self.weight_decay}, 0, math.inf)
+        positive = {name: getattr(self, name) for name in ("eps", "gradient_clip", "muon_lr_scale")}
+        check_positive({f"optimizer.{name}": value for name, value in positive.items()})
+        if self.kind == "muon" and self.gradient_clip is not None:
+            raise ValueError(
+                f"optimizer.gradient_clip={self.gradient_clip} with optimizer.kind=muon: DeepSpeed "
+                "would clip the orthogonal update, not the gradient; set gradient_clip to null"
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class EngineOptions:
+    """How training is executed; nothing here changes what is computed but for rounding."""
+
+    ds_config: Path = Path("ds_configs/zero1.json")
+    """DeepSpeed JSON: ZeRO stage, offload, communication."""
+    precision: Precision = "auto"
+    """bf16: weights, activations and their gradients in bf16, over fp32 masters. autocast: weights
+    and gradients in fp32, matrix products in bf16. fp32: all in fp32. auto is bf16 where the
+    machine computes in it, else fp32."""
+    checkpoint_image: bool = False
+    """Recompute the image tower's blocks in the backward pass (less memory, ~1.3x compute)."""
+    checkpoint_text: bool = False
+    """Recompute the text tower's blocks in the backward pass."""
+    checkpoint_every: int = 1
+    """Of a tower that recomputes, only every k-th block: 2 keeps half of the activations."""
+    compile: bool = False
+    """torch.compile the model (slower start, faster steps on CUDA)."""
+    compile_blocks: bool = False
+    """torch.compile each transformer block by itself: what is compiled for one serves all of its
+    tower, so that a deep model starts several times as fast as with engine.compile."""
+    max_skipped_in_a_row: int = 10
+    """Updates that may be skipped one after the other because the loss or the gradient is not
+    finite, before the run stops."""
+
+    def __post_init__(self) -> None:
+        if self.checkpoint_every < 1:
+            raise ValueError(
+                f"engine.checkpoint_every={self.checkpoint_every}: 1 for every block, or more"
+            )
+        if self.compile and self.compile_blocks:
+            raise ValueError("engine.compile and engine.compile_blocks: choose one")
+        if self.max_skipped_in_a_row < 0:
+            raise ValueError(
+                f"engine.max_skipped_in_a_row={self.max_skipped_in_a_row}: it must be 0 or more"
+            )
