@@ -38,7 +38,7 @@ from benchmarks.law_sweep import Sweep, Training, cells, resolve
 from benchmarks.machine import this_machine
 from benchmarks.trainings import train
 from pretrain.base.faults import one_line_faults
-from pretrain.cli import spell
+from pretrain.base.spelling import spell
 
 _GRACE_S = 20.0  # of a slice, for a launcher to end its ranks and for the picture
 

@@ -7,30 +7,24 @@ before anything slow is imported: commands name what they run, and it is importe
 
 import argparse
 import dataclasses
-import difflib
 import importlib
-import itertools
-import json
 import math
 import sys
 import textwrap
-import types
 import typing
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, NoReturn, Union, get_args, get_origin
-
-import yaml
+from typing import Any, NoReturn
 
 from pretrain.base.exit_codes import INTERRUPTED
 from pretrain.base.faults import end_well, one_line_faults
+from pretrain.base.spelling import meant, option_of, spell
 
 if typing.TYPE_CHECKING:
     from jsonargparse import ArgumentParser
 
 _HELP, _HELP_ALL = {"-h", "--help"}, {"--help-all", "--help_all"}
-_TRUE_OR_FALSE = ("true", "false", "yes", "no")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,7 +97,7 @@ def run_one_of(
     with one_line_faults():
         if not words:
             raise ValueError(f"name a command: {program} {'|'.join(commands)}")
-        raise ValueError(f"{words[0]}: there is no such command; {_meant(words[0], commands)}")
+        raise ValueError(f"{words[0]}: there is no such command; {meant(words[0], commands)}")
 
 
 def end(code: int) -> NoReturn:
@@ -169,106 +163,6 @@ def help_of(command: Command, *, whole: bool) -> str:
     return "\n".join([*lines, "", f"{command.program} --help-all shows all options."])
 
 
-def spell(
-    words: Sequence[str], kinds: Sequence[Any], *, takes_config: bool = False
-) -> tuple[list[str], list[str]]:
-    """(options as the parser wants them, the other words): files first, so that options count over
-    them. A list option may be given again, item by item. ValueError for the first option of the
-    command line, or key or value of its --config files, that the dataclasses do not have."""
-    hints: dict[str, Any] = {}
-    for kind in kinds:
-        hints |= typing.get_type_hints(kind)
-    given: dict[str, Any] = {}
-    if takes_config:
-        for path in config_files(words):
-            content = read_yaml(path)
-            _check(content, hints, "", str(path))
-            _merge(given, content)
-    files: list[str] = []
-    spelled: list[str] = []
-    rest: list[str] = []
-    lists: dict[str, list[str]] = {}
-    waiting = list(words)
-    while waiting:
-        word = waiting.pop(0)
-        if word == "--":
-            rest += waiting
-            break
-        if not word.startswith("-") or word == "-" or _is_number(word):
-            rest.append(word)
-            continue
-        if not word.startswith("--"):
-            raise ValueError(f"{word}: options begin with two dashes; --help lists them")
-        name, equals, value = word[2:].partition("=")
-        if takes_config and name in ("config", "print_config"):
-            option, kind = name, str
-        else:
-            option, kind = _option(name.rstrip("+"), hints, given)
-        if not equals:
-            value = _value_behind(name, kind, waiting)
-        if (
-            kind is not str
-            and not value.startswith(("{", "["))
-            and (wanted := _refusal(value, kind))
-        ):
-            raise ValueError(f"--{name} {value} is not understood: {wanted}")
-        item = _item(kind)
-        if item is not None and not value.startswith("[") and value != "null":
-            value = value if item in (int, float) else json.dumps(value, ensure_ascii=False)
-            lists.setdefault(option, []).append(value)
-        else:
-            (files if option == "config" else spelled).append(f"--{option}={value}")
-    spelled += [f"--{option}=[{', '.join(items)}]" for option, items in lists.items()]
-    return files + spelled, rest
-
-
-def option_of(word: str) -> str:
-    """The outermost name of a spelled option."""
-    return word.removeprefix("--").partition("=")[0].rstrip("+").partition(".")[0]
-
-
-def config_files(words: Sequence[str]) -> Iterator[Path]:
-    """The files that --config names, in order."""
-    for word, following in itertools.pairwise([*words, "--"]):
-        name, equals, value = word.partition("=")
-        if name == "--config":
-            if not equals and following.startswith("--"):
-                raise ValueError("--config: the name of a recipe file is missing after it")
-            yield Path(value if equals else following)
-
-
-class _UniqueKeys(yaml.SafeLoader):
-    """YAML whose mappings have each key once."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        lines: dict[Any, int] = {}
-        for key, _ in node.value:
-            name, line = key.value, key.start_mark.line + 1
-            if name in lines and name != "<<":
-                raise ValueError(f"the key {name!r} stands in line {lines[name]} and in {line}")
-            lines[name] = line
-        return super().construct_mapping(node, deep)
-
-
-def read_yaml(path: Path) -> dict[str, Any]:
-    """The options of a YAML file; ValueError or FileNotFoundError where there are none."""
-    if not path.is_file():
-        raise FileNotFoundError(
-            f"--config {path}: there is no such file; pretrain/recipes/ holds those that come along"
-        )
-    try:
-        content = yaml.load(path.read_text(encoding="utf-8"), _UniqueKeys)
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path} is not YAML: it is no UTF-8 text") from error
-    except (yaml.YAMLError, RecursionError) as error:
-        raise ValueError(f"{path} is not YAML: {error}") from error
-    except ValueError as error:
-        raise ValueError(f"{path}: {error}: keep one of them") from error
-    if not isinstance(content, dict):
-        raise ValueError(f"{path} holds no options: see pretrain/recipes/demo.yaml")
-    return content
-
-
 def _load(name: str) -> Any:
     """What MODULE:NAME names."""
     module, _, attribute = name.partition(":")
@@ -292,137 +186,3 @@ def _check_required(kinds: Sequence[Any], spelled: list[str]) -> None:
             has = (field.default, field.default_factory) != (dataclasses.MISSING,) * 2
             if not has and field.name not in given and "config" not in given:
                 raise ValueError(f"--{field.name} is needed: --help says what it is")
-
-
-def _value_behind(name: str, kind: Any, waiting: list[str]) -> str:
-    """The value of an option that is written without `=`; a switch may stand alone."""
-    following = waiting[0] if waiting else "--"
-    if kind is bool and following.lower() not in _TRUE_OR_FALSE:
-        return "true"
-    if following.startswith("--"):
-        raise ValueError(f"--{name}: a value is missing after it")
-    return waiting.pop(0)
-
-
-def _is_number(word: str) -> bool:
-    try:
-        float(word)
-    except ValueError:
-        return False
-    return True
-
-
-def _merge(into: dict[str, Any], new: dict[str, Any]) -> None:
-    for key, value in new.items():
-        if isinstance(value, dict) and isinstance(into.get(key), dict):
-            _merge(into[key], value)
-        else:
-            into[key] = value
-
-
-def _hints(kind: Any) -> dict[str, Any] | None:
-    """The options inside of a dataclass, also of one that may be null; None of anything else."""
-    if isinstance(kind, dict):
-        return kind
-    for choice in _choices(kind):
-        if dataclasses.is_dataclass(choice):
-            return typing.get_type_hints(choice)
-    return None
-
-
-def _choices(kind: Any) -> tuple[Any, ...]:
-    return get_args(kind) if get_origin(kind) in (Union, types.UnionType) else (kind,)
-
-
-def _mapped(kind: Any) -> Any:
-    """The type of a dictionary's values; None of anything else."""
-    found = [get_args(choice)[1] for choice in _choices(kind) if get_origin(choice) is dict]
-    return found[0] if found else None
-
-
-def _item(kind: Any) -> Any:
-    """The type of a list's items; None of anything else."""
-    found = [get_args(choice)[0] for choice in _choices(kind) if get_origin(choice) is list]
-    return found[0] if found else None
-
-
-def _check(value: Any, kind: Any, where: str, source: str) -> None:
-    """Every key and value of a YAML file against the option's type."""
-    hints, mapped = _hints(kind), _mapped(kind)
-    if hints is not None and isinstance(value, dict):
-        for name, inner in value.items():
-            option = f"{where}{name}"
-            if name not in hints:
-                raise ValueError(f"{source}: {_unknown(option, str(name), hints)}")
-            _check(inner, hints[name], option + ".", source)
-    elif mapped is not None and isinstance(value, dict):
-        for name, inner in value.items():
-            _check(inner, mapped, f"{where}{name}.", source)
-    elif wanted := _refusal(value, kind):
-        option = where.removesuffix(".")
-        raise ValueError(f"{source}: {option}={value!r} is not understood: {wanted}")
-
-
-def _option(option: str, kind: Any, given: Any) -> tuple[str, Any]:
-    """(an option's name as the dataclasses spell it, its type). `given`: what files gave."""
-    path = option.split(".")
-    for place, word in enumerate(path):
-        name = word
-        if (hints := _hints(kind)) is not None:
-            name = path[place] = word.replace("-", "_")
-            if name not in hints:
-                raise ValueError(_unknown(f"--{option}", name, hints, ".".join(path[:place])))
-            kind = hints[name]
-        elif (mapped := _mapped(kind)) is not None:
-            kind = mapped
-            known = sorted(given) if isinstance(given, dict) else []
-            if path[place + 1 :] and known and name not in known:
-                here = ".".join(path[:place])
-                raise ValueError(f"--{option}: there is no {here}.{name}, {here} has {known}")
-        else:
-            raise ValueError(f"--{option}: {'.'.join(path[:place])} has nothing inside")
-        given = given.get(name) if isinstance(given, dict) else None
-    return ".".join(path), kind
-
-
-def _unknown(option: str, name: str, hints: Mapping[str, Any], where: str = "") -> str:
-    inside = f" in {where}" if where else ""
-    return f"{option}: there is no option {name!r}{inside}; {_meant(name, hints)}"
-
-
-def _meant(name: str, known: Mapping[str, Any]) -> str:
-    close = difflib.get_close_matches(name, known, n=1)
-    if close:
-        return f"did you mean {close[0]!r}?"
-    return f"choose one of {sorted(known)}" if len(known) < 25 else "--help lists them"
-
-
-def _refusal(value: Any, kind: Any) -> str | None:
-    """What is needed where a plain value does not fit its option's type; None where it does, or
-    where only the parser can tell."""
-    wanted = []
-    for choice in _choices(kind):
-        fits, name = _fits(value, choice)
-        if fits:
-            return None
-        wanted.append(name)
-    return "give " + " or ".join(wanted)
-
-
-def _fits(value: Any, kind: Any) -> tuple[bool, str]:
-    text = str(value)
-    if kind is type(None):
-        return value is None or text == "null", "null"
-    if get_origin(kind) is Literal:
-        return value in get_args(kind), ", ".join(map(str, get_args(kind)))
-    if kind is bool:
-        return text.lower() in _TRUE_OR_FALSE, "true or false"
-    if kind in (int, float):
-        try:
-            number = kind(text)
-        except (ValueError, OverflowError):
-            return False, "a whole number" if kind is int else "a number"
-        return math.isfinite(number) and not isinstance(value, bool), "a finite number"
-    if kind is Path:
-        return value is not None and text not in ("null", "") and "\0" not in text, "a path"
-    return True, ""

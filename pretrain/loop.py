@@ -11,7 +11,7 @@ from pretrain.base.distributed import Runtime, agreed, broadcast_object
 from pretrain.base.exit_codes import CONTINUE
 from pretrain.base.faults import ended_at_once, leave, one_line_faults
 from pretrain.batches.augment import Pictures
-from pretrain.batches.collate import Collator, check_failures
+from pretrain.batches.collate import Collator
 from pretrain.batches.feed import Fed, feed
 from pretrain.batches.loader import batches
 from pretrain.engine.result import StepResult, TrainingEngine
@@ -21,12 +21,11 @@ from pretrain.recipe.recipe import Recipe
 from pretrain.recipe.stages import Stage
 from pretrain.run import checkpoint
 from pretrain.run.continuation import fixed_values
+from pretrain.run.health import SpikeWatch, count_replaced, count_skip
 from pretrain.run.job import Job
-from pretrain.run.meter import Meter, RankReading, workload
+from pretrain.run.meter import Meter, workload
 from pretrain.run.record import RunState
 from pretrain.run.signals import Signals
-from pretrain.run.skips import count_skip
-from pretrain.run.spikes import SpikeWatch
 from pretrain.run.stage_evaluation import evaluate_stage
 from pretrain.run.stage_log import (
     log_spike,
@@ -119,7 +118,7 @@ def run_stage(job: Job, index: int, state: RunState, tag: str | None, signals: S
         saves = due or result.stop
         if saves or logs:
             of_ranks = distributed.all_ranks(meter.of_this_rank(result.ready_s))
-            state = _count_replaced(job, state, of_ranks)
+            state = count_replaced(job, state, of_ranks)
         if logs:
             reading = meter.read(of_ranks)
             log_step(job, stage, state, engine, result, rate, reading)
@@ -228,25 +227,6 @@ def _train_step(
         measure=measure,
     )
     return result, rate
-
-
-def _count_replaced(job: Job, state: RunState, of_ranks: list[RankReading]) -> RunState:
-    """Add up what all ranks had to replace since the last time; too much stops all."""
-    total = dict(state.replaced)
-    for of_rank in of_ranks:
-        for reason, count in of_rank.replaced.items():
-            total[reason] = total.get(reason, 0) + count
-        for reason, fault in of_rank.replaced_first.items():
-            job.log.say_once(
-                f"replaced {reason}",
-                f"{fault}: replaced by another, as all that are unusable (counted in "
-                "metrics.jsonl)",
-            )
-    in_a_row = max(of_rank.replaced_in_a_row for of_rank in of_ranks)
-    check_failures(
-        total, state.samples_seen, in_a_row, job.recipe.data.failures, job.dataset.directory
-    )
-    return replace(state, replaced=total)
 
 
 def _evaluate(job: Job, stage: Stage, state: RunState, engine: TrainingEngine) -> None:

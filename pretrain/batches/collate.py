@@ -7,13 +7,11 @@ each sample's position; the model obeys. So a batch is the same whoever builds i
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pretrain.base.faults import StoppedError
 from pretrain.base.seeding import Purpose, hashes, uniforms
 from pretrain.batches.augment import AUGMENT_DRAWS
 from pretrain.batches.images import (
@@ -21,7 +19,7 @@ from pretrain.batches.images import (
     crop_box,
     resize,
 )
-from pretrain.batches.options import CropOptions, FailureOptions
+from pretrain.batches.options import CropOptions
 from pretrain.dataset.captions import Recaption
 from pretrain.dataset.manifest import read_token_counts
 from pretrain.dataset.pictures import decode, decode_jpeg
@@ -33,36 +31,6 @@ from pretrain.tokens.options import TokenOptions
 from pretrain.tokens.text_reduction import TextReduction, reduce_tokens
 
 _SUBSTITUTES = 16  # tries to replace an unusable sample before the batch is given up
-_JUDGED_SAMPLES = 10_000  # fewer say too little of a share: one bad sample in 100 is 1 %
-
-
-def check_failures(
-    replaced: dict[str, int],
-    samples: int,
-    in_a_row: int,
-    options: FailureOptions,
-    dataset_directory: Path,
-) -> None:
-    """StoppedError where too many of the samples read so far were unusable.
-
-    replaced: unusable samples by reason, samples: those that batches were to hold; both summed over
-    all ranks since the start, so that all stop at the same step. in_a_row: the most of any rank.
-    """
-    if in_a_row > options.max_in_a_row:
-        raise StoppedError(
-            f"{in_a_row:,} samples in a row were unusable and replaced, "
-            f"data.failures.max_in_a_row={options.max_in_a_row} allows {options.max_in_a_row:,}: "
-            f"repair {dataset_directory}, or raise data.failures.max_in_a_row"
-        )
-    bad = sum(replaced.values())
-    if samples < _JUDGED_SAMPLES or bad <= options.max_share * samples:
-        return
-    reasons = ", ".join(f"{reason} {count:,}" for reason, count in sorted(replaced.items()))
-    raise StoppedError(
-        f"{bad:,} of {samples:,} samples ({bad / samples:.2%}) were unusable and replaced "
-        f"({reasons}), data.failures.max_share={options.max_share} allows "
-        f"{options.max_share:.2%}: repair {dataset_directory}, or raise data.failures.max_share"
-    )
 
 
 def caption_shares(

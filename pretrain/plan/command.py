@@ -4,7 +4,8 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
-from pretrain.cli import Command, option_of, spell, values
+from pretrain.base.spelling import option_of, spell
+from pretrain.cli import Command, values
 from pretrain.plan.budget import PLACES, RECIPES, candidates, known_samples
 from pretrain.plan.estimate import stage_estimate
 from pretrain.plan.hardware import Machine

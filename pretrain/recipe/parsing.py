@@ -11,7 +11,8 @@ import yaml
 from jsonargparse import ArgumentParser, Namespace
 
 from pretrain.base.run_files import RECIPE_FILE
-from pretrain.cli import Command, parser, read_yaml, spell
+from pretrain.base.spelling import read_yaml, spell
+from pretrain.cli import Command, parser
 from pretrain.models.presets import PRESETS
 from pretrain.recipe.recipe import Recipe
 

@@ -39,7 +39,7 @@ def count_on_a_rank(rank: int):
     from pretrain.base.distributed import all_ranks
     from pretrain.base.faults import StoppedError
     from pretrain.batches.options import FailureOptions
-    from pretrain.loop import _count_replaced
+    from pretrain.run.health import count_replaced
     from pretrain.run.meter import Meter, Workload
     from pretrain.run.record import RunState
 
@@ -54,11 +54,11 @@ def count_on_a_rank(rank: int):
     first = {"crc_mismatch": f"sample {rank}"} if rank else {}
     bad = {"replaced_first": first, "replaced_in_a_row": 3 * rank}
     meter.stepped({"replaced": {"crc_mismatch": 10 * rank}, **bad})
-    state = _count_replaced(job, state, all_ranks(meter.of_this_rank(0.0)))
+    state = count_replaced(job, state, all_ranks(meter.of_this_rank(0.0)))
     counted = state.replaced
     meter.stepped({"replaced": {"crc_mismatch": rank, "undecodable": rank}, **bad})
     try:
-        _count_replaced(job, state, all_ranks(meter.of_this_rank(0.0)))
+        count_replaced(job, state, all_ranks(meter.of_this_rank(0.0)))
         message = None
     except StoppedError as error:
         message = str(error)

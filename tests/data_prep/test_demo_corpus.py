@@ -10,16 +10,15 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 import pytest
-from PIL import Image
-
-from data_prep.demo_corpus.near_duplicates import (
+from near_duplicates import (
     LOOSE_RMSE_THRESHOLD,
     RMSE_THRESHOLD,
     connected,
     features,
     near_pairs,
 )
-from data_prep.demo_corpus.splits import draw_concepts, twin_groups
+from PIL import Image
+from splits import draw_concepts, twin_groups
 
 FOLDER = Path(__file__).parents[2] / "data_prep" / "demo_corpus"
 CORPUS = FOLDER / "emoji.parquet"

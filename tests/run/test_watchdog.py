@@ -17,7 +17,7 @@ from tiny_runs import ROOT
 
 from pretrain.base.exit_codes import STALLED
 from pretrain.recipe.run_options import SpikeOptions
-from pretrain.run.spikes import SpikeWatch
+from pretrain.run.health import SpikeWatch
 
 
 @contextlib.contextmanager

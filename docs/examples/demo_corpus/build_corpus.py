@@ -1,6 +1,6 @@
 """Builds `emoji.parquet`, the demo corpus, from pinned npm packages; same inputs, same bytes.
 
-    python -m data_prep.demo_corpus.build_corpus --out data_prep/demo_corpus/emoji.parquet
+    python docs/examples/demo_corpus/build_corpus.py --out data_prep/demo_corpus/emoji.parquet
 
 Needs `npm` and `requirements.txt` of this folder. Fails, and writes nothing, if a near-identical
 pair of drawings straddles the split or the file outgrows its limit.
@@ -20,9 +20,8 @@ from functools import partial
 from pathlib import Path
 
 import polars as pl
-
-from data_prep.demo_corpus.concepts import Concept, NameTable, read_concepts
-from data_prep.demo_corpus.drawings import (
+from concepts import Concept, NameTable, read_concepts
+from drawings import (
     ARTISTS,
     ICONIFY,
     Artist,
@@ -31,8 +30,8 @@ from data_prep.demo_corpus.drawings import (
     encode,
     load_drawings,
 )
-from data_prep.demo_corpus.near_duplicates import features
-from data_prep.demo_corpus.splits import Assignment, assign
+from near_duplicates import features
+from splits import Assignment, assign
 
 PACKAGES = (
     "emoji-datasource-google@16.0.0",

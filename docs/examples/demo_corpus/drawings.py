@@ -13,9 +13,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import resvg_py
+from concepts import Concept, NameTable, code_key
 from PIL import Image
-
-from data_prep.demo_corpus.concepts import Concept, NameTable, code_key
 
 IMAGE_PX = 64
 FXEMOJI_CODE_POINTS = Path(__file__).with_name("fxemoji_code_points.json")

@@ -8,8 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-
-from data_prep.demo_corpus.near_duplicates import connected, near_pairs
+from near_duplicates import connected, near_pairs
 
 TRAIN = "train"
 HELD_OUT_CONCEPTS = "held_out_concepts"
