@@ -27,7 +27,7 @@ from data_prep.sources.rows import MARKED_ROWS, Marks, Row, RowSource, parse_obj
 from data_prep.sources.sidecars import TEXT_BYTES_CAP
 from data_prep.sources.source import Stored
 from pretrain.dataset.pictures import SUFFIXES
-from pretrain.dataset.tars import Member, read_tar
+from pretrain.dataset.tars import Member, is_hidden, read_tar
 
 KEY_AND_EXTENSION = re.compile(r"((?:.*/|)[^.]+)[.]([^/]*)")
 # What webdataset itself decodes as text or as a number's text, and the field's other names.
@@ -213,6 +213,9 @@ def read_groups(tar: OpenTar, others: Counter[str], begin: int = 0) -> Iterator[
     group: Group | None = None
     path, file = tar.path, tar.file
     for member in read_tar(path, file, begin):
+        if is_hidden(member.name):
+            others["hidden"] += 1
+            continue
         split = KEY_AND_EXTENSION.fullmatch(member.name)
         if not member.regular or split is None:
             if not member.name.endswith("/"):

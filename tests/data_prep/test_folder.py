@@ -133,7 +133,7 @@ def test_what_does_not_fit_is_counted_and_said(tmp_path, capsys):
     assert read_manifest(tmp_path / "out").rejected["caption_empty"] == 2
     notes = [line for line in capsys.readouterr().err.splitlines() if line.startswith("note:")]
     assert len(notes) == 3
-    assert "without a .txt or .json beside them: 2 of 11, e.g. bare.jpg" in notes[0]
+    assert "without a .txt or .json beside them: 2 of 12, e.g. bare.jpg" in notes[0]
     assert "without a picture beside them: 2, e.g. cats/lost.txt" in notes[1]
     assert "1 .md" in notes[2] and "1 .json" in notes[2]
 

@@ -84,7 +84,7 @@ def test_a_tar_that_is_cut_is_never_half_read(tmp_path, capsys, keep):
         last = tar.getmembers()[-1]
     bad.write_bytes(whole.read_bytes()[: int((last.offset_data + last.size) * keep)])
     error = error_of(tmp_path, tmp_path / "out", capsys)
-    assert "b.tar, byte" in error and "cut short" in error and "--source" in error
+    assert "b.tar, byte" in error and "cut short" in error and "leave it out" in error
 
 
 def test_a_damaged_header_in_the_middle_is_named(tmp_path, capsys):
@@ -128,3 +128,22 @@ def test_incomplete_records_are_counted_and_said(tmp_path, capsys):
     assert "left alone: 1 .pyd" in notes
     manifest = read_manifest(tmp_path / "out")
     assert (manifest.samples, manifest.rejected["image_missing"]) == (7, 1)
+
+
+def test_hidden_files_and_folders_of_a_name_are_no_data(tmp_path, capsys):
+    """What macOS and notebooks leave beside tars, in them, and beside Parquet files."""
+    source = tmp_path / "tars"
+    (source / ".ipynb_checkpoints").mkdir(parents=True)
+    write_tar(source / ".ipynb_checkpoints/00000-checkpoint.tar")
+    (source / "._00000.tar").write_bytes(b"\0\5\x16\7")
+    (source / "folder.tar").mkdir()
+    whole = write_tar(source / "00000.tar")
+    with tarfile.open(whole, "a") as tar:
+        for name in ("photos/._1.jpg", ".DS_Store", "._00000.jpg", "d/.hidden/1.jpg"):
+            add(tar, name, b"\0\5\x16\7")
+    assert [one.columns["key"] for one in records(source)] == [f"{n:05d}" for n in range(6)]
+    assert main(["build", "--source", str(source), "--out", str(tmp_path / "out")]) == 0
+    told = capsys.readouterr()
+    assert "hidden" in told.err
+    manifest = read_manifest(tmp_path / "out")
+    assert (manifest.samples, sum(manifest.rejected.values())) == (6, 0)
