@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from forked_runs import trained
 from tiny_datasets import build_food
-from tiny_runs import evaluation_options, train_command
+from tiny_runs import evaluation_options
 from xdist.scheduler import LoadFileScheduling
 
 from pretrain.base import compat
@@ -79,8 +80,8 @@ def tiny_run(
 ) -> Path:
     """Run folder of the tiny recipe, trained on two ranks without a disturbance."""
     run_dir = tmp_path_factory.mktemp("runs") / "undisturbed"
-    command = train_command(run_dir, tiny_dataset, *evaluation_options(tiny_evaluation_set))
-    subprocess.run(command, cwd=ROOT, check=True)
+    options = evaluation_options(tiny_evaluation_set)
+    trained(run_dir, tiny_dataset, *options, ranks=2, plain=False)
     return run_dir
 
 

@@ -102,7 +102,7 @@ def check(case: Case, judge: Training, folder: Path) -> Found:
     expected = training(engine, case, range(STEPS, STEPS + 2))
     engine.close()
     resumed = build_engine(case, disturb=True)
-    checkpoint.load(resumed, folder, checkpoint.tag_of(state), late_files_s=30.0)
+    checkpoint.load(resumed, folder, state.tag, late_files_s=30.0)
     again = training(resumed, case, range(STEPS, STEPS + 2))
     resumed.close()
     same = again.losses == expected.losses and all(

@@ -111,9 +111,13 @@ def stored_recipe(run: Path) -> dict[str, Any]:
 
 
 def read_recipe(run: Path) -> Recipe:
-    """The resolved recipe of a run folder, wherever that folder lies now."""
+    """The resolved recipe of a run folder, wherever that folder lies now. ValueError, in one line,
+    where another version of this code has written it."""
     options = parser(TRAIN)
     try:
         return _recipe(options, options.parse_object({**stored_recipe(run), "run_dir": str(run)}))
     except argparse.ArgumentError as error:
-        raise ValueError(f"{run / RECIPE_FILE}: {' '.join(str(error).split())}") from error
+        raise ValueError(
+            f"{run / RECIPE_FILE} is not of this version ({' '.join(str(error).split())}): train "
+            "the run anew with `python -m pretrain.train`"
+        ) from error

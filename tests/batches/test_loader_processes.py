@@ -134,7 +134,7 @@ TRAIN = """
 import sys, time
 from pathlib import Path
 import numpy as np
-sys.path[:0] = [{tests!r}, {root!r}]
+sys.path[:0] = {paths!r}
 import psutil
 from test_loader_processes import ONE, collator, images_of
 from pretrain.batches.workers import Workers
@@ -151,7 +151,8 @@ time.sleep(60)
 
 def test_killing_the_training_process_ends_all(tiny_dataset):
     code = TRAIN.format(
-        tests=str(ROOT / "tests/batches"), root=str(ROOT), dataset=str(tiny_dataset)
+        paths=[str(ROOT / one) for one in ("tests/batches", "tests/support", ".")],
+        dataset=str(tiny_dataset),
     )
     run = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
     assert run.stdout is not None

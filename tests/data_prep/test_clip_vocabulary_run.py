@@ -1,13 +1,13 @@
 """A dataset of CLIP's own ids is trained on, evaluated and exported; nothing takes other ids."""
 
-import subprocess
 from pathlib import Path
 
 import pytest
 import torch
 from commands import export
+from forked_runs import train, trained
 from tiny_datasets import build_food
-from tiny_runs import ROOT, evaluation_options, train_command
+from tiny_runs import evaluation_options
 from transformers import AutoTokenizer
 
 from pretrain.export.native import load
@@ -21,9 +21,9 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     train = build_food(folder / "train", "artist = 'noto'", "--tokenizer", "clip")
     given = ("--tokenizer", str(train / "tokenizer.json"))
     held_out = build_food(folder / "held_out", "artist = 'twemoji'", *given)
-    command = train_command(folder / "run", train, *evaluation_options(held_out), ranks=1)
     text = ("--model.text.specials", "bos_eos", "--model.text.pool", "eos")
-    subprocess.run([*command, *text, "--model.text.causal", "true"], cwd=ROOT, check=True)
+    text += ("--model.text.causal", "true")
+    trained(folder / "run", train, *evaluation_options(held_out), *text)
     return folder / "run"
 
 
@@ -56,8 +56,6 @@ def test_the_models_pool_at_clip_s_eos(run: Path, tmp_path: Path) -> None:
 def test_an_evaluation_set_of_another_tokenizer_is_refused(
     run: Path, tiny_evaluation_set: Path, tmp_path: Path
 ) -> None:
-    command = train_command(
-        tmp_path / "run", run.parent / "train", *evaluation_options(tiny_evaluation_set), ranks=1
-    )
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode != 0 and "another tokenizer" in done.stderr + done.stdout
+    options = evaluation_options(tiny_evaluation_set)
+    ended = train(tmp_path / "run", run.parent / "train", *options)
+    assert ended.code == 2 and "another tokenizer" in ended.output

@@ -5,15 +5,14 @@ import json
 import os
 import random
 import shutil
-import subprocess
 import tarfile
 from pathlib import Path
 
 import numpy as np
 import pytest
 from data_prep_corpus import caption, encoded, picture
+from forked_runs import trained
 from PIL import Image
-from tiny_runs import train_command
 
 from data_prep.__main__ import main as data_prep
 from pretrain.dataset.cache import ShardOptions
@@ -262,9 +261,7 @@ def test_what_cannot_work_is_refused(dataset, tmp_path, capsys):
 
 def test_training_and_its_evaluation_run_on_it(dataset, tmp_path):
     more = ["--evaluation.sets", f"{{held_out: {dataset}}}", "--evaluation.every_steps", "2"]
-    command = train_command(tmp_path / "run", dataset, "--data.tier", "full", *more, ranks=1)
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
-    assert done.returncode == 0, done.stdout + done.stderr
+    trained(tmp_path / "run", dataset, "--data.tier", "full", *more)
     lines = [json.loads(x) for x in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
     assert any("loss" in json.dumps(line) for line in lines)
     assert not any(line.get("replaced") for line in lines)

@@ -119,7 +119,7 @@ def resume_on_a_rank(rank: int, cases: list[Case], folder):
         expected = training(undisturbed, case, range(2, 4))
         undisturbed.close()
         resumed = build_engine(case)
-        checkpoint.load(resumed, of_case, checkpoint.tag_of(state), late_files_s=0)
+        checkpoint.load(resumed, of_case, state.tag, late_files_s=0)
         ours = training(resumed, case, range(2, 4))
         resumed.close()
         found[case] = (

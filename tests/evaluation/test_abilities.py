@@ -1,17 +1,16 @@
 """The abilities' pictures are what their captions say, and the same again; figures are counted."""
 
 import json
-import subprocess
 from collections import Counter
 
 import numpy as np
 import pytest
 import torch
+from forked_runs import trained
 from PIL import Image
 from scipy import ndimage
 from tiny_datasets import CORPUS
 from tiny_models import write_untrained
-from tiny_runs import ROOT, train_command
 
 from pretrain.evaluate import main as evaluate
 from pretrain.evaluation.abilities.drawing import COLOURS, SHAPES, SIDE, Canvas
@@ -183,7 +182,7 @@ def test_a_recipe_judges_after_each_stage(tiny_dataset, tmp_path):
     """A run without evaluation sets: figures at both stages' lengths, those of the command."""
     run = tmp_path / "run"
     more = ("--evaluation.abilities.pictures", "20", "--log.tensorboard", "false")
-    subprocess.run(train_command(run, tiny_dataset, *more, ranks=1), cwd=ROOT, check=True)
+    trained(run, tiny_dataset, *more)
     stages = json.loads((run / "evaluation.json").read_text())["stages"]
     assert [(one["after"], one["tokens"]) for one in stages] == [
         ("reduced", "reduced"), ("reduced", "full"), ("full", "reduced"), ("full", "full"),

@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 
 import pytest
+from forked_runs import trained
 from tiny_runs import ROOT, evaluation_options, train_command
 
 from pretrain.base.run_files import METRICS_FILE, RECIPE_FILE, WATCHED_FILE
@@ -56,7 +57,7 @@ def run_at_zero_3(tiny_dataset, tiny_evaluation_set, tmp_path_factory) -> Path:
     more = ["--engine.ds_config", str(ROOT / "ds_configs/zero3.json")]
     more += ["--checkpoint.every_steps", "2", "--checkpoint.keep", "9"]
     more += evaluation_options(tiny_evaluation_set)
-    subprocess.run(train_command(run, tiny_dataset, *more), cwd=ROOT, check=True)
+    trained(run, tiny_dataset, *more, ranks=2)
     return run
 
 

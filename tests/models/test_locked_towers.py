@@ -43,7 +43,7 @@ def locked_on_a_rank(rank: int, folder: Path):
         expected = one_step(engine, case, 3).loss
         engine.close()
         resumed = build_engine(case, disturb=True)
-        checkpoint.load(resumed, of_case, checkpoint.tag_of(state), late_files_s=0)
+        checkpoint.load(resumed, of_case, state.tag, late_files_s=0)
         again = resumed.full_weights()
         loss = one_step(resumed, case, 3).loss
         resumed.close()

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 from commands import export
-from tiny_runs import evaluation_options, train_command
+from forked_runs import trained
+from tiny_runs import evaluation_options
 
 from pretrain.base.run_files import METRICS_FILE
 from pretrain.dataset.reader import Dataset
@@ -125,8 +126,8 @@ def test_a_broken_evaluation_file_does_not_stop_the_run(
     whole = (run / "evaluation.json").read_text()
     (run / "evaluation.json").write_text(whole[:200])
     (run / "gallery.json").write_text("")
-    command = train_command(run, tiny_dataset, *evaluation_options(tiny_evaluation_set))
-    subprocess.run(command, cwd=ROOT, check=True)
+    options = evaluation_options(tiny_evaluation_set)
+    trained(run, tiny_dataset, *options, ranks=2, plain=False)
     assert json.loads((run / "evaluation.json").read_text()) == json.loads(whole)
     assert json.loads((run / "gallery.json").read_text())["images"]
 

@@ -4,16 +4,15 @@ import importlib.util
 import json
 import signal
 import sqlite3
-import subprocess
 import time
 
 import pytest
 import torch
 from engine_cases import GLOBAL_BATCH, Case, build_engine, one_step
-from forked_runs import train
+from forked_runs import train, trained
 from launched_runs import LONG, PLAIN_PYTHON, Run
 from ranks import run_ranks
-from tiny_runs import ROOT, train_command
+from tiny_runs import ROOT
 
 from pretrain.plan.flops import forward_flops
 from pretrain.recipe.parsing import parse
@@ -48,9 +47,8 @@ def test_a_run_logs_each_step_in_tokens_and_flops(tiny_run):
 
 def test_mfu_of_a_given_peak_the_plan_at_the_start_and_a_trace(tiny_dataset, tmp_path):
     options = ["--log.peak_tflops", "0.5", "--log.every_steps", "3", "--log.profile_steps", "[2,7]"]
-    command = train_command(tmp_path / "run", tiny_dataset, *options)
-    said = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True)
-    lines = [line for line in (said.stdout + said.stderr).splitlines() if "plan: " in line]
+    said = trained(tmp_path / "run", tiny_dataset, *options, ranks=2)
+    lines = [line for line in said.splitlines() if "plan: " in line]
     assert len(lines) == 1 and "GiB a rank in stage full" in lines[0], lines
     assert "images/s" not in lines[0]  # of this CPU no speed is known
     (trace,) = (tmp_path / "run" / "profile").iterdir()

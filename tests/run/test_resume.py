@@ -11,6 +11,7 @@ import numpy as np
 import psutil
 import pytest
 import torch
+from forked_runs import trained
 from launched_runs import TORCHRUN, Run
 from tiny_runs import ROOT, evaluation_options, train_command
 
@@ -66,7 +67,8 @@ def test_a_killed_run_continues_with_identical_numbers(
         moment = '"stage": "full", "samples_seen": 96, "step": 6'  # between the stages
     kill_after(command, run_dir, moment)
     assert '"event": "end"' not in (run_dir / METRICS_FILE).read_text(), "killed too late"
-    subprocess.run(command, cwd=ROOT, check=True)
+    options = evaluation_options(tiny_evaluation_set)
+    trained(run_dir, tiny_dataset, *options, ranks=2, plain=False)
     assert numbers(run_dir) == numbers(tiny_run)
     for stage in ("reduced", "full"):
         ours, our_scale = read_stage_weights(run_dir, stage)

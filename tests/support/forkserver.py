@@ -3,7 +3,8 @@
 import multiprocessing
 
 PRELOADED = [
-    "pretrain.train",
+    "pretrain.loop",
+    "pretrain.recipe.parsing",
     "pretrain.run.start",
     "pretrain.run.stage_evaluation",
     "pretrain.models.clip",

@@ -3,14 +3,13 @@
 import contextlib
 import json
 import os
-import socket
 import subprocess
 import sys
 import time
 from pathlib import Path
 
 import psutil
-from forked_runs import PLAIN, TINY
+from forked_runs import PLAIN, TINY, free_port
 from tiny_runs import ROOT
 
 from pretrain.base.run_files import METRICS_FILE
@@ -25,12 +24,6 @@ DEEPSPEED += ["--master_port", _PORT]
 DEEPSPEED += ["--no_local_rank", "--module"]
 PLAIN_PYTHON = [sys.executable, "-m"]
 LONG = ["--stages.reduced.steps", "20000", "--checkpoint.every_steps", "1000000"]
-
-
-def free_port() -> str:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return str(probe.getsockname()[1])
 
 
 class Run:
