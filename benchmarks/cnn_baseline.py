@@ -29,9 +29,9 @@ from benchmarks.comparison_file import check_beside, put_row, recipe_sha256
 from benchmarks.machine import this_machine
 from pretrain.batches.augment import AUGMENT_DRAWS, AugmentOptions, prepare
 from pretrain.dataset.reader import Dataset
-from pretrain.evaluation.evaluator import EvaluationSet
 from pretrain.evaluation.options import ZeroShotOptions
 from pretrain.evaluation.retrieval import retrieval
+from pretrain.evaluation.sets import EvaluationSet
 from pretrain.evaluation.zero_shot import class_embeddings, zero_shot
 from pretrain.recipe.parsing import parse
 from pretrain.recipe.recipe import Recipe

@@ -12,6 +12,7 @@ import importlib
 import itertools
 import json
 import math
+import re
 import sys
 import types
 import typing
@@ -74,7 +75,8 @@ def run(command: Command, arguments: Sequence[str] | None = None) -> int:
                 print(help_of(command, whole=not {*words} & _HELP or not command.first))
                 return 0
             read = values if command.read is None else _load(command.read)
-            result = _load(command.run)(*read(command, words))
+            given = read(command, words)
+            result = _load(command.run)(*given)  # is imported only now, when all is right
     except KeyboardInterrupt:
         print("error: interrupted; give the same command again to go on", file=sys.stderr)
         return INTERRUPTED
@@ -122,8 +124,11 @@ def values(command: Command, words: Sequence[str]) -> list[Any]:
     try:
         parsed = options.parse_args([*spelled, *(["--", *rest] if rest else [])])
         given = options.instantiate(parsed)
-    except argparse.ArgumentError as error:
-        raise ValueError(" ".join(str(error).split())) from error
+    except (argparse.ArgumentError, ValueError) as error:
+        told = " ".join(str(error).split())
+        # Of options that may be null, jsonargparse tells all types that did not fit.
+        own = re.search(r"Errors: - (.+?) - Expected a ", told)
+        raise ValueError(told if own is None else own[1]) from error
     found = [getattr(given, one.name) or [] for one in command.positionals]
     for kind in kinds:
         names = [field.name for field in dataclasses.fields(kind)]

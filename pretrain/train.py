@@ -255,7 +255,7 @@ def _count_replaced(job: Job, state: RunState, of_ranks: list[RankReading]) -> R
 
 
 def _evaluate(job: Job, stage: Stage, state: RunState, engine: "Engine") -> None:
-    if job.evaluator.sets:
+    if job.evaluator.judges(final=False):
         evaluate_stage(job, stage.name, state, engine.full_weights(), [stage.name])
 
 

@@ -10,10 +10,9 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
+from pretrain.batches.resize import Resize
+
 CROP_DRAWS = 4
-# shortest_side_crop: the centre square, bicubic. squash: the whole picture stretched to the square,
-# bilinear, which CLIPA v2's configs evaluate by ("works better").
-Resize = Literal["shortest_side_crop", "squash"]
 
 
 @dataclass(frozen=True, kw_only=True)
