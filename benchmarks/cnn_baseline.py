@@ -33,9 +33,9 @@ from pretrain.batches.augment import (
 )
 from pretrain.batches.options import AugmentOptions
 from pretrain.dataset.reader import Dataset
-from pretrain.evaluation.evaluator import EvaluationSet
 from pretrain.evaluation.options import ZeroShotOptions
 from pretrain.evaluation.retrieval import retrieval
+from pretrain.evaluation.sets import EvaluationSet
 from pretrain.evaluation.zero_shot import class_embeddings, zero_shot
 from pretrain.recipe.parsing import parse
 from pretrain.recipe.recipe import Recipe

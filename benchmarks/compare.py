@@ -31,6 +31,7 @@ from benchmarks.trainings import (
 from pretrain.recipe.parsing import parse
 from pretrain.recipe.recipe import Recipe
 from pretrain.report.run_folder import read_run
+from pretrain.report.summary import final_figures, sets_of
 
 TWO_STAGE, CONTROL, CNN = "two-stage CLIPA", "full tokens from scratch", "CNN + bag of words"
 _WARM_STEPS, _PROBE_STEPS = 5, 20  # of full-token training: let pass, then timed
@@ -158,7 +159,7 @@ def taken_over(comparison: Comparison, seed: int) -> Path | None:
     why = differs(run, asked, comparison.machine)
     if why is None and not run.is_finished:
         why = "that is not finished"
-    if why is None and (missing := set(asked.evaluation.sets) - set(run.evaluation or {})):
+    if why is None and (missing := set(asked.evaluation.sets) - set(sets_of(final_figures(run)))):
         why = f"that was not evaluated on {sorted(missing)}"
     if why is not None:
         print(f"two stages of seed {seed} are trained: {folder} holds a run {why}", flush=True)

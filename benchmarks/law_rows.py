@@ -14,9 +14,8 @@ from benchmarks.comparison_file import recipe_sha256
 from benchmarks.law_sweep import Cell, Sweep, Training
 from benchmarks.trainings import run_row
 from pretrain.base.files import rename_durably, write_durably
-from pretrain.base.run_files import EVALUATION_FILE
 from pretrain.report.run_folder import read_run
-from pretrain.report.summary import DIRECTIONS, summarize_stages
+from pretrain.report.summary import DIRECTIONS, collect_results, sets_of, summarize_stages
 
 Row = dict[str, Any]
 SWEEP_FILE = "sweep.json"
@@ -88,8 +87,8 @@ def put_row(out: Path, training: Training, run: Path, machine: dict[str, Any]) -
     first, last = training.recipe.stages
     made = run_row(run, list(training.recipe.evaluation.sets))
     at = {
-        (record["after"], record["tokens"]): record["sets"]
-        for record in json.loads((run / EVALUATION_FILE).read_text(encoding="utf-8"))["stages"]
+        (result.after, result.record["tokens"]): sets_of(result.figures)
+        for result in collect_results(read_run(run))
     }
     row = {
         "name": training.cell.name,

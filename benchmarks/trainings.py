@@ -1,7 +1,6 @@
 """Trainings that a comparison starts, goes on with where they stopped, or finds finished."""
 
 import argparse
-import json
 import subprocess
 import sys
 from datetime import datetime, timezone
@@ -9,11 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.comparison_file import recipe_sha256
-from pretrain.base.run_files import EVALUATION_FILE
 from pretrain.recipe.parsing import parse, read_recipe
 from pretrain.recipe.recipe import Recipe
 from pretrain.report.run_folder import Run, read_run
-from pretrain.report.summary import training_s
+from pretrain.report.summary import final_figures, sets_of, training_s
 
 
 def train(run: Path, arguments: list[str], machine: dict[str, Any]) -> None:
@@ -99,7 +97,7 @@ def run_row(folder: Path, sets: list[str]) -> dict[str, Any]:
     seconds = training_s(run)
     if seconds is None:
         raise ValueError(f"{folder} has no timed training step: remove it, and run again")
-    figures = json.loads((folder / EVALUATION_FILE).read_text(encoding="utf-8"))
+    found = sets_of(final_figures(run))
     commits = dict.fromkeys(begin["commit"] for begin in run.starts if begin.get("commit"))
     end = [event for event in run.events if event["event"] == "end"][-1]
     date = datetime.fromtimestamp(end["time"], timezone.utc)
@@ -107,7 +105,7 @@ def run_row(folder: Path, sets: list[str]) -> dict[str, Any]:
         "seconds": seconds,
         "samples": run.samples_seen,
         "images_per_s": run.samples_seen / seconds,
-        "sets": {one: figures[one] for one in sets},
+        "sets": {one: found[one] for one in sets},
         "run": str(folder),
         "commit": ", ".join(commits) or None,  # several where it was resumed by other code
         "date": date.isoformat(timespec="seconds"),

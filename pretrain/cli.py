@@ -9,6 +9,7 @@ import argparse
 import dataclasses
 import importlib
 import math
+import re
 import sys
 import textwrap
 import typing
@@ -118,8 +119,11 @@ def values(command: Command, words: Sequence[str]) -> list[Any]:
     try:
         parsed = options.parse_args([*spelled, *(["--", *rest] if rest else [])])
         given = options.instantiate(parsed)
-    except argparse.ArgumentError as error:
-        raise ValueError(" ".join(str(error).split())) from error
+    except (argparse.ArgumentError, ValueError) as error:
+        told = " ".join(str(error).split())
+        # Of options that may be null, jsonargparse tells all types that did not fit.
+        own = re.search(r"Errors: - (.+?) - Expected a ", told)
+        raise ValueError(told if own is None else own[1]) from error
     found = [getattr(given, one.name) or [] for one in command.positionals]
     for kind in kinds:
         names = [field.name for field in dataclasses.fields(kind)]

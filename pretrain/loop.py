@@ -230,7 +230,7 @@ def _train_step(
 
 
 def _evaluate(job: Job, stage: Stage, state: RunState, engine: TrainingEngine) -> None:
-    if job.evaluator.sets:
+    if job.evaluator.judges(final=False):
         evaluate_stage(job, stage.name, state, engine.full_weights(), [stage.name])
 
 

@@ -18,16 +18,16 @@ from pretrain.base.distributed import Runtime, agreed, all_ranks, broadcast_obje
 from pretrain.base.files import sync
 from pretrain.base.run_files import CHECKPOINTS
 from pretrain.evaluation.table import table
+from pretrain.evaluation.task import Figure
 from pretrain.recipe.parsing import read_recipe, stored_recipe
 from pretrain.recipe.recipe import Recipe
 from pretrain.run.checkpoint import complete, read_state, read_weights
 from pretrain.run.metrics import finite
 from pretrain.run.record import RunState
 from pretrain.run.stage_weights import check_stage_weights, read_stage_weights
-from pretrain.subject import Subject, of_stage
+from pretrain.subject import Source, of_stage
 from pretrain.tokens.options import TokenOptions
 
-_OTHER_TASKS = ("classification", "probe", "abilities")  # beside the sets in the results
 _BEGIN = b'{"event": "evaluation"'  # of every line
 _FOREIGN = "is not a file that --watch has written: give another --out"
 
@@ -74,7 +74,7 @@ class Judged:
 def watch(
     run_dir: Path,
     out: Path,
-    judge: Callable[[Subject], tuple[TokenOptions, dict[str, Any]]],
+    judge: Callable[[Source], tuple[TokenOptions, list[Figure]]],
     *,
     poll_s: float,
     runtime: Runtime,
@@ -110,12 +110,12 @@ def watch(
                 time.sleep(poll_s)
             continue
         state, stage, weights = read
-        lengths, results = judge(of_stage(recipe, stage, weights))
+        lengths, figures = judge(of_stage(recipe, stage, weights))
         if judged is not None:
-            judged.add(_record(recipe, state, stage, lengths, results))
+            judged.add(_record(recipe, state, stage, lengths, figures))
             print(
                 f"{stage}, step {state.step}, {state.samples_seen:,} samples, at "
-                f"{lengths.image_px} px / {lengths.text_tokens} text tokens\n{table(results)}",
+                f"{lengths.image_px} px / {lengths.text_tokens} text tokens\n{table(figures)}",
                 flush=True,
             )
     if judged is not None:
@@ -182,7 +182,7 @@ def _read(
 
 
 def _record(
-    recipe: Recipe, state: RunState, stage: str, lengths: TokenOptions, results: dict[str, Any]
+    recipe: Recipe, state: RunState, stage: str, lengths: TokenOptions, figures: list[Figure]
 ) -> dict[str, Any]:
     """A line as training's own evaluation events are."""
     at = (lengths.image_px, lengths.text_tokens)
@@ -200,6 +200,5 @@ def _record(
         "image_px": lengths.image_px,
         "image_tokens": (lengths.image_px // recipe.model.image.patch_px) ** 2,
         "text_tokens": lengths.text_tokens,
-        "sets": {name: one for name, one in results.items() if name not in _OTHER_TASKS},
-        **{name: results[name] for name in _OTHER_TASKS if name in results},
+        "figures": [figure.record() for figure in figures],
     }

@@ -1,6 +1,5 @@
 """Zero-shot classification of any labelled set, with class names and templates from files."""
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -10,15 +9,15 @@ import yaml
 from numpy.typing import NDArray
 from torch import Tensor
 
-from pretrain.base.checks import check_positive
-from pretrain.batches.images import (
-    evaluation_pixels,
-)
-from pretrain.batches.options import Normalisation, Resize
-from pretrain.evaluation.features import KeptTokens, squares_features, text_features
+from pretrain.batches.images import evaluation_pixels
+from pretrain.batches.options import Resize
+from pretrain.evaluation.features import Subject, squares_features, text_features
 from pretrain.evaluation.labelled import LabelledSet, open_labelled
+from pretrain.evaluation.options import ClassificationOptions, EvaluationOptions
 from pretrain.evaluation.prompts import check_prompts
-from pretrain.evaluation.zero_shot import class_embeddings, zero_shot
+from pretrain.evaluation.sets import Sets
+from pretrain.evaluation.task import Figure
+from pretrain.evaluation.zero_shot import accuracy_figures, class_embeddings, zero_shot
 from pretrain.models.clip import CLIP
 from pretrain.tokens.tokenizer import Tokenizer
 
@@ -26,33 +25,11 @@ _OWN = Path(__file__).with_name("templates")
 _SHIPPED = {"imagenet": "imagenet_classes.txt", "openai_imagenet": "openai_imagenet_templates.txt"}
 
 
-@dataclass(frozen=True, kw_only=True)
-class ClassificationOptions:
-    """A labelled set of pictures, and the texts that stand for its classes."""
-
-    images: Path
-    """Folder with one sub-folder a class, WebDataset tar (or a folder of tars) with a .cls beside
-    each picture, or folder that `datasets.Dataset.save_to_disk` wrote."""
-    classes: Path | None = None
-    """Class names, or `imagenet` for the 1,000 that come with this package. Text: one name a line,
-    matched by name where every label is one, else in the order of the sorted folders (of the
-    numbers in .cls). YAML: a list, the same, or a mapping from label to name. By default the
-    labels themselves, `_` as a space."""
-    templates: Path | None = None
-    """Prompt templates, one a line or a YAML list, each with one {} for the class name, or
-    `openai_imagenet` for the 80 that come with this package. By default `a photo of a {}.`."""
-    resize: Resize = "shortest_side_crop"
-    """shortest_side_crop: centre square, bicubic. squash: the whole picture stretched to a square,
-    bilinear, as CLIPA v2 evaluates."""
-    batch_samples: int = 256
-    """Samples per forward on each rank."""
-
-    def __post_init__(self) -> None:
-        check_positive({"classification.batch_samples": self.batch_samples})
-
-
 class Classification:
     """A labelled set opened and checked before any model is built."""
+
+    name = "classification"
+    is_quick = False
 
     def __init__(self, options: ClassificationOptions) -> None:
         self.options = options
@@ -64,18 +41,18 @@ class Classification:
             self.templates = _texts("classification.templates", options.templates)
         check_prompts("classification.templates", self.templates)
 
-    def evaluate(
-        self,
-        model: CLIP,
-        tokenizer: Tokenizer,
-        normalisation: Normalisation,
-        kept: KeptTokens | None = None,
-    ) -> dict[str, Any]:
+    @classmethod
+    def open(cls, options: EvaluationOptions, sets: Sets) -> "Classification | None":
+        return None if options.classification is None else cls(options.classification)
+
+    def evaluate(self, subject: Subject) -> list[Figure]:
         """The figures of `zero_shot`. Collective."""
-        batch = self.options.batch_samples
-        images = picture_features(model, self.set, normalisation, self.options.resize, batch, kept)
-        classifier = self.classifier(model, tokenizer)
-        return zero_shot(images, self.class_of_image.to(images.device), classifier)
+        images = picture_features(
+            subject, self.set, self.options.resize, self.options.batch_samples
+        )
+        classifier = self.classifier(subject.model, subject.tokenizer)
+        found = zero_shot(images, self.class_of_image.to(images.device), classifier)
+        return accuracy_figures(self.name, self.options.images.name, "", found, {})
 
     def classifier(self, model: CLIP, tokenizer: Tokenizer) -> Tensor:
         """(C, E): the normalised mean over the templates. Collective."""
@@ -91,21 +68,17 @@ class Classification:
         )
 
 
-def picture_features(
-    model: CLIP,
-    pictures: LabelledSet,
-    normalisation: Normalisation,
-    how: Resize,
-    batch: int,
-    kept: KeptTokens | None = None,
-) -> Tensor:
+def picture_features(subject: Subject, pictures: LabelledSet, how: Resize, batch: int) -> Tensor:
     """(n, E) fp32 unit vectors of a labelled set's pictures. Collective."""
-    image_px = model.image.image_px
+    image_px = subject.model.image.image_px
 
     def square(row: int) -> NDArray[np.uint8]:
         return evaluation_pixels(pictures.read(row), image_px, how)
 
-    return squares_features(model, len(pictures.labels), square, normalisation, batch, kept)
+    count = len(pictures.labels)
+    return squares_features(
+        subject.model, count, square, subject.normalisation, batch, subject.kept
+    )
 
 
 def class_names(pictures: LabelledSet, file: Path | None) -> tuple[list[str], dict[str, int]]:

@@ -2,10 +2,11 @@
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
+import torch.distributed as dist
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -19,9 +20,11 @@ from pretrain.batches.images import evaluation_pixels
 from pretrain.batches.options import AugmentOptions, Normalisation
 from pretrain.dataset.pictures import decode
 from pretrain.dataset.reader import Dataset
+from pretrain.evaluation.sets import EvaluationSet
 from pretrain.models.clip import CLIP
 from pretrain.tokens.context import context
 from pretrain.tokens.image_reduction import ImageReduction, draws_needed, keep_index
+from pretrain.tokens.tokenizer import Tokenizer
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -137,3 +140,29 @@ def text_features(model: CLIP, texts: Sequence[NDArray[np.integer]], batch: int)
         return model.encode_text(torch.from_numpy(ids).to(device))
 
     return distributed_rows(len(texts), batch, embed)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Subject:
+    """A model as tasks judge it, at its own lengths."""
+
+    model: CLIP
+    tokenizer: Tokenizer
+    normalisation: Normalisation
+    kept: KeptTokens | None = None
+    """Image tokens that are kept; None is all."""
+    _embedded: dict[tuple[int, int], tuple[Tensor, Tensor]] = field(default_factory=dict)
+
+    @property
+    def is_main(self) -> bool:
+        return not dist.is_initialized() or dist.get_rank() == 0
+
+    def embedded(self, one: EvaluationSet, batch: int) -> tuple[Tensor, Tensor]:
+        """(pictures (n, E), captions (m, E)) of a set, computed once for all tasks. Collective."""
+        key = (id(one), batch)
+        if key not in self._embedded:
+            self._embedded[key] = (
+                image_features(self.model, one.dataset, self.normalisation, batch, self.kept),
+                text_features(self.model, one.caption_ids, batch),
+            )
+        return self._embedded[key]

@@ -1,7 +1,5 @@
 """Linear probe and k-nearest neighbours on frozen picture features of a labelled pair of sets."""
 
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,13 +8,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pretrain.base import progress
-from pretrain.base.checks import check_positive
-from pretrain.batches.options import Normalisation, Resize
 from pretrain.evaluation.classification import picture_features
-from pretrain.evaluation.features import KeptTokens
+from pretrain.evaluation.features import Subject
 from pretrain.evaluation.labelled import open_labelled
+from pretrain.evaluation.options import EvaluationOptions, ProbeOptions
+from pretrain.evaluation.sets import Sets
+from pretrain.evaluation.task import Figure
 from pretrain.evaluation.zero_shot import wilson_interval
-from pretrain.models.clip import CLIP
 
 _SCORES = 1 << 26  # similarities held at once
 _TRIED = tuple(10.0**power for power in range(-1, 6))
@@ -24,33 +22,11 @@ _HELD_OUT = 0.2
 _ITERATIONS = 1000
 
 
-@dataclass(frozen=True, kw_only=True)
-class ProbeOptions:
-    """Two labelled sets: one to fit on frozen features, one to judge by."""
-
-    train: Path
-    """Labelled set to fit on, of any kind that classification.images takes."""
-    test: Path
-    """Labelled set to judge by; its labels are among those of the first."""
-    resize: Resize = "shortest_side_crop"
-    """As classification.resize."""
-    inverse_penalty: float | None = None
-    """C of scikit-learn's LogisticRegression (L2); null tries 0.1 to 100,000 by tens on a fifth of
-    the training set, held out by class, and fits all of it by the best (the smallest of equals)."""
-    neighbours: int = 20
-    """Nearest training pictures that vote (DINO, arXiv 2104.14294: 20)."""
-    temperature: float = 0.07
-    """A neighbour's vote counts exp(cosine / temperature) (DINO: 0.07)."""
-    batch_samples: int = 256
-    """Pictures per forward on each rank."""
-
-    def __post_init__(self) -> None:
-        names = ("inverse_penalty", "neighbours", "temperature", "batch_samples")
-        check_positive({f"probe.{name}": getattr(self, name) for name in names})
-
-
 class Probe:
     """Both sets opened and checked before any model is built."""
+
+    name = "probe"
+    is_quick = False
 
     def __init__(self, options: ProbeOptions) -> None:
         self.options = options
@@ -77,23 +53,19 @@ class Probe:
         place = {label: at for at, label in enumerate(self.classes)}
         return np.array([place[label] for label in labels])
 
-    def evaluate(
-        self,
-        model: CLIP,
-        normalisation: Normalisation,
-        is_main: bool,
-        kept: KeptTokens | None = None,
-    ) -> dict[str, Any]:
-        """{linear: …, knn: …}, each top1 with its interval; fitted on the main rank alone, for the
-        others {}. Collective."""
+    @classmethod
+    def open(cls, options: EvaluationOptions, sets: Sets) -> "Probe | None":
+        return None if options.probe is None else cls(options.probe)
+
+    def evaluate(self, subject: Subject) -> list[Figure]:
+        """Top-1 of the linear probe and of k-NN; fitted on the main rank alone, for the others
+        nothing. Collective."""
         known, asked = (
-            picture_features(
-                model, one, normalisation, self.options.resize, self.options.batch_samples, kept
-            )
+            picture_features(subject, one, self.options.resize, self.options.batch_samples)
             for one in (self.train, self.test)
         )
-        if not is_main:
-            return {}
+        if not subject.is_main:
+            return []
         labels, truth = self._places(self.train.labels), self._places(self.test.labels)
         penalty = self.options.inverse_penalty
         if penalty is None:
@@ -107,15 +79,36 @@ class Probe:
             neighbours=self.options.neighbours,
             temperature=self.options.temperature,
         )
-        return {
-            "linear": {**_figures(linear, truth), "inverse_penalty": penalty},
-            "knn": {
-                **_figures(nearest.cpu().numpy(), truth),
-                "neighbours": min(self.options.neighbours, len(known)),
+        neighbours = min(self.options.neighbours, len(known))
+        return [
+            self._figure("linear", linear, truth, {"inverse_penalty": penalty}),
+            self._figure("knn", nearest.cpu().numpy(), truth, {"neighbours": neighbours}),
+        ]
+
+    def _figure(
+        self,
+        way: str,
+        found: NDArray[np.int64],
+        truth: NDArray[np.int64],
+        setting: dict[str, float],
+    ) -> Figure:
+        hits = int((found == truth).sum())
+        return Figure(
+            task=self.name,
+            set=self.options.test.name,
+            part=way,
+            name="top1",
+            value=hits / len(truth),
+            chance=1 / len(self.classes),
+            interval=wilson_interval(hits, len(truth)),
+            n=len(truth),
+            facts={
+                **setting,
+                "classes": len(self.classes),
+                "largest_class": float(np.bincount(truth).max() / len(truth)),
+                "train_pictures": len(self.train.labels),
             },
-            "classes": len(self.classes),
-            "train_pictures": len(labels),
-        }
+        )
 
 
 def nearest_class(
@@ -161,14 +154,3 @@ def _chosen_penalty(features: NDArray[np.float32], labels: NDArray[np.int64]) ->
         for penalty in _TRIED
     ]
     return _TRIED[int(np.argmax(right))]
-
-
-def _figures(found: NDArray[np.int64], truth: NDArray[np.int64]) -> dict[str, Any]:
-    hits = int((found == truth).sum())
-    largest = float(np.bincount(truth).max() / len(truth))
-    return {
-        "top1": hits / len(truth),
-        "top1_ci95": wilson_interval(hits, len(truth)),
-        "largest_class": largest,
-        "n": len(truth),
-    }

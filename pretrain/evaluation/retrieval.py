@@ -1,5 +1,6 @@
 """Retrieval recall@k both ways, several captions a picture or not, with its chance level."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -8,8 +9,57 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
+from pretrain.evaluation.features import Subject
+from pretrain.evaluation.options import EvaluationOptions
+from pretrain.evaluation.sets import Sets
+from pretrain.evaluation.task import Figure
+
 KS = (1, 5, 10)
 _CHUNK, _GALLERY_CHUNK = 1024, 8192  # queries and gallery items compared at once
+
+
+class Retrieval:
+    """Pictures and captions of every evaluation set, each searched for by the other."""
+
+    name = "retrieval"
+    is_quick = True
+
+    def __init__(self, sets: Sets, batch: int) -> None:
+        self._sets, self._batch = sets, batch
+
+    @classmethod
+    def open(cls, options: EvaluationOptions, sets: Sets) -> "Retrieval | None":
+        return cls(sets, options.batch_samples) if sets.named else None
+
+    def evaluate(self, subject: Subject) -> list[Figure]:
+        """R@k both ways of every set. Collective."""
+        figures = []
+        for name, one in self._sets.at(subject.model.image.image_px).items():
+            images, texts = subject.embedded(one, self._batch)
+            found = retrieval(images, texts, one.matches.to(images.device))
+            for direction, rates in found.items():
+                facts = {"tier": one.dataset.tier}
+                figures += recall_figures(self.name, name, direction, rates, facts)
+        return figures
+
+
+def recall_figures(
+    task: str, name: str, part: str, rates: dict[str, Any], facts: Mapping[str, float | str]
+) -> list[Figure]:
+    """One direction of `retrieval` as figures of a set."""
+    return [
+        Figure(
+            task=task,
+            set=name,
+            part=part,
+            name=f"r@{k}",
+            value=rates[f"r@{k}"],
+            chance=rates[f"chance_r@{k}"],
+            n=rates["n"],
+            facts=facts,
+        )
+        for k in KS
+    ]
 
 
 def ranks(queries: Tensor, gallery: Tensor, matches: Tensor) -> Tensor:

@@ -88,15 +88,13 @@ def _results(run_dir: Path) -> str:
     path = run_dir / EVALUATION_FILE
     if not path.is_file():
         return "No evaluation in the run folder.\n"
-    figures = _flat(json.loads(path.read_text(encoding="utf-8")))
-    rows = [f"| {name} | {value:.4g} |" for name, value in figures]
-    return "\n".join(["| figure | value |", "|---|---|", *rows]) + "\n"
-
-
-def _flat(value: Any, name: str = "") -> list[tuple[str, float]]:
-    """(dotted name, number) of every number inside."""
-    if isinstance(value, dict):
-        return [
-            row for key, part in value.items() for row in _flat(part, f"{name}.{key}".strip("."))
-        ]
-    return [(name, value)] if isinstance(value, int | float) else []
+    rows = []
+    for point in json.loads(path.read_text(encoding="utf-8"))["points"]:
+        where = f"after {point['after']}, at {point['tokens']} tokens"
+        for one in point["figures"]:
+            words = [one[field] for field in ("task", "set", "part", "name") if one[field]]
+            chance = "" if one["chance"] is None else f"{one['chance']:.4g}"
+            numbers = f"{one['value']:.4g} | {chance} | {one['n']}"
+            rows.append(f"| {where} | {' '.join(words)} | {numbers} |")
+    head = ["| evaluated | figure | value | chance | n |", "|---|---|---|---|---|"]
+    return "\n".join([*head, *rows]) + "\n"

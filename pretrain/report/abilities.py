@@ -3,7 +3,7 @@
 from pretrain.report import figures
 from pretrain.report.chart import Bar, Chart, bar_chart
 from pretrain.report.run_folder import Record, Run
-from pretrain.report.summary import Result, collect_results, objects
+from pretrain.report.summary import ABILITIES, Result, collect_results
 
 _CHARTS = {
     "Abilities: counting and reading": ("counting", "digits", "words", "texture"),
@@ -14,7 +14,7 @@ _COLOURS = 4
 
 def ability_charts(run: Run) -> list[Chart]:
     """Bars by ability and evaluation; none where no evaluation judged abilities."""
-    judged = [r for r in collect_results(run) if objects(r.record.get("abilities"))]
+    judged = [r for r in collect_results(run) if _judged(r)]
     own = [r for r in judged if r.record.get("tokens") in (r.after, None)]
     shown = (judged if len(judged) <= _COLOURS else own)[-_COLOURS:]
     charts = []
@@ -26,7 +26,7 @@ def ability_charts(run: Run) -> list[Chart]:
             if known := [bar for bar in bars if bar is not None]:
                 groups[name] = known
             for result in shown:
-                chance = figures.number(_figures(result, name).get("chance"))
+                chance = figures.number(_judged(result).get(name, {}).get("chance"))
                 if chance is not None:
                     chances[name] = chance
         if groups:
@@ -42,7 +42,7 @@ def indistinct_note(run: Run) -> str:
     for result in collect_results(run):
         lost = {
             name: share
-            for name, one in objects(result.record.get("abilities")).items()
+            for name, one in _judged(result).items()
             if (share := figures.number(one.get("indistinct")))
         }
         if lost:
@@ -51,16 +51,17 @@ def indistinct_note(run: Run) -> str:
     return "; ".join(found)
 
 
-def _figures(result: Result, name: str) -> Record:
-    return objects(result.record.get("abilities")).get(name, {})
+def _judged(result: Result) -> dict[str, Record]:
+    """The figures by ability."""
+    return {str(one.get("part")): one for one in result.figures if one.get("task") == ABILITIES}
 
 
 def _bar(result: Result, name: str, colour: int) -> Bar | None:
-    one = _figures(result, name)
-    top1 = figures.number(one.get("top1"))
+    one = _judged(result).get(name, {})
+    top1 = figures.number(one.get("value"))
     if top1 is None:
         return None
-    ends = one.get("top1_ci95")
+    ends = one.get("interval")
     bounds = [figures.number(end) for end in ends] if isinstance(ends, list) else []
     interval = (bounds[0], bounds[1]) if len(bounds) == 2 and None not in bounds else None
     return Bar(name=_name(result), values=[top1], colour=f"c{colour}", interval=interval)  # type: ignore[arg-type]

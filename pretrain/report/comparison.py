@@ -9,10 +9,10 @@ from pretrain.report.run_folder import Record, Run
 from pretrain.report.summary import (
     DIRECTIONS,
     Spread,
-    final_sets,
+    final_figures,
     group_comparison,
     objects,
-    set_names,
+    sets_of,
     spread,
     training_s,
 )
@@ -40,14 +40,19 @@ def read_comparison(path: Path) -> Record:
 def comparison_of(run: Run, comparison: Record) -> tuple[Table, list[Chart]] | None:
     """Table and bars of the rows, by name over seeds, the run itself first; None without rows."""
     groups = {**_own_row(run), **group_comparison(comparison["rows"])}
-    names = set_names(objects(row.get("sets")) for rows in groups.values() for row in rows)
+    sets = [objects(row.get("sets")) for rows in groups.values() for row in rows]
+    names = [
+        name
+        for name in dict.fromkeys(name for one in sets for name in one)
+        if any(way in one.get(name, {}) for one in sets for way, _ in DIRECTIONS)
+    ]
     if not names:
         return None
     return _table(groups, names), [_bars(name, groups) for name in names]
 
 
 def _own_row(run: Run) -> dict[str, list[Record]]:
-    sets = final_sets(run)
+    sets = sets_of(final_figures(run))
     if not sets:
         return {}
     seconds = training_s(run)

@@ -2,12 +2,11 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from pretrain.report import figures
 from pretrain.report.chart import NARROW, Chart, Line, Mark, Point, line_chart
 from pretrain.report.run_folder import Record, Run
-from pretrain.report.summary import DIRECTIONS, objects, set_names
+from pretrain.report.summary import DIRECTIONS, Key, by_key, figures_of, question, set_names
 
 
 def curves(run: Run) -> list[Chart]:
@@ -25,14 +24,11 @@ def _marks(run: Run) -> list[Mark]:
     return [*resumes, *stages]
 
 
-def _points(records: Sequence[Record], *path: str, factor: float = 1.0) -> list[Point]:
-    """Samples seen and the member at this path, of every record that has both as numbers."""
+def _points(records: Sequence[Record], field: str, factor: float = 1.0) -> list[Point]:
+    """Samples seen and a field, of every record that has both as numbers."""
     points = []
     for record in records:
-        member: Any = record
-        for key in path:
-            member = member.get(key) if isinstance(member, dict) else None
-        x, y = figures.number(record.get("samples_seen")), figures.number(member)
+        x, y = figures.number(record.get("samples_seen")), figures.number(record.get(field))
         if x is not None and y is not None:
             points.append((x, factor * y))
     return points
@@ -64,36 +60,46 @@ def _training_charts(run: Run) -> list[Chart | None]:
     ]
 
 
-def recall_points(run: Run, name: str, direction: str) -> list[Point]:
-    """Recall@1 of an evaluation set at the token lengths that each stage trains with."""
+def recall_points(run: Run, name: str, key: Key) -> list[Point]:
+    """A recall of an evaluation set at the token lengths that each stage trains with."""
     own = [event for event in run.evaluations if event.get("stage") == event.get("tokens")]
-    return _points(own or run.evaluations, "sets", name, direction, "r@1")
+    return _figure_points(own or run.evaluations, name, key, "value")
+
+
+def _figure_points(events: Sequence[Record], name: str, key: Key, field: str) -> list[Point]:
+    """Samples seen and a field of a set's figure, of every evaluation that has it."""
+    found = [(event.get("samples_seen"), by_key(figures_of(event), name)) for event in events]
+    records = [{**one[key], "samples_seen": at} for at, one in found if key in one]
+    return _points(records, field)
 
 
 def _evaluation_charts(run: Run) -> list[Chart | None]:
     """Recall@1 of every evaluation set; the first stage's token lengths solid, others dashed."""
     marks, limit = _marks(run), float(run.samples_seen)
     evaluations = run.all_evaluations
-    names = set_names(objects(event.get("sets")) for event in evaluations)
     lengths = list(
-        dict.fromkeys(str(event.get("tokens")) for event in evaluations if event.get("sets"))
+        dict.fromkeys(str(event.get("tokens")) for event in evaluations if figures_of(event))
     )
+    found = [one for event in evaluations for one in figures_of(event)]
+    recalls = [one for one in found if one.get("name") == "r@1"]
     charts = []
-    for name in names:
+    for name in set_names(recalls):
+        keys = list(by_key(recalls, name))
         lines = []
         for tokens in lengths:
             events = [event for event in evaluations if str(event.get("tokens")) == tokens]
-            for colour, (direction, label) in enumerate(DIRECTIONS, start=1):
+            for place, key in enumerate(keys):
+                label = question(*key[:2])
                 lines.append(
                     Line(
                         name=f"{label}, {tokens}" if len(lengths) > 1 else label,
-                        points=_points(events, "sets", name, direction, "r@1"),
-                        colour=f"c{colour + 2 * (lengths.index(tokens) % 2)}",
+                        points=_figure_points(events, name, key, "value"),
+                        colour=f"c{1 + (place + 2 * (lengths.index(tokens) % 2)) % 4}",
                         is_dashed=tokens != lengths[0],
                         has_dots=True,
                     )
                 )
-        chance = _points(evaluations, "sets", name, DIRECTIONS[0][0], "chance_r@1")
+        chance = _figure_points(evaluations, name, keys[0], "chance")
         lines.append(Line(name="chance", points=sorted(set(chance)), colour="soft", is_thin=True))
         charts.append(
             line_chart(

@@ -5,7 +5,7 @@ import binascii
 
 from pretrain.report import figures
 from pretrain.report.run_folder import Record, Run
-from pretrain.report.summary import DIRECTIONS, final_sets, objects
+from pretrain.report.summary import DIRECTIONS, by_key, final_figures
 
 
 def gallery_of(run: Run) -> Record | None:
@@ -41,11 +41,12 @@ def picture_of(found: object) -> Record:
 def _right(run: Run, queries: list[Record], direction: int) -> Record:
     """How many queries are right at first place and among five, and the whole set's rates."""
     name = str((run.gallery or {}).get("set"))
-    whole = objects(final_sets(run).get(name)).get(DIRECTIONS[direction][0], {})
+    whole = by_key(final_figures(run), name)
+    keys = [("retrieval", DIRECTIONS[direction][0], k) for k in ("r@1", "r@5")]
     return {
         "first": sum(any(guess["is_right"] for guess in one["guesses"][:1]) for one in queries),
         "among_five": sum(any(guess["is_right"] for guess in one["guesses"]) for one in queries),
-        "whole_set": [figures.percent(whole[k]) for k in ("r@1", "r@5") if k in whole],
+        "whole_set": [figures.percent(whole[key].get("value")) for key in keys if key in whole],
     }
 
 

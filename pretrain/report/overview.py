@@ -4,13 +4,14 @@ import math
 import statistics
 from dataclasses import dataclass
 
+from pretrain.evaluation.task import shown_name
 from pretrain.report import figures
 from pretrain.report.run_folder import METRICS_FILE, Record, Run
 from pretrain.report.summary import (
     DIRECTIONS,
     StageSummary,
-    final_sets,
-    objects,
+    final_figures,
+    headlines,
     summarize_stages,
 )
 from pretrain.report.table import Table
@@ -26,13 +27,17 @@ class Card:
 
 
 def headline_cards(run: Run) -> list[Card]:
-    """Retrieval, speed, zero-shot and training, in rows of one card a set and one more."""
+    """The first task, speed, the other tasks and training, in rows of one card a set and one
+    more."""
     stages = summarize_stages(run)
-    sets = final_sets(run)
-    retrieval = [_retrieval_card(name, one) for name, one in sets.items()]
-    zero_shot = [_zero_shot_card(name, one) for name, one in sets.items()]
-    cards = [*retrieval, _speed_card(stages), *zero_shot, _training_card(run, stages)]
-    return [card for card in cards if card is not None]
+    groups: dict[str, dict[str, list[Record]]] = {}
+    for one in headlines(final_figures(run)):
+        of_task = groups.setdefault(str(one.get("task")), {})
+        of_task.setdefault(str(one.get("set")), []).append(one)
+    tasks = [[_set_card(found) for found in sets.values()] for sets in groups.values()]
+    others = [card for cards in tasks[1:] for card in cards]
+    cards = [*(tasks[0] if tasks else ()), _speed_card(stages), *others]
+    return [card for card in (*cards, _training_card(run, stages)) if card is not None]
 
 
 def stage_table(run: Run) -> Table | None:
@@ -102,38 +107,28 @@ def _millions(value: object) -> str:
     return f"{figures.decimal(parsed / 1e6, 3 if parsed >= 1e6 else 2)} M"
 
 
-def _retrieval_card(name: str, one: Record) -> Card | None:
-    parts = [(one.get(key), label) for key, label in DIRECTIONS if isinstance(one.get(key), dict)]
-    if not parts:
-        return None
-    pair = [(figures.percent(part.get("r@1")), f"{label} R@1") for part, label in parts if part]
-    chances = dict.fromkeys(figures.percent(part.get("chance_r@1")) for part, _ in parts if part)
-    against = f"chance {' / '.join(chances)}"
-    counts = [n for n in (figures.number(part.get("n")) for part, _ in parts if part) if n]
-    rates = [r for r in (figures.number(part.get("r@1")) for part, _ in parts if part) if r]
+def _set_card(found: list[Record]) -> Card:
+    """The headlines of one task on one set."""
+    task, name = str(found[0].get("task")), str(found[0].get("set"))
+    pair, chances = [], []
+    for one in found:
+        asked, classes = str(one.get("part") or ""), figures.number(one.get("classes"))
+        label = dict(DIRECTIONS).get(asked, figures.readable(asked))
+        label = f"{label} {shown_name(str(one.get('name')))}".strip()
+        label += "" if classes is None else f", {figures.count(classes)} classes"
+        pair.append((figures.percent(one.get("value")), label))
+        chances.append(figures.percent(one.get("chance")))
+    against = f"chance {' / '.join(dict.fromkeys(chances))}"
+    if any("largest_class" in one for one in found):
+        largest = (figures.percent(one.get("largest_class")) for one in found)
+        against += f" · largest class {' / '.join(largest)}"
+    counts = [n for n in (figures.number(one.get("n")) for one in found) if n]
+    rates = [rate for rate in (figures.number(one.get("value")) for one in found) if rate]
     if counts and rates:
         error = statistics.fmean(math.sqrt(rate * (1 - rate) / counts[0]) for rate in rates)
         against += f" · n = {figures.count(counts[0])} · s.e. {100 * error:.1f} points"
-    return Card(what=f"Retrieval, {figures.readable(name)}", pair=pair, against=against)
-
-
-def _zero_shot_card(name: str, one: Record) -> Card | None:
-    fields = objects(one.get("zero_shot"))
-    if not fields:
-        return None
-    pair, chances, largest = [], [], []
-    for field, scores in fields.items():
-        classes = figures.number(scores.get("classes"))
-        pair.append(
-            (
-                figures.percent(scores.get("top1")),
-                f"{figures.readable(field)}, {figures.count(classes)} classes",
-            )
-        )
-        chances.append(figures.percent(1 / classes if classes else None))
-        largest.append(figures.percent(scores.get("largest_class")))
-    against = f"chance {' / '.join(chances)} · largest class {' / '.join(largest)}"
-    return Card(what=f"Zero-shot top-1, {figures.readable(name)}", pair=pair, against=against)
+    what = figures.readable(task[:1].upper() + task[1:])
+    return Card(what=f"{what}, {figures.readable(name)}", pair=pair, against=against)
 
 
 def _speed_card(stages: list[StageSummary]) -> Card | None:

@@ -10,7 +10,7 @@ from pretrain.report.overview import environment, headline_cards, lead, stage_ta
 from pretrain.report.results import result_tables
 from pretrain.report.run_folder import Record, Run
 from pretrain.report.several import differences, figures_tables, names_of, overlaid
-from pretrain.report.summary import final_sets
+from pretrain.report.summary import final_figures, set_names
 from pretrain.report.template import template
 
 
@@ -19,7 +19,7 @@ def render(run: Run, comparison: Record | None = None) -> str:
     return template("page.html").render(
         run=run,
         lead=lead(run),
-        sets=final_sets(run),
+        sets=set_names(final_figures(run)),
         cards=headline_cards(run),
         stages=stage_table(run),
         results=result_tables(run),

@@ -1,76 +1,58 @@
 """The results: a table per evaluation set, after each stage, against chance."""
 
+from pretrain.evaluation.task import shown_name
 from pretrain.report import figures
 from pretrain.report.run_folder import Record, Run
-from pretrain.report.summary import (
-    DIRECTIONS,
-    Result,
-    collect_results,
-    objects,
-    recall_ks,
-    set_names,
-)
+from pretrain.report.summary import Key, Result, by_key, collect_results, question, set_names
 from pretrain.report.table import Cell, Table
 
 
 def result_tables(run: Run) -> list[Table]:
-    """Retrieval and zero-shot of every set, after each stage, at every token length evaluated."""
+    """The figures of every set, after each stage, at every token length evaluated."""
     results = collect_results(run)
-    names = set_names(result.sets for result in results)
-    return [_set_table(run, name, [r for r in results if name in r.sets]) for name in names]
+    names = set_names(one for result in results for one in result.figures)
+    return [_set_table(run, name, results) for name in names]
 
 
 def _set_table(run: Run, name: str, results: list[Result]) -> Table:
-    last = results[-1].sets[name]
-    ks = recall_ks(result.sets[name] for result in results)
-    fields = list(dict.fromkeys(f for r in results for f in objects(r.sets[name].get("zero_shot"))))
-    shots = objects(last.get("zero_shot"))
-    spans = [("", 1), *((label, len(ks)) for _, label in DIRECTIONS if ks)]
-    head = ["evaluated", *(f"R@{k}" for _ in DIRECTIONS for k in ks)]
-    for field in fields:
-        classes = figures.count(objects(shots).get(field, {}).get("classes"))
-        spans.append((f"zero-shot {figures.readable(field)} ({classes})", 2))
-        head += ["top-1", "top-5"]
-    own = [i for i, r in enumerate(results) if r.record.get("tokens") in (r.after, None)]
-    rows = [
-        ("final" if own and i == own[-1] else "", _result_row(run, result, name, ks, fields))
-        for i, result in enumerate(results)
+    found = [(result, one) for result in results if (one := by_key(result.figures, name))]
+    keys = list(dict.fromkeys(key for _, one in found for key in one))
+    asked = list(dict.fromkeys(key[:2] for key in keys))
+    columns = sorted(keys, key=lambda key: asked.index(key[:2]))  # those of a question together
+    last = {key: one for _, own in found for key, one in own.items()}
+    spans = [("", 1)]
+    for task, part in asked:
+        own = [key for key in columns if key[:2] == (task, part)]
+        classes = figures.number(last[own[0]].get("classes"))
+        count = "" if classes is None else f" ({figures.count(classes)})"
+        spans.append((question(task, part) + count, len(own)))
+    at_own = [result.record.get("tokens") in (result.after, None) for result, _ in found]
+    final = max((place for place, is_own in enumerate(at_own) if is_own), default=None)
+    rows: list[tuple[str, list[str | Cell]]] = [
+        ("final" if place == final else "", [_label(run, result), *_cells(columns, one, "value")])
+        for place, (result, one) in enumerate(found)
     ]
-    rows.append(("chance", _chance_row(last, ks, fields)))
-    if fields:
-        largest: list[str | Cell] = ["largest class", *("" for _ in DIRECTIONS for _ in ks)]
-        for field in fields:
-            largest += [figures.points(shots.get(field, {}).get("largest_class")), ""]
-        rows.append(("chance", largest))
-    count = objects(last).get(DIRECTIONS[0][0], {}).get("n")
-    detail = "" if count is None else f"{figures.count(count)} images"
-    return Table(title=figures.readable(name), detail=detail, spans=spans, head=head, rows=rows)
+    rows.append(("chance", ["chance", *_cells(columns, last, "chance")]))
+    if any("largest_class" in one for one in last.values()):
+        # It is what always naming one class gets at the first place.
+        only = {key: one for key, one in last.items() if key[2] == "top1"}
+        rows.append(("chance", ["largest class", *_cells(columns, only, "largest_class")]))
+    counts = {figures.count(one.get("n")) for one in last.values()}
+    return Table(
+        title=figures.readable(name),
+        detail=f"n = {counts.pop()}" if len(counts) == 1 else "",
+        spans=spans,
+        head=["evaluated", *(shown_name(key[2]) for key in columns)],
+        rows=rows,
+    )
 
 
-def _result_row(
-    run: Run, result: Result, name: str, ks: list[int], fields: list[str]
-) -> list[str | Cell]:
-    one = result.sets[name]
-    row: list[str | Cell] = [_label(run, result)]
-    for direction, _ in DIRECTIONS:
-        scores = objects(one).get(direction, {})
-        row += [figures.points(scores.get(f"r@{k}")) for k in ks]
-    for field in fields:
-        scores = objects(one.get("zero_shot")).get(field, {})
-        row += [figures.points(scores.get("top1")), figures.points(scores.get("top5"))]
-    return row
-
-
-def _chance_row(one: Record, ks: list[int], fields: list[str]) -> list[str | Cell]:
-    row: list[str | Cell] = ["chance"]
-    for direction, _ in DIRECTIONS:
-        scores = objects(one).get(direction, {})
-        row += [figures.points(scores.get(f"chance_r@{k}")) for k in ks]
-    for field in fields:
-        classes = figures.number(objects(one.get("zero_shot")).get(field, {}).get("classes"))
-        for k in (1, 5):
-            row.append(figures.points(min(1.0, k / classes) if classes else None))
-    return row
+def _cells(columns: list[Key], found: dict[Key, Record], field: str) -> list[str | Cell]:
+    """Empty where a column has no such figure or fact."""
+    return [
+        figures.points(found[key].get(field)) if field in found.get(key, {}) else ""
+        for key in columns
+    ]
 
 
 def _label(run: Run, result: Result) -> Cell:

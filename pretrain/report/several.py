@@ -5,14 +5,17 @@ from typing import Any
 
 import yaml
 
+from pretrain.evaluation.task import shown_name
 from pretrain.report import figures
 from pretrain.report.chart import NARROW, WIDE, Chart, Line, Point, line_chart
 from pretrain.report.curves import LOSS, QUANTITIES, Quantity, percent_tick, recall_points
 from pretrain.report.run_folder import Run
 from pretrain.report.summary import (
-    DIRECTIONS,
-    final_sets,
-    objects,
+    by_key,
+    figures_of,
+    final_figures,
+    headlines,
+    question,
     set_names,
     summarize_stages,
     training_s,
@@ -47,24 +50,20 @@ def figures_tables(runs: Sequence[Run], names: Sequence[str]) -> list[Table]:
             figures.decimal(run.steps[-1].get("loss") if run.steps else None),
         ]
         rows.append(("", row))
-    sets = set_names(final_sets(run) for run in runs)
+    sets = set_names(one for run in runs for one in headlines(final_figures(run)))
     of_sets = [_set_table(name, runs, names) for name in sets]
     return [Table(title="Training", head=head, rows=rows), *of_sets]
 
 
 def _set_table(name: str, runs: Sequence[Run], names: Sequence[str]) -> Table:
-    """R@1 and zero-shot top-1 of one evaluation set."""
-    ones = [objects(objects(final_sets(run)).get(name)) for run in runs]
-    shots = [objects(one.get("zero_shot")) for one in ones]
-    fields = list(dict.fromkeys(field for shot in shots for field in shot))
-    head = ["run", *(f"{label} R@1" for _, label in DIRECTIONS)]
-    head += [f"zero-shot {figures.readable(field)}" for field in fields]
+    """R@1 and top-1 of one evaluation set."""
+    found = [by_key(headlines(final_figures(run)), name) for run in runs]
+    columns = list(dict.fromkeys(key for one in found for key in one))
+    head = ["run", *(f"{question(*key[:2])} {shown_name(key[2])}" for key in columns)]
     rows: list[tuple[str, list[str | Cell]]] = []
-    for run_name, one, shot in zip(names, ones, shots, strict=True):
-        row: list[str | Cell] = [run_name]
-        row += [figures.points(one.get(d, {}).get("r@1")) for d, _ in DIRECTIONS]
-        row += [figures.points(shot.get(field, {}).get("top1")) for field in fields]
-        rows.append(("", row))
+    for run_name, one in zip(names, found, strict=True):
+        shown = [figures.points(one.get(key, {}).get("value")) for key in columns]
+        rows.append(("", [run_name, *shown]))
     return Table(title=figures.readable(name), head=head, rows=rows)
 
 
@@ -83,15 +82,17 @@ def differences(runs: Sequence[Run], names: Sequence[str]) -> Table | None:
 
 def overlaid(runs: Sequence[Run], names: Sequence[str]) -> tuple[list[Chart], list[Chart]]:
     """(loss and recall, all else that is logged of the steps): one line a run."""
-    sets = set_names(objects(event.get("sets")) for run in runs for event in run.evaluations)
+    found = [one for run in runs for event in run.evaluations for one in figures_of(event)]
     limit = float(max((run.samples_seen for run in runs), default=0))
     large = [_chart(LOSS, runs, names, limit)]
-    for name in sets:
-        for direction, label in DIRECTIONS:
-            points = [recall_points(run, name, direction) for run in runs]
+    for name in set_names(found):
+        for key in by_key(found, name):
+            if key[2] != "r@1":
+                continue
+            points = [recall_points(run, name, key) for run in runs]
             large.append(
                 line_chart(
-                    f"{label} R@1, {figures.readable(name)}",
+                    f"{question(*key[:2])} R@1, {figures.readable(name)}",
                     _lines(runs, names, points, has_dots=True),
                     write_value=figures.percent,
                     write_tick=percent_tick,

@@ -4,10 +4,13 @@ import statistics
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
+from pretrain.evaluation.task import HEADLINES
 from pretrain.report import figures
 from pretrain.report.run_folder import Record, Run
 
 DIRECTIONS = (("image_to_text", "image → text"), ("text_to_image", "text → image"))
+ABILITIES = "abilities"
+CHARTED = {ABILITIES}  # tasks that have charts of their own
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,8 +45,8 @@ class Result:
         return str(self.record.get("after") or self.record.get("stage") or figures.MISSING)
 
     @property
-    def sets(self) -> Record:
-        return objects(self.record.get("sets"))
+    def figures(self) -> list[Record]:
+        return figures_of(self.record)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,51 +102,75 @@ def training_s(run: Run) -> float | None:
     return total or None
 
 
+def figures_of(point: Record | None) -> list[Record]:
+    """The figures of an evaluated point that are objects; none of anything else."""
+    found = (point or {}).get("figures")
+    return [one for one in found if isinstance(one, dict)] if isinstance(found, list) else []
+
+
+def of_sets(figures: Iterable[Record]) -> list[Record]:
+    """Figures that tables and curves show by set; what is drawn by itself is left out."""
+    return [one for one in figures if one.get("task") not in CHARTED]
+
+
+def headlines(figures: Iterable[Record]) -> list[Record]:
+    """R@1 and top-1 by set."""
+    return [one for one in of_sets(figures) if one.get("name") in HEADLINES]
+
+
 def collect_results(run: Run) -> list[Result]:
     """The evaluations after each stage; of an unfinished run, the latest of the metrics."""
-    stages = (run.evaluation or {}).get("stages")
-    if isinstance(stages, list):
-        listed = [Result(record=stage) for stage in stages if isinstance(stage, dict)]
-        if listed:
-            return listed
-    final = final_sets(run)
-    if run.evaluation is not None and final:
-        return [Result(record={"after": "training", "sets": final})]
+    points = _points(run)
+    if points:
+        return [Result(record=point) for point in points]
     latest = {(event.get("stage"), event.get("tokens")): event for event in run.evaluations}
     return [Result(record=event) for event in latest.values()]
 
 
-def final_sets(run: Run) -> Record:
-    """The evaluation sets' figures after the last stage, at its own token lengths."""
-    if run.evaluation is not None:
-        named = {name: one for name, one in objects(run.evaluation).items() if is_set(one)}
-        stages = run.evaluation.get("stages")
-        if named or not isinstance(stages, list) or not stages:
-            return named
-        return objects(objects({"last": stages[-1]}).get("last", {}).get("sets"))
-    own = [event for event in run.evaluations if event.get("stage") == event.get("tokens")]
-    return objects((own or run.evaluations)[-1].get("sets")) if run.evaluations else {}
+def final_figures(run: Run) -> list[Record]:
+    """The figures after the last stage, at its own token lengths."""
+    points = _points(run) or run.evaluations
+    own = [one for one in points if (one.get("after") or one.get("stage")) == one.get("tokens")]
+    return figures_of((own or points)[-1]) if points else []
 
 
-def is_set(value: Record) -> bool:
-    """Whether an object holds the figures of an evaluation set."""
-    return any(key in value for key in ("image_to_text", "text_to_image", "zero_shot"))
+def _points(run: Run) -> list[Record]:
+    found = (run.evaluation or {}).get("points")
+    return [one for one in found if isinstance(one, dict)] if isinstance(found, list) else []
 
 
-def set_names(groups: Iterable[Record]) -> list[str]:
+def set_names(figures: Iterable[Record]) -> list[str]:
     """All names of evaluation sets, in the order in which they first come."""
-    return list(dict.fromkeys(name for sets in groups for name in sets))
+    return list(dict.fromkeys(str(one.get("set", "")) for one in of_sets(figures)))
 
 
-def recall_ks(sets: Iterable[Record]) -> list[int]:
-    """Every k of the `r@k` fields of these sets, ascending."""
-    ks = set()
-    for one in sets:
-        for direction, _ in DIRECTIONS:
-            for field in objects(one).get(direction, {}):
-                if field.startswith("r@") and field[2:].isdecimal():
-                    ks.add(int(field[2:]))
-    return sorted(ks)
+Key = tuple[str, str, str]
+
+
+def key_of(figure: Record) -> Key:
+    """(task, part, name): which column of its set's table a figure stands in."""
+    return (str(figure.get("task")), str(figure.get("part") or ""), str(figure.get("name")))
+
+
+def by_key(figures: Iterable[Record], name: str) -> dict[Key, Record]:
+    """The figures of one set by their columns."""
+    return {key_of(one): one for one in of_sets(figures) if str(one.get("set", "")) == name}
+
+
+def question(task: str, part: str) -> str:
+    """What was asked, for people: `image → text`, `zero-shot sub group`."""
+    ways = dict(DIRECTIONS)
+    return ways[part] if part in ways else figures.readable(f"{task} {part}".strip())
+
+
+def sets_of(points: Iterable[Record]) -> Record:
+    """{set: {part: {name: value, chance_name: chance, n}}}, as the rows of a comparison file."""
+    sets: Record = {}
+    for one in of_sets(points):
+        part = sets.setdefault(str(one.get("set", "")), {}).setdefault(key_of(one)[1], {})
+        name = key_of(one)[2]
+        part |= {name: one.get("value"), f"chance_{name}": one.get("chance"), "n": one.get("n")}
+    return sets
 
 
 def group_comparison(rows: object) -> dict[str, list[Record]]:

@@ -16,9 +16,7 @@ from pretrain.base.files import write_durably
 from pretrain.base.run_files import METRICS_FILE
 from pretrain.run.trackers import Mirror
 
-# Numbers of a line that stay as they are, or are the curve's own place.
-_CONSTANTS = {"step", "samples_seen", "n", "classes", "largest_class", "image_px", "image_tokens"}
-_CONSTANTS |= {"text_tokens", *(f"chance_r@{k}" for k in (1, 5, 10))}
+_PLACE = {"step", "samples_seen"}  # numbers of a line that are the curve's own place
 
 
 class RunLog:
@@ -60,13 +58,7 @@ class RunLog:
         line = {"event": event, "time": time.time(), **finite(values)}
         self._file.write(json.dumps(line, allow_nan=False) + "\n")
         if event in ("step", "evaluation"):
-            # One curve for each lengths that a model is evaluated at.
-            head = f"{event}/{values['tokens']}" if event == "evaluation" else event
-            curves = {
-                f"{head}/{name}": number
-                for name, number in _numbers(values).items()
-                if name.rsplit("/", 1)[-1] not in _CONSTANTS
-            }
+            curves = _figures(values) if event == "evaluation" else _numbers(values, "step/")
             for mirror in list(self._mirrors):
                 self._show(mirror, curves, values["samples_seen"])
 
@@ -152,11 +144,20 @@ def finite(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def _numbers(values: dict[str, Any], prefix: str = "") -> dict[str, float]:
+def _figures(values: dict[str, Any]) -> dict[str, float]:
+    """One curve a figure, for each lengths that a model is evaluated at."""
+    names = ("task", "set", "part", "name")
+    return {
+        "/".join(["evaluation", values["tokens"], *filter(None, map(one.get, names))]): one["value"]
+        for one in values["figures"]
+    }
+
+
+def _numbers(values: dict[str, Any], prefix: str) -> dict[str, float]:
     found: dict[str, float] = {}
     for name, value in values.items():
         if isinstance(value, dict):
             found.update(_numbers(value, f"{prefix}{name}/"))
-        elif isinstance(value, int | float) and not isinstance(value, bool):
+        elif name not in _PLACE and isinstance(value, int | float) and not isinstance(value, bool):
             found[prefix + name] = float(value)
     return found

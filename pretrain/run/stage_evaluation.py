@@ -7,10 +7,12 @@ from torch import Tensor
 
 from pretrain.base.files import write_durably
 from pretrain.base.run_files import EVALUATION_FILE, GALLERY_FILE, METRICS_FILE
+from pretrain.evaluation.task import HEADLINES, Figure, shown_name
 from pretrain.models.build import build_model
 from pretrain.recipe.recipe import Recipe, image_tokens
 from pretrain.run.job import Job
 from pretrain.run.record import RunState
+from pretrain.tokens.options import TokenOptions
 
 
 def evaluate_stage(
@@ -22,7 +24,7 @@ def evaluate_stage(
     final: bool = False,
 ) -> None:
     """Evaluate weights, whole and in fp32, at the token lengths of some stages; collective."""
-    if not (job.evaluator.judges if final else job.evaluator.sets):
+    if not job.evaluator.judges(final=final):
         return
     records = []
     for at in token_stages:
@@ -34,60 +36,54 @@ def evaluate_stage(
             device=job.runtime.device,
             weights=weights,
         )
+        figures = job.evaluator.evaluate(model, final=final)
         record: dict[str, Any] = {
             "tokens": at,
             "image_px": tokens.image_px,
             "image_tokens": image_tokens(job.recipe, job.recipe.stages[at])[1],
             "text_tokens": tokens.text_tokens,
-            "sets": job.evaluator.evaluate(model),
+            "figures": [figure.record() for figure in figures],
         }
-        if final and (abilities := job.evaluator.abilities(model)):
-            record["abilities"] = abilities
         records.append(record)
         where = {"stage": name, "samples_seen": state.samples_seen, "step": state.step}
         job.log.event("evaluation", **where, **record)
-        if job.evaluator.sets:
-            job.log.say_once(
-                "recall",
-                "R@1: the share of held-out pictures (captions) whose own caption (picture) is "
-                "found first among all; in brackets, what guessing finds",
-            )
-        for set_name, result in record["sets"].items():
-            to_text, to_image = result["image_to_text"], result["text_to_image"]
-            job.log.say(
-                f"{name} step {state.stage_step}, {set_name} at {tokens.image_px} px / "
-                f"{tokens.text_tokens} text tokens: R@1 image to text {to_text['r@1']:.1%} "
-                f"({to_text['chance_r@1']:.2%}), text to image {to_image['r@1']:.1%} "
-                f"({to_image['chance_r@1']:.2%})"
-            )
-        if "abilities" in record:
-            shares = (
-                f"{ability} {one['top1']:.0%} ({one['chance']:.0%})"
-                for ability, one in record["abilities"].items()
-            )
-            job.log.say(
-                f"abilities after {name} at {tokens.image_px} px, in brackets chance: "
-                + ", ".join(shares)
-            )
-        if final and job.evaluator.sets and at == list(job.recipe.stages)[-1]:
+        _say(job, f"{name} step {state.stage_step}", tokens, figures)
+        if final and at == list(job.recipe.stages)[-1]:
             gallery = job.evaluator.gallery(model, job.recipe.seed)
-            if job.runtime.is_main:
+            if job.runtime.is_main and gallery is not None:
                 write_durably(job.recipe.run_dir / GALLERY_FILE, json.dumps(gallery))
     if final and job.runtime.is_main:
         _write_evaluation(job.recipe, name, state, records)
 
 
+def _say(job: Job, when: str, tokens: TokenOptions, figures: list[Figure]) -> None:
+    """A line for people of each task and set: its headlines, chance in brackets."""
+    headlines = [one for one in figures if one.name in HEADLINES]
+    if any(one.name == "r@1" for one in headlines):
+        job.log.say_once(
+            "recall",
+            "R@1: the share of held-out pictures (captions) whose own caption (picture) is "
+            "found first among all; in brackets, what guessing finds",
+        )
+    lines: dict[tuple[str, str], list[str]] = {}
+    for one in headlines:
+        asked = f"{one.part.replace('_', ' ')} {shown_name(one.name)}".strip()
+        chance = "" if one.chance is None else f" ({one.chance:.2%})"
+        lines.setdefault((one.task, one.set), []).append(f"{asked} {one.value:.1%}{chance}")
+    for (task, name), shown in lines.items():
+        job.log.say(
+            f"{when}, {name or task} at {tokens.image_px} px / {tokens.text_tokens} text tokens: "
+            + ", ".join(shown)
+        )
+
+
 def _write_evaluation(
     recipe: Recipe, name: str, state: RunState, records: list[dict[str, Any]]
 ) -> None:
-    """evaluation.json: this stage's figures beside earlier stages'; on top its own lengths'."""
-    stages = _earlier_stages(recipe, name)
-    stages += [{"after": name, "samples_seen": state.samples_seen, **r} for r in records]
-    own = next(record for record in records if record["tokens"] == name)
-    write_durably(
-        recipe.run_dir / EVALUATION_FILE,
-        json.dumps({**own["sets"], "stages": stages}, indent=2) + "\n",
-    )
+    """evaluation.json: this stage's points after those of earlier stages."""
+    points = _earlier_stages(recipe, name)
+    points += [{"after": name, "samples_seen": state.samples_seen, **r} for r in records]
+    write_durably(recipe.run_dir / EVALUATION_FILE, json.dumps({"points": points}, indent=2) + "\n")
 
 
 def _earlier_stages(recipe: Recipe, name: str) -> list[dict[str, Any]]:
@@ -104,8 +100,5 @@ def _earlier_stages(recipe: Recipe, name: str) -> list[dict[str, Any]]:
         if event["event"] == "evaluation" and event["stage"] in before:
             last[event["stage"], event["tokens"]] = event
     found = [last[stage, at] for stage in before for at in recipe.stages if (stage, at) in last]
-    record = ("samples_seen", "tokens", "image_px", "image_tokens", "text_tokens", "sets")
-    return [
-        {"after": one["stage"], **{key: one[key] for key in (*record, "abilities") if key in one}}
-        for one in found
-    ]
+    record = ("samples_seen", "tokens", "image_px", "image_tokens", "text_tokens", "figures")
+    return [{"after": one["stage"], **{key: one[key] for key in record}} for one in found]

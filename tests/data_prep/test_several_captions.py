@@ -1,15 +1,14 @@
 """Retrieval with several captions a picture equals a whole float64 matrix of the dataset's own."""
 
-import json
-
 import numpy as np
 import pytest
+from commands import evaluate
+from judged import last_figures, looked_up
 from PIL import Image
 from tiny_models import write_untrained
 
 from pretrain.dataset.pictures import decode
 from pretrain.dataset.reader import Dataset
-from pretrain.evaluate import main as evaluate
 from pretrain.export.native import load
 
 
@@ -23,7 +22,7 @@ def test_recall_is_that_of_the_whole_matrix(model, tiny_dataset, tiny_evaluation
                                             names):  # fmt: skip
     evaluate(model=model, sets={"held_out": tiny_evaluation_set}, captions=names,
              out=tmp_path / "out.json")  # fmt: skip
-    found = json.loads((tmp_path / "out.json").read_text())["held_out"]
+    found = looked_up(last_figures(tmp_path / "out.json"), "retrieval")["held_out"]
 
     dataset = Dataset(tiny_evaluation_set, "full")
     records = [dataset.read_json(row)["captions"] for row in range(len(dataset))]

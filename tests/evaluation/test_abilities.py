@@ -1,18 +1,18 @@
 """The abilities' pictures are what their captions say, and the same again; figures are counted."""
 
-import json
 from collections import Counter
 
 import numpy as np
 import pytest
 import torch
+from commands import evaluate
 from forked_runs import trained
+from judged import last_figures, looked_up, points_of
 from PIL import Image
 from scipy import ndimage
 from tiny_datasets import CORPUS
 from tiny_models import write_untrained
 
-from pretrain.evaluate import main as evaluate
 from pretrain.evaluation.abilities.drawing import COLOURS, SHAPES, SIDE, Canvas
 from pretrain.evaluation.abilities.judge import Abilities
 from pretrain.evaluation.abilities.sets import (
@@ -154,12 +154,14 @@ def test_the_commands_figures_are_counted_again_and_repeat(tiny_dataset, tmp_pat
     results = []
     for out in ("a.json", "b.json"):
         evaluate(model=model, abilities=options, out=tmp_path / out)
-        results.append(json.loads((tmp_path / out).read_text()))
+        results.append(last_figures(tmp_path / out))
     assert results[0] == results[1]
-    assert "ability  counting  top-1" in capsys.readouterr().out
-    assert set(results[0]) == {"abilities"} and set(results[0]["abilities"]) == set(ABILITIES)
+    assert "abilities  counting  top-1" in capsys.readouterr().out
+    assert {figure["task"] for figure in results[0]} == {"abilities"}
+    judged = looked_up(results[0], "abilities")[""]
+    assert set(judged) == set(ABILITIES)
     one = load(model)
-    for ability, found in results[0]["abilities"].items():
+    for ability, found in judged.items():
         asked = questions(ability, 3, 40, things())
         hits = 0
         for question in asked:
@@ -169,13 +171,13 @@ def test_the_commands_figures_are_counted_again_and_repeat(tiny_dataset, tmp_pat
             hits += bool(scores[question.answer] > others.max() + 1e-9)  # a tie is no answer
         gap = abs(found["top1"] - hits / 40)
         assert gap <= 1 / 40, f"{ability}: {gap}"  # a tie within rounding
-        assert found["chance"] == pytest.approx(1 / len(asked[0].captions))
+        assert found["chance_top1"] == pytest.approx(1 / len(asked[0].captions))
         low, high = found["top1_ci95"]
         assert low <= found["top1"] <= high and found["n"] == 40
     # This tokenizer's vocabulary has no digits, so that all captions of digits are one.
-    assert {a: f["indistinct"] for a, f in results[0]["abilities"].items()}["digits"] == 1
-    assert results[0]["abilities"]["digits"]["top1"] == 0
-    assert results[0]["abilities"]["size"]["indistinct"] == 0
+    assert {a: f["indistinct"] for a, f in judged.items()}["digits"] == 1
+    assert judged["digits"]["top1"] == 0
+    assert judged["size"]["indistinct"] == 0
 
 
 def test_a_recipe_judges_after_each_stage(tiny_dataset, tmp_path):
@@ -183,11 +185,11 @@ def test_a_recipe_judges_after_each_stage(tiny_dataset, tmp_path):
     run = tmp_path / "run"
     more = ("--evaluation.abilities.pictures", "20", "--log.tensorboard", "false")
     trained(run, tiny_dataset, *more)
-    stages = json.loads((run / "evaluation.json").read_text())["stages"]
+    stages = points_of(run / "evaluation.json")
     assert [(one["after"], one["tokens"]) for one in stages] == [
         ("reduced", "reduced"), ("reduced", "full"), ("full", "reduced"), ("full", "full"),
     ]  # fmt: skip
-    assert all(set(one["abilities"]) == set(ABILITIES) for one in stages)
-    assert "abilities" not in json.loads((run / "evaluation.json").read_text())
+    for one in stages:
+        assert set(looked_up(one["figures"], "abilities")[""]) == set(ABILITIES)
     evaluate(model=run, out=tmp_path / "again.json")
-    assert json.loads((tmp_path / "again.json").read_text())["abilities"] == stages[3]["abilities"]
+    assert last_figures(tmp_path / "again.json") == stages[3]["figures"]

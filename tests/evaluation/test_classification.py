@@ -1,7 +1,6 @@
 """Zero-shot classification of other people's labelled sets, against open_clip and by hand."""
 
 import io
-import json
 import tarfile
 from pathlib import Path
 
@@ -11,20 +10,17 @@ import open_clip
 import polars
 import pytest
 import torch
-from commands import export
+from commands import evaluate, export
 from data_prep_corpus import encoded
+from judged import last_figures, looked_up
 from open_clip.zero_shot_metadata import IMAGENET_CLASSNAMES, OPENAI_IMAGENET_TEMPLATES
 from PIL import Image
 from tiny_datasets import CORPUS
 
 from pretrain.batches.images import evaluation_pixels
-from pretrain.evaluate import main as evaluate
-from pretrain.evaluation.classification import (
-    Classification,
-    ClassificationOptions,
-    class_names,
-)
+from pretrain.evaluation.classification import Classification, class_names
 from pretrain.evaluation.labelled import open_labelled
+from pretrain.evaluation.options import ClassificationOptions
 from pretrain.evaluation.zero_shot import bootstrap_interval, wilson_interval, zero_shot
 from pretrain.export.native import load
 
@@ -73,7 +69,7 @@ def figures(folder: Path, sets: dict[str, Path], kind: str, out: Path, **more) -
         images=sets[kind], classes=sets["names"], templates=sets["templates"], **more
     )
     evaluate(model=folder, classification=task, out=out)
-    return json.loads(out.read_text())["classification"]["zero_shot"][sets[kind].name]
+    return looked_up(last_figures(out), "classification")[sets[kind].name][""]
 
 
 def test_the_figures_are_those_of_open_clips_classifier(tiny_run, sets, tmp_path):
@@ -88,8 +84,8 @@ def test_the_figures_are_those_of_open_clips_classifier(tiny_run, sets, tmp_path
         classification=ClassificationOptions(
             images=sets["folders"], classes=sets["names"], templates=sets["templates"]),
     )  # fmt: skip
-    of_run = json.loads((tmp_path / "run.json").read_text())["classification"]["zero_shot"]
-    assert of_run["folders"] == found["folders"]
+    of_run = looked_up(last_figures(tmp_path / "run.json"), "classification")
+    assert of_run["folders"][""] == found["folders"]
 
     ours = load(tmp_path / "ours")
     model, _, _ = open_clip.create_model_and_transforms(f"local-dir:{tmp_path / 'theirs'}")

@@ -8,6 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from dataset_copies import damage
+from judged import looked_up
 from tiny_datasets import build_food
 from vocabularies import of_size
 
@@ -22,6 +23,7 @@ from pretrain.dataset.reader import Dataset
 from pretrain.evaluation.evaluator import Evaluator
 from pretrain.evaluation.features import image_features
 from pretrain.evaluation.options import EvaluationOptions, ZeroShotOptions
+from pretrain.evaluation.zero_shot import ZeroShot
 from pretrain.models.build import build_model
 from pretrain.models.clip import (
     CLIP,
@@ -56,9 +58,9 @@ def test_a_damaged_evaluation_set_is_named(tiny_dataset, copy):
 def test_a_damaged_picture_of_an_evaluation_set_is_named_with_its_set(tiny_dataset, copy):
     one = evaluator(tiny_dataset, sets={"held": copy})
     damage(copy, [5])
-    key = one.sets["held"].dataset.key(5)
+    key = one.sets.named["held"].dataset.key(5)
     with pytest.raises(ValueError, match=rf"evaluation set {copy}, tier full, sample {key}"):
-        image_features(build(), one.sets["held"].dataset, "imagenet", 64)
+        image_features(build(), one.sets.named["held"].dataset, "imagenet", 64)
 
 
 def build(image_px: int = 32, text_tokens: int = 8, weights=None) -> CLIP:
@@ -114,8 +116,8 @@ def test_each_size_is_evaluated_in_its_own_tier(two_tiers, tiny_dataset, image_p
     judged = evaluator(tiny_dataset, (32, 48), sets={"held_out": two_tiers})
     torch.manual_seed(0)
     model = build(image_px)
-    result = judged.evaluate(model)["held_out"]
-    assert result["tier"] == tier
+    result = looked_up(judged.evaluate(model), "retrieval")["held_out"]
+    assert result["image_to_text"]["tier"] == tier
 
     dataset = Dataset(two_tiers, tier)
     label = dataset.manifest.captions[0]
@@ -152,7 +154,7 @@ def own_texts(model: CLIP, texts: list[str], tokenizer: Tokenizer) -> torch.Tens
 
 def test_a_tier_can_be_named_and_must_be_there(two_tiers, tiny_dataset):
     named = evaluator(tiny_dataset, (48,), sets={"held_out": two_tiers}, tier="32")
-    assert named.evaluate(build(48))["held_out"]["tier"] == "32"
+    assert {figure.facts["tier"] for figure in named.evaluate(build(48))} == {"32"}
     with pytest.raises(ValueError, match=r"evaluation\.tier='160'.*\['32', 'full'\]"):
         evaluator(tiny_dataset, (48,), sets={"held_out": two_tiers}, tier="160")
 
@@ -172,7 +174,7 @@ def test_a_label_ensemble_is_the_mean_of_its_captions(tiny_dataset, tiny_evaluat
     )
     torch.manual_seed(0)
     model = build()
-    result = judged.evaluate(model)["held_out"]["zero_shot"][column]
+    result = looked_up(judged.evaluate(model), "zero-shot")["held_out"][column]
 
     labels = Dataset(tiny_dataset, "full")
     first = labels.manifest.captions[0]
@@ -192,7 +194,8 @@ def test_a_label_ensemble_is_the_mean_of_its_captions(tiny_dataset, tiny_evaluat
     for k in (1, 5):
         right = (order[:, :k] == truth[:, None]).any(dim=1).double().mean()
         assert result[f"top{k}"] == pytest.approx(float(right))
-    matrix = judged._classifier(model, column, judged.options.zero_shot[column])
+    (task,) = [one for one in judged.tasks if isinstance(one, ZeroShot)]
+    matrix = task.classifier(judged._subject(model), column)
     difference = float((matrix.double() - F.normalize(torch.stack(means), dim=1)).abs().max())
     assert difference < 1e-6, f"largest difference {difference}"
 

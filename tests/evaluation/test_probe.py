@@ -1,20 +1,21 @@
 """Linear probe and k-NN equal what scikit-learn's other roads and numpy give on the same pixels."""
 
 import io
-import json
 from pathlib import Path
 
 import numpy as np
 import polars
 import pytest
 import torch
+from commands import evaluate
+from judged import last_figures, looked_up
 from PIL import Image
 from sklearn.neighbors import KNeighborsClassifier
 from tiny_datasets import CORPUS
 from tiny_models import write_untrained
 
-from pretrain.evaluate import main as evaluate
-from pretrain.evaluation.probe import Probe, ProbeOptions, _chosen_penalty, nearest_class
+from pretrain.evaluation.options import ProbeOptions
+from pretrain.evaluation.probe import Probe, _chosen_penalty, nearest_class
 from pretrain.export.native import load
 
 KINDS = ["drink", "food-fruit", "food-vegetable"]
@@ -55,8 +56,8 @@ def test_the_figures_of_the_command_are_found_again(tiny_dataset, folders, tmp_p
         probe=ProbeOptions(**folders, inverse_penalty=100.0),
         out=tmp_path / "out.json",
     )
-    found = json.loads((tmp_path / "out.json").read_text())["probe"]
-    assert "probe  linear  top-1" in capsys.readouterr().out
+    found = looked_up(last_figures(tmp_path / "out.json"), "probe")["test"]
+    assert "probe  test  linear  top-1" in capsys.readouterr().out
     known, labels = by_hand(tmp_path / "export", folders["train"])
     asked, truth = by_hand(tmp_path / "export", folders["test"])
     assert found["linear"]["n"] == found["knn"]["n"] == len(truth)

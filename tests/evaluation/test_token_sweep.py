@@ -1,21 +1,20 @@
 """Accuracy against tokens: each point is what an evaluation at those lengths gives by itself."""
 
-import json
 import re
 from xml.etree import ElementTree
 
 import numpy as np
 import pytest
 import torch
+from commands import evaluate
+from judged import looked_up, points_of
 from tiny_models import write_untrained
 
 from pretrain.batches.images import evaluation_pixels
 from pretrain.dataset.pictures import decode
 from pretrain.dataset.reader import Dataset
-from pretrain.evaluate import main as evaluate
 from pretrain.evaluation.features import KeptTokens, embed_pixels, image_features
-from pretrain.evaluation.options import AbilitiesOptions
-from pretrain.evaluation.sweep import SweepOptions
+from pretrain.evaluation.options import AbilitiesOptions, SweepOptions
 from pretrain.export.native import load
 
 
@@ -34,7 +33,7 @@ def test_every_point_is_the_evaluation_at_its_lengths(
         tokens=SweepOptions(image_px=[48, 32], keep_tokens=[4, 16], text_tokens=[6, 12],
                             plot=tmp_path / "sweep.svg"),
     )  # fmt: skip
-    points = json.loads((tmp_path / "sweep.json").read_text())["points"]
+    points = points_of(tmp_path / "sweep.json")
     lengths = [(p["axis"], p["image_px"], p["image_tokens"], p["text_tokens"]) for p in points]
     assert lengths == [
         ("image_px", 32, 16, 12), ("image_px", 48, 36, 12), ("keep_tokens", 32, 4, 12),
@@ -42,15 +41,17 @@ def test_every_point_is_the_evaluation_at_its_lengths(
     ]  # fmt: skip
     for place, more in ((1, {"image_px": 48}), (4, {"text_tokens": 6}), (5, {})):
         evaluate(model=model, sets=sets, abilities=abilities, out=tmp_path / "one.json", **more)
-        assert points[place]["results"] == json.loads((tmp_path / "one.json").read_text())
-    for axis in ("image_to_text", "text_to_image"):  # all 16 tokens kept, in their order
-        assert points[3]["results"]["held_out"][axis] == points[0]["results"]["held_out"][axis]
-    assert points[2]["results"] != points[0]["results"]
-    name = "held_out, image to text R@1"
-    found = points[0]["results"]["held_out"]["image_to_text"]
-    assert points[0]["rates"][name] == {"rate": found["r@1"], "chance": found["chance_r@1"]}
+        (alone,) = points_of(tmp_path / "one.json")
+        assert points[place]["figures"] == alone["figures"]
+        assert alone == {name: points[place][name] for name in alone}
+    kept, whole = (looked_up(points[place]["figures"], "retrieval") for place in (3, 0))
+    assert set(whole["held_out"]) == {"image_to_text", "text_to_image"}
+    assert kept == whole  # all 16 tokens kept, in their order
+    assert points[2]["figures"] != points[0]["figures"]
     drawn = (tmp_path / "sweep.svg").read_text()
     assert ElementTree.fromstring(drawn).tag.endswith("svg")
+    for named in ("retrieval held out image to text R@1", "abilities counting top-1"):
+        assert f"<!-- {named} -->" in drawn
 
 
 def test_kept_tokens_are_the_same_on_any_batch_and_the_others_play_no_part(

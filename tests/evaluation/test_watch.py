@@ -12,11 +12,11 @@ import time
 from pathlib import Path
 
 import pytest
+from commands import evaluate
 from forked_runs import trained
 from tiny_runs import ROOT, evaluation_options, train_command
 
 from pretrain.base.run_files import METRICS_FILE, RECIPE_FILE, WATCHED_FILE
-from pretrain.evaluate import main as evaluate
 from pretrain.report.curves import curves
 from pretrain.report.run_folder import Run, read_run
 from pretrain.run.checkpoint import read_weights
@@ -31,7 +31,7 @@ def records(path: Path) -> list[dict]:
 def trained_figures(run: Path) -> dict[int, dict]:
     """Training's own evaluations at the lengths of the stage that it was in, by step."""
     events = [one for one in records(run / METRICS_FILE) if one["event"] == "evaluation"]
-    return {one["step"]: one["sets"] for one in events if one["tokens"] == one["stage"]}
+    return {one["step"]: one["figures"] for one in events if one["tokens"] == one["stage"]}
 
 
 def watch_command(run: Path, *more: str, ranks: int = 1) -> list[str]:
@@ -73,7 +73,7 @@ def test_every_checkpoint_has_the_figures_of_training(run, capsys):
     assert [one["samples_seen"] for one in found] == [16 * step for step in STEPS[::-1]]
     expected = trained_figures(run)
     assert sorted(expected) == STEPS
-    assert {one["step"]: one["sets"] for one in found} == expected
+    assert {one["step"]: one["figures"] for one in found} == expected
     assert "the run has ended, and all its checkpoints are judged: 5" in capsys.readouterr().out
     before = (run / WATCHED_FILE).read_bytes()
     evaluate(watch=run, poll_s=0.2)
@@ -93,7 +93,7 @@ def test_two_ranks_that_were_killed_go_on_without_judging_twice(run):
     subprocess.run(watch_command(run, ranks=2), cwd=ROOT, check=True)
     found = records(out)
     assert sorted(one["step"] for one in found) == STEPS
-    assert {one["step"]: one["sets"] for one in found} == trained_figures(run)
+    assert {one["step"]: one["figures"] for one in found} == trained_figures(run)
 
 
 def test_it_follows_a_training_run_to_its_end(tiny_dataset, tiny_evaluation_set, tmp_path):
@@ -112,7 +112,9 @@ def test_it_follows_a_training_run_to_its_end(tiny_dataset, tiny_evaluation_set,
     steps = [one["step"] for one in found]
     assert steps == sorted(set(steps)) and steps[-1] == 10
     expected = trained_figures(run)
-    assert {one["step"]: one["sets"] for one in found} == {step: expected[step] for step in steps}
+    assert {one["step"]: one["figures"] for one in found} == {
+        step: expected[step] for step in steps
+    }
 
 
 def test_a_checkpoint_that_is_removed_while_it_is_read_is_no_failure(run, capsys):

@@ -7,8 +7,9 @@ import numpy as np
 import open_clip
 import pytest
 import torch
-from commands import export
+from commands import evaluate, export
 from forked_runs import train
+from judged import last_figures, looked_up
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from siglip_folders import SENTENCES, TEXT_TOKENS, a_siglip_folder, an_open_clip_siglip_folder
@@ -17,7 +18,6 @@ from tiny_models import check_start, starting_from
 from transformers import AutoImageProcessor, AutoTokenizer, SiglipModel
 
 import pretrain
-from pretrain.evaluate import main as evaluate
 from pretrain.export.importing import convert
 from pretrain.export.native import export_options, load
 
@@ -167,7 +167,7 @@ def test_it_is_evaluated_tuned_and_exported_again(folders, tmp_path, capsys):
     vocabulary = ("--tokenizer", str(out / "text.tokenizer"))
     data = build_food(tmp_path / "train", "artist = 'noto'", *vocabulary)
     evaluate(model=out, sets={"food": data}, out=tmp_path / "e")
-    assert json.loads((tmp_path / "e").read_text())["food"]["image_to_text"]["n"] > 0
+    assert looked_up(last_figures(tmp_path / "e"), "retrieval")["food"]["image_to_text"]["n"] > 0
     ended = train(
         tmp_path / "run", data, *starting_from(out, tmp_path),
         "--data.normalisation", "inception", "--loss.kind", "sigmoid",

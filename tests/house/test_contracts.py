@@ -177,7 +177,7 @@ def test_help_says_what_every_option_means():
         EngineOptions,
         EvaluationOptions,
     ):
-        source = inspect.getsource(kind)
+        source = "".join(inspect.getsource(base) for base in kind.__mro__[:-1])
         for option in dataclasses.fields(kind):
             if not dataclasses.is_dataclass(option.default_factory):
                 text = source.split(f"    {option.name}: ", 1)[1].split('"""')[1]

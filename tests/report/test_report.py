@@ -4,6 +4,7 @@ import json
 import re
 from pathlib import Path
 
+from judged import looked_up
 from report_run import (
     BATCH,
     SETS,
@@ -27,14 +28,13 @@ def test_result_tables_hold_the_figures_of_the_file(tmp_path: Path) -> None:
     for table, name in zip(tables, SETS, strict=True):
         rows = table[2:]
         assert [row[0].split(" (")[0].strip() for row in rows[-2:]] == ["chance", "largest class"]
-        for row, stage in zip(rows, evaluation["stages"], strict=False):
-            one = stage["sets"][name]
+        for row, stage in zip(rows, evaluation["points"], strict=False):
+            one = looked_up(stage["figures"], "retrieval")[name]
+            shots = looked_up(stage["figures"], "zero-shot")[name]
             true = [
                 one[d][f"r@{k}"] for d in ("image_to_text", "text_to_image") for k in (1, 5, 10)
             ]
-            true += [
-                one["zero_shot"][f][t] for f in ("group", "subgroup") for t in ("top1", "top5")
-            ]
+            true += [shots[f][t] for f in ("group", "subgroup") for t in ("top1", "top5")]
             assert_close(rates(row), true)
             assert f"after {stage['after']}, at {stage['tokens']} tokens" in row[0]
         n, largest = SETS[name]
@@ -46,10 +46,13 @@ def test_headline_holds_the_final_figures(tmp_path: Path) -> None:
     evaluation = write_run(tmp_path / "run")
     _, page = report(tmp_path / "run")
     head = page.text.split("Stages")[0]
+    recalls, shots = (
+        looked_up(evaluation["points"][-1]["figures"], task) for task in ("retrieval", "zero-shot")
+    )
     for name in SETS:
         for direction in ("image_to_text", "text_to_image"):
-            assert f"{100 * evaluation[name][direction]['r@1']:.1f} %" in head
-        assert f"{100 * evaluation[name]['zero_shot']['group']['top1']:.1f} %" in head
+            assert f"{100 * recalls[name][direction]['r@1']:.1f} %" in head
+        assert f"{100 * shots[name]['group']['top1']:.1f} %" in head
     assert f"{(1632 + 222) * BATCH:,}" in head
 
 
@@ -74,7 +77,7 @@ def test_every_chart_shows_its_own_quantity(tmp_path: Path) -> None:
     source, _ = report(tmp_path / "run")
     run = read_run(tmp_path / "run")
     last = run.steps[-1]
-    recalls = run.evaluations[-1]["sets"]
+    recalls = looked_up(run.evaluations[-1]["figures"], "retrieval")
     expected = {
         "Loss": [figures.decimal(last["loss"])],
         "In-batch accuracy (training)": [
@@ -114,7 +117,9 @@ def test_every_chart_shows_its_own_quantity(tmp_path: Path) -> None:
     assert source.count(f"<title>resumed at {800 * BATCH:,} samples</title>") == 15
     for event in run.evaluations:
         for name in SETS:
-            recall = figures.percent(event["sets"][name]["image_to_text"]["r@1"])
+            recall = figures.percent(
+                looked_up(event["figures"], "retrieval")[name]["image_to_text"]["r@1"]
+            )
             assert f": {recall} at {event['samples_seen']:,} samples</title>" in source
 
 
@@ -183,7 +188,8 @@ def test_gallery_marks_right_and_wrong(tmp_path: Path) -> None:
     assert source.count("✗") == 24 * 5 - right
     first = sum(image["top5"][0]["right"] for image in images)
     assert f"Right at first place: {first} of 24" in page.text
-    whole = evaluation["held_out_artist"]["image_to_text"]
+    figures_then = evaluation["points"][-1]["figures"]
+    whole = looked_up(figures_then, "retrieval")["held_out_artist"]["image_to_text"]
     assert (
         f"whole set these are {100 * whole['r@1']:.1f} % and {100 * whole['r@5']:.1f} %"
         in page.text

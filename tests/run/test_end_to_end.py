@@ -8,13 +8,13 @@ import sys
 from pathlib import Path
 
 import pytest
-from commands import export
+from commands import evaluate, export
 from forked_runs import trained
+from judged import last_figures, looked_up, points_of
 from tiny_runs import evaluation_options
 
 from pretrain.base.run_files import METRICS_FILE
 from pretrain.dataset.reader import Dataset
-from pretrain.evaluate import main as evaluate
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -41,20 +41,20 @@ def test_both_stages_run_in_one_job(tiny_run):
 
 
 def test_evaluation_has_chance_beside_every_figure(tiny_run, tiny_evaluation_set):
-    result = json.loads((tiny_run / "evaluation.json").read_text())
+    points = points_of(tiny_run / "evaluation.json")
     n = len(Dataset(tiny_evaluation_set, "full"))
-    for one in (result, *(stage["sets"] for stage in result["stages"])):
+    for point in points:
+        one = looked_up(point["figures"], "retrieval")
         for direction in ("image_to_text", "text_to_image"):
             figures = one["held_out"][direction]
             assert figures["n"] == n
             assert figures["chance_r@1"] == pytest.approx(1 / n)
             assert 0 <= figures["r@1"] <= figures["r@5"] <= figures["r@10"] <= 1
-        zero_shot = one["held_out"]["zero_shot"]["subgroup"]
+        zero_shot = looked_up(point["figures"], "zero-shot")["held_out"]["subgroup"]
         assert zero_shot["classes"] > 1 and 0 < zero_shot["largest_class"] < 1
-    assert [(s["after"], s["tokens"]) for s in result["stages"]] == [
+    assert [(s["after"], s["tokens"]) for s in points] == [
         (after, at) for after in ("reduced", "full") for at in ("reduced", "full")
     ]
-    assert result["held_out"] == result["stages"][-1]["sets"]["held_out"]
 
 
 def test_evaluate_by_itself_gives_the_figures_of_the_run(tiny_run, tmp_path):
@@ -62,8 +62,7 @@ def test_evaluate_by_itself_gives_the_figures_of_the_run(tiny_run, tmp_path):
     command = [sys.executable, "-m", "pretrain.evaluate", "--run_dir", tiny_run, "--out", out]
     shown = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True).stdout
     assert "R@1" in shown
-    recorded = json.loads((tiny_run / "evaluation.json").read_text())["held_out"]
-    assert json.loads(out.read_text())["held_out"] == recorded
+    assert last_figures(out) == last_figures(tiny_run / "evaluation.json")
 
 
 @pytest.mark.soak

@@ -12,3 +12,12 @@ def export(**options: Any) -> None:
 
     with one_line_faults():
         export_run(ExportOptions(**options))
+
+
+def evaluate(**options: Any) -> None:
+    """`python -m pretrain.evaluate`."""
+    from pretrain.evaluation.options import EvaluateOptions
+    from pretrain.judge import evaluate
+
+    with one_line_faults():
+        evaluate(EvaluateOptions(**options))

@@ -30,6 +30,7 @@ ABILITIES = {
 STEPS = {"reduced": 1632, "full": 222}
 SETS = {"held_out_artist": (1721, 0.206), "held_out_concepts": (190, 0.211)}
 BATCH = 256
+FACTS = ("classes", "largest_class")
 
 
 def set_figures(rng: random.Random, quality: float, name: str) -> dict[str, Any]:
@@ -56,12 +57,33 @@ def set_figures(rng: random.Random, quality: float, name: str) -> dict[str, Any]
     }
 
 
-def abilities(rng: random.Random, quality: float) -> dict[str, Any]:
-    found = {}
+def abilities(rng: random.Random, quality: float) -> list[dict[str, Any]]:
+    found = []
     for name, chance in ABILITIES.items():
         top1 = chance + (1 - chance) * quality * rng.uniform(0.1, 0.9)
-        found[name] = {"top1": top1, "top1_ci95": [top1 - 0.06, min(1.0, top1 + 0.06)]}
-        found[name] |= {"chance": chance, "n": 240, "indistinct": 0.0}
+        figure = {"task": "abilities", "set": "", "part": name, "name": "top1", "value": top1}
+        figure |= {"chance": chance, "interval": [top1 - 0.06, min(1.0, top1 + 0.06)]}
+        found.append(figure | {"n": 240, "indistinct": 0.0, "objects": "shapes"})
+    return found
+
+
+def figures_of(sets: dict[str, Any]) -> list[dict[str, Any]]:
+    """The records of evaluation sets as figures."""
+    found: list[dict[str, Any]] = []
+
+    def add(task: str, name: str, part: str, one: dict[str, Any], chances: dict[str, float]):
+        for kind, chance in chances.items():
+            figure = {"task": task, "set": name, "part": part, "name": kind, "value": one[kind]}
+            figure |= {"chance": chance, "interval": None, "n": one["n"]}
+            found.append(figure | {key: one[key] for key in FACTS if key in one})
+
+    for name, one in sets.items():
+        for way in ("image_to_text", "text_to_image"):
+            chances = {f"r@{k}": one[way][f"chance_r@{k}"] for k in (1, 5, 10)}
+            add("retrieval", name, way, one[way], chances)
+        for column, shot in one["zero_shot"].items():
+            chances = {f"top{k}": k / shot["classes"] for k in (1, 5)}
+            add("zero-shot", name, column, shot, chances)
     return found
 
 
@@ -122,7 +144,10 @@ def write_run(
             if (step - first) % 200 == 0:
                 quality = 1 - math.exp(-samples / 120_000)
                 evaluation = {"event": "evaluation", "stage": stage, "tokens": stage, "step": step}
-                evaluation |= {"samples_seen": samples, "sets": all_sets(rng, quality)}
+                evaluation |= {
+                    "samples_seen": samples,
+                    "figures": figures_of(all_sets(rng, quality)),
+                }
                 events.append(evaluation | {"image_px": tokens["image_px"], "text_tokens": 8})
             if step == 800 and not resumed:
                 resumed = True
@@ -147,8 +172,8 @@ def write_run(
                 "samples_seen": samples,
             } | STAGES[at]
             judged = abilities(random.Random(f"{after} {at} {seed}"), quality)
-            results.append(result | {"sets": all_sets(rng, quality), "abilities": judged})
-    evaluation = {**results[-1]["sets"], "stages": results}
+            results.append(result | {"figures": figures_of(all_sets(rng, quality)) + judged})
+    evaluation = {"points": results}
     (folder / "evaluation.json").write_text(json.dumps(evaluation), encoding="utf-8")
     (folder / "recipe.yaml").write_text(recipe, encoding="utf-8")
     write_gallery(folder, rng)

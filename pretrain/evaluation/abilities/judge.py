@@ -1,25 +1,26 @@
 """Each ability as a zero-shot choice among its captions, beside chance."""
 
 import hashlib
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from pretrain.batches.images import evaluation_pixels
-from pretrain.batches.options import Normalisation
 from pretrain.evaluation.abilities.sets import ABILITIES, Question, questions, things
-from pretrain.evaluation.features import KeptTokens, distributed_rows, embed_pixels, text_features
-from pretrain.evaluation.options import AbilitiesOptions
+from pretrain.evaluation.features import Subject, distributed_rows, embed_pixels, text_features
+from pretrain.evaluation.options import AbilitiesOptions, EvaluationOptions
+from pretrain.evaluation.sets import Sets
+from pretrain.evaluation.task import Figure
 from pretrain.evaluation.zero_shot import wilson_interval
-from pretrain.models.clip import CLIP
 from pretrain.tokens.context import context
-from pretrain.tokens.tokenizer import Tokenizer
 
 
 class Abilities:
     """The questions of every ability; their pictures are drawn when they are looked at."""
+
+    name = "abilities"
+    is_quick = False
 
     def __init__(self, options: AbilitiesOptions) -> None:
         self.options = options
@@ -30,41 +31,32 @@ class Abilities:
             for ability in ABILITIES
         }
 
-    def evaluate(
-        self,
-        model: CLIP,
-        tokenizer: Tokenizer,
-        normalisation: Normalisation,
-        kept: KeptTokens | None = None,
-    ) -> dict[str, Any]:
-        """{ability: {top1, top1_ci95, chance, n, indistinct, objects}}. Collective.
+    @classmethod
+    def open(cls, options: EvaluationOptions, sets: Sets) -> "Abilities | None":
+        asked = options.abilities
+        if not asked:
+            return None
+        return cls(asked if isinstance(asked, AbilitiesOptions) else AbilitiesOptions())
+
+    def evaluate(self, subject: Subject) -> list[Figure]:
+        """Top-1 of each ability. Collective.
 
         indistinct: share of the questions whose right caption and another are the same tokens,
         by the tokenizer's vocabulary or cut to the context; these cannot be answered.
         """
-        model.eval()
-        return {
-            ability: self._ability(asked, model, tokenizer, normalisation, kept)
-            for ability, asked in self.questions.items()
-        }
+        return [self._figure(name, asked, subject) for name, asked in self.questions.items()]
 
-    def _ability(
-        self,
-        asked: list[Question],
-        model: CLIP,
-        tokenizer: Tokenizer,
-        normalisation: Normalisation,
-        kept: KeptTokens | None,
-    ) -> dict[str, Any]:
-        image_px, batch = model.image.image_px, self.options.batch_samples
+    def _figure(self, ability: str, asked: list[Question], subject: Subject) -> Figure:
+        model, batch = subject.model, self.options.batch_samples
+        image_px = model.image.image_px
 
         def embed(rows: list[int]) -> Tensor:
             drawn = [evaluation_pixels(np.asarray(asked[row].draw()), image_px) for row in rows]
-            return embed_pixels(model, np.stack(drawn), rows, normalisation, kept)
+            return embed_pixels(model, np.stack(drawn), rows, subject.normalisation, subject.kept)
 
         images = distributed_rows(len(asked), batch, embed)
         captions = list(dict.fromkeys(text for one in asked for text in one.captions))
-        ids = [np.asarray(tokenizer.encode(text)) for text in captions]
+        ids = [np.asarray(subject.tokenizer.encode(text)) for text in captions]
         texts = text_features(model, ids, batch)
         tower = model.text
         seen = context(ids, tower.text_tokens, model.options.text.specials, tower.vocabulary)
@@ -78,14 +70,16 @@ class Abilities:
             others = torch.cat([scores[: one.answer], scores[one.answer + 1 :]])
             # A tie is no answer; the same tokens are one, however their scores are rounded.
             hits += not same and bool((scores[one.answer] > others).all())
-        return {
-            "top1": hits / len(asked),
-            "top1_ci95": wilson_interval(hits, len(asked)),
-            "chance": float(np.mean([1 / len(one.captions) for one in asked])),
-            "n": len(asked),
-            "indistinct": indistinct / len(asked),
-            "objects": self.objects,
-        }
+        return Figure(
+            task=self.name,
+            part=ability,
+            name="top1",
+            value=hits / len(asked),
+            chance=float(np.mean([1 / len(one.captions) for one in asked])),
+            interval=wilson_interval(hits, len(asked)),
+            n=len(asked),
+            facts={"indistinct": indistinct / len(asked), "objects": self.objects},
+        )
 
     def pixels_sha256(self) -> dict[str, str]:
         """{ability: sha256 of its pictures as they are drawn}. They depend on the versions of
@@ -97,10 +91,3 @@ class Abilities:
                 digest.update(one.draw().tobytes())
             found[ability] = digest.hexdigest()
         return found
-
-
-def open_abilities(asked: AbilitiesOptions | bool | None) -> Abilities | None:
-    """The sets where they are asked for."""
-    if not asked:
-        return None
-    return Abilities(asked if isinstance(asked, AbilitiesOptions) else AbilitiesOptions())
