@@ -20,6 +20,7 @@ from typing import Any
 from jsonargparse import auto_cli, set_parsing_settings
 
 from benchmarks.comparison_file import check_beside, put_row, read_rows, recipe_sha256
+from benchmarks.comparison_page import write_comparison_page
 from benchmarks.comparison_table import print_comparison
 from benchmarks.machine import this_machine
 from benchmarks.trainings import (
@@ -42,7 +43,7 @@ class CompareOptions:
     """What is compared, and where the rows go."""
 
     out: Path = Path("benchmarks/results/demo_compare.json")
-    """Comparison file, for `python -m pretrain.report --comparison`."""
+    """Comparison file; a page that shows it beside the run is written next to it."""
     seeds: list[int] = field(default_factory=lambda: [0])
     """Seeds; each trains all three models."""
     ranks: int = 2
@@ -130,7 +131,7 @@ def compare(options: CompareOptions) -> None:
     rows = read_rows(options.out)
     first = next(row for row in rows if row["name"] == TWO_STAGE)
     if Path(first["run"]).is_dir():
-        start(["-m", "pretrain.report", "--run_dir", first["run"], f"--comparison={options.out}"])
+        print(write_comparison_page(Path(first["run"]), options.out))
     print_comparison(rows, TWO_STAGE)
 
 

@@ -21,7 +21,6 @@ from pretrain.evaluation.retrieval import ranks
 
 SHOWN = 5  # answers shown of a query
 CONFUSIONS = 8  # pairs kept of a task
-MAPPED = 250  # pictures on the map
 _EACH = 2  # hits and misses among the queries, at least, where there are so many
 _THUMBNAIL_PX = 96  # longest side
 _CHUNK = 4096  # pictures compared at once
@@ -158,54 +157,6 @@ def confusions(
             for pair in hardest[:CONFUSIONS]
         ],
     }
-
-
-def embedding_map(
-    one: Embedded, column: str | None, classes: Sequence[str] | None, seed: int
-) -> dict[str, Any]:
-    """Pictures of a sample and a caption of each in the plane of their first two components.
-
-    Each kind is taken about its own mean, for the distance between the two means (`gap`) would
-    otherwise be the first component. column, classes (n,): what the points are coloured by.
-    """
-    count = min(MAPPED, len(one.images))
-    rows = np.sort(np.random.default_rng(seed).choice(len(one.images), count, replace=False))
-    texts, owners = np.unique(one.first_captions[rows], return_index=True)
-    kinds = [one.images.double().cpu().numpy()[rows], one.texts.double().cpu().numpy()[texts]]
-    means = [vectors.mean(axis=0) for vectors in kinds]
-    places, explained = plane(np.concatenate([v - m for v, m in zip(kinds, means, strict=True)]))
-    group = None if classes is None else [classes[row] for row in rows]
-    members = [("pictures", list(range(count))), ("texts", owners.tolist())]
-    result: dict[str, Any] = {
-        "column": column,
-        "explained": [round(float(share), 4) for share in explained],
-        "gap": round(float(np.linalg.norm(means[0] - means[1])), 4),
-    }
-    at = iter(places.round(4).tolist())
-    captions = [one.captions[caption] for caption in one.first_captions[rows]]
-    for kind, samples in members:
-        result[kind] = [
-            {"at": next(at), "caption": captions[i], "group": None if group is None else group[i]}
-            for i in samples
-        ]
-    return result
-
-
-def plane(vectors: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """((n, 2) principal components of centred vectors (n, E), the (2,) shares of the variance).
-
-    The sign is such that the largest loading of a component is positive.
-    """
-    if not np.isfinite(vectors).all():  # of a model that diverged: it has no map
-        return np.zeros((len(vectors), 2)), np.zeros(2)
-    _, sizes, loadings = np.linalg.svd(vectors, full_matrices=False)
-    axes = np.zeros((2, vectors.shape[1]))
-    axes[: len(loadings)] = loadings[:2]
-    largest = np.abs(axes).argmax(axis=1)
-    axes *= np.where(axes[[0, 1], largest] < 0, -1.0, 1.0)[:, None]
-    variance = np.zeros(2)
-    variance[: len(sizes)] = sizes[:2] ** 2 / max(float((sizes**2).sum()), 1e-30)
-    return vectors @ axes.T, variance
 
 
 def _picture(one: Embedded, row: int) -> dict[str, Any]:

@@ -13,7 +13,7 @@ def gallery(
     options: EvaluationOptions, sets: Sets, zero_shot: ZeroShot | None, subject: Subject, seed: int
 ) -> dict[str, Any]:
     """Random pictures and captions with their five nearest, the classes and captions confused
-    most, a map of the embeddings. Collective."""
+    most. Collective."""
     name, one = next(iter(sets.at(subject.model.image.image_px).items()))
     images, texts = subject.embedded(one, options.batch_samples)
     shown = examples.Embedded(
@@ -33,12 +33,9 @@ def gallery(
         examples.confusions(shown, "captions", texts, one.captions, shown.first_captions)
     )
     count = options.gallery_images
-    coarsest = min(columns, key=lambda column: len(columns[column]), default=None)
-    classes = None if coarsest is None else one.classes(coarsest)
     return {
         "set": name,
         "images": examples.nearest_captions(shown, count, seed),
         "texts": examples.nearest_pictures(shown, (count + 1) // 2, seed),
         "confusions": confused,
-        "map": examples.embedding_map(shown, coarsest, classes, seed),
     }

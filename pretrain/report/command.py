@@ -6,7 +6,6 @@ from pathlib import Path
 
 from pretrain.base.files import write_durably
 from pretrain.base.run_files import REPORT_FILE
-from pretrain.report.comparison import read_comparison
 from pretrain.report.page import render, render_several
 from pretrain.report.run_folder import read_run
 from pretrain.report.several import MOST
@@ -18,8 +17,6 @@ class ReportOptions:
 
     run_dir: Path | None = None
     """Run folder; the same as one RUN."""
-    comparison: Path | None = None
-    """Comparison file (rows of other trainings, as benchmarks write it) to show beside the run."""
     out: Path | None = None
     """Page to write; by default report.html in the run folder. Several runs need it."""
 
@@ -32,15 +29,11 @@ def write_report(runs: Sequence[Path], options: ReportOptions) -> Path:
     runs = [*([] if options.run_dir is None else [options.run_dir]), *runs]
     if not 1 <= len(runs) <= MOST:
         raise ValueError(f"{len(runs)} run folders: give RUN, or up to {MOST} to compare them")
-    if len(runs) > 1 and (options.out is None or options.comparison is not None):
-        raise ValueError("several runs are compared on one page: give --out, and no --comparison")
+    if len(runs) > 1 and options.out is None:
+        raise ValueError("several runs are compared on one page: give --out")
     read = [read_run(folder) for folder in runs]
     path = options.out or runs[0] / REPORT_FILE
-    if len(read) > 1:
-        page = render_several(read)
-    else:
-        file = options.comparison
-        page = render(read[0], None if file is None else read_comparison(file))
+    page = render_several(read) if len(read) > 1 else render(read[0])
     # A record may hold half of a surrogate pair, which is valid JSON but no text.
     write_durably(path, page.encode("utf-8", errors="replace"))
     return path

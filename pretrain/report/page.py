@@ -1,20 +1,18 @@
 """The page as a whole: the sections in reading order, in one file without outside requests."""
 
 from pretrain.report.abilities import ability_charts, indistinct_note
-from pretrain.report.comparison import THIS_RUN, comparison_of
 from pretrain.report.confusions import confusions_of
 from pretrain.report.curves import curves, running_curves
-from pretrain.report.embedding_map import embedding_map, map_note
 from pretrain.report.gallery import gallery_of
 from pretrain.report.overview import environment, headline_cards, lead, stage_table
 from pretrain.report.results import result_tables
-from pretrain.report.run_folder import Record, Run
+from pretrain.report.run_folder import Run
 from pretrain.report.several import differences, figures_tables, names_of, overlaid
 from pretrain.report.summary import final_figures, set_names
 from pretrain.report.template import template
 
 
-def render(run: Run, comparison: Record | None = None) -> str:
+def render(run: Run) -> str:
     """The report of a run as HTML text; a part without records is left out with a sentence."""
     return template("page.html").render(
         run=run,
@@ -25,15 +23,10 @@ def render(run: Run, comparison: Record | None = None) -> str:
         results=result_tables(run),
         abilities=ability_charts(run),
         indistinct=indistinct_note(run),
-        comparison=comparison,
-        compared=None if comparison is None else comparison_of(run, comparison),
-        this_run=THIS_RUN,
         curves=curves(run),
         running_curves=running_curves(run),
         gallery=gallery_of(run),
         confusions=confusions_of(run),
-        embedding_map=embedding_map(run),
-        map_note=map_note(run),
         environment=environment(run),
     )
 

@@ -173,15 +173,6 @@ def sets_of(points: Iterable[Record]) -> Record:
     return sets
 
 
-def group_comparison(rows: object) -> dict[str, list[Record]]:
-    """The rows of a comparison file by name, in the order in which the names first come."""
-    groups: dict[str, list[Record]] = {}
-    for row in rows if isinstance(rows, list) else []:
-        if isinstance(row, dict):
-            groups.setdefault(str(row.get("name", figures.MISSING)), []).append(row)
-    return groups
-
-
 def spread(values: Iterable[object]) -> Spread | None:
     """Mean and range of the values that are finite numbers; None if none is."""
     finite = [value for value in map(figures.number, values) if value is not None]

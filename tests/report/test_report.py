@@ -11,7 +11,6 @@ from report_run import (
     assert_close,
     rates,
     report,
-    write_comparison,
     write_run,
 )
 
@@ -132,51 +131,6 @@ def test_a_resume_takes_back_what_it_repeats(tmp_path: Path) -> None:
     last = run.steps[-1]["samples_seen"] // 100_000
     assert (run.samples_replaced, run.updates_skipped) == ({"crc_mismatch": last}, 2)
     assert sum(stage.samples for stage in summarize_stages(run)) == run.samples_seen
-
-
-def test_comparison_states_mean_and_range_over_seeds(tmp_path: Path) -> None:
-    write_run(tmp_path / "run")
-    rows = write_comparison(tmp_path / "c.json")["rows"]
-    _, page = report(tmp_path / "run", tmp_path / "c.json")
-    table = page.table_with("CNN + bag of words")
-    steps = read_run(tmp_path / "run").steps
-    before = [0, *(step["step"] for step in steps)]
-    seconds = sum(s["step_s"] * (s["step"] - b) for s, b in zip(steps, before, strict=False))
-    assert next(row for row in table if row[0] == "this run")[2] == f"{seconds:.0f}"
-    for name in dict.fromkeys(row["name"] for row in rows):
-        cells = next(row for row in table if row[0] == name)
-        assert cells[1] == "3"
-        shown, true = [], []
-        for cell in cells[5:]:
-            shown += [float(part) / 100 for part in re.findall(r"[\d.]+", cell)]
-        for held_out in SETS:
-            for d in ("image_to_text", "text_to_image"):
-                of = [r["sets"][held_out][d]["r@1"] for r in rows if r["name"] == name]
-                true += [sum(of) / len(of), min(of), max(of)]
-        assert_close(shown, true)
-
-
-def test_bars_are_as_long_as_their_rates(tmp_path: Path) -> None:
-    write_run(tmp_path / "run")
-    rows = write_comparison(tmp_path / "c.json", seeds=1)["rows"]
-    source, page = report(tmp_path / "run", tmp_path / "c.json")
-    assert not [cell for row in page.table_with("CNN") for cell in row if " to " in cell]
-    charts = re.findall(r"<figure.*?</figure>", source, re.DOTALL)
-    chart = next(c for c in charts if "R@1 compared, held out concepts" in c)
-    bars = re.findall(r"<title>([^<]*): [\d.]+ %</title>\s*<path d=\"M ([^\"]*)\"", chart)
-    names = [(row["name"], way) for row in rows for way in ("image → text", "text → image")]
-    assert [bar[0] for bar in bars][2:] == [f"{name}, {way}" for name, way in names]
-    xs = [[float(corner.split()[0]) for corner in re.split("[ML]", d)] for _, d in bars[2:]]
-    assert len({min(x) for x in xs}) == 1, "bars begin at one line"
-    widths = [max(x) - min(x) for x in xs]
-    true = [
-        row["sets"]["held_out_concepts"][direction]["r@1"]
-        for row in rows
-        for direction in ("image_to_text", "text_to_image")
-    ]
-    scale = widths[0] / true[0]
-    gap = max(abs(w - scale * t) for w, t in zip(widths, true, strict=True))
-    assert gap < 0.01 and max(widths) > 250, f"largest gap {gap} px of {widths}"
 
 
 def test_gallery_marks_right_and_wrong(tmp_path: Path) -> None:

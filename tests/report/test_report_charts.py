@@ -7,7 +7,7 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 import numpy as np
-from report_run import report, write_comparison, write_run
+from report_run import report, write_run
 
 from pretrain.report import figures
 from pretrain.report.chart import LEFT, RIGHT, WIDE, Chart, Line, Mark, line_chart, moving_mean
@@ -76,10 +76,9 @@ def test_names_from_the_run_folder_are_drawn_as_they_are() -> None:
 def test_charts_follow_the_page_in_light_and_in_dark(tmp_path: Path) -> None:
     """No chart has a colour or a font of its own; each of its colours has both values."""
     write_run(tmp_path / "run")
-    write_comparison(tmp_path / "c.json")
-    source, page = report(tmp_path / "run", tmp_path / "c.json")
+    source, page = report(tmp_path / "run")
     charts = re.findall(r"<svg.*?</svg>", source, re.DOTALL)
-    assert len(charts) == 19
+    assert len(charts) == 17
     used = set()
     for chart in charts:
         styles = "; ".join(re.findall(r'style="([^"]*)"', chart))

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from judged import looked_up
 from markupsafe import escape
-from report_run import report, write_comparison, write_run
+from report_run import report, write_run
 
 from pretrain.report import figures
 from pretrain.report.command import ReportOptions, write_report
@@ -26,7 +26,6 @@ def test_all_text_is_escaped(tmp_path: Path) -> None:
     evil = "<script>alert('x')</script>\"onload=\"{{ 7 * 7 }}$\\x$"
     run = tmp_path / "a <b>run"
     write_run(run)
-    write_comparison(tmp_path / "c.json")
 
     def poisoned(value: Any) -> Any:
         if isinstance(value, str):
@@ -38,14 +37,14 @@ def test_all_text_is_escaped(tmp_path: Path) -> None:
             return {k: v if k in fixed else poisoned(v) for k, v in value.items()}
         return value
 
-    for path in (run / "gallery.json", run / "evaluation.json", tmp_path / "c.json"):
+    for path in (run / "gallery.json", run / "evaluation.json"):
         path.write_text(json.dumps(poisoned(json.loads(path.read_text()))))
     path = run / "metrics.jsonl"
     lines = [json.dumps(poisoned(json.loads(line))) for line in path.read_text().splitlines()]
     path.write_text("\n".join(lines))
     (run / "recipe.yaml").write_text(f"name: {evil}</pre>")
 
-    source, page = report(run, tmp_path / "c.json")
+    source, page = report(run)
     assert "<script" not in source and "<b>run" not in source
     assert escape(evil) in source and html.unescape(escape(evil)) == evil
     assert not [a for _, attributes in page.tags for a in attributes if a.startswith("on")]
@@ -57,8 +56,7 @@ def test_all_text_is_escaped(tmp_path: Path) -> None:
 
 def test_the_page_asks_for_nothing_outside(tmp_path: Path) -> None:
     write_run(tmp_path / "run")
-    write_comparison(tmp_path / "c.json")
-    source, page = report(tmp_path / "run", tmp_path / "c.json")
+    source, page = report(tmp_path / "run")
     assert not re.search(r"https?://|url\(|@import", source)
     for _, attributes in page.tags:
         assert "srcset" not in attributes and (attributes.get("href") or "#").startswith("#")
@@ -80,13 +78,11 @@ def test_a_missing_file_becomes_a_sentence(tmp_path: Path, missing: str) -> None
 
 def test_the_same_run_gives_the_same_bytes(tmp_path: Path) -> None:
     write_run(tmp_path / "run")
-    write_comparison(tmp_path / "c.json")
     command = [sys.executable, "-m", "pretrain.report", "--run_dir", tmp_path / "run"]
     pages = []
     for seed in ("1", "2"):
         environment = {**os.environ, "PYTHONHASHSEED": seed}
-        compared = [*command, "--comparison", tmp_path / "c.json"]
-        subprocess.run(compared, cwd=ROOT, env=environment, check=True)
+        subprocess.run(command, cwd=ROOT, env=environment, check=True)
         pages.append((tmp_path / "run" / "report.html").read_bytes())
     assert pages[0] == pages[1]
 
@@ -154,9 +150,3 @@ def test_figures_that_are_no_numbers_become_dashes(tmp_path: Path) -> None:
 def test_errors_name_what_is_missing(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"nowhere.*--run"):
         write_report([], ReportOptions(run_dir=tmp_path / "nowhere"))
-    (tmp_path / "recipe.yaml").write_text("seed: 0\n")
-    with pytest.raises(FileNotFoundError, match=r"none\.json.*--comparison"):
-        write_report([], ReportOptions(run_dir=tmp_path, comparison=tmp_path / "none.json"))
-    (tmp_path / "bad.json").write_text("[1]")
-    with pytest.raises(ValueError, match=r"bad\.json.*rows"):
-        write_report([], ReportOptions(run_dir=tmp_path, comparison=tmp_path / "bad.json"))

@@ -216,33 +216,10 @@ def write_gallery(folder: Path, rng: random.Random, is_whole: bool = False) -> N
     texts = [{"caption": "sailboat", "rank": 17, "of": 1720, "right": thumb, "top5": answers}]
     pair = {"name": "cat face", "taken_for": "red heart", "count": 7, "of": 9, "example": thumb}
     confused = {"task": "sub_group", "classes": 12, "wrong": 30, "n": 90, "pairs": [pair]}
-    points = [
-        {"at": [rng.random(), rng.random()], "caption": f"c{i}", "group": f"kind {i % 12}"}
-        for i in range(60)
-    ]
-    plane = {"column": "group", "explained": [0.2, 0.1], "gap": 0.5}
-    plane |= {"pictures": points, "texts": points[:30]}
     gallery = {"set": "held_out_artist", "images": images}
     if is_whole:
-        gallery |= {"texts": texts, "confusions": [confused], "map": plane}
+        gallery |= {"texts": texts, "confusions": [confused]}
     (folder / "gallery.json").write_text(json.dumps(gallery), encoding="utf-8")
-
-
-def write_comparison(path: Path, seeds: int = 3) -> dict[str, Any]:
-    rng = random.Random(1)
-    rows = []
-    for name, quality, speed in (
-        ("two-stage CLIPA", 0.96, 1715),
-        ("full tokens from scratch", 0.72, 734),
-        ("CNN + bag of words", 1.13, 4508),
-    ):
-        for seed in range(seeds):
-            row = {"name": name, "seed": seed, "seconds": 270.0 + seed, "samples": speed * 270}
-            row |= {"images_per_s": speed, "sets": all_sets(rng, quality * rng.uniform(0.96, 1.04))}
-            rows.append(row)
-    comparison = {"seconds_budget": 270, "rows": rows}
-    path.write_text(json.dumps(comparison), encoding="utf-8")
-    return comparison
 
 
 class Page(HTMLParser):
@@ -284,10 +261,8 @@ class Page(HTMLParser):
         return next(t for t in self.tables if any(header in cell for row in t for cell in row))
 
 
-def report(folder: Path, comparison: Path | None = None) -> tuple[str, Page]:
-    source = write_report([], ReportOptions(run_dir=folder, comparison=comparison)).read_text(
-        "utf-8"
-    )
+def report(folder: Path) -> tuple[str, Page]:
+    source = write_report([], ReportOptions(run_dir=folder)).read_text("utf-8")
     return source, Page(source)
 
 

@@ -1,45 +1,45 @@
 """The comparison: the run beside other trainings of the same budget."""
 
-import json
 from pathlib import Path
 
+from benchmarks.comparison_file import read_rows
+from pretrain.base.files import write_durably
 from pretrain.report import figures
 from pretrain.report.chart import Bar, Chart, bar_chart
-from pretrain.report.run_folder import Record, Run
+from pretrain.report.run_folder import Record, Run, read_run
 from pretrain.report.summary import (
     DIRECTIONS,
     Spread,
     final_figures,
-    group_comparison,
     objects,
     sets_of,
     spread,
     training_s,
 )
 from pretrain.report.table import Cell, Table
+from pretrain.report.template import template
 
 THIS_RUN = "this run"
 
 
-def read_comparison(path: Path) -> Record:
-    """A comparison file. FileNotFoundError or ValueError name the file and the remedy."""
-    if not path.is_file():
-        raise FileNotFoundError(
-            f"no comparison file {path}: leave --comparison out, or write one with "
-            f"`python -m benchmarks.cnn_baseline --out {path}`"
-        )
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"comparison file {path} is not JSON: {error}") from error
-    if not isinstance(value, dict) or not isinstance(value.get("rows"), list):
-        raise ValueError(f"comparison file {path} has no list `rows`: it was not written by us")
-    return value
+def write_comparison_page(run_dir: Path, file: Path) -> Path:
+    """The rows of a comparison file beside a run, as a page next to the file."""
+    run, rows = read_run(run_dir), read_rows(file)
+    budgets = {row.get("seconds_budget") for row in rows} - {None}
+    page = template("comparison.html", Path(__file__).parent).render(
+        run=run,
+        compared=comparison_of(run, rows),
+        seconds_budget=next(iter(budgets), None),
+        this_run=THIS_RUN,
+    )
+    path = file.with_suffix(".html")
+    write_durably(path, page.encode("utf-8", errors="replace"))
+    return path
 
 
-def comparison_of(run: Run, comparison: Record) -> tuple[Table, list[Chart]] | None:
+def comparison_of(run: Run, rows: list[Record]) -> tuple[Table, list[Chart]] | None:
     """Table and bars of the rows, by name over seeds, the run itself first; None without rows."""
-    groups = {**_own_row(run), **group_comparison(comparison["rows"])}
+    groups = {**_own_row(run), **group_comparison(rows)}
     sets = [objects(row.get("sets")) for rows in groups.values() for row in rows]
     names = [
         name
@@ -112,3 +112,12 @@ def _bars(name: str, groups: dict[str, list[Record]]) -> Chart:
             if recall is not None:
                 bars[group].append(Bar(name=label, values=recall.values, colour=f"c{colour}"))
     return bar_chart(f"R@1 compared, {figures.readable(name)}", bars)
+
+
+def group_comparison(rows: object) -> dict[str, list[Record]]:
+    """The rows of a comparison file by name, in the order in which the names first come."""
+    groups: dict[str, list[Record]] = {}
+    for row in rows if isinstance(rows, list) else []:
+        if isinstance(row, dict):
+            groups.setdefault(str(row.get("name", figures.MISSING)), []).append(row)
+    return groups
