@@ -50,7 +50,7 @@ def evaluate(options: EvaluateOptions) -> None:
         points = _checked_points(options.tokens, own, source)
     evaluator = Evaluator(
         asked(options, source.evaluation),
-        image_sizes={at.image_px for _, at in points} | {own.image_px},
+        image_sizes={at.image_px for _, at in points},
         tokenizer=source.tokenizer,
         normalisation=source.normalisation,
     )

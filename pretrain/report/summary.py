@@ -129,7 +129,7 @@ def collect_results(run: Run) -> list[Result]:
 
 def final_figures(run: Run) -> list[Record]:
     """The figures after the last stage, at its own token lengths."""
-    points = _points(run) or run.evaluations
+    points = run.evaluations if run.evaluation is None else _points(run)
     own = [one for one in points if (one.get("after") or one.get("stage")) == one.get("tokens")]
     return figures_of((own or points)[-1]) if points else []
 
