@@ -11,6 +11,7 @@ from data_prep.__main__ import COMMANDS
 from data_prep.__main__ import main as data_prep
 from pretrain.cli import Command, help_of, run, values
 from pretrain.convert import CONVERT
+from pretrain.evaluate import EVALUATE
 from pretrain.export.__main__ import EXPORT
 from pretrain.plan.__main__ import PLAN
 from pretrain.preflight import PREFLIGHT
@@ -20,7 +21,7 @@ from pretrain.search.__main__ import SEARCH
 
 ROOT = Path(__file__).resolve().parents[2]
 TINY = str(ROOT / "pretrain/recipes/tiny.yaml")
-ALL = [TRAIN, PLAN, PREFLIGHT, EXPORT, CONVERT, REPORT, SEARCH, *COMMANDS.values()]
+ALL = [TRAIN, PLAN, PREFLIGHT, EVALUATE, EXPORT, CONVERT, REPORT, SEARCH, *COMMANDS.values()]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -143,7 +144,14 @@ def test_data_prep_names_its_commands(capsys):
 
 @pytest.mark.parametrize(
     "command",
-    ["pretrain.train", "pretrain.plan", "pretrain.export", "pretrain.search", "data_prep embed"],
+    [
+        "pretrain.train",
+        "pretrain.plan",
+        "pretrain.evaluate",
+        "pretrain.export",
+        "pretrain.search",
+        "data_prep embed",
+    ],
 )
 def test_a_mistake_needs_no_torch(command):
     module, *words = command.split()
