@@ -11,7 +11,7 @@ from functools import lru_cache
 import numpy as np
 import simplejpeg
 from numpy.typing import NDArray
-from PIL import Image, ImageCms, PngImagePlugin
+from PIL import Image, ImageCms, PngImagePlugin, UnidentifiedImageError
 
 # Only these decoders may run: a corpus must not reach Pillow's less trodden ones (EPS starts a
 # PostScript interpreter).
@@ -80,6 +80,8 @@ def open_picture(file: bytes) -> Image.Image:
             picture = Image.open(io.BytesIO(file), formats=FORMATS)
         except Image.DecompressionBombError as error:
             raise PixelsCapError(f"over the cap of {PIXELS_CAP:,} pixels") from error
+        except UnidentifiedImageError as error:  # its own words name an object in memory
+            raise ValueError(f"no whole picture of {', '.join(FORMATS)}") from error
         except Exception as error:
             raise ValueError(f"no whole picture of {', '.join(FORMATS)}: {error}") from error
     check_pixels(*picture.size)
