@@ -10,7 +10,7 @@ from matplotlib.ticker import PercentFormatter
 
 from benchmarks.law_rows import Place, Row, drops, level, levels, noise, place
 from benchmarks.law_sweep import RESIZE, TRUNCATE, Sweep
-from pretrain.base.files import aside, rename_durably, sync
+from pretrain.base.files import aside
 
 PICTURE = "law"
 _AXES = {"image_tokens": "image", "text_tokens": "text"}
@@ -33,10 +33,8 @@ def write_picture(out: Path, sweep: Sweep, rows: list[Row]) -> list[Path]:
     paths = []
     for kind, metadata in (("svg", {"Date": None}), ("png", {})):
         path = out / f"{PICTURE}.{kind}"
-        with rc_context(_STYLE):  # type: ignore[arg-type]
-            figure.savefig(aside(path), format=kind, dpi=150, metadata=metadata)
-        sync(aside(path))
-        rename_durably(aside(path), path)
+        with rc_context(_STYLE), aside(path) as file:  # type: ignore[arg-type]
+            figure.savefig(file, format=kind, dpi=150, metadata=metadata)
         paths.append(path)
     return paths
 

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from pretrain.base.files import file_sha256, rename_durably, write_durably
+from pretrain.base.files import aside, file_sha256, write_durably
 from pretrain.dataset.manifest import INDEX_FILE, MANIFEST_FILE, Manifest, path_inside
 from pretrain.dataset.remote import copy_checked, read_all
 
@@ -48,15 +48,11 @@ def fetch(directory: Path, options: FetchOptions) -> str:
     for name, digest in digests.items():
         path = path_inside(directory, name, "file")
         if not path.is_file() or file_sha256(path) != digest:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            part = path.with_name(path.name + ".part")
             try:
-                copy_checked(f"{url}/{name}", part, digest)
-                rename_durably(part, path)
+                with aside(path) as file:
+                    copy_checked(f"{url}/{name}", Path(file.name), digest)
             except OSError as error:
                 raise OSError(f"{url}/{name} could not be copied to {path}: {error}") from error
-            finally:
-                part.unlink(missing_ok=True)
         size += path.stat().st_size
     write_durably(directory / MANIFEST_FILE, text)
     return (

@@ -15,6 +15,7 @@ from data_prep.build.writer import array_file, write_index, write_manifest
 from data_prep.sources.links import LinkCounts
 from pretrain.base.checks import check_positive
 from pretrain.base.files import file_sha256, sync, write_durably
+from pretrain.base.lock import locked
 from pretrain.dataset.manifest import (
     COPY_AGAIN,
     INDEX_FILE,
@@ -69,12 +70,18 @@ def join(out: Path, options: JoinOptions) -> str:
     Shards are hard links where the file system allows it, else copies. A finished directory is
     refused; an unfinished one is made anew. ValueError or OSError name what does not fit.
     """
-    if (out / MANIFEST_FILE).exists():
-        raise FileExistsError(f"{out} is a finished dataset: choose another directory")
     manifests = [read_manifest(source) for source in options.source]
     _check_alike(options.source, manifests)
+    with locked(out, patience_s=0, keep=False):
+        if (out / MANIFEST_FILE).exists():
+            raise FileExistsError(f"{out} is a finished dataset: choose another directory")
+        _write(out, options, manifests)
+    return _summary(out, options, manifests)
+
+
+def _write(out: Path, options: JoinOptions, manifests: list[Manifest]) -> None:
+    """All files of the joined dataset."""
     first = manifests[0]
-    out.mkdir(parents=True, exist_ok=True)
     tiers = {}
     for name in first.tiers:
         shards = _link_shards(out, name, options.source, manifests)
@@ -103,7 +110,11 @@ def join(out: Path, options: JoinOptions) -> str:
     if options.share:
         _write_mix(out, options, manifests)
     write_manifest(out, joined)
-    lines = [f"{out}: {joined.samples:,} samples of {len(manifests)} datasets"]
+
+
+def _summary(out: Path, options: JoinOptions, manifests: list[Manifest]) -> str:
+    samples = sum(manifest.samples for manifest in manifests)
+    lines = [f"{out}: {samples:,} samples of {len(manifests)} datasets"]
     total = sum(options.share) or 1.0
     for place, (source, manifest) in enumerate(zip(options.source, manifests, strict=True)):
         shown = f", {options.share[place] / total:.1%} of what is shown" if options.share else ""

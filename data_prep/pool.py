@@ -9,6 +9,7 @@ from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any, TypeVar
 
 from pretrain.base.checks import check_positive
@@ -20,6 +21,7 @@ Report = Callable[[Any], None]
 
 REPORT_S = 0.5  # a worker tells of its progress no more often
 WAIT_S = 0.2
+WINDOW = 4  # items for each worker that are handed over at once
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,9 +98,12 @@ def run_in_pool(
         initargs=(function, state, reports, stop),
     )
     try:
-        waiting = {pool.submit(_run, item) for item in items}
+        left = iter(items)
+        waiting = {pool.submit(_run, item) for item in islice(left, WINDOW * workers)}
         while waiting:
+            # Each wait looks at all that wait: a window of them keeps it linear in the items.
             done, waiting = wait(waiting, WAIT_S, FIRST_COMPLETED)
+            waiting |= {pool.submit(_run, item) for item in islice(left, len(done))}
             while not reports.empty():
                 report(reports.get())
             for future in done:

@@ -8,13 +8,13 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from tqdm import tqdm
 
 from data_prep.build.tasks import DOWNLOADS
 from data_prep.recaption.files import open_all
 from data_prep.sources.links import describe_counts
 from pretrain.base.checks import check_positive
 from pretrain.base.files import write_durably
+from pretrain.base.progress import Bar
 from pretrain.dataset.manifest import Manifest, read_manifest, read_token_counts
 from pretrain.dataset.rows import smallest_tier, spaced_rows
 
@@ -110,7 +110,7 @@ def survey(directory: Path, samples: int | None) -> Survey:
     lengths |= {one.name: Tally() for one in recaptions}
     looked_at = 0
     total = min(samples or manifest.samples, manifest.samples)
-    with tqdm(total=total, unit=" samples", desc="stats", disable=None) as bar:
+    with Bar(total=total, unit="samples", what="stats") as bar:
         for rows in spaced_rows(manifest.samples, samples):
             tokens = reader.index["tokens"][rows]
             for column, name in enumerate(manifest.captions):

@@ -8,12 +8,12 @@ from pathlib import Path
 from tempfile import gettempdir
 
 import numpy as np
-from tqdm import tqdm
 
 from data_prep.build.duplicates import repeated_rows
 from data_prep.build.writer import verify_shard
 from data_prep.pool import PoolOptions, Report, run_in_pool
-from pretrain.base.files import file_sha256
+from pretrain.base.files import file_sha256, final_name
+from pretrain.base.progress import Bar
 from pretrain.dataset.captions import Recaption, recaption_names
 from pretrain.dataset.manifest import (
     INDEX_FILE,
@@ -86,7 +86,7 @@ def dataset_faults(directory: Path, workers: int | None) -> Iterator[str]:
             first += info.samples
     state = VerifyState(directory=directory, indexed=indexed)
     results = run_in_pool(shard_faults, state, checks, workers, lambda _: None)
-    for faults in tqdm(results, total=len(checks), unit=" shards", desc="verify", disable=None):
+    for faults in Bar(results, total=len(checks), unit="shards", what="verify"):
         yield from faults
 
 
@@ -139,7 +139,7 @@ def stray_files(directory: Path, manifest: Manifest, tier: str) -> Iterator[str]
     known = {shard.file for shard in manifest.tiers[tier].shards}
     folder = directory / tier
     for path in sorted(folder.glob("*.tar*")) if folder.is_dir() else []:
-        if f"{tier}/{path.name}" not in known and re.fullmatch(r"\d+\.tar(\.part)?", path.name):
+        if f"{tier}/{path.name}" not in known and re.fullmatch(r"\d+\.tar", final_name(path.name)):
             yield f"{path}: the manifest does not name it"
 
 

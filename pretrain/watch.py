@@ -4,7 +4,6 @@ Every result is one durable line of a file of its own. The run folder is only re
 it, and may remove a checkpoint at any time, also while it is read here.
 """
 
-import fcntl
 import json
 import os
 import time
@@ -16,6 +15,7 @@ from torch import Tensor
 
 from pretrain.base.distributed import Runtime, agreed, all_ranks, broadcast_object
 from pretrain.base.files import sync
+from pretrain.base.lock import HeldError, Lock
 from pretrain.base.run_files import CHECKPOINTS
 from pretrain.evaluation.table import table
 from pretrain.evaluation.task import Figure
@@ -41,11 +41,9 @@ class Judged:
         The half line of a killed one is removed.
         """
         path.parent.mkdir(parents=True, exist_ok=True)
-        self._file = path.open("a+b")
         try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            self._file.close()
+            self._file = os.fdopen(Lock(path, patience_s=0).descriptor, "a+b")
+        except HeldError as error:
             raise RuntimeError(
                 f"{path} is being written by another --watch of this run: wait for it, end it, or "
                 "give this one another --out"

@@ -7,6 +7,7 @@ records and index rows stay until the manifest is written.
 import sys
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -18,7 +19,6 @@ from data_prep.build.tasks import (
     WORK_FOLDER,
     Part,
     Plan,
-    locked,
     read_parts,
     read_plan,
     read_record,
@@ -37,6 +37,7 @@ from data_prep.build.writer import (
 from data_prep.pool import Report, run_in_pool
 from data_prep.rejection import REASONS
 from pretrain.base.files import file_sha256, sync, write_durably
+from pretrain.base.lock import locked
 from pretrain.dataset.manifest import (
     FORMAT_VERSION,
     IN_PLACE_VERSION,
@@ -203,17 +204,15 @@ def rewrite_part(plan: Plan, item: tuple[Place, np.ndarray], report: Report) -> 
     tiers = [tier.name for tier in plan.tiers]
     told = place.part.shards[tiers[0]]
     if not (place.folder / f"{stem}.json").exists():
-        writer = PartWriter(
-            place.folder,
-            stem,
-            tiers,
-            len(plan.captions),
-            np.dtype(plan.token_dtype),
-            told.pictures,
-        )
         indices = {tier: place.rows(tier) for tier in tiers}
-        files = {tier: place.path(tier, "tar").open("rb") for tier in tiers}
-        try:
+        ids = np.dtype(plan.token_dtype)
+        with (
+            PartWriter(place.folder, stem, tiers, len(plan.captions), ids, told.pictures) as writer,
+            ExitStack() as opened,
+        ):
+            files = {
+                tier: opened.enter_context(place.path(tier, "tar").open("rb")) for tier in tiers
+            }
             for row in np.setdiff1d(np.arange(place.part.samples), dropped):
                 members: dict[str, dict[str, bytes]] = {}
                 for tier, file in files.items():
@@ -225,10 +224,7 @@ def rewrite_part(plan: Plan, item: tuple[Place, np.ndarray], report: Report) -> 
                 found = indices[tiers[0]][row]
                 stored = None if told.pictures is None else found["jpg"].item()
                 writer.add(found["key"].decode(), members, found["tokens"].tolist(), stored)
-        finally:
-            for file in files.values():
-                file.close()
-        infos = writer.finish()
+            infos = writer.finish()
         write_part(place.folder, stem, replace(place.part, samples=writer.samples, shards=infos))
     for tier in tiers:
         place.path(tier, "tar").unlink(missing_ok=True)

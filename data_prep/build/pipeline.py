@@ -3,14 +3,13 @@
 from collections import Counter
 from contextlib import closing
 
-from tqdm import tqdm
-
 from data_prep.build.merge import Built, join, read_built
 from data_prep.build.options import BuildOptions
 from data_prep.build.plan import prepare
 from data_prep.build.tasks import read_parts, share_of, task_folder
 from data_prep.build.work import Job, Progress, run_task, writing
 from data_prep.pool import run_in_pool
+from pretrain.base.progress import Bar
 
 
 def build_dataset(options: BuildOptions) -> Built:
@@ -56,7 +55,7 @@ def run_tasks(job: Job, numbers: list[int]) -> None:
             todo.append(number)
     written = 0
     total = sum(job.plan.tasks[number].rows for number in numbers)
-    with tqdm(total=total, initial=rows, unit=" images", desc="build", disable=None) as bar:
+    with Bar(total=total, done=rows, unit="images", what="build") as bar:
 
         def show(progress: Progress) -> None:
             nonlocal written

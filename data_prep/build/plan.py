@@ -20,7 +20,6 @@ from data_prep.build.tasks import (
     Task,
     TierPlan,
     clear,
-    locked,
     read_plan,
     remove_work,
     write_look,
@@ -34,6 +33,7 @@ from data_prep.text.captions import CaptionTemplate, make_captions
 from data_prep.text.vocabulary import sample_texts, train_tokenizer
 from data_prep.text.word_classes import load_spacy
 from pretrain.base.files import write_durably
+from pretrain.base.lock import locked
 from pretrain.dataset.manifest import MANIFEST_FILE, TokenizerInfo, read_manifest, token_dtype
 from pretrain.tokens.given import read_given
 from pretrain.tokens.tokenizer import is_json, open_tokenizer, parse_tokenizer

@@ -12,12 +12,9 @@ A part's files are whole once its .json is there. A task is done once its last p
 are, the shards get their places in OUT by renaming, and the folder goes.
 """
 
-import errno
-import fcntl
 import json
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -27,6 +24,7 @@ from pydantic import TypeAdapter, ValidationError
 from data_prep.build.writer import remove_shards
 from data_prep.sources.look import Look
 from pretrain.base.files import write_durably
+from pretrain.base.lock import LOCK_FILE
 from pretrain.dataset.manifest import (
     MANIFEST_FILE,
     PICTURES_ROOT_FILE,
@@ -39,7 +37,6 @@ WORK_FOLDER = ".build"
 PLAN_FILE = "plan.json"
 LOOK_FILE = "look.json"
 REPLACED_FILE = "replaced.json"  # the manifest of the dataset that gives way
-LOCK_FILE = "lock"
 CAPTIONS_LEFT_OUT = "captions_left_out"  # of a manifest's provenance, where there are some
 HUB = "hub"  # of a manifest's provenance, where the corpus lies there
 DOWNLOADS = "downloads"  # of a manifest's provenance, where img2dataset fetched the corpus
@@ -189,23 +186,6 @@ def clear(out: Path, tiers: list[str]) -> None:
             shutil.rmtree(path)
         elif path.name != LOCK_FILE:
             path.unlink()
-
-
-@contextmanager
-def locked(folder: Path) -> Iterator[int]:
-    """Nobody else works in this folder. Waits for whoever does; the end of a process frees it.
-
-    Yields the lock's file descriptor: a program that is started with it holds the lock, too. Where
-    the file system has no locks, there is none.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / LOCK_FILE).open("ab") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX)
-        except OSError as error:
-            if error.errno not in (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP):
-                raise
-        yield file.fileno()
 
 
 def remove_work(out: Path) -> None:

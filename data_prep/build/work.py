@@ -15,7 +15,6 @@ from data_prep.build.tasks import (
     Plan,
     Task,
     has_plan,
-    locked,
     read_parts,
     remove_work,
     task_folder,
@@ -27,6 +26,7 @@ from data_prep.rejection import RejectedError
 from data_prep.sources import Corpus, Record
 from data_prep.text.captions import CaptionTemplate, entries_left_out, parse_templates
 from pretrain.base.files import why_not_written
+from pretrain.base.lock import locked
 from pretrain.tokens.tokenizer import open_tokenizer
 
 
@@ -98,36 +98,36 @@ def make_part(
     options = job.options.writer
     stop, plan = task.stop, job.plan
     tiers, ids = [tier.name for tier in plan.tiers], np.dtype(plan.token_dtype)
-    writer = PartWriter(folder, stem, tiers, len(plan.captions), ids, task.pictures)
     pace, counted = Pace(), Progress(rows=0, bytes=0, rejected={})
     rejected: Counter[str] = Counter()
     seen: set[str] = set()  # keys that repeat in other shards are found when these are joined
     rows, left_out, last = 0, 0, True
-    for record in records:
-        rows += 1
-        sample = make_sample(maker, record, seen, rejected)
-        if sample is not None:
-            left_out += entries_left_out(maker.templates, record.columns)
-            with writing(options.out):
-                members = tier_members(sample, tiers)
-                writer.add(sample.key, members, sample.tokens, sample.stored)
-        if pace.is_due():
-            counted = tell(report, counted, rows, writer.bytes, rejected)
-        if writer.is_full(options):
-            stop, last = record.number + 1, record.number + 1 == task.stop
-            break
-    with writing(options.out):
-        part = Part(
-            start=task.start,
-            stop=stop,
-            last=last,
-            rows=rows,
-            samples=writer.samples,
-            rejected=dict(rejected),
-            captions_left_out=left_out,
-            shards=writer.finish(),
-        )
-        write_part(folder, stem, part)
+    with PartWriter(folder, stem, tiers, len(plan.captions), ids, task.pictures) as writer:
+        for record in records:
+            rows += 1
+            sample = make_sample(maker, record, seen, rejected)
+            if sample is not None:
+                left_out += entries_left_out(maker.templates, record.columns)
+                with writing(options.out):
+                    members = tier_members(sample, tiers)
+                    writer.add(sample.key, members, sample.tokens, sample.stored)
+            if pace.is_due():
+                counted = tell(report, counted, rows, writer.bytes, rejected)
+            if writer.is_full(options):
+                stop, last = record.number + 1, record.number + 1 == task.stop
+                break
+        with writing(options.out):
+            part = Part(
+                start=task.start,
+                stop=stop,
+                last=last,
+                rows=rows,
+                samples=writer.samples,
+                rejected=dict(rejected),
+                captions_left_out=left_out,
+                shards=writer.finish(),
+            )
+            write_part(folder, stem, part)
     tell(report, counted, rows, writer.bytes, rejected)
     return part
 

@@ -7,15 +7,17 @@ import os
 import re
 import zlib
 from collections.abc import Iterable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from itertools import chain, zip_longest
 from pathlib import Path
+from types import TracebackType
 from typing import Any, BinaryIO
 
 import numpy as np
 
 from data_prep.build.ustar import encode_header, end_of_archive, padding
-from pretrain.base.files import aside, file_sha256, rename_durably, write_durably
+from pretrain.base.files import aside, file_sha256, final_name, write_durably
 from pretrain.dataset.manifest import (
     INDEX_FILE,
     MANIFEST_FILE,
@@ -70,15 +72,13 @@ class Sample:
 
 
 class Shard:
-    """One tar file in the making. It takes its final name once it was read back without fault."""
+    """One tar file in the making, to be read back before it takes its name."""
 
-    def __init__(self, path: Path, pictures: PicturesInfo | None = None) -> None:
-        """pictures: the tar in which they stay."""
-        self.path = path
+    def __init__(self, file: BinaryIO, pictures: PicturesInfo | None = None) -> None:
+        """file: new and empty. pictures: the tar in which they stay."""
         self.pictures = pictures
         self.members = members_inside(pictures)
-        self.part = aside(path)
-        self.file: BinaryIO = self.part.open("wb")
+        self.file = file
         self.bytes = 0
         self.rows: list[tuple[Any, ...]] = []  # as index_dtype has them
 
@@ -103,21 +103,19 @@ class Shard:
         self.bytes += len(data)
 
     def finish(self, name: str) -> ShardInfo:
-        """Close, sync, read back, name. OSError if what was read is not what was written."""
+        """Close, sync, read back. OSError if what was read is not what was written."""
         self.write(end_of_archive(self.bytes))
         self.file.flush()
         os.fsync(self.file.fileno())
         # Drop the cached pages, so that the check below reads the disk.
         os.posix_fadvise(self.file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
         self.file.close()
-        verify_shard(self.part, self.rows, self.members)
-        digest = file_sha256(self.part)
-        rename_durably(self.part, self.path)
+        verify_shard(Path(self.file.name), self.rows, self.members)
         return ShardInfo(
             file=name,
             samples=len(self.rows),
             bytes=self.bytes,
-            sha256=digest,
+            sha256=file_sha256(Path(self.file.name)),
             pictures=self.pictures,
         )
 
@@ -175,6 +173,19 @@ class PartWriter:
         self.pictures = pictures
         self.counts = np.zeros(0, np.uint64)  # of each token id
         self.shards: dict[str, Shard] = {}
+        self.unfinished = ExitStack()  # of the shards' files
+
+    def __enter__(self) -> "PartWriter":
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Remove what was not finished."""
+        self.unfinished.__exit__(kind, error, trace)
 
     def add(
         self,
@@ -186,7 +197,10 @@ class PartWriter:
         """Append a sample to every tier."""
         if not self.shards:
             self.shards = {
-                tier: Shard(self.path(tier, "tar"), self.pictures) for tier in self.tiers
+                tier: Shard(
+                    self.unfinished.enter_context(aside(self.path(tier, "tar"))), self.pictures
+                )
+                for tier in self.tiers
             }
         for tier, shard in self.shards.items():
             shard.add(key, members[tier], tokens, stored)
@@ -217,11 +231,12 @@ class PartWriter:
         """Close the shards and write the index rows; nothing if there is no sample."""
         infos: dict[str, ShardInfo] = {}
         for tier, shard in self.shards.items():
-            infos[tier] = shard.finish(shard.path.name)
+            infos[tier] = shard.finish(self.path(tier, "tar").name)
             rows = np.array(shard.rows, dtype=self.dtype)
             write_durably(self.path(tier, "npy"), array_file(rows))
         if infos:
             write_durably(self.path(COUNTS, "npy"), array_file(self.counts))
+        self.unfinished.close()  # gives the shards their names
         return infos
 
 
@@ -256,7 +271,7 @@ def tier_members(sample: Sample, tiers: list[str]) -> dict[str, dict[str, bytes]
 def write_index(path: Path, dtype: np.dtype[Any], rows: int, blocks: Iterable[np.ndarray]) -> str:
     """Write an index of so many rows as np.save would, block by block; returns its sha256."""
     digest = hashlib.sha256()
-    with aside(path).open("wb") as file:
+    with aside(path) as file:
         header = io.BytesIO()
         description = {
             "descr": np.lib.format.dtype_to_descr(dtype),
@@ -271,9 +286,6 @@ def write_index(path: Path, dtype: np.dtype[Any], rows: int, blocks: Iterable[np
             written += len(content)
         if written != len(header.getvalue()) + rows * dtype.itemsize:
             raise OSError(f"{path}: {written} bytes for {rows} rows: a record of a part is wrong")
-        file.flush()
-        os.fsync(file.fileno())
-    rename_durably(aside(path), path)
     return digest.hexdigest()
 
 
@@ -282,7 +294,7 @@ def remove_shards(folder: Path) -> None:
     if not folder.is_dir():
         return
     for path in folder.iterdir():
-        if re.fullmatch(rf"(\d{{5,}}\.tar|{re.escape(INDEX_FILE)})(\.part)?", path.name):
+        if re.fullmatch(rf"\d{{5,}}\.tar|{re.escape(INDEX_FILE)}", final_name(path.name)):
             path.unlink()
     if not any(folder.iterdir()):
         folder.rmdir()

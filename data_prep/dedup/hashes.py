@@ -18,12 +18,12 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 from scipy.fft import dctn
-from tqdm import tqdm
 
 from data_prep.build.writer import array_file
 from data_prep.pool import Report, run_in_pool
 from pretrain.base.files import file_sha256, write_durably
-from pretrain.dataset.manifest import COPY_AGAIN, Manifest
+from pretrain.base.progress import Bar
+from pretrain.dataset.manifest import COPY_AGAIN, Manifest, path_inside
 from pretrain.dataset.pictures import decode, is_plain_jpeg, open_picture
 from pretrain.dataset.rows import smallest_tier
 
@@ -51,7 +51,7 @@ def dataset_hashes(directory: Path, manifest: Manifest, workers: int | None) -> 
 
     ValueError or OSError name the picture or file that cannot be read.
     """
-    folder = directory / "hashes"
+    folder = path_inside(directory, "hashes", "hashes")
     told = {"rule": RULE, "dataset": manifest.fingerprint}
     kept = _kept(folder, told)
     if kept is not None:
@@ -60,7 +60,7 @@ def dataset_hashes(directory: Path, manifest: Manifest, workers: int | None) -> 
     blocks = row_blocks(manifest.samples)
     state = Pictures(directory=directory, manifest=manifest)
     results = run_in_pool(hash_block, state, blocks, workers, lambda _: None)
-    with tqdm(total=len(hashes), unit=" samples", desc=f"hash {directory}", disable=None) as bar:
+    with Bar(total=len(hashes), unit="samples", what=f"hash {directory}") as bar:
         for first, part in results:
             hashes[first : first + len(part)] = part
             bar.update(len(part))

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from tqdm import tqdm
 
 from data_prep.dedup.hashes import row_blocks
 from data_prep.pool import Report, run_in_pool
+from pretrain.base.progress import Bar
 from pretrain.dataset.manifest import Manifest
 from pretrain.dataset.rows import smallest_tier
 
@@ -34,7 +34,7 @@ def caption_digests(state: Captions, workers: int | None) -> NDArray[np.uint64]:
     """
     digests = np.empty(state.manifest.samples, np.uint64)
     results = run_in_pool(digest_block, state, row_blocks(len(digests)), workers, lambda _: None)
-    with tqdm(total=len(digests), unit=" samples", desc="captions", disable=None) as bar:
+    with Bar(total=len(digests), unit="samples", what="captions") as bar:
         for first, part in results:
             digests[first : first + len(part)] = part
             bar.update(len(part))

@@ -15,13 +15,13 @@ from subprocess import DEVNULL, run
 from typing import Any
 
 from data_prep.build.request import differing
-from data_prep.build.tasks import locked
 from data_prep.download.img2dataset_run import run_logged
 from data_prep.download.link_tables import Columns, choose_columns, stage_tables, table_files
 from data_prep.pool import usable_workers
 from data_prep.sources.links import STATS_SUFFIX, LinkCounts, describe_counts, read_counts
 from pretrain.base.checks import check_positive
 from pretrain.base.files import write_durably
+from pretrain.base.lock import locked
 
 # Beside the shards: img2dataset takes every .json of its own folder for a shard's statistics.
 STATE_FOLDER = ".download"

@@ -9,9 +9,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 
-from tqdm import tqdm
-
 from data_prep.sources.links import LinkCounts
+from pretrain.base.progress import Bar
 
 LOOK_S = 0.5
 END_S = 10  # for its processes to end when they are told to
@@ -50,7 +49,7 @@ def run_logged(
 
 def watch(process: subprocess.Popen[bytes], links: int, count: Callable[[], LinkCounts]) -> None:
     """Show the links that are done until the process ends; they come by whole tars."""
-    with tqdm(total=links, unit=" links", desc="download", disable=None) as bar:
+    with Bar(total=links, unit="links", what="download") as bar:
         while True:
             ended = process.poll() is not None
             found = count()

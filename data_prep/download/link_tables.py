@@ -23,7 +23,7 @@ from data_prep.sources.files import LocalFiles
 from data_prep.sources.find import find_files
 from data_prep.sources.parquet import read_footers
 from data_prep.sources.path_tables import DELIMITERS, TABLE_SUFFIXES, first_cells
-from pretrain.base.files import rename_durably
+from pretrain.base.files import aside
 
 SUFFIXES = (".parquet", *TABLE_SUFFIXES)
 # img2dataset's own names for what it writes (`arguments_validator` in img2dataset/main.py).
@@ -70,16 +70,18 @@ def stage_tables(source: str, names: list[str] | None, folder: Path) -> tuple[pa
 
 def convert(file: Path, names: list[str] | None, target: Path) -> None:
     """Write a text table as Parquet. ValueError names a table that is not understood."""
-    part = target.with_name(target.name + ".part")
     try:
         text = file.suffix.lower() in DELIMITERS
         reader = read_cells(file, names) if text else pa_json.open_json(file)
-        with closing(reader), pq.ParquetWriter(part, reader.schema) as writer:
+        with (
+            closing(reader),
+            aside(target) as part,
+            pq.ParquetWriter(part, reader.schema) as writer,
+        ):
             for batch in reader:
                 writer.write_batch(batch)
     except (pa.ArrowException, UnicodeDecodeError) as error:
         raise ValueError(f"table={file} cannot be read ({error}); mend the table") from error
-    rename_durably(part, target)
 
 
 def read_cells(file: Path, names: list[str] | None) -> pa_csv.CSVStreamingReader:

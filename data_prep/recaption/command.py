@@ -8,10 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
 
-from tqdm import tqdm
-
 from data_prep.build.samples import plain_value
-from data_prep.build.tasks import LOCK_FILE, locked
 from data_prep.pool import PoolOptions, run_in_pool
 from data_prep.recaption.files import write_recaption
 from data_prep.recaption.join import (
@@ -27,6 +24,8 @@ from data_prep.recaption.tables import CaptionTable
 from data_prep.text.captions import CaptionOptions, CaptionTemplate, parse_templates
 from data_prep.text.word_classes import TaggerName
 from pretrain.base.files import file_sha256, rename_durably, why_not_written
+from pretrain.base.lock import LOCK_FILE, locked
+from pretrain.base.progress import Bar
 from pretrain.dataset.captions import RecaptionInfo
 from pretrain.dataset.manifest import (
     KEY_CHARS,
@@ -86,7 +85,7 @@ def recaption(
         spread(_sample_entries(directory, manifest, options), work, SAMPLES, buckets)
         joined = Joined(rejected=rejected)
         results = run_in_pool(join_bucket, state, range(buckets), pool.workers, lambda _: None)
-        for one in tqdm(results, total=buckets, unit=" parts", desc="recaption", disable=None):
+        for one in Bar(results, total=buckets, unit="parts", what="recaption"):
             _add(joined, one)
         _check(directory, options, joined)
         tables = [path.name for path in table.paths]

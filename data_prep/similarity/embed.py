@@ -16,15 +16,15 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
-from tqdm import tqdm
 
-from data_prep.build.tasks import LOCK_FILE, locked
 from data_prep.build.work import writing
 from data_prep.build.writer import array_file
 from data_prep.pool import RunOptions, usable_workers
 from pretrain import load
 from pretrain.base.checks import check_positive
 from pretrain.base.files import rename_durably, write_durably
+from pretrain.base.lock import LOCK_FILE, locked
+from pretrain.base.progress import Bar
 from pretrain.dataset.embeddings import (
     BEGUN_FILE,
     EMBEDDINGS_FILE,
@@ -180,7 +180,7 @@ def _embed_shards(
     firsts = np.cumsum([0, *info.shard_samples])
     total = sum(info.shard_samples[shard] for shard in share)
     with (
-        tqdm(total=total, unit=" samples", desc="embed", disable=None) as bar,
+        Bar(total=total, unit="samples", what="embed") as bar,
         ThreadPoolExecutor(usable_workers(options.workers)) as pool,
     ):
         for shard in share:

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-from tqdm import tqdm
 
 from data_prep.sources.column_choice import (
     CAPTION_NAMES,
@@ -18,6 +17,7 @@ from data_prep.sources.column_choice import (
 )
 from data_prep.sources.columns import ColumnTypes
 from data_prep.sources.rows import parse_object
+from pretrain.base.progress import Bar
 
 # No caption may be as long; a giant that is called .txt by mistake must not fill the memory.
 TEXT_BYTES_CAP = 1 << 20
@@ -64,7 +64,7 @@ def look_into(sidecars: Sidecars, pictures: Iterable[str]) -> tuple[pa.Schema, F
     """The columns of all pictures, those of their .json files after the folder's own."""
     types, found = ColumnTypes(("path", "folder", "caption")), Findings()
     looked_at = [path for path in pictures if stem(path) in sidecars.metadata]
-    for picture in tqdm(looked_at, unit=" files", desc="look into .json", disable=None):
+    for picture in Bar(looked_at, unit="files", what="look into .json"):
         values = sidecars.read_metadata(picture)
         if values is None:
             found.damaged.append(sidecars.metadata[stem(picture)])

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 import pyarrow as pa
-from tqdm import tqdm
 
 from data_prep.rejection import RejectedError
 from data_prep.sources.columns import ColumnTypes
@@ -26,6 +25,7 @@ from data_prep.sources.picture_files import read_range
 from data_prep.sources.rows import MARKED_ROWS, Marks, Row, RowSource, parse_object
 from data_prep.sources.sidecars import TEXT_BYTES_CAP
 from data_prep.sources.source import Stored
+from pretrain.base.progress import Bar
 from pretrain.dataset.pictures import SUFFIXES
 from pretrain.dataset.tars import Member, is_hidden, read_tar
 
@@ -107,7 +107,7 @@ class WebDatasetSource(RowSource):
         """Find the columns, count the records, and see that every archive is whole."""
         types = ColumnTypes(("key", "caption"))
         found = Findings()
-        paths = tqdm(self.parts.paths, unit=" tars", desc="look through", disable=None)
+        paths = Bar(self.parts.paths, unit="tars", what="look through")
         for number, path in enumerate(paths):
             seen: set[str] = set()
             for group in read_groups(OpenTar(self.parts, path), found.others):

@@ -1,14 +1,20 @@
-"""What this process is doing, and since when: said where the work is, read by the watchdog."""
+"""How far work is: for people, as a bar or lines; for the watchdog, what is done since when."""
 
 import struct
+import sys
 import threading
 import time
 from collections.abc import Iterable
 from types import TracebackType
+from typing import Any
+
+from tqdm import tqdm
 
 _last: tuple[str, float] = ("starting", time.monotonic())
 _reads: dict[int, tuple[str, float]] = {}  # by thread
 BOARD_BYTES = 512
+_LINE_EVERY_S = 60.0  # where a log file is no screen
+_LINE = "{desc}: {n_fmt} of {total_fmt}{unit}, {rate_fmt}{postfix}, {remaining} to go"
 _BOARD_HEAD = struct.Struct("<dH")  # since when, by the clock that all processes share; path bytes
 
 
@@ -97,3 +103,57 @@ def longest_read() -> tuple[str, float] | None:
         return None
     path, at = min(found, key=lambda read: read[1])
     return path, time.monotonic() - at
+
+
+class Bar(tqdm):  # type: ignore[type-arg]
+    """How far long work is, on standard error: a bar at a terminal; elsewhere a line a minute, so
+    that short work says nothing."""
+
+    disable: bool
+
+    def __init__(
+        self,
+        items: Iterable[Any] | None = None,
+        *,
+        what: str,
+        unit: str,
+        total: int | None = None,
+        done: int = 0,
+    ) -> None:
+        """items: what it is gone over by, or else `update` counts; done: of an earlier start."""
+        self._in_lines = not sys.stderr.isatty()
+        self._said = time.monotonic()
+        super().__init__(
+            items,
+            desc=what,
+            unit=f" {unit}",
+            total=total,
+            initial=done,
+            unit_scale=True,
+            smoothing=0.05,
+            dynamic_ncols=not self._in_lines,
+            mininterval=min(1.0, _LINE_EVERY_S) if self._in_lines else 0.5,
+            bar_format=_LINE if self._in_lines else None,
+            leave=not self._in_lines,
+        )
+
+    def display(self, msg: str | None = None, pos: int | None = None) -> bool | None:
+        if not self._in_lines:
+            return super().display(msg, pos)
+        if not self.disable and time.monotonic() - self._said >= _LINE_EVERY_S:
+            self._said = time.monotonic()
+            self.fp.write(f"{self}\n")
+            self.fp.flush()
+        return True
+
+    def clear(self, nolock: bool = False) -> None:
+        """Lines stay."""
+        if not self._in_lines:
+            super().clear(nolock)
+
+    def close(self) -> None:
+        if not self._in_lines:
+            super().close()
+        elif not self.disable:
+            self.disable = True
+            self._decr_instances(self)

@@ -1,26 +1,25 @@
 """A node's own copies of shards that lie far away: bounded, checked, shared by the node's ranks."""
 
 import errno
-import fcntl
-import itertools
 import os
 import re
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from pretrain.base.checks import check_positive
+from pretrain.base.files import aside, final_name, remove_left
+from pretrain.base.lock import locked
 from pretrain.dataset.manifest import COPY_AGAIN, ShardInfo
 from pretrain.dataset.remote import copy_checked
 
 # A shard that is read says so this often: what was not used for longest is removed first.
 _USED_EVERY_S = 60.0
-_COPY, _PART = re.compile(r"[0-9a-f]{32}\.tar"), re.compile(r"[0-9a-f]{32}-\d+-\d+\.part")
+_COPY = re.compile(r"[0-9a-f]{32}\.tar")
 _DIGEST = re.compile(r"[0-9a-f]{64}")
-_TRIES = itertools.count()
 _LOOKED_EVERY_S = 0.1  # whether a shard under way is still wanted
 _LOCKS = 64  # files; two shards that share one wait for each other
 
@@ -119,10 +118,8 @@ class ShardCache:
             if target.exists():
                 return  # brought by another, meanwhile
             source = f"{self._source}/{info.file}"
-            # A name for each try: the thread of one that was given up may still write.
-            part = target.with_name(f"{target.stem}-{os.getpid()}-{next(_TRIES)}.part")
             try:
-                with self._begun(part, info.bytes):
+                with self._begun(target, info.bytes) as part:
                     _within(
                         self._options.timeout_s,
                         given_up,
@@ -130,23 +127,17 @@ class ShardCache:
                             source, part, info.sha256, size=info.bytes, given_up=over.is_set
                         ),
                     )
-                    part.rename(target)  # while it is held: what nobody holds is removed
             except OSError as error:
                 raise OSError(f"{source} could not be copied to {target}: {error}") from error
-            finally:
-                part.unlink(missing_ok=True)
 
     @contextmanager
-    def _begun(self, part: Path, size: int) -> Iterator[None]:
-        """A new file of `size` bytes, for which what was not used for longest has made room.
-
-        It is held by a lock, which tells it from what a killed process left.
-        """
+    def _begun(self, target: Path, size: int) -> Iterator[Path]:
+        """A new file of `size` bytes, for which what was not used for longest has made room, and
+        which becomes `target`."""
         with ExitStack() as stack:
             with self._locked("room"):
                 self._make_room(size)
-                file = stack.enter_context(part.open("wb"))
-                fcntl.flock(file, fcntl.LOCK_EX)
+                file = stack.enter_context(aside(target))
                 try:
                     if hasattr(os, "posix_fallocate"):
                         os.posix_fallocate(file.fileno(), 0, size)
@@ -157,17 +148,15 @@ class ShardCache:
                             f"cache_gib={self._options.cache_gib:g}, or make room"
                         ) from error
                     raise
-            yield
+            yield Path(file.name)
 
     def _make_room(self, size: int) -> None:
         """Remove what killed processes left, and copies, until `size` bytes more are allowed."""
+        remove_left(self._folder)
         files: list[tuple[float, int, Path]] = []
         for path in self._folder.iterdir():
             with suppress(FileNotFoundError):
-                is_part = _PART.fullmatch(path.name) is not None
-                if is_part and _is_left(path):
-                    path.unlink()
-                elif is_part or _COPY.fullmatch(path.name):  # nothing else here is ours
+                if _COPY.fullmatch(final_name(path.name)):  # nothing else here is ours
                     found = path.stat()
                     files.append((found.st_mtime, found.st_size, path))
         total = size + sum(its for _, its, _ in files)
@@ -178,27 +167,14 @@ class ShardCache:
                 path.unlink(missing_ok=True)
                 total -= its
 
-    @contextmanager
-    def _locked(self, name: str) -> Iterator[None]:
-        with (self._folder / "locks" / name).open("w") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
-            yield
+    def _locked(self, name: str) -> AbstractContextManager[int]:
+        return locked(self._folder / "locks" / name)
 
 
 def _is_inside(name: str) -> bool:
     """Whether a shard's name leads nowhere but into the dataset, as a path and as an address."""
     path = PurePosixPath(name)
     return not path.is_absolute() and ".." not in path.parts and ":" not in name
-
-
-def _is_left(part: Path) -> bool:
-    """Whether nobody writes a file any more."""
-    with part.open("rb") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return False
-        return True
 
 
 def _within(

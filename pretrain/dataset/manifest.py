@@ -285,7 +285,8 @@ def read_token_counts(dataset_dir: Path, manifest: Manifest) -> np.ndarray:
 
 
 def path_inside(dataset_dir: Path, name: str, entry: str) -> Path:
-    """The file that an entry of the manifest names; ValueError where it is not in `dataset_dir`.
+    """The file that an entry of the manifest, or an option, names; ValueError where it is not in
+    `dataset_dir`.
 
     Symbolic links may point to other places inside, and the dataset's directory may be one itself.
     """
@@ -300,21 +301,22 @@ def path_inside(dataset_dir: Path, name: str, entry: str) -> Path:
 
 
 def weights_file(dataset_dir: Path, name: str, option: str) -> Path:
-    """Where a dataset's weights of a name lie; ValueError where it is no plain name."""
+    """Where a dataset's weights of a name lie; ValueError where it is no plain name, or a link
+    leads out, as for the other two."""
     _check_name(name, f"{dataset_dir}/weights/NAME.npy", option)
-    return dataset_dir / "weights" / f"{name}.npy"
+    return path_inside(dataset_dir, f"weights/{name}.npy", option)
 
 
 def embeddings_folder(dataset_dir: Path, name: str, option: str) -> Path:
     """Where a dataset's embeddings of a name lie; ValueError where it is no plain name."""
     _check_name(name, f"{dataset_dir}/embeddings/NAME", option)
-    return dataset_dir / "embeddings" / name
+    return path_inside(dataset_dir, f"embeddings/{name}", option)
 
 
 def recaption_folder(dataset_dir: Path, name: str, option: str) -> Path:
     """Where a caption lies that came later; ValueError where its name is no plain one."""
     _check_name(name, f"{dataset_dir}/{RECAPTIONS_FOLDER}/NAME", option)
-    return dataset_dir / RECAPTIONS_FOLDER / name
+    return path_inside(dataset_dir, f"{RECAPTIONS_FOLDER}/{name}", option)
 
 
 def _check_name(name: str, place: str, option: str) -> None:

@@ -1,13 +1,12 @@
 """A model folder written aside, which gets its name only when it is whole and judged."""
 
 import os
-import secrets
 import shutil
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from pretrain.base.files import ASIDE_SUFFIX, rename_durably, sync
+from pretrain.base.files import aside_name, rename_durably, sync
 
 
 @contextmanager
@@ -24,7 +23,7 @@ def folder_aside(out: Path, last: str, stale: Iterable[str] = ()) -> Iterator[Pa
     final.parent.mkdir(parents=True, exist_ok=True)
     # A rename must stay on one disk, and a mount point's parent is on another.
     beside = final if os.path.ismount(final) else final.parent
-    unique = beside / f".{final.name}.{os.getpid()}.{secrets.token_hex(4)}{ASIDE_SUFFIX}"
+    unique = aside_name(beside / f".{final.name}")
     folder = unique / final.name  # transformers names its copy of a folder's code after the folder
     try:
         folder.mkdir(parents=True)

@@ -4,15 +4,13 @@ import json
 import math
 import os
 import subprocess
-import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
-
 from pretrain.base.files import write_durably
+from pretrain.base.progress import Bar
 from pretrain.base.run_files import METRICS_FILE
 from pretrain.run.trackers import Mirror
 
@@ -38,15 +36,7 @@ class RunLog:
             return
         self._file = (run_dir / METRICS_FILE).open("a", encoding="utf-8", buffering=1)
         self._mirrors = list(mirrors)
-        self._bar = tqdm(
-            total=samples,
-            initial=samples_seen,
-            unit=" samples",
-            unit_scale=True,
-            smoothing=0.05,
-            dynamic_ncols=True,
-            mininterval=0.5 if sys.stderr.isatty() else 30.0,  # a log file is no screen
-        )
+        self._bar = Bar(what="train", unit="samples", total=samples, done=samples_seen)
 
     def event(self, event: str, **values: Any) -> None:
         """Append one line; numbers of `step` and `evaluation` events go to the mirrors too.

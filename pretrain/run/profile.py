@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 
+from pretrain.base.files import aside
 from pretrain.base.run_files import PROFILE
 
 
@@ -41,9 +42,7 @@ class Profile:
         if self._device.type == "cuda":
             torch.cuda.synchronize(self._device)  # the last step's kernels may still be running
         self._running.stop()
-        self._folder.mkdir(exist_ok=True)
         path = self._folder / f"steps_{self._steps[0]}-{self._steps[1]}.json"
-        aside = path.with_suffix(".part.json")
-        self._running.export_chrome_trace(str(aside))
-        aside.replace(path)
+        with aside(path) as file:
+            self._running.export_chrome_trace(str(file.name))
         self._running = self._steps = None

@@ -20,7 +20,6 @@ from types import TracebackType
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from torch import Tensor
 
 from pretrain.base.distributed import Runtime, all_ranks, sum_over_ranks
@@ -149,7 +148,7 @@ class Saver:
         def attempt() -> _Written:
             try:
                 return _Written(files=write(), failure=None)
-            except (OSError, SafetensorError) as error:
+            except OSError as error:
                 return _Written(files={}, failure=why_not_written(error, self._folder))
 
         return self._thread.submit(attempt)

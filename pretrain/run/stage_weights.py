@@ -37,7 +37,7 @@ def save_stage_weights(
     try:
         write_tensors(path, {**weights, **own})
         return file_sum(path)
-    except Exception as error:  # safetensors has an exception of its own
+    except OSError as error:
         raise OSError(
             f"weights {path} could not be written: {why_not_written(error, path.parent)}. The "
             "checkpoints stand: make room, then give the same command again"

@@ -8,6 +8,7 @@ import yaml
 
 from pretrain.base.distributed import Runtime, agreed, all_ranks, broadcast_object
 from pretrain.base.files import write_durably
+from pretrain.base.lock import LOCK_FILE, HeldError, Lock, owner
 from pretrain.base.run_files import CHECKPOINTS, RECIPE_FILE
 from pretrain.batches.collate import caption_shares, text_counts
 from pretrain.dataset.captions import Recaption, open_recaptions, recaptions_sha256
@@ -28,7 +29,6 @@ from pretrain.run.checkpoint import Checkpoint
 from pretrain.run.continuation import changed_values
 from pretrain.run.expectation import Expectation
 from pretrain.run.job import Job
-from pretrain.run.lock import RunLock
 from pretrain.run.metrics import RunLog
 from pretrain.run.profile import Profile
 from pretrain.run.record import RunState
@@ -36,10 +36,12 @@ from pretrain.run.saver import Saver
 from pretrain.run.stage_weights import check_stage_weights
 from pretrain.run.trackers import Mirror, TensorBoard, Tracker, check_tracker
 
+_PATIENCE_S = 4.0  # with the owner of a run folder
+
 
 def start_run(
     recipe: Recipe, resolved: str, runtime: Runtime
-) -> tuple[Job, RunState, str | None, RunLock | None]:
+) -> tuple[Job, RunState, str | None, Lock | None]:
     """(job, where it stands, tag of the checkpoint to load, the lock) of a run folder.
 
     ValueError on every rank alike. Nothing of a run changes before all checks have passed.
@@ -188,14 +190,23 @@ def _open_log(
     )
 
 
-def _own(run_dir: Path) -> RunLock:
+def _own(run_dir: Path) -> Lock:
+    """Until the process ends. A rank whose launcher was killed needs a moment to end."""
+    path = run_dir / LOCK_FILE
     try:
         (run_dir / CHECKPOINTS).mkdir(parents=True, exist_ok=True)
-        return RunLock(run_dir)
+        lock = Lock(path, patience_s=_PATIENCE_S)
+        lock.sign()
+        return lock
+    except HeldError as error:
+        raise RuntimeError(
+            f"run_dir={run_dir} is being trained by another run ({owner(path)}): wait "
+            "for it, end it, or choose another run_dir"
+        ) from error
     except OSError as error:
         raise OSError(
             f"run_dir={run_dir} cannot be owned ({error.strerror}): it must lie where this user "
-            "can write and where files can be locked; choose another run_dir"
+            "can write, and its file `lock` is none of another place; choose another run_dir"
         ) from error
 
 

@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
-from tqdm import tqdm
 
+from pretrain.base.progress import Bar
 from pretrain.dataset.embeddings import fitting_embeddings
 from pretrain.dataset.manifest import read_manifest, tier_for
 from pretrain.dataset.pictures import decode, open_picture
@@ -89,7 +89,7 @@ class Collection:
 def _embed(model: Model, dataset: Dataset, batch: int) -> NDArray[np.float32]:
     """(samples, E) of all pictures. ValueError names a sample whose picture cannot be read."""
     vectors = np.empty((len(dataset), model.embed_dim), np.float32)
-    with tqdm(total=len(dataset), unit=" pictures", desc="embed", disable=None) as bar:
+    with Bar(total=len(dataset), unit="pictures", what="embed") as bar:
         for first in range(0, len(dataset), batch):
             rows = range(first, min(first + batch, len(dataset)))
             pictures = [_picture(dataset, row) for row in rows]

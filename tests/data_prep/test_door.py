@@ -92,7 +92,7 @@ def test_a_build_that_dies_leaves_no_dataset(
     assert main(request) == 0
 
     def fail(shard: Shard, name: str) -> None:
-        raise OSError(28, "No space left on device", str(shard.path))
+        raise OSError(28, "No space left on device", shard.file.name)
 
     with monkeypatch.context() as broken:
         broken.setattr(Shard, "finish", fail)

@@ -1,6 +1,8 @@
 """Several datasets are one without a copy, and are shown in the shares that are asked for."""
 
 import shutil
+import subprocess
+import sys
 from collections import Counter
 from pathlib import Path
 
@@ -114,3 +116,16 @@ def test_what_does_not_fit_is_one_line_and_what_was_begun_is_made_anew(sources, 
     assert join(tmp_path / "out", sources) == 0
     assert join(tmp_path / "out", sources) == 2
     assert "is a finished dataset" in capsys.readouterr().err
+
+
+def test_two_joins_at_once_end_well_or_are_told_who_is_at_work(sources, tmp_path):
+    words = [word for source in sources for word in ("--source", str(source))]
+    command = [sys.executable, "-m", "data_prep", "join", str(tmp_path / "all"), *words]
+    joins = [subprocess.Popen(command, stderr=subprocess.PIPE, text=True) for _ in range(3)]
+    told = [process.communicate()[1] for process in joins]
+    codes = sorted(process.returncode for process in joins)
+    assert codes == [0, 2, 2], told
+    refused = [text for text in told if text]
+    assert all("is held by" in text or "finished dataset" in text for text in refused), told
+    assert len(Dataset(tmp_path / "all", "full")) == sum(SIZES)
+    assert not (tmp_path / "all" / "lock").exists()

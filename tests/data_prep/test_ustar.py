@@ -9,6 +9,7 @@ import pytest
 
 from data_prep.build.ustar import encode_header, end_of_archive, padding
 from data_prep.build.writer import Shard, verify_shard
+from pretrain.base.files import aside
 from pretrain.dataset.manifest import MEMBERS
 from pretrain.dataset.tars import read_plain
 
@@ -64,7 +65,7 @@ def test_anything_but_a_file_is_an_error(tmp_path: Path, kind: bytes) -> None:
         info = tarfile.TarInfo("link")
         info.type, info.linkname = kind, "/etc/passwd"
         tar.addfile(info)
-    with pytest.raises(OSError, match="regular file"):
+    with pytest.raises(OSError, match="no plain header of a file"):
         list(read_plain(tmp_path / "a.tar"))
 
 
@@ -74,10 +75,11 @@ def test_a_name_that_does_not_fit_is_refused() -> None:
 
 
 def test_a_shard_is_read_back_before_it_gets_its_name(tmp_path: Path) -> None:
-    shard = Shard(tmp_path / "00003.tar")
-    for i in range(4):
-        shard.add(f"{i:016x}", {member: f"{member}{i}".encode() for member in MEMBERS}, [2])
-    info = shard.finish("full/00003.tar")
+    with aside(tmp_path / "00003.tar") as file:
+        shard = Shard(file)
+        for i in range(4):
+            shard.add(f"{i:016x}", {member: f"{member}{i}".encode() for member in MEMBERS}, [2])
+        info = shard.finish("full/00003.tar")
     assert (info.samples, info.file) == (4, "full/00003.tar")
     assert [path.name for path in tmp_path.iterdir()] == ["00003.tar"]
     good = (tmp_path / "00003.tar").read_bytes()

@@ -219,6 +219,15 @@ def test_fetch_says_what_it_cannot_do(server, original, tmp_path, capsys):
         ShardOptions(url=server.url)
 
 
+def test_several_fetches_into_one_folder_at_once_all_end_well(server, tmp_path):
+    words = [sys.executable, "-m", "data_prep", "fetch", str(tmp_path / "x"), "--url", server.url]
+    fetches = [subprocess.Popen(words, cwd=ROOT, stderr=subprocess.PIPE) for _ in range(4)]
+    told = [process.communicate()[1] for process in fetches]
+    assert [process.returncode for process in fetches] == [0] * 4, told
+    assert read_manifest(tmp_path / "x").samples == COUNT
+    assert not list((tmp_path / "x").rglob("*.part"))
+
+
 def test_training_from_afar_is_training(tiny_dataset, tmp_path):
     server = Server(tiny_dataset)
     try:

@@ -12,10 +12,10 @@ from tiny_datasets import CORPUS, build_food
 from tiny_runs import ROOT
 
 from data_prep.__main__ import main as data_prep
+from pretrain.base.lock import LOCK_FILE, Lock
 from pretrain.recipe.parsing import parse, read_recipe
 from pretrain.recipe.stages import plan_stages
 from pretrain.run.continuation import changed_values, fixed_values
-from pretrain.run.lock import RunLock
 
 
 def losses(run_dir: Path) -> dict[int, float]:
@@ -180,10 +180,20 @@ def test_a_recipe_of_another_version_is_named_with_its_remedy(finished, tmp_path
     assert "\n" not in str(refusal.value) and "recipe.yaml" in str(refusal.value)
 
 
+def test_a_linked_lock_is_refused_and_its_file_is_kept(tiny_dataset, tmp_path):
+    (tmp_path / "mine").write_text("kept")
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / LOCK_FILE).symlink_to(tmp_path / "mine")
+    ended = train(tmp_path / "run", tiny_dataset)
+    assert ended.code == 2 and "cannot be owned (a link is not followed)" in ended.output
+    assert (tmp_path / "mine").read_text() == "kept"
+
+
 def test_a_run_folder_has_one_owner(finished, tiny_dataset, tmp_path):
     run_dir = standing(finished, tmp_path, 9)
     before = (run_dir / "metrics.jsonl").read_text()
-    lock = RunLock(run_dir)
+    lock = Lock(run_dir / LOCK_FILE)
+    lock.sign()
     ended = train(run_dir, tiny_dataset)
     assert ended.code == 2 and "is being trained by another run (process" in ended.output
     assert (run_dir / "metrics.jsonl").read_text() == before
