@@ -32,7 +32,7 @@ from pretrain.batches.augment import (
     Pictures,
 )
 from pretrain.batches.collate import Batch
-from pretrain.batches.feed import Fed, feed
+from pretrain.batches.feed import DeviceBatch, feed
 from pretrain.batches.options import AugmentOptions
 from pretrain.engine.engine import Engine
 from pretrain.engine.options import EngineOptions, OptimizerOptions
@@ -42,7 +42,7 @@ from pretrain.losses.options import LossOptions
 RESULTS = Path(__file__).parent / "results/feeding.json"
 ROUNDS, STEPS, HOST_BATCHES = 5, 10, 3
 WAITS = ("cudaStreamSynchronize", "cudaDeviceSynchronize", "cudaEventSynchronize")
-Ways = dict[str, Callable[[], Iterator[Fed]]]
+Ways = dict[str, Callable[[], Iterator[DeviceBatch]]]
 
 
 def host_batches(shape: Shape, *, pinned: bool) -> list[Batch]:
@@ -70,14 +70,14 @@ def host_batches(shape: Shape, *, pinned: bool) -> list[Batch]:
     return found
 
 
-def as_they_come(stream: Iterator[Batch], device: torch.device) -> Iterator[Fed]:
+def as_they_come(stream: Iterator[Batch], device: torch.device) -> Iterator[DeviceBatch]:
     """Copied when they are needed, on the step's own stream."""
     for batch in stream:
         images, texts, draws = (
             torch.from_numpy(batch[name]).to(device, non_blocking=True)
             for name in ("images", "text_ids", "augment")
         )
-        yield Fed(images=images, text_ids=texts, keep_index=None, augment=draws, host=batch)
+        yield DeviceBatch(images=images, text_ids=texts, keep_index=None, augment=draws, host=batch)
 
 
 def ways(shape: Shape, device: torch.device) -> Ways:
@@ -91,7 +91,9 @@ def ways(shape: Shape, device: torch.device) -> Ways:
     }
 
 
-def train(engine: Engine, stream: Iterator[Fed], augment: AugmentOptions, steps: int) -> float:
+def train(
+    engine: Engine, stream: Iterator[DeviceBatch], augment: AugmentOptions, steps: int
+) -> float:
     """Seconds a step."""
     torch.cuda.synchronize()
     begin = time.perf_counter()
@@ -114,7 +116,9 @@ def train(engine: Engine, stream: Iterator[Fed], augment: AugmentOptions, steps:
     return (time.perf_counter() - begin) / steps
 
 
-def waits(engine: Engine, stream: Iterator[Fed], augment: AugmentOptions) -> dict[str, float]:
+def waits(
+    engine: Engine, stream: Iterator[DeviceBatch], augment: AugmentOptions
+) -> dict[str, float]:
     """Calls a step in which the host waits for the device, by name."""
     train(engine, stream, augment, 1)
     with torch.profiler.profile() as profile:

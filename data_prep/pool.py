@@ -60,7 +60,7 @@ class RunOptions(PoolOptions):
             )
 
 
-class StoppedError(Exception):
+class WorkerStoppedError(Exception):
     """Another process failed, or the user interrupted: what this one does is not wanted."""
 
 
@@ -141,7 +141,7 @@ def _start(
 
     def report(value: Any) -> None:
         if stop.is_set():
-            raise StoppedError
+            raise WorkerStoppedError
         reports.put(value)
 
     threading.Thread(target=end_with_parent, daemon=True).start()

@@ -151,7 +151,7 @@ def stats(directory: Path, options: StatsOptions) -> str:
     if options.json is not None:
         content = json.dumps(figures_of(found), indent=2, ensure_ascii=False) + "\n"
         write_durably(options.json, content.encode())
-    return table(found)
+    return format_table(found)
 
 
 def figures_of(found: Survey) -> dict[str, Any]:
@@ -205,7 +205,7 @@ def caption_figures(tally: Tally, looked_at: int) -> dict[str, Any]:
     }
 
 
-def table(found: Survey) -> str:
+def format_table(found: Survey) -> str:
     """The survey for a screen."""
     plain = figures_of(found)
     part = "" if found.looked_at == plain["samples"] else f", {found.looked_at:,} looked at"
@@ -231,7 +231,7 @@ def table(found: Survey) -> str:
         for reason, count in found.rejected.items()
     ]
     head = "\n".join(f"{label:<24}{value}" for label, value in lines)
-    return "\n\n".join([head, columns(size_rows(plain["pictures"])), *caption_tables(plain)])
+    return "\n\n".join([head, align_columns(size_rows(plain["pictures"])), *caption_tables(plain)])
 
 
 def size_rows(pictures: dict[str, Any]) -> list[list[str]]:
@@ -270,10 +270,10 @@ def caption_tables(plain: dict[str, Any]) -> list[str]:
         "Tokens are without special ones; cut at 8: the share of the captions that a context of 8 "
         f"tokens, {SPECIAL_TOKENS} of them special, cuts."
     )
-    return [columns(caption_rows(plain["captions"])), note]
+    return [align_columns(caption_rows(plain["captions"])), note]
 
 
-def columns(rows: list[list[str]]) -> str:
+def align_columns(rows: list[list[str]]) -> str:
     """Cells under one another: the first left, the others right."""
     wide = [max(map(len, cells)) for cells in zip(*rows, strict=True)]
     return "\n".join(

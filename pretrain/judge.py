@@ -23,7 +23,7 @@ from pretrain.evaluation.sweep import draw_sweep, kept_tokens, point_record, swe
 from pretrain.evaluation.table import table
 from pretrain.evaluation.task import Figure
 from pretrain.recipe.parsing import read_recipe
-from pretrain.subject import Source, found, lengths, of_stage
+from pretrain.subject import EvaluatedModel, find_model, lengths, of_stage
 from pretrain.tokens.image_reduction import kept_count
 from pretrain.tokens.options import TokenOptions
 from pretrain.watch import watch
@@ -40,7 +40,7 @@ def evaluate(options: EvaluateOptions) -> None:
     """Print the figures, and write them to --out. ValueError names what cannot be, before any
     model is put on a device. Collective."""
     if options.watch is None:
-        source = found(options.model or options.run_dir or Path(), options.stage)
+        source = find_model(options.model or options.run_dir or Path(), options.stage)
     else:
         recipe = read_recipe(options.watch)
         source = of_stage(recipe, list(recipe.stages)[-1], {})
@@ -62,10 +62,10 @@ def evaluate(options: EvaluateOptions) -> None:
         )
     runtime = distributed.start(timeout_s=_TIMEOUT_S)
 
-    def judge(one: Source, at: TokenOptions) -> list[Figure]:
+    def judge(one: EvaluatedModel, at: TokenOptions) -> list[Figure]:
         return evaluator.evaluate(one.build(at, runtime.device), kept_tokens(at))
 
-    def judge_checkpoint(one: Source) -> tuple[TokenOptions, list[Figure]]:
+    def judge_checkpoint(one: EvaluatedModel) -> tuple[TokenOptions, list[Figure]]:
         at = lengths(one, options.image_px, options.text_tokens)
         return at, judge(one, at)
 
@@ -111,7 +111,7 @@ def _possible(zero_shot: dict[str, Any], sets: dict[str, Path]) -> dict[str, Any
     return tasks
 
 
-def _show(at: TokenOptions, source: Source, figures: Sequence[Figure]) -> None:
+def _show(at: TokenOptions, source: EvaluatedModel, figures: Sequence[Figure]) -> None:
     record = point_record(None, at, source.model.image.patch_px, ())
     print(
         f"{at.image_px} px, {record['image_tokens']} image and {at.text_tokens} text tokens\n"
@@ -122,7 +122,7 @@ def _show(at: TokenOptions, source: Source, figures: Sequence[Figure]) -> None:
 
 def _write(
     options: EvaluateOptions,
-    source: Source,
+    source: EvaluatedModel,
     points: Sequence[Point],
     judged: dict[TokenOptions, list[Figure]],
 ) -> None:
@@ -137,7 +137,9 @@ def _write(
         write_durably(options.out, json.dumps({"points": records}, indent=2) + "\n")
 
 
-def _checked_points(options: SweepOptions, own: TokenOptions, source: Source) -> list[Point]:
+def _checked_points(
+    options: SweepOptions, own: TokenOptions, source: EvaluatedModel
+) -> list[Point]:
     points: list[Point] = []
     for axis, at in sweep_points(options, own):
         try:

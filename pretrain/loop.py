@@ -12,7 +12,7 @@ from pretrain.base.exit_codes import CONTINUE
 from pretrain.base.faults import ended_at_once, leave, one_line_faults
 from pretrain.batches.augment import Pictures
 from pretrain.batches.collate import Collator
-from pretrain.batches.feed import Fed, feed
+from pretrain.batches.feed import DeviceBatch, feed
 from pretrain.batches.loader import batches
 from pretrain.engine.result import StepResult, TrainingEngine
 from pretrain.losses.build import build_objective
@@ -54,7 +54,7 @@ def train(recipe: Recipe, resolved: str, runtime: Runtime, signals: Signals) -> 
         job, state, tag, lock = start_run(recipe, resolved, runtime)
     watch(recipe.watchdog, recipe.run_dir, runtime.rank)
     if runtime.is_main:
-        job.log.say(job.plan.line())
+        job.log.say(job.expectation.line())
     with job.saver:
         for index in range(state.stage, len(job.stages)):
             state = run_stage(job, index, state, tag, signals)
@@ -201,7 +201,7 @@ def _train_step(
     job: Job,
     engine: TrainingEngine,
     stage: Stage,
-    batch: Fed,
+    batch: DeviceBatch,
     step: int,
     *,
     stop: bool,

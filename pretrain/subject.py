@@ -25,7 +25,7 @@ from pretrain.tokens.tokenizer import Tokenizer
 
 
 @dataclass(frozen=True, kw_only=True)
-class Source:
+class EvaluatedModel:
     """Where evaluated models come from: at any lengths, on any device, and how inputs are made."""
 
     build: Callable[[TokenOptions, torch.device], CLIP]
@@ -36,7 +36,7 @@ class Source:
     evaluation: EvaluationOptions
 
 
-def found(folder: Path, stage: str | None) -> Source:
+def find_model(folder: Path, stage: str | None) -> EvaluatedModel:
     """An export, or a finished stage of a run, the last one unless named."""
     if (folder / CONFIG_FILE).is_file() or (folder / WEIGHTS_FILE).is_file():
         return _exported(folder, stage)
@@ -45,7 +45,7 @@ def found(folder: Path, stage: str | None) -> Source:
     return of_stage(recipe, stage, read_stage_weights(folder, stage)[0])
 
 
-def of_stage(recipe: Recipe, stage: str, weights: dict[str, Tensor]) -> Source:
+def of_stage(recipe: Recipe, stage: str, weights: dict[str, Tensor]) -> EvaluatedModel:
     """Whole fp32 weights from some step of a stage, with the training set's tokenizer."""
     dataset = Dataset(recipe.data.train, recipe.data.tier, looks=False)
 
@@ -58,7 +58,7 @@ def of_stage(recipe: Recipe, stage: str, weights: dict[str, Tensor]) -> Source:
             weights=weights,
         ).eval()
 
-    return Source(
+    return EvaluatedModel(
         build=build,
         model=recipe.model,
         own=recipe.stages[stage].tokens,
@@ -68,7 +68,7 @@ def of_stage(recipe: Recipe, stage: str, weights: dict[str, Tensor]) -> Source:
     )
 
 
-def lengths(source: Source, image_px: int | None, text_tokens: int | None) -> TokenOptions:
+def lengths(source: EvaluatedModel, image_px: int | None, text_tokens: int | None) -> TokenOptions:
     """The lengths to evaluate at, all tokens kept: the model's own where no other is asked for."""
     own, patch_px = source.own, source.model.image.patch_px
     image_px = own.image_px if image_px is None else image_px
@@ -87,7 +87,7 @@ def lengths(source: Source, image_px: int | None, text_tokens: int | None) -> To
     return TokenOptions(image_px=image_px, text_tokens=text_tokens)
 
 
-def _exported(folder: Path, stage: str | None) -> Source:
+def _exported(folder: Path, stage: str | None) -> EvaluatedModel:
     """An export by its own files alone."""
     if stage is not None:
         raise ValueError(f"stage={stage!r}: {folder} is an export, of one stage: leave --stage out")
@@ -100,7 +100,7 @@ def _exported(folder: Path, stage: str | None) -> Source:
             return first.model.to(device)
         return load(folder, image_px=lengths[0], text_tokens=lengths[1]).model.to(device)
 
-    return Source(
+    return EvaluatedModel(
         build=build,
         model=options,
         own=own,

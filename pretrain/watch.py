@@ -25,7 +25,7 @@ from pretrain.run.checkpoint import complete, read_state, read_weights
 from pretrain.run.metrics import finite
 from pretrain.run.record import RunState
 from pretrain.run.stage_weights import check_stage_weights, read_stage_weights
-from pretrain.subject import Source, of_stage
+from pretrain.subject import EvaluatedModel, of_stage
 from pretrain.tokens.options import TokenOptions
 
 _BEGIN = b'{"event": "evaluation"'  # of every line
@@ -72,7 +72,7 @@ class Judged:
 def watch(
     run_dir: Path,
     out: Path,
-    judge: Callable[[Source], tuple[TokenOptions, list[Figure]]],
+    judge: Callable[[EvaluatedModel], tuple[TokenOptions, list[Figure]]],
     *,
     poll_s: float,
     runtime: Runtime,

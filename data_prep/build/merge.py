@@ -62,7 +62,7 @@ Built = tuple[Manifest, np.ndarray]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Place:
+class ShardPlace:
     """A part on the disk: FOLDER/STEM.json and its other files."""
 
     folder: Path
@@ -132,16 +132,18 @@ def join(out: Path, workers: int | None) -> Built:
     return read_built(out)
 
 
-def find_parts(out: Path, plan: Plan) -> list[Place]:
+def find_parts(out: Path, plan: Plan) -> list[ShardPlace]:
     """The parts of all tasks in order. ValueError if a task is not done."""
-    places: list[Place] = []
+    places: list[ShardPlace] = []
     missing: list[int] = []
     for number in range(len(plan.tasks)):
         folder = task_folder(out, number)
         parts = read_parts(folder)
         if not (parts and parts[-1].last):
             missing.append(number)
-        places += [Place(folder=folder, stem=str(i), part=part) for i, part in enumerate(parts)]
+        places += [
+            ShardPlace(folder=folder, stem=str(i), part=part) for i, part in enumerate(parts)
+        ]
     if missing:
         shown = ", ".join(map(str, missing[:8])) + (" …" if len(missing) > 8 else "")
         raise ValueError(
@@ -152,13 +154,13 @@ def find_parts(out: Path, plan: Plan) -> list[Place]:
     return places
 
 
-def left_out(places: list[Place]) -> dict[str, int]:
+def left_out(places: list[ShardPlace]) -> dict[str, int]:
     """How many entries of lists of captions were too many, where some were."""
     count = sum(place.part.captions_left_out for place in places)
     return {CAPTIONS_LEFT_OUT: count} if count else {}
 
 
-def count_rejections(places: list[Place]) -> Counter[str]:
+def count_rejections(places: list[ShardPlace]) -> Counter[str]:
     """All reasons, those that never occurred too."""
     rejected: Counter[str] = Counter({reason: 0 for reason in REASONS})
     for place in places:
@@ -167,8 +169,8 @@ def count_rejections(places: list[Place]) -> Counter[str]:
 
 
 def drop_repeated(
-    out: Path, plan: Plan, places: list[Place], workers: int | None
-) -> tuple[list[Place], int]:
+    out: Path, plan: Plan, places: list[ShardPlace], workers: int | None
+) -> tuple[list[ShardPlace], int]:
     """The parts that hold samples, none of which an earlier part has; and how many that cost."""
     filled = [place for place in places if place.part.samples]
     sizes = [place.part.samples for place in filled]
@@ -177,8 +179,8 @@ def drop_repeated(
     repeated = repeated_rows(keys, sum(sizes), out / WORK_FOLDER)
     starts = np.cumsum([0, *sizes])
     cuts = np.searchsorted(repeated, starts)
-    kept: list[Place] = []
-    todo: list[tuple[Place, np.ndarray]] = []
+    kept: list[ShardPlace] = []
+    todo: list[tuple[ShardPlace, np.ndarray]] = []
     for i, place in enumerate(filled):
         dropped = (repeated[cuts[i] : cuts[i + 1]] - starts[i]).astype(np.int64)
         if len(dropped):
@@ -196,7 +198,7 @@ def drop_repeated(
     return [place for place in read if place.part.samples], len(repeated)
 
 
-def rewrite_part(plan: Plan, item: tuple[Place, np.ndarray], report: Report) -> None:
+def rewrite_part(plan: Plan, item: tuple[ShardPlace, np.ndarray], report: Report) -> None:
     """Write a part again without some of its samples, and give up the shards that had them."""
     del report
     place, dropped = item
@@ -230,7 +232,7 @@ def rewrite_part(plan: Plan, item: tuple[Place, np.ndarray], report: Report) -> 
         place.path(tier, "tar").unlink(missing_ok=True)
 
 
-def check_result(out: Path, plan: Plan, kept: list[Place], rejected: Counter[str]) -> None:
+def check_result(out: Path, plan: Plan, kept: list[ShardPlace], rejected: Counter[str]) -> None:
     """ValueError if no sample is left, with why each was left out; the build is given up."""
     if kept:
         return
@@ -242,7 +244,7 @@ def check_result(out: Path, plan: Plan, kept: list[Place], rejected: Counter[str
     )
 
 
-def place_shards(out: Path, plan: Plan, kept: list[Place]) -> dict[str, TierInfo]:
+def place_shards(out: Path, plan: Plan, kept: list[ShardPlace]) -> dict[str, TierInfo]:
     """Give the shards their numbers and write the indices."""
     tiers: dict[str, TierInfo] = {}
     for tier in plan.tiers:
@@ -265,7 +267,7 @@ def place_shards(out: Path, plan: Plan, kept: list[Place]) -> dict[str, TierInfo
     return tiers
 
 
-def write_token_counts(out: Path, plan: Plan, kept: list[Place]) -> TokenCountsInfo:
+def write_token_counts(out: Path, plan: Plan, kept: list[ShardPlace]) -> TokenCountsInfo:
     """How often each id occurs in what is kept: the sum of the parts' counts."""
     total = np.zeros(plan.tokenizer.vocab_size, "<u8")
     for place in kept:
@@ -275,7 +277,7 @@ def write_token_counts(out: Path, plan: Plan, kept: list[Place]) -> TokenCountsI
     return TokenCountsInfo(file=path.name, sha256=file_sha256(path))
 
 
-def move_shard(out: Path, tier: str, number: int, place: Place) -> ShardInfo:
+def move_shard(out: Path, tier: str, number: int, place: ShardPlace) -> ShardInfo:
     """Rename a shard, unless that was done before a kill. OSError if it is nowhere."""
     name = f"{tier}/{SHARD_FILE.format(shard=number)}"
     info = replace(place.part.shards[tier], file=name)
@@ -289,7 +291,7 @@ def move_shard(out: Path, tier: str, number: int, place: Place) -> ShardInfo:
     return info
 
 
-def numbered_rows(tier: str, kept: list[Place]) -> Iterator[np.ndarray]:
+def numbered_rows(tier: str, kept: list[ShardPlace]) -> Iterator[np.ndarray]:
     """The index rows of each part with its shard's number."""
     for number, place in enumerate(kept):
         rows = place.rows(tier)

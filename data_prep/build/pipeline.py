@@ -7,7 +7,7 @@ from data_prep.build.merge import Built, join, read_built
 from data_prep.build.options import BuildOptions
 from data_prep.build.plan import prepare
 from data_prep.build.tasks import read_parts, share_of, task_folder
-from data_prep.build.work import Job, Progress, run_task, writing
+from data_prep.build.work import BuildJob, Progress, run_task, writing
 from data_prep.pool import run_in_pool
 from pretrain.base.progress import Bar
 
@@ -41,7 +41,7 @@ def build_share(options: BuildOptions) -> str:
     )
 
 
-def run_tasks(job: Job, numbers: list[int]) -> None:
+def run_tasks(job: BuildJob, numbers: list[int]) -> None:
     """Do what is missing of some tasks, with a line that tells how far it is."""
     out = job.options.writer.out
     rejected: Counter[str] = Counter()

@@ -25,7 +25,7 @@ from data_prep.build.tasks import (
     write_look,
     write_plan,
 )
-from data_prep.build.work import Job, templates_of, writing
+from data_prep.build.work import BuildJob, templates_of, writing
 from data_prep.rejection import RejectedError
 from data_prep.sources import Corpus
 from data_prep.sources.column_choice import DEFAULT_CAPTION_COLUMN
@@ -41,7 +41,7 @@ from pretrain.tokens.tokenizer import is_json, open_tokenizer, parse_tokenizer
 TOKENIZER_FILES = {False: "tokenizer.model", True: "tokenizer.json"}  # whether it is the latter
 
 
-def prepare(options: BuildOptions) -> Job | None:
+def prepare(options: BuildOptions) -> BuildJob | None:
     """The build as it was begun, or a new one. None if the very same one is finished."""
     out = options.writer.out
     if out.exists() and not out.is_dir():
@@ -71,7 +71,7 @@ def prepare(options: BuildOptions) -> Job | None:
         if plan is None or any(what_differs(options, request, plan.request, plan.tokenizer)):
             say_what_was_chosen(corpus, options)
             plan = plan_anew(options, corpus, templates, request)
-    return Job(options=options, corpus=corpus, plan=plan)
+    return BuildJob(options=options, corpus=corpus, plan=plan)
 
 
 def is_finished(options: BuildOptions, request: dict[str, Any]) -> bool:

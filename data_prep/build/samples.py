@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from data_prep.build.options import BuildOptions
-from data_prep.build.writer import Place, Sample
+from data_prep.build.writer import NewSample, Place
 from data_prep.pictures.limits import measure_in_place
 from data_prep.pictures.tiers import store
 from data_prep.rejection import RejectedError
@@ -33,7 +33,7 @@ class SampleMaker:
         self.encode = TokenTagger(options.tagging.tagger, tokenizer).encode
         self.dtype = token_dtype(tokenizer.vocabulary.size)
 
-    def make(self, record: Record, seen: set[str]) -> Sample:
+    def make(self, record: Record, seen: set[str]) -> NewSample:
         """The record's sample. RejectedError names why there is none, e.g. a key seen before."""
         if record.refused == "metadata_unreadable":  # the caption may have stood in it
             raise RejectedError(record.refused)
@@ -63,7 +63,7 @@ class SampleMaker:
             made = store(record.image, limits, self.options.stored_tiers)
             width, height, pictures = made.width, made.height, made.files
         seen.add(key)
-        return Sample(
+        return NewSample(
             key=key,
             pictures=pictures,
             stored=stored,

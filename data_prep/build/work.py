@@ -20,7 +20,7 @@ from data_prep.build.tasks import (
     task_folder,
     write_part,
 )
-from data_prep.build.writer import PartWriter, Sample, tier_members
+from data_prep.build.writer import NewSample, PartWriter, tier_members
 from data_prep.pool import Pace, Report
 from data_prep.rejection import RejectedError
 from data_prep.sources import Corpus, Record
@@ -31,7 +31,7 @@ from pretrain.tokens.tokenizer import open_tokenizer
 
 
 @dataclass(frozen=True, kw_only=True)
-class Job:
+class BuildJob:
     """What every task of a build needs; it travels to the workers once."""
 
     options: BuildOptions
@@ -55,7 +55,7 @@ def templates_of(options: BuildOptions, corpus: Corpus) -> list[CaptionTemplate]
     )
 
 
-def run_task(job: Job, number: int, report: Report) -> None:
+def run_task(job: BuildJob, number: int, report: Report) -> None:
     """Make the parts of a task that are missing; whoever holds the task is waited for."""
     out = job.options.writer.out
     folder = task_folder(out, number)
@@ -83,7 +83,7 @@ def run_task(job: Job, number: int, report: Report) -> None:
 
 
 def make_part(
-    job: Job,
+    job: BuildJob,
     maker: SampleMaker,
     records: Iterator[Record],
     folder: Path,
@@ -134,7 +134,7 @@ def make_part(
 
 def make_sample(
     maker: SampleMaker, record: Record, seen: set[str], rejected: Counter[str]
-) -> Sample | None:
+) -> NewSample | None:
     """The record's sample, or None and a reason counted. ValueError names a row that fits none."""
     try:
         return maker.make(record, seen)

@@ -58,7 +58,7 @@ Place = tuple[int, int, int]  # offset, size, crc32 of a member's content
 
 
 @dataclass(frozen=True, kw_only=True)
-class Sample:
+class NewSample:
     """A finished sample: everything but the picture is the same in all tiers."""
 
     key: str
@@ -255,7 +255,7 @@ def add_counts(one: np.ndarray, other: np.ndarray) -> np.ndarray:
     return one
 
 
-def tier_members(sample: Sample, tiers: list[str]) -> dict[str, dict[str, bytes]]:
+def tier_members(sample: NewSample, tiers: list[str]) -> dict[str, dict[str, bytes]]:
     """tier -> member -> content; without the picture where it stays in its tar."""
     same = {
         "ids": sample.ids,

@@ -118,7 +118,7 @@ def dedup(directory: Path, options: DedupOptions, pool: PoolOptions) -> str:
         flat=int(np.count_nonzero(hashes == FLAT)),
         kept=int(np.count_nonzero(kept)),
     )
-    told = table(path, manifest.samples, options, counts)
+    told = format_counts(path, manifest.samples, options, counts)
     if options.page is not None:
         from data_prep.dedup.page import Sets, write_page
 
@@ -155,7 +155,7 @@ def checked_sets(directory: Path, against: Sequence[Path]) -> Sequence[Path]:
     return against
 
 
-def table(path: Path, samples: int, options: DedupOptions, counts: Counts) -> str:
+def format_counts(path: Path, samples: int, options: DedupOptions, counts: Counts) -> str:
     """What was written, and what each reason leaves out of it."""
     lines = [("weights", str(path)), ("samples", f"{samples:,}")]
     if options.weights is not None:

@@ -39,7 +39,7 @@ _BLOCKS = 4096  # at most: what the pool waits for at once
 
 
 @dataclass(frozen=True, kw_only=True)
-class Pictures:
+class HashState:
     """What every worker needs."""
 
     directory: Path
@@ -58,7 +58,7 @@ def dataset_hashes(directory: Path, manifest: Manifest, workers: int | None) -> 
         return kept
     hashes = np.empty(manifest.samples, np.uint64)
     blocks = row_blocks(manifest.samples)
-    state = Pictures(directory=directory, manifest=manifest)
+    state = HashState(directory=directory, manifest=manifest)
     results = run_in_pool(hash_block, state, blocks, workers, lambda _: None)
     with Bar(total=len(hashes), unit="samples", what=f"hash {directory}") as bar:
         for first, part in results:
@@ -88,7 +88,7 @@ def row_blocks(samples: int) -> list[range]:
     return [range(first, min(first + size, samples)) for first in range(0, samples, size)]
 
 
-def hash_block(state: Pictures, rows: range, report: Report) -> tuple[int, NDArray[np.uint64]]:
+def hash_block(state: HashState, rows: range, report: Report) -> tuple[int, NDArray[np.uint64]]:
     """First row and the hashes of a range of rows."""
     del report
     reader = smallest_tier(state.directory, state.manifest)

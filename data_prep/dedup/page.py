@@ -10,12 +10,12 @@ from data_prep.dedup.hashes import FLAT
 from data_prep.dedup.neighbours import Found
 from data_prep.similarity.left_out import (
     Entry,
-    Group,
     Section,
-    Source,
-    drawn,
-    sets_of,
-    spread,
+    ShownDataset,
+    ShownGroup,
+    draw_rows,
+    group_by_keeper,
+    spread_rows,
     write_sections,
 )
 from pretrain.dataset.manifest import Manifest
@@ -41,20 +41,20 @@ def write_page(
     path: Path, sets: Sets, found: Found, kept: NDArray[np.bool_], told: str, seed: int
 ) -> None:
     """Write the page; `kept`: (N,) the samples that the weights show."""
-    mine = Source(directory=sets.directory, manifest=sets.manifest, caption=sets.caption)
-    keepers, counts = sets_of(found.keeper)
+    mine = ShownDataset(directory=sets.directory, manifest=sets.manifest, caption=sets.caption)
+    keepers, counts = group_by_keeper(found.keeper)
 
-    def group(row: int) -> Group:
+    def group(row: int) -> ShownGroup:
         others = np.flatnonzero(found.keeper == row)
         apart = np.bitwise_count(sets.hashes[others] ^ sets.hashes[row]).astype(np.float64)
         entries = [_first(mine, row, kept)]
-        for one in spread(others, apart, LARGEST_SHOWN):
+        for one in spread_rows(others, apart, LARGEST_SHOWN):
             bits = np.bitwise_count(sets.hashes[row] ^ sets.hashes[one])
             entries.append(Entry(source=mine, row=one, is_kept=False, note=f"distance {bits}"))
         title = f"{len(others) + 1:,} pictures" if len(others) > 2 else ""
-        return Group(title=title, entries=entries, is_wide=len(others) > 2)
+        return ShownGroup(title=title, entries=entries, is_wide=len(others) > 2)
 
-    small = drawn(keepers[counts < 3], SMALL_GROUPS, seed)
+    small = draw_rows(keepers[counts < 3], SMALL_GROUPS, seed)
     sections = [
         Section(
             title="The largest groups",
@@ -70,8 +70,8 @@ def write_page(
         ),
     ]
     for ((directory, manifest), hashes), flags in zip(sets.others, found.contaminated, strict=True):
-        other = Source(directory=directory, manifest=manifest, caption=manifest.captions[0])
-        rows = drawn(np.flatnonzero(flags), max(1, PAIRS // len(sets.others)), seed)
+        other = ShownDataset(directory=directory, manifest=manifest, caption=manifest.captions[0])
+        rows = draw_rows(np.flatnonzero(flags), max(1, PAIRS // len(sets.others)), seed)
         sections.append(
             Section(
                 title=f"Evaluation pictures of {directory.name}",
@@ -83,19 +83,19 @@ def write_page(
     write_sections(path, f"Left out by dedup: {sets.directory.resolve().name}", told, sections)
 
 
-def _first(source: Source, row: int, kept: NDArray[np.bool_]) -> Entry:
+def _first(source: ShownDataset, row: int, kept: NDArray[np.bool_]) -> Entry:
     """The first of a group, which another reason may leave out too."""
     note = "kept" if kept[row] else "first, left out too"
     return Entry(source=source, row=row, is_kept=bool(kept[row]), note=note)
 
 
 def _pair(
-    mine: Source, other: Source, mark: np.uint64, hashes: NDArray[np.uint64], row: int
-) -> Group:
+    mine: ShownDataset, other: ShownDataset, mark: np.uint64, hashes: NDArray[np.uint64], row: int
+) -> ShownGroup:
     """A training picture beside the evaluation picture whose hash is nearest."""
     apart = np.where(hashes != FLAT, np.bitwise_count(hashes ^ mark), 64)
     near = int(apart.argmin())
-    return Group(
+    return ShownGroup(
         title="",
         entries=[
             Entry(source=mine, row=row, is_kept=False, note=f"train, distance {apart[near]}"),

@@ -89,7 +89,9 @@ def read_shots(directory: Path, manifest: Manifest, wanted: int) -> list[Shot]:
                     )
             key = reader.index["key"][row].decode()
             size = f"{told['width']} × {told['height']}"
-            shot = Shot(key=key, size=size, picture=small(jpeg), jpeg=jpeg, captions=captions)
+            shot = Shot(
+                key=key, size=size, picture=shrink_to_data_url(jpeg), jpeg=jpeg, captions=captions
+            )
             shots.append(shot)
     return shots
 
@@ -100,7 +102,7 @@ def tokens_of(
     """are_spaced: whether pieces hold the white space before a word, or else all stand apart."""
     return [
         Token(
-            text=shown(pieces, token),
+            text=show_token(pieces, token),
             word_class=CLASS_NAMES.get(kind & ~SENTENCE_START, OTHER),
             begins_word=not are_spaced or pieces[token : token + 1] in ([], [" "])
             or pieces[token][:1] == " ",
@@ -110,7 +112,7 @@ def tokens_of(
     ]  # fmt: skip
 
 
-def shown(pieces: list[str], token: int) -> str:
+def show_token(pieces: list[str], token: int) -> str:
     """A token's text without the white space before it; a mark where it has none."""
     return (pieces[token].strip() if token < len(pieces) else "") or "␣"
 
@@ -120,7 +122,7 @@ def pieces_of(directory: Path, manifest: Manifest) -> list[str]:
     return open_tokenizer(directory / manifest.tokenizer.file).pieces()
 
 
-def opened(jpeg: bytes) -> Image.Image | None:
+def open_picture_or_none(jpeg: bytes) -> Image.Image | None:
     """The picture, or None if it is none."""
     try:
         return Image.fromarray(decode(jpeg))
@@ -128,16 +130,16 @@ def opened(jpeg: bytes) -> Image.Image | None:
         return None
 
 
-def small(jpeg: bytes) -> str | None:
+def shrink_to_data_url(jpeg: bytes) -> str | None:
     """The picture as the contact sheet has it."""
-    picture = opened(jpeg)
+    picture = open_picture_or_none(jpeg)
     if picture is None:
         return None
     picture.thumbnail((SHEET_PX, SHEET_PX))
-    return encoded(picture)
+    return encode_data_url(picture)
 
 
-def encoded(picture: Image.Image) -> str:
+def encode_data_url(picture: Image.Image) -> str:
     """JPEG as base64."""
     content = io.BytesIO()
     picture.save(content, "JPEG", quality=88)

@@ -7,7 +7,13 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from data_prep.inspection.contact_sheet import Caption, Shot, encoded, opened, shown
+from data_prep.inspection.contact_sheet import (
+    Caption,
+    Shot,
+    encode_data_url,
+    open_picture_or_none,
+    show_token,
+)
 from data_prep.inspection.kept import (
     GRID,
     IMAGE_PX,
@@ -207,14 +213,14 @@ def frequent_tokens(found: Survey, pieces: list[str]) -> Chart:
     for token in order.tolist():
         share = int(found.token_counts[token]) / total
         bars = [Bar(name="share of all tokens", values=[share], colour="c4")]
-        name = shown(pieces, token)  # which may both begin a word and go on in one
+        name = show_token(pieces, token)  # which may both begin a word and go on in one
         groups[name if name not in groups else f"{name} (id {token})"] = bars
     return bar_chart("Most frequent tokens", groups)
 
 
 def patch_figures(shot: Shot | None) -> list[dict[str, Any]]:
     """The same picture for each image reduction, with the patches that it drops."""
-    picture = None if shot is None else opened(shot.jpeg)
+    picture = None if shot is None else open_picture_or_none(shot.jpeg)
     if picture is None:
         return []
     side = min(picture.size)
@@ -224,7 +230,7 @@ def patch_figures(shot: Shot | None) -> list[dict[str, Any]]:
     for way in kept_patches():
         px = way.grid * PATCH_PX
         resized = square.resize((px, px), Image.Resampling.BICUBIC)
-        found.append({"way": way, "picture": encoded(resized), "px": px})
+        found.append({"way": way, "picture": encode_data_url(resized), "px": px})
     return found
 
 

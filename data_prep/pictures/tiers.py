@@ -27,7 +27,7 @@ Pixels = NDArray[np.uint8]  # (H, W, 3) sRGB
 
 
 @dataclass(frozen=True, kw_only=True)
-class Stored:
+class TierFiles:
     """A picture as it is stored."""
 
     width: int  # upright, of the original
@@ -35,7 +35,7 @@ class Stored:
     files: dict[str, bytes]  # a baseline RGB JPEG without metadata for every tier
 
 
-def store(data: bytes | None, limits: PictureLimits, tiers: list[Tier]) -> Stored:
+def store(data: bytes | None, limits: PictureLimits, tiers: list[Tier]) -> TierFiles:
     """The tiers' files of a picture's file. Each tier's shortest side is its own, or the picture's
     if that is less.
 
@@ -53,7 +53,7 @@ def store(data: bytes | None, limits: PictureLimits, tiers: list[Tier]) -> Store
     pixels = np.array(upright(picture))
     height, width, _ = pixels.shape
     size = (width, height)
-    return Stored(width=width, height=height, files=_encode_all(pixels, size, tiers, size))
+    return TierFiles(width=width, height=height, files=_encode_all(pixels, size, tiers, size))
 
 
 def _is_upright_srgb_jpeg(picture: Image.Image) -> bool:
@@ -66,7 +66,7 @@ def _is_upright_srgb_jpeg(picture: Image.Image) -> bool:
     return "exif" not in picture.info or read_orientation(picture) not in UPRIGHT
 
 
-def _store_jpeg(data: bytes, size: tuple[int, int], tiers: list[Tier]) -> Stored:
+def _store_jpeg(data: bytes, size: tuple[int, int], tiers: list[Tier]) -> TierFiles:
     """ValueError where it is not decoded without a complaint: what is kept must be whole."""
     width, height = size
     files: dict[str, bytes] = {}
@@ -80,7 +80,9 @@ def _store_jpeg(data: bytes, size: tuple[int, int], tiers: list[Tier]) -> Stored
         data, "RGB", min_width=-(-width // part), min_height=-(-height // part), strict=True
     )
     files |= _encode_all(pixels, size, missing, (width / part, height / part))
-    return Stored(width=width, height=height, files={tier.name: files[tier.name] for tier in tiers})
+    return TierFiles(
+        width=width, height=height, files={tier.name: files[tier.name] for tier in tiers}
+    )
 
 
 def _part(size: tuple[int, int], tiers: list[Tier]) -> int:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from data_prep.build.writer import array_file
 from data_prep.dedup import NOBODY
 from data_prep.dedup.semantic import Repeats, semantic_repeats
-from data_prep.similarity.left_out import Source, check_page
+from data_prep.similarity.left_out import ShownDataset, check_page
 from pretrain.base.checks import check_positive
 from pretrain.base.files import write_durably
 from pretrain.dataset.embeddings import Embeddings, open_embeddings
@@ -88,7 +88,9 @@ def filter_by_similarity(directory: Path, options: FilterOptions) -> str:
     if options.page is not None:
         from data_prep.similarity.page import write_page
 
-        source = Source(directory=directory, manifest=manifest, caption=embeddings.info.caption)
+        source = ShownDataset(
+            directory=directory, manifest=manifest, caption=embeddings.info.caption
+        )
         write_page(options.page, source, scores, weights, found, "\n".join(summary), options.seed)
         report.append(f"{options.page}: what is left out, to look at")
     return "\n".join(report)

@@ -71,7 +71,7 @@ class EmbedOptions(RunOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Batch:
+class ModelInputs:
     """Some rows of a shard, read and decoded."""
 
     pictures: list[Image.Image]
@@ -209,9 +209,9 @@ def _embed_shards(
 
 def _read_ahead(
     pool: ThreadPoolExecutor, reader: Dataset, rows: NDArray[np.int64], options: EmbedOptions
-) -> Iterator[Batch]:
+) -> Iterator[ModelInputs]:
     """The batches of some rows in order, as many ahead of the model as there are threads."""
-    waiting: deque[Future[Batch]] = deque()
+    waiting: deque[Future[ModelInputs]] = deque()
     for at in range(0, len(rows), options.batch):
         some = rows[at : at + options.batch]
         waiting.append(pool.submit(_read, reader, some, options.caption))
@@ -221,7 +221,7 @@ def _read_ahead(
         yield waiting.popleft().result()
 
 
-def _read(reader: Dataset, rows: NDArray[np.int64], caption: str | None) -> Batch:
+def _read(reader: Dataset, rows: NDArray[np.int64], caption: str | None) -> ModelInputs:
     """ValueError names a sample whose picture cannot be decoded."""
     pictures: list[Image.Image] = []
     texts: list[str | None] = []
@@ -241,4 +241,4 @@ def _read(reader: Dataset, rows: NDArray[np.int64], caption: str | None) -> Batc
         texts.append(
             words.decode() if caption is None else json.loads(words)["captions"].get(caption)
         )
-    return Batch(pictures=pictures, texts=texts)
+    return ModelInputs(pictures=pictures, texts=texts)

@@ -19,7 +19,7 @@ _HERE = Path(__file__).parent
 
 
 @dataclass(frozen=True, kw_only=True)
-class Source:
+class ShownDataset:
     """Where pictures and captions come from."""
 
     directory: Path
@@ -32,14 +32,14 @@ class Source:
 class Entry:
     """One sample as the page shows it."""
 
-    source: Source
+    source: ShownDataset
     row: int
     is_kept: bool
     note: str
 
 
 @dataclass(frozen=True, kw_only=True)
-class Group:
+class ShownGroup:
     """Samples that are shown together."""
 
     title: str
@@ -53,7 +53,7 @@ class Section:
 
     title: str
     note: str
-    groups: Sequence[Group]
+    groups: Sequence[ShownGroup]
 
 
 def check_page(page: Path | None) -> None:
@@ -68,7 +68,7 @@ def check_page(page: Path | None) -> None:
 
 def write_sections(path: Path, title: str, told: str, sections: Sequence[Section]) -> None:
     """Write the page; `told` is what the command printed. OSError or ValueError name the file."""
-    from data_prep.inspection.contact_sheet import small
+    from data_prep.inspection.contact_sheet import shrink_to_data_url
     from pretrain.report.template import template
 
     entries = [e for section in sections for group in section.groups for e in group.entries]
@@ -82,27 +82,27 @@ def write_sections(path: Path, title: str, told: str, sections: Sequence[Section
             text = words.decode()
             if source.caption is not None:
                 text = json.loads(text)["captions"].get(source.caption, "")
-            shown[id(entry)] = small(jpeg), text
+            shown[id(entry)] = shrink_to_data_url(jpeg), text
     page = template("left_out.html", _HERE, _HERE.parent / "inspection").render(
         title=title, told=told, sections=sections, shown=shown, identity=id
     )
     write_durably(path, page)
 
 
-def sets_of(keeper: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+def group_by_keeper(keeper: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Rows that stand for others, the largest set first, and for how many each does."""
     keepers, counts = np.unique(keeper[keeper != NOBODY], return_counts=True)
     order = np.argsort(-counts, kind="stable")
     return keepers[order], counts[order]
 
 
-def drawn(rows: NDArray[np.int64], wanted: int, seed: int) -> NDArray[np.int64]:
+def draw_rows(rows: NDArray[np.int64], wanted: int, seed: int) -> NDArray[np.int64]:
     """So many of the rows by the seed, ascending; all where there are fewer."""
     draws = np.random.default_rng(seed)
     return np.sort(draws.choice(rows, min(wanted, len(rows)), replace=False))
 
 
-def spread(rows: NDArray[np.int64], values: NDArray[np.float64], wanted: int) -> list[int]:
+def spread_rows(rows: NDArray[np.int64], values: NDArray[np.float64], wanted: int) -> list[int]:
     """So many rows by rising value at equal steps, both ends among them."""
     ranked = rows[np.argsort(values, kind="stable")]
     places = np.linspace(0, len(ranked) - 1, min(wanted, len(ranked))).round().astype(int)

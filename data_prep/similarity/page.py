@@ -9,12 +9,12 @@ from data_prep.dedup import NOBODY
 from data_prep.dedup.semantic import Repeats
 from data_prep.similarity.left_out import (
     Entry,
-    Group,
     Section,
-    Source,
-    drawn,
-    sets_of,
-    spread,
+    ShownDataset,
+    ShownGroup,
+    draw_rows,
+    group_by_keeper,
+    spread_rows,
     write_sections,
 )
 
@@ -27,7 +27,7 @@ SCORED = 24  # at each end
 
 def write_page(
     path: Path,
-    source: Source,
+    source: ShownDataset,
     scores: NDArray[np.float64],
     weights: NDArray[np.float32],
     found: Repeats | None,
@@ -51,35 +51,35 @@ def write_page(
             )
             for row in rows.tolist()
         ]
-        groups = [Group(title="", entries=entries, is_wide=True)] if entries else []
+        groups = [ShownGroup(title="", entries=entries, is_wide=True)] if entries else []
         sections.append(Section(title=title, note="From the end inwards.", groups=groups))
     name = source.directory.resolve().name
     write_sections(path, f"Left out by filter: {name}", told, sections)
 
 
-def _duplicates(source: Source, found: Repeats, seed: int) -> list[Section]:
+def _duplicates(source: ShownDataset, found: Repeats, seed: int) -> list[Section]:
     """Pairs at the threshold, pairs by the seed, and the largest sets."""
     repeats = np.flatnonzero(found.keeper != NOBODY)
     least = repeats[np.argsort(found.cosine[repeats], kind="stable")[:LEAST_ALIKE]]
-    keepers, counts = sets_of(found.keeper)
+    keepers, counts = group_by_keeper(found.keeper)
 
-    def together(row: int, others: list[int], title: str) -> Group:
+    def together(row: int, others: list[int], title: str) -> ShownGroup:
         entries = [Entry(source=source, row=row, is_kept=True, note="kept")]
         entries += [
             Entry(source=source, row=one, is_kept=False, note=f"cosine {found.cosine[one]:.4f}")
             for one in others
         ]
-        return Group(title=title, entries=entries, is_wide=len(others) > 2)
+        return ShownGroup(title=title, entries=entries, is_wide=len(others) > 2)
 
-    def pairs(rows: NDArray[np.int64]) -> list[Group]:
+    def pairs(rows: NDArray[np.int64]) -> list[ShownGroup]:
         return [together(int(found.keeper[row]), [row], "") for row in rows.tolist()]
 
-    largest: list[Group] = []
+    largest: list[ShownGroup] = []
     for row, count in zip(
         keepers[:LARGEST_SETS].tolist(), counts[:LARGEST_SETS].tolist(), strict=True
     ):
         others = np.flatnonzero(found.keeper == row)
-        shown = spread(others, found.cosine[others].astype(np.float64), LARGEST_SHOWN)
+        shown = spread_rows(others, found.cosine[others].astype(np.float64), LARGEST_SHOWN)
         largest.append(together(row, shown, f"{count + 1:,} pictures"))
     return [
         Section(
@@ -90,7 +90,7 @@ def _duplicates(source: Source, found: Repeats, seed: int) -> list[Section]:
         Section(
             title="Near duplicates",
             note=f"Drawn by the seed {seed}, not picked.",
-            groups=pairs(drawn(repeats, RANDOM, seed)),
+            groups=pairs(draw_rows(repeats, RANDOM, seed)),
         ),
         Section(
             title="The largest sets",

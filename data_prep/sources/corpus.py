@@ -13,7 +13,7 @@ from data_prep.sources.hub import HubOptions, find_on_hub
 from data_prep.sources.hub_address import is_hub_address
 from data_prep.sources.kinds import Format, open_on_hub, open_source
 from data_prep.sources.look import Look
-from data_prep.sources.source import Batch, Record
+from data_prep.sources.source import Record, RowBatch
 from data_prep.sources.values import column_values
 from data_prep.sources.where import columns_of, compile_where, matching_rows
 
@@ -136,7 +136,7 @@ def refuse_hub_options(options: SourceOptions) -> None:
             )
 
 
-def read_image(batch: Batch, row: int) -> tuple[bytes | None, Reason | None]:
+def read_image(batch: RowBatch, row: int) -> tuple[bytes | None, Reason | None]:
     """A row's picture, or why there is none."""
     try:
         return batch.image(row), None

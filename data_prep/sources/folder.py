@@ -14,7 +14,7 @@ from data_prep.sources.columns import to_array
 from data_prep.sources.links import LinkCounts
 from data_prep.sources.picture_files import read_bounded
 from data_prep.sources.sidecars import Sidecars, caption_name, look_into, sidecar_notes, stem
-from data_prep.sources.source import READ_ROWS, Batch
+from data_prep.sources.source import READ_ROWS, RowBatch
 from pretrain.dataset.pictures import SUFFIXES
 
 TEXT_SUFFIX, METADATA_SUFFIX = ".txt", ".json"
@@ -122,14 +122,14 @@ class FolderSource:
 
     def batches(
         self, columns: list[str], *, with_images: bool, start: int = 0, stop: int | None = None
-    ) -> Iterator[Batch]:
+    ) -> Iterator[RowBatch]:
         """Pictures by their paths' bytes; each is read when it is asked for."""
         end = self.rows if stop is None else stop
         for first in range(start, end, READ_ROWS):
             paths = self.pictures[first : min(first + READ_ROWS, end)]
             yield self.make_batch(paths, columns or ["path"], with_images)
 
-    def make_batch(self, paths: list[str], columns: list[str], with_images: bool) -> Batch:
+    def make_batch(self, paths: list[str], columns: list[str], with_images: bool) -> RowBatch:
         """The rows of some pictures. Their sidecars are read now, if they are wanted."""
         metadata: list[dict[str, Any] | None] = [{} for _ in paths]
         if with_images or not {"path", "folder"}.issuperset(columns):
@@ -140,7 +140,7 @@ class FolderSource:
                 raise RejectedError("metadata_unreadable")
             return read_bounded(self.root / paths[row])
 
-        return Batch(
+        return RowBatch(
             table=pa.table({name: self.column(name, paths, metadata) for name in columns}),
             image=image,
             place=lambda row: str(self.root / paths[row]),

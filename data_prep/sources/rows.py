@@ -12,7 +12,7 @@ import pyarrow as pa
 
 from data_prep.sources.columns import to_array
 from data_prep.sources.links import LinkCounts
-from data_prep.sources.source import READ_ROWS, Batch, Stored
+from data_prep.sources.source import READ_ROWS, FilePlace, RowBatch
 
 MARKED_ROWS = 1024
 
@@ -24,7 +24,7 @@ class Row:
     columns: dict[str, Any]
     image: Callable[[], bytes]
     place: str
-    stored: Stored | None = None
+    stored: FilePlace | None = None
 
 
 class Marks:
@@ -65,7 +65,7 @@ class RowSource(ABC):
 
     def batches(
         self, columns: list[str], *, with_images: bool, start: int = 0, stop: int | None = None
-    ) -> Iterator[Batch]:
+    ) -> Iterator[RowBatch]:
         """Rows in order. Pictures are read one by one, when they are asked for."""
         del with_images
         columns = columns or self.schema.names[:1]
@@ -75,7 +75,7 @@ class RowSource(ABC):
         while rows := list(islice(reading, READ_ROWS)):
             yield self.make_batch(rows, columns)
 
-    def make_batch(self, rows: list[Row], columns: list[str]) -> Batch:
+    def make_batch(self, rows: list[Row], columns: list[str]) -> RowBatch:
         """Some rows with their columns as a table."""
         table = pa.table(
             {
@@ -85,7 +85,7 @@ class RowSource(ABC):
                 for name in columns
             }
         )
-        return Batch(
+        return RowBatch(
             table=table,
             image=lambda i: rows[i].image(),
             place=lambda i: rows[i].place,

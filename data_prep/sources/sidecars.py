@@ -52,7 +52,7 @@ class Sidecars:
 
 
 @dataclass(kw_only=True)
-class Findings:
+class SidecarFindings:
     """What a look into all .json files found besides columns."""
 
     names: Counter[str] = field(default_factory=Counter)  # where captions stand -> files
@@ -60,9 +60,9 @@ class Findings:
     silent: list[str] = field(default_factory=list)  # pictures that have no caption at all
 
 
-def look_into(sidecars: Sidecars, pictures: Iterable[str]) -> tuple[pa.Schema, Findings]:
+def look_into(sidecars: Sidecars, pictures: Iterable[str]) -> tuple[pa.Schema, SidecarFindings]:
     """The columns of all pictures, those of their .json files after the folder's own."""
-    types, found = ColumnTypes(("path", "folder", "caption")), Findings()
+    types, found = ColumnTypes(("path", "folder", "caption")), SidecarFindings()
     looked_at = [path for path in pictures if stem(path) in sidecars.metadata]
     for picture in Bar(looked_at, unit="files", what="look into .json"):
         values = sidecars.read_metadata(picture)
@@ -91,7 +91,7 @@ def caption_name(values: dict[str, Any]) -> str | None:
     )
 
 
-def sidecar_notes(found: Findings) -> list[str]:
+def sidecar_notes(found: SidecarFindings) -> list[str]:
     """What a user may not expect of the .json files, a line each."""
     notes: list[str] = []
     for name, count in found.names.items():

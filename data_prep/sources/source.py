@@ -21,7 +21,7 @@ ACCEPTED = (
 
 
 @dataclass(frozen=True, kw_only=True)
-class Stored:
+class FilePlace:
     """Where a picture's bytes lie as they are, in a file of the source."""
 
     file: Path
@@ -38,11 +38,11 @@ class Record:
     columns: dict[str, Any]
     place: str = field(compare=False)  # for people: where in the corpus it stands
     number: int = field(compare=False)  # of the row in the whole source, from 0
-    stored: Stored | None = field(default=None, compare=False)  # of a tar's member
+    stored: FilePlace | None = field(default=None, compare=False)  # of a tar's member
 
 
 @dataclass(frozen=True, kw_only=True)
-class Batch:
+class RowBatch:
     """Some rows in order. A picture may be read only when it is asked for, by its row here.
 
     `image` raises RejectedError where a row's picture cannot be had.
@@ -51,7 +51,7 @@ class Batch:
     table: pa.Table
     image: Callable[[int], bytes | None]
     place: Callable[[int], str]
-    stored: Callable[[int], Stored | None] = lambda _: None
+    stored: Callable[[int], FilePlace | None] = lambda _: None
 
 
 class Source(Protocol):
@@ -71,7 +71,7 @@ class Source(Protocol):
 
     def batches(
         self, columns: list[str], *, with_images: bool, start: int = 0, stop: int | None = None
-    ) -> Iterator[Batch]:
+    ) -> Iterator[RowBatch]:
         """The rows from `start` to before `stop` in order, with the named columns.
 
         What lies before `start` costs next to nothing, so that many processes can share a corpus.

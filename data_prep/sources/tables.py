@@ -15,7 +15,7 @@ from data_prep.sources.column_choice import (
 )
 from data_prep.sources.links import LinkCounts
 from data_prep.sources.picture_files import PictureRoot
-from data_prep.sources.source import Batch
+from data_prep.sources.source import RowBatch
 from data_prep.sources.values import column_values
 
 
@@ -56,7 +56,7 @@ class TableSource(ABC):
 
     def batches(
         self, columns: list[str], *, with_images: bool, start: int = 0, stop: int | None = None
-    ) -> Iterator[Batch]:
+    ) -> Iterator[RowBatch]:
         """Rows in order. Pictures are not read from disk unless asked for."""
         # A column must be asked for even if none is needed, or the rows could not be counted.
         columns = columns or self.schema.names[:1]
@@ -72,7 +72,7 @@ def make_batch(
     root: PictureRoot | None,
     where: str,
     first: int,
-) -> Batch:
+) -> RowBatch:
     """Rows of one table, the first of which is number `first` in `where`."""
     encoded = None if pictures is None else encoded_pictures(pictures)
     paths = None if pictures is None or root is None else picture_paths(pictures)
@@ -83,7 +83,7 @@ def make_batch(
             return root.read(paths[row])
         return data
 
-    return Batch(table=table, image=image, place=lambda row: f"{where} row {first + row}")
+    return RowBatch(table=table, image=image, place=lambda row: f"{where} row {first + row}")
 
 
 def refuse_bare_paths(source: TableSource) -> None:

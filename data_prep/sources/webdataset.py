@@ -24,7 +24,7 @@ from data_prep.sources.look import Look, described
 from data_prep.sources.picture_files import read_range
 from data_prep.sources.rows import MARKED_ROWS, Marks, Row, RowSource, parse_object
 from data_prep.sources.sidecars import TEXT_BYTES_CAP
-from data_prep.sources.source import Stored
+from data_prep.sources.source import FilePlace
 from pretrain.base.progress import Bar
 from pretrain.dataset.pictures import SUFFIXES
 from pretrain.dataset.tars import Member, is_hidden, read_tar
@@ -38,7 +38,7 @@ CAPTION_EXTENSION = "txt"
 
 
 @dataclass(kw_only=True)
-class Group:
+class MemberGroup:
     """The members of one key, by extension in lower case; texts with their content."""
 
     key: str
@@ -48,7 +48,7 @@ class Group:
 
 
 @dataclass(kw_only=True)
-class Findings:
+class TarFindings:
     """What a look through all archives found besides columns."""
 
     groups: int = 0
@@ -106,7 +106,7 @@ class WebDatasetSource(RowSource):
     def look_through(self, source: str) -> None:
         """Find the columns, count the records, and see that every archive is whole."""
         types = ColumnTypes(("key", "caption"))
-        found = Findings()
+        found = TarFindings()
         paths = Bar(self.parts.paths, unit="tars", what="look through")
         for number, path in enumerate(paths):
             seen: set[str] = set()
@@ -148,7 +148,9 @@ class WebDatasetSource(RowSource):
             marks=[(row, file, place) for row, (file, place) in marks],
         )
 
-    def look_at(self, path: Path, group: Group, types: ColumnTypes, found: Findings) -> None:
+    def look_at(
+        self, path: Path, group: MemberGroup, types: ColumnTypes, found: TarFindings
+    ) -> None:
         """Note what one record holds. ValueError if it has several pictures and none is named."""
         found.groups += 1
         pictures = [name for name in group.members if is_picture(name)]
@@ -182,7 +184,7 @@ class WebDatasetSource(RowSource):
                 yield self.make_row(tar, group)
             place = 0
 
-    def make_row(self, tar: OpenTar, group: Group) -> Row:
+    def make_row(self, tar: OpenTar, group: MemberGroup) -> Row:
         """One record; its picture stays in the archive until it is asked for."""
         names = [name for name in group.members if is_picture(name)]
         name = self.image_column or (names[0] if names else None)
@@ -196,7 +198,7 @@ class WebDatasetSource(RowSource):
 
         stored = None
         if member is not None:
-            stored = Stored(file=tar.path, offset=member.offset, size=member.size)
+            stored = FilePlace(file=tar.path, offset=member.offset, size=member.size)
         return Row(
             columns=columns_of(group)[0],
             image=image,
@@ -205,12 +207,12 @@ class WebDatasetSource(RowSource):
         )
 
 
-def read_groups(tar: OpenTar, others: Counter[str], begin: int = 0) -> Iterator[Group]:
+def read_groups(tar: OpenTar, others: Counter[str], begin: int = 0) -> Iterator[MemberGroup]:
     """Neighbouring members of one key, small texts read. What is no part of a record is counted.
 
     ValueError if a key has two members of one extension.
     """
-    group: Group | None = None
+    group: MemberGroup | None = None
     path, file = tar.path, tar.file
     for member in read_tar(path, file, begin):
         if is_hidden(member.name):
@@ -225,7 +227,7 @@ def read_groups(tar: OpenTar, others: Counter[str], begin: int = 0) -> Iterator[
         if group is None or key != group.key:
             if group is not None:
                 yield group
-            group = Group(key=key, begin=member.begin)
+            group = MemberGroup(key=key, begin=member.begin)
         if extension in group.members:
             raise ValueError(
                 f"source: {path} holds {key}.{extension} twice; make it again with one of them"
@@ -240,7 +242,7 @@ def read_groups(tar: OpenTar, others: Counter[str], begin: int = 0) -> Iterator[
         yield group
 
 
-def columns_of(group: Group) -> tuple[dict[str, Any], bool]:
+def columns_of(group: MemberGroup) -> tuple[dict[str, Any], bool]:
     """The record's columns, and whether a .json in it could not be read."""
     columns: dict[str, Any] = {"key": group.key}
     damaged = False
@@ -272,7 +274,7 @@ def is_text(extension: str) -> bool:
     return extension.rpartition(".")[2] in TEXT_EXTENSIONS
 
 
-def notes_of(found: Findings) -> list[str]:
+def notes_of(found: TarFindings) -> list[str]:
     """What a user may not expect of the archives, a line each."""
     notes: list[str] = []
     if found.bare:

@@ -12,7 +12,7 @@ from pretrain.batches.collate import Batch
 
 
 @dataclass(frozen=True, kw_only=True)
-class Fed:
+class DeviceBatch:
     """One rank's part of a global batch, on its device."""
 
     images: Tensor  # uint8 (B, H, W, 3)
@@ -22,7 +22,7 @@ class Fed:
     host: Batch  # what was copied: as long as it lives, its memory is not another batch's
 
 
-def feed(stream: Iterator[Batch], device: torch.device) -> Iterator[Fed]:
+def feed(stream: Iterator[Batch], device: torch.device) -> Iterator[DeviceBatch]:
     """The same batches in the same order on the device.
 
     On CUDA each is asked for and copied, from pinned memory and on a stream of its own, before the
@@ -34,7 +34,7 @@ def feed(stream: Iterator[Batch], device: torch.device) -> Iterator[Fed]:
             yield _copy(batch, device)
         return
     copies = torch.cuda.Stream(device)
-    started: deque[tuple[Fed, torch.cuda.Event]] = deque()
+    started: deque[tuple[DeviceBatch, torch.cuda.Event]] = deque()
     for batch in stream:
         with torch.cuda.stream(copies):
             fed = _copy(batch, device)
@@ -45,7 +45,7 @@ def feed(stream: Iterator[Batch], device: torch.device) -> Iterator[Fed]:
         yield _arrived(*started.popleft(), device)
 
 
-def _copy(batch: Batch, device: torch.device) -> Fed:
+def _copy(batch: Batch, device: torch.device) -> DeviceBatch:
     def put(array: Any) -> Tensor:
         tensor = torch.from_numpy(array)
         if device.type == "cuda" and not tensor.is_pinned():
@@ -53,7 +53,7 @@ def _copy(batch: Batch, device: torch.device) -> Fed:
         return tensor.to(device, non_blocking=True)
 
     kept = batch["keep_index"]
-    return Fed(
+    return DeviceBatch(
         images=put(batch["images"]),
         text_ids=put(batch["text_ids"]),
         keep_index=None if kept is None else put(kept),
@@ -62,7 +62,7 @@ def _copy(batch: Batch, device: torch.device) -> Fed:
     )
 
 
-def _arrived(fed: Fed, copied: torch.cuda.Event, device: torch.device) -> Fed:
+def _arrived(fed: DeviceBatch, copied: torch.cuda.Event, device: torch.device) -> DeviceBatch:
     """Let the step's stream wait for the copy, and keep the memory until that stream is done."""
     current = torch.cuda.current_stream(device)
     current.wait_event(copied)

@@ -26,7 +26,7 @@ STEP = "model/step"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Part:
+class ParameterPart:
     """Where this rank keeps elements [first, first + numel) of a flattened parameter."""
 
     flat: Tensor  # of a group's masters; the optimizer's state is found by it
@@ -183,7 +183,7 @@ def _groups(optimizer: Any) -> Iterator[tuple[Tensor, list[Any], int]]:
     yield from zip(flats, groups, numels, strict=True)
 
 
-def _parts(engine: Any) -> dict[str, Part]:
+def _parts(engine: Any) -> dict[str, ParameterPart]:
     """Every parameter of which this rank keeps some elements, by name."""
     optimizer, rank = engine.optimizer, dist.get_rank()
     names = {id(parameter): name for name, parameter in engine.module.named_parameters()}
@@ -208,7 +208,7 @@ def _parts(engine: Any) -> dict[str, Part]:
                 at, numel = link.hp_fragment_address.start, link.hp_fragment_address.numel
                 first = link.lp_fragment_address.start
             if numel > 0:
-                found[names[id(parameter)]] = Part(
+                found[names[id(parameter)]] = ParameterPart(
                     flat=flat,
                     at=at,
                     first=first,
@@ -218,7 +218,7 @@ def _parts(engine: Any) -> dict[str, Part]:
     return found
 
 
-def _own(part: Part, kind: str, states: Any, step: int, name: str) -> Tensor:
+def _own(part: ParameterPart, kind: str, states: Any, step: int, name: str) -> Tensor:
     """This rank's elements of a parameter's master or moment."""
     if kind == WEIGHT:
         return part.flat[part.at : part.at + part.numel]

@@ -14,13 +14,13 @@ from pretrain.export.siglip_tokenizer import siglip_tokenizer
 from pretrain.export.source import (
     OUR_RESIZE,
     TOKEN_TABLE,
-    Source,
+    ForeignModel,
     check_weights,
     fast_tokenizer,
     other_than,
     refuse,
     square,
-    taking,
+    take_from,
 )
 from pretrain.export.timm_tower import timm_options, timm_weights
 from pretrain.models.clip import (
@@ -50,7 +50,7 @@ _TOKENIZER_KWARGS = {"clean", "strip_sep_token"}
 _IMAGE_POOL = {"tok": "cls", "avg": "gap"}
 
 
-def read_open_clip(folder: Path) -> Source:
+def read_open_clip(folder: Path) -> ForeignModel:
     """ValueError names what our towers cannot express, or what the folder lacks."""
     path = folder / CONFIG_FILE
     sections = ("model_cfg", "model_cfg.vision_cfg", "model_cfg.text_cfg")
@@ -61,12 +61,12 @@ def read_open_clip(folder: Path) -> Source:
         raise FileNotFoundError(f"{folder} has none of {', '.join(_WEIGHTS)}: put one there")
     theirs = read_tensors(file, "SOURCE")
     theirs = {n.removeprefix("module.").removeprefix("text."): w for n, w in theirs.items()}
-    figures = {"logit_scale": float(taking(theirs, file)("logit_scale").exp())}
+    figures = {"logit_scale": float(take_from(theirs, file)("logit_scale").exp())}
     if "logit_bias" in theirs:
         figures["logit_bias"] = float(theirs.pop("logit_bias"))
     weights = _weights(theirs, options, file)
     check_weights(weights, options, tokens, file)
-    return Source(
+    return ForeignModel(
         options=options,
         tokens=tokens,
         weights=weights,
@@ -170,7 +170,7 @@ def _check(
 
 def _weights(theirs: dict[str, Tensor], options: ModelOptions, file: Path) -> dict[str, Tensor]:
     """Theirs by our names. ValueError names one that is missing, or that has no place."""
-    take = taking(theirs, file)
+    take = take_from(theirs, file)
     found = {
         TOKEN_TABLE: take("token_embedding.weight"),
         "text.encoder.embeddings.position_embedding.weight": take("positional_embedding"),

@@ -12,12 +12,12 @@ from pretrain.export.foreign import read_config
 from pretrain.export.siglip_tokenizer import siglip_tokenizer
 from pretrain.export.source import (
     OUR_RESIZE,
-    Source,
+    ForeignModel,
     check_weights,
     fast_tokenizer,
     refuse,
     square,
-    taking,
+    take_from,
 )
 from pretrain.export.transformers_weights import read_weights, weights_by_our_names
 from pretrain.models.options import Gelu, ImageTowerOptions, ModelOptions, TextTowerOptions
@@ -32,7 +32,7 @@ _OLD_EOS = 2  # transformers pools at the highest id where the config says so
 _BICUBIC = 3  # Pillow's number
 
 
-def read_transformers(folder: Path) -> Source:
+def read_transformers(folder: Path) -> ForeignModel:
     """ValueError names what our towers cannot express, or what the folder lacks."""
     path = folder / CONFIG_FILE
     kind = read_config(path).get("model_type")
@@ -78,7 +78,7 @@ def _tokens(vision: Any, text: Any, path: Path) -> TokenOptions:
     )
 
 
-def _read_clip(folder: Path, theirs: dict[str, Tensor], file: Path) -> Source:
+def _read_clip(folder: Path, theirs: dict[str, Tensor], file: Path) -> ForeignModel:
     from transformers import CLIPConfig, CLIPModel
 
     path = folder / CONFIG_FILE
@@ -100,7 +100,7 @@ def _read_clip(folder: Path, theirs: dict[str, Tensor], file: Path) -> Source:
         ),
         embed_dim=config.projection_dim,
     )
-    take = taking(theirs, file)
+    take = take_from(theirs, file)
     tokenizer = _tokenizer(folder)
     if text.eos_token_id not in (_OLD_EOS, tokenizer.eos_token_id):
         refuse(folder, [f"text_config.eos_token_id={text.eos_token_id} with a tokenizer whose eos "
@@ -108,7 +108,7 @@ def _read_clip(folder: Path, theirs: dict[str, Tensor], file: Path) -> Source:
     tokens, scale = _tokens(vision, text, path), float(take("logit_scale").exp())
     weights = weights_by_our_names(theirs, vision.num_hidden_layers, file, siglip=False)
     check_weights(weights, options, tokens, file)
-    return Source(
+    return ForeignModel(
         options=options,
         tokens=tokens,
         figures={"logit_scale": scale},
@@ -118,7 +118,7 @@ def _read_clip(folder: Path, theirs: dict[str, Tensor], file: Path) -> Source:
     )
 
 
-def _read_siglip(folder: Path, theirs: dict[str, Tensor], file: Path) -> Source:
+def _read_siglip(folder: Path, theirs: dict[str, Tensor], file: Path) -> ForeignModel:
     from transformers import SiglipConfig, SiglipModel
 
     path = folder / CONFIG_FILE
@@ -144,7 +144,7 @@ def _read_siglip(folder: Path, theirs: dict[str, Tensor], file: Path) -> Source:
         image_projection=False,
         text_projection_bias=True,
     )
-    take = taking(theirs, file)
+    take = take_from(theirs, file)
     tokenizer = _tokenizer(folder)
     figures = {
         "logit_scale": float(take("logit_scale").exp()),
@@ -153,7 +153,7 @@ def _read_siglip(folder: Path, theirs: dict[str, Tensor], file: Path) -> Source:
     tokens = _tokens(vision, text, path)
     weights = weights_by_our_names(theirs, vision.num_hidden_layers, file, siglip=True)
     check_weights(weights, options, tokens, file)
-    return Source(
+    return ForeignModel(
         options=options,
         tokens=tokens,
         figures=figures,

@@ -21,14 +21,14 @@ from pretrain.export.judge import embeddings, judge
 from pretrain.export.native import TOKENIZER_FILE, load, native_config, write_native
 from pretrain.export.onnx import ONNX_FILES
 from pretrain.export.open_clip import CONFIG_FILE as OPEN_CLIP_CONFIG
-from pretrain.export.source import OUR_RESIZE, TOKEN_TABLE, Source
+from pretrain.export.source import OUR_RESIZE, TOKEN_TABLE, ForeignModel
 from pretrain.export.source_ids import (
     SAMPLES,
     check_captions,
     context_ids,
     draw_texts,
+    drop_unseen_ids,
     find_specials,
-    seen,
 )
 from pretrain.models.options import ModelOptions
 from pretrain.models.starting import CONFIG_FILE
@@ -66,7 +66,7 @@ def convert(folder: Path, out: Path) -> tuple[float, list[str]]:
 
 
 def _write_judged(
-    source: Source, normalisation: Normalisation, folder: Path, out: Path, aside: Path
+    source: ForeignModel, normalisation: Normalisation, folder: Path, out: Path, aside: Path
 ) -> tuple[float, list[str]]:
     """The folder aside, whole; what `convert` returns."""
     write_durably(aside / TOKENIZER_FILE, source.tokenizer)
@@ -113,14 +113,14 @@ def _config_file(folder: Path) -> Path:
     return path
 
 
-def _check_figures(source: Source, folder: Path) -> None:
+def _check_figures(source: ForeignModel, folder: Path) -> None:
     for name, value in source.figures.items():
         if not math.isfinite(value):
             raise ValueError(f"{folder}: its {name} is {value}, not finite; get the whole model "
                              "again")  # fmt: skip
 
 
-def _normalisation(source: Source, folder: Path) -> Normalisation:
+def _normalisation(source: ForeignModel, folder: Path) -> Normalisation:
     for name, known in MEAN_STD.items():
         if np.allclose(known, (source.mean, source.std), rtol=0, atol=1e-6):
             return name  # type: ignore[return-value]
@@ -131,7 +131,9 @@ def _normalisation(source: Source, folder: Path) -> Normalisation:
 
 
 @torch.inference_mode()
-def _difference(source: Source, aside: Path, texts: list[str], folder: Path, out: Path) -> float:
+def _difference(
+    source: ForeignModel, aside: Path, texts: list[str], folder: Path, out: Path
+) -> float:
     """Largest difference of an embedding's value, in pictures of the model's own size."""
     image_px = source.tokens.image_px
     draw = np.random.default_rng(0)
@@ -148,7 +150,7 @@ def _difference(source: Source, aside: Path, texts: list[str], folder: Path, out
     )
 
 
-def _notes(source: Source, options: ModelOptions, tokenizer: Tokenizer) -> list[str]:
+def _notes(source: ForeignModel, options: ModelOptions, tokenizer: Tokenizer) -> list[str]:
     notes = []
     if source.resize != OUR_RESIZE:
         notes.append(
@@ -158,7 +160,7 @@ def _notes(source: Source, options: ModelOptions, tokenizer: Tokenizer) -> list[
     eos, tokens = tokenizer.vocabulary.eos_id, source.tokens.text_tokens
     long = " ".join(["long"] * 2 * tokens)
     theirs, ours = (
-        seen(ids, options, eos)
+        drop_unseen_ids(ids, options, eos)
         for ids in (source.tokenize([long]).numpy(),
                     context_ids(tokenizer, [long], tokens, options.text.specials))
     )  # fmt: skip

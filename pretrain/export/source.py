@@ -17,7 +17,7 @@ TOKEN_TABLE = "text.encoder.embeddings.token_embedding.weight"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Source:
+class ForeignModel:
     """What a reader of a foreign folder finds."""
 
     options: ModelOptions
@@ -54,7 +54,7 @@ def refuse(path: Path, choices: list[str]) -> None:
         )
 
 
-def taking(weights: dict[str, Tensor], file: Path) -> Callable[[str], Tensor]:
+def take_from(weights: dict[str, Tensor], file: Path) -> Callable[[str], Tensor]:
     """What takes a weight out of those of a file, in fp32; ValueError names one that is missing."""
 
     def take(name: str) -> Tensor:

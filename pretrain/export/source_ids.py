@@ -9,7 +9,7 @@ from typing import get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from pretrain.export.source import Source
+from pretrain.export.source import ForeignModel
 from pretrain.models.options import ModelOptions
 from pretrain.tokens.context import Specials, context
 from pretrain.tokens.tokenizer import Tokenizer
@@ -40,7 +40,9 @@ def context_ids(
     return context(ids, tokens, specials, tokenizer.vocabulary)
 
 
-def seen(ids: NDArray[np.int64], options: ModelOptions, eos_id: int) -> NDArray[np.int64]:
+def drop_unseen_ids(
+    ids: NDArray[np.int64], options: ModelOptions, eos_id: int
+) -> NDArray[np.int64]:
     """Ids without what stands behind the first eos, where a causal tower pools there."""
     if not (options.text.causal and options.text.pool in ("eos", "highest_id")):
         return ids
@@ -48,14 +50,17 @@ def seen(ids: NDArray[np.int64], options: ModelOptions, eos_id: int) -> NDArray[
     return np.where(behind, -1, ids)
 
 
-def find_specials(source: Source, tokenizer: Tokenizer, texts: list[str], folder: Path) -> Specials:
+def find_specials(
+    source: ForeignModel, tokenizer: Tokenizer, texts: list[str], folder: Path
+) -> Specials:
     """The special ids around a text with which ours equal the source's own."""
     eos, tokens = tokenizer.vocabulary.eos_id, source.tokens.text_tokens
     theirs = source.tokenize(texts).numpy()
-    wanted = seen(theirs, source.options, eos)
+    wanted = drop_unseen_ids(theirs, source.options, eos)
     for specials in reversed(get_args(Specials)):
         if np.array_equal(
-            seen(context_ids(tokenizer, texts, tokens, specials), source.options, eos), wanted
+            drop_unseen_ids(context_ids(tokenizer, texts, tokens, specials), source.options, eos),
+            wanted,
         ):
             return specials
     ours = context_ids(tokenizer, texts, tokens, "bos_eos")
@@ -65,13 +70,15 @@ def find_specials(source: Source, tokenizer: Tokenizer, texts: list[str], folder
     )
 
 
-def check_captions(source: Source, tokenizer: Tokenizer, specials: Specials, folder: Path) -> None:
+def check_captions(
+    source: ForeignModel, tokenizer: Tokenizer, specials: Specials, folder: Path
+) -> None:
     """ValueError names a caption whose ids are not the source's own, of a thousand made of the
     vocabulary's pieces and of random words, in either case and with punctuation."""
     captions = _captions(source.tokens.text_tokens, tokenizer)
     eos, tokens = tokenizer.vocabulary.eos_id, source.tokens.text_tokens
-    theirs = seen(source.tokenize(captions).numpy(), source.options, eos)
-    ours = seen(context_ids(tokenizer, captions, tokens, specials), source.options, eos)
+    theirs = drop_unseen_ids(source.tokenize(captions).numpy(), source.options, eos)
+    ours = drop_unseen_ids(context_ids(tokenizer, captions, tokens, specials), source.options, eos)
     other = np.flatnonzero((theirs != ours).any(axis=1))
     if len(other):
         row = other[0]

@@ -7,7 +7,7 @@ from torch import Tensor, cat
 
 from pretrain.export.foreign import read_config
 from pretrain.export.open_clip import BLOCK_NAMES
-from pretrain.export.source import refuse, taking
+from pretrain.export.source import refuse, take_from
 from pretrain.models.clip import IMAGE_POSITIONS
 from pretrain.models.starting import from_transformers, read_tensors
 
@@ -69,7 +69,7 @@ def weights_by_our_names(
     head = "text_model.head."
     rest = {n: w for n, w in rest.items() if n.startswith(head) or not n.startswith("text_model.")}
 
-    take = taking(rest, file)
+    take = take_from(rest, file)
     patches = f"{_AT}embeddings.patch_embedding."
     found |= {
         "image.vit.patch_embed.proj.weight": take(patches + "weight"),

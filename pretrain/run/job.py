@@ -33,7 +33,7 @@ class Job:
     evaluator: Evaluator
     log: RunLog
     saver: Saver
-    plan: Expectation
+    expectation: Expectation
     profile: Profile
 
     @property

@@ -33,7 +33,7 @@ _CLOCK_S = 5.0
 
 
 @dataclass(frozen=True, kw_only=True)
-class Place:
+class Node:
     """Where this process is among the job's nodes."""
 
     rank: int
@@ -49,7 +49,7 @@ class Place:
 
 def check_nodes(recipe: Recipe, _: str) -> int:
     """Look at this node, hear of the others, and sum over all of them; returns the exit code."""
-    place = Place(
+    place = Node(
         rank=int(os.environ.get("SLURM_PROCID", "0")),
         nodes=int(os.environ.get("SLURM_NTASKS", "1")),
         master=os.environ.get("MASTER_ADDR", "127.0.0.1"),
@@ -150,7 +150,7 @@ def _look_at_run_folder(run_dir: Path, faults: list[str]) -> str:
     return f"clock within {max(skew, 0.1):.1f} s"
 
 
-def _all_nodes(store: dist.TCPStore, place: Place) -> list[tuple[str, str, list[str]]]:
+def _all_nodes(store: dist.TCPStore, place: Node) -> list[tuple[str, str, list[str]]]:
     """(host, what it is like, its faults) of every node; those not heard of have that for one."""
     found = []
     arrived = _arrived(store, [f"node{rank}" for rank in range(place.nodes)], _PATIENCE_S)
@@ -172,7 +172,7 @@ def _arrived(store: dist.TCPStore, keys: list[str], timeout_s: float) -> set[str
     return arrived
 
 
-def _hosts(place: Place) -> list[str]:
+def _hosts(place: Node) -> list[str]:
     listed = subprocess.run(
         ["scontrol", "show", "hostnames"], capture_output=True, text=True, check=False
     ).stdout.split()
@@ -203,7 +203,7 @@ def _complain(host: str, faults: list[str]) -> None:
     print(f"error: pre-flight: {host} is bad: {'; '.join(faults)}", file=sys.stderr, flush=True)
 
 
-def _all_reduce(store: dist.TCPStore, place: Place) -> int:
+def _all_reduce(store: dist.TCPStore, place: Node) -> int:
     """A sum over all nodes, by the network that training takes; the main node says how fast."""
     cuda = torch.cuda.is_available() and os.environ.get("DS_ACCELERATOR") != "cpu"
     try:

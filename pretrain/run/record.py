@@ -58,7 +58,7 @@ class RunState:
 
 @with_config(_STRICT)
 @dataclass(frozen=True, kw_only=True)
-class Record:
+class CheckpointRecord:
     """All that state.json says."""
 
     state: RunState
@@ -99,7 +99,7 @@ class Record:
         return None
 
 
-def read_record(path: Path) -> Record:
+def read_record(path: Path) -> CheckpointRecord:
     """The record of the checkpoint in folder `path`.
 
     OSError where it is gone, ValueError where it is damaged, RuntimeError, naming the remedy, where
@@ -119,7 +119,7 @@ def read_record(path: Path) -> Record:
             "train the run anew with `python -m pretrain.train` and another run_dir"
         )
     try:
-        return TypeAdapter(Record).validate_json(json.dumps(plain))
+        return TypeAdapter(CheckpointRecord).validate_json(json.dumps(plain))
     except ValidationError as error:
         first = error.errors()[0]
         place = ".".join(map(str, first["loc"]))

@@ -34,7 +34,7 @@ from pretrain.engine.result import TrainingEngine
 from pretrain.recipe.run_options import CheckpointOptions
 from pretrain.run.checkpoint import ASIDE, REPLACED, remove_old
 from pretrain.run.metrics import RunLog
-from pretrain.run.record import STATE_FILE, FileSum, Record, RunState, file_sum
+from pretrain.run.record import STATE_FILE, CheckpointRecord, FileSum, RunState, file_sum
 
 MOST_FAILURES = 3  # in a row
 
@@ -186,7 +186,7 @@ class Saver:
         self._log.sync()  # a resume does not write again what was logged before
         final = self._folder / save.state.tag
         aside = final.with_name(final.name + ASIDE)
-        record = Record(state=save.state, fixed=save.fixed, files=files)
+        record = CheckpointRecord(state=save.state, fixed=save.fixed, files=files)
         write_durably(aside / STATE_FILE, record.to_json())
         replaced = final.with_name(final.name + REPLACED)
         if final.exists():  # a stage's last step was saved, and now its end is

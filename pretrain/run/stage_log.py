@@ -144,7 +144,7 @@ def say_forecast(job: Job, stage: Stage, state: RunState, step_s: float) -> None
 def say_shortfalls(job: Job, stage: Stage, reading: dict[str, Any]) -> None:
     """Where the run falls short of its plan, with the option to change: each once a stage."""
     if job.log.is_main:
-        for warning in job.plan.judge(stage, reading):
+        for warning in job.expectation.judge(stage, reading):
             job.log.say(f"warning: {warning}")
 
 

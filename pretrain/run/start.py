@@ -90,7 +90,9 @@ def start_run(
         evaluator=evaluator,
         log=log,
         saver=Saver(recipe.run_dir / CHECKPOINTS, recipe.checkpoint, runtime, log),
-        plan=Expectation(recipe, stages, runtime, vocab_size=dataset.manifest.tokenizer.vocab_size),
+        expectation=Expectation(
+            recipe, stages, runtime, vocab_size=dataset.manifest.tokenizer.vocab_size
+        ),
         profile=Profile(
             recipe.log.profile_steps, recipe.run_dir, runtime.device, is_main=runtime.is_main
         ),

@@ -14,7 +14,7 @@ from data_prep_corpus import encoded, options, picture, write_corpus
 
 from data_prep.__main__ import main
 from data_prep.build.pipeline import build_dataset
-from data_prep.inspection.contact_sheet import small
+from data_prep.inspection.contact_sheet import shrink_to_data_url
 from data_prep.inspection.kept import kept_patches, kept_tokens
 from data_prep.inspection.page import bins_of
 from data_prep.stats import Tally
@@ -247,6 +247,6 @@ def test_the_page_is_drawn_without_torch():
 
 
 def test_a_picture_that_is_none_leaves_a_blank():
-    assert small(b"\xff\xd8 no picture") is None
+    assert shrink_to_data_url(b"\xff\xd8 no picture") is None
     broken = encoded(picture(1), "JPEG")
-    assert small(broken) is not None and small(broken[:400]) is None
+    assert shrink_to_data_url(broken) is not None and shrink_to_data_url(broken[:400]) is None

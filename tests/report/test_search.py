@@ -140,7 +140,11 @@ def test_bad_input_is_answered_by_one_line(url):
         (upload(url, b""), 400, "Choose a picture"),
         (get(url, data=b"{}", method="POST"), 400, "Choose a picture"),
         (upload(url, b"no picture"), 400, "whole picture of JPEG"),
-        (upload(url, b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n"), 400, "whole picture of"),
+        (
+            upload(url, b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n"),
+            400,
+            "whole picture of",
+        ),
         (upload(url, whole[: len(whole) // 2]), 400, "damaged or cut off"),
         (upload(url, large.getvalue()), 400, "8001 × 8000 pixels, over 64 million"),
         (upload(url, bomb.getvalue()), 400, "over 64 million"),

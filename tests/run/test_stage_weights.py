@@ -152,14 +152,14 @@ def test_weights_that_another_rank_wrote_are_waited_for(tmp_path):
 
 def forged(text: str, **values: object) -> str:
     """A record with other numbers, and the right digest."""
-    from pretrain.run.record import FileSum, Record, RunState
+    from pretrain.run.record import CheckpointRecord, FileSum, RunState
 
     plain = json.loads(text)
     state = {name: value for name, value in plain["state"].items() if name != "stage_weights"}
     sums = {name: FileSum(**its) for name, its in plain["state"]["stage_weights"].items()}
     files = {name: FileSum(**its) for name, its in plain["files"].items()}
     whole = RunState(**state, stage_weights=sums)
-    record = Record(state=whole, fixed=plain["fixed"], files=files)
+    record = CheckpointRecord(state=whole, fixed=plain["fixed"], files=files)
     assert record.to_json() == text
     return dataclasses.replace(record, state=dataclasses.replace(whole, **values)).to_json()
 
