@@ -152,7 +152,7 @@ def row_faults(directory: Path, manifest: Manifest) -> Iterator[str]:
     starts = range(0, manifest.samples, BLOCK_ROWS)
     for tier, index in indices.items():
         ends = np.cumsum([shard.samples for shard in manifest.tiers[tier].shards])
-        for start in starts:
+        for start in Bar(starts, unit="blocks of rows", what=f"look through {tier}/{INDEX_FILE}"):
             part = slice(start, start + BLOCK_ROWS)
             path = directory / tier / INDEX_FILE
             if (index["key"][part] != one["key"][part]).any():

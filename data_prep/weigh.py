@@ -11,6 +11,7 @@ from data_prep.build.writer import array_file
 from data_prep.similarity.clusters import cluster
 from pretrain.base.checks import check_between, check_positive
 from pretrain.base.files import write_durably
+from pretrain.base.progress import Bar
 from pretrain.dataset.embeddings import open_embeddings
 from pretrain.dataset.manifest import Manifest, read_manifest, weights_file
 from pretrain.dataset.rows import sample_metadata
@@ -99,7 +100,9 @@ def _groups(directory: Path, manifest: Manifest, column: str) -> tuple[np.ndarra
     """(number of each sample's group, the groups' values as JSON)."""
     numbers: dict[str, int] = {}
     groups = np.empty(manifest.samples, np.int32)
-    for row, meta in enumerate(sample_metadata(directory, manifest)):
+    metadata = sample_metadata(directory, manifest)
+    told = Bar(metadata, total=manifest.samples, unit="samples", what="weigh")
+    for row, meta in enumerate(told):
         if column not in meta:
             raise ValueError(
                 f"--by {column}: {directory} has no such metadata (sample {row}); choose one of "

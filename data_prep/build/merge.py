@@ -38,6 +38,7 @@ from data_prep.pool import Report, run_in_pool
 from data_prep.rejection import REASONS
 from pretrain.base.files import file_sha256, sync, write_durably
 from pretrain.base.lock import locked
+from pretrain.base.progress import Bar
 from pretrain.dataset.manifest import (
     FORMAT_VERSION,
     IN_PLACE_VERSION,
@@ -250,7 +251,8 @@ def place_shards(out: Path, plan: Plan, kept: list[ShardPlace]) -> dict[str, Tie
     for tier in plan.tiers:
         folder = out / tier.name
         folder.mkdir(exist_ok=True)
-        infos = [move_shard(out, tier.name, i, place) for i, place in enumerate(kept)]
+        told = Bar(kept, unit="shards", what=f"place {tier.name}")
+        infos = [move_shard(out, tier.name, i, place) for i, place in enumerate(told)]
         sync(folder)
         digest = write_index(
             folder / INDEX_FILE,

@@ -11,7 +11,6 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from itertools import chain, zip_longest
 from pathlib import Path
-from types import TracebackType
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -147,12 +146,12 @@ def verify_shard(path: Path, rows: list[tuple[Any, ...]], members: Sequence[str]
 COUNTS = "counts"  # stands in a part's files where others name a tier
 
 
-class PartWriter:
+class PartWriter(ExitStack):
     """One shard of each tier, with the same samples in the same order, their index rows, and how
     often each token id occurs.
 
     Files are FOLDER/STEM.TIER.tar and .npy, and STEM.counts.npy; the rows' shard number
-    is for the joining to set.
+    is for the joining to set. A context: what is not finished when it ends is removed.
     """
 
     def __init__(
@@ -165,6 +164,7 @@ class PartWriter:
         pictures: PicturesInfo | None = None,
     ) -> None:
         """ids: type of a token id in the member `ids`. pictures: the tar in which they stay."""
+        super().__init__()
         self.folder = folder
         self.stem = stem
         self.tiers = tiers
@@ -173,19 +173,6 @@ class PartWriter:
         self.pictures = pictures
         self.counts = np.zeros(0, np.uint64)  # of each token id
         self.shards: dict[str, Shard] = {}
-        self.unfinished = ExitStack()  # of the shards' files
-
-    def __enter__(self) -> "PartWriter":
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        """Remove what was not finished."""
-        self.unfinished.__exit__(kind, error, trace)
 
     def add(
         self,
@@ -197,9 +184,7 @@ class PartWriter:
         """Append a sample to every tier."""
         if not self.shards:
             self.shards = {
-                tier: Shard(
-                    self.unfinished.enter_context(aside(self.path(tier, "tar"))), self.pictures
-                )
+                tier: Shard(self.enter_context(aside(self.path(tier, "tar"))), self.pictures)
                 for tier in self.tiers
             }
         for tier, shard in self.shards.items():
@@ -236,7 +221,7 @@ class PartWriter:
             write_durably(self.path(tier, "npy"), array_file(rows))
         if infos:
             write_durably(self.path(COUNTS, "npy"), array_file(self.counts))
-        self.unfinished.close()  # gives the shards their names
+        self.close()  # gives the shards their names
         return infos
 
 
