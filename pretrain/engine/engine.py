@@ -34,7 +34,7 @@ from pretrain.engine.options import (  # noqa: E402
     TowerName,
     TrainedIn,
 )
-from pretrain.engine.result import Images, StepResult  # noqa: E402
+from pretrain.engine.result import Images, StepResult, Stopwatch  # noqa: E402
 from pretrain.engine.state import (  # noqa: E402
     load_locked,
     load_objective,
@@ -44,7 +44,6 @@ from pretrain.engine.state import (  # noqa: E402
     set_weights,
     shape_of,
 )
-from pretrain.engine.stopwatch import Stopwatch  # noqa: E402
 from pretrain.losses.objective import LossResult, Objective  # noqa: E402
 from pretrain.models.clip import CLIP  # noqa: E402
 

@@ -1,4 +1,5 @@
-"""The gallery: held-out pictures with the captions that the model finds best, and the reverse."""
+"""The gallery: held-out pictures with the captions that the model finds best, and the reverse; and
+the classes and captions that it takes for one another most often."""
 
 import base64
 import binascii
@@ -90,3 +91,29 @@ def _rank(query: Record) -> str:
 def _members(record: Record, field: str) -> list[Record]:
     found = record.get(field)
     return [one for one in found if isinstance(one, dict)] if isinstance(found, list) else []
+
+
+def confusions_of(run: Run) -> list[Record]:
+    """A list of pairs for each task that has any, most frequent first."""
+    found = (run.gallery or {}).get("confusions")
+    tasks = [task for task in found if isinstance(task, dict)] if isinstance(found, list) else []
+    return [shown for task in tasks if (shown := _confused(task))["pairs"]]
+
+
+def _confused(task: Record) -> Record:
+    pairs = task.get("pairs")
+    return {
+        "title": figures.readable(task.get("task", figures.MISSING)),
+        "detail": f"{figures.count(task.get('classes'))} choices, "
+        f"{figures.count(task.get('wrong'))} of {figures.count(task.get('n'))} pictures wrong",
+        "pairs": [
+            {
+                "name": pair.get("name", figures.MISSING),
+                "taken_for": pair.get("taken_for", figures.MISSING),
+                "often": f"{figures.count(pair.get('count'))} of {figures.count(pair.get('of'))}",
+                "example": picture_of(pair.get("example")),
+            }
+            for pair in (pairs if isinstance(pairs, list) else [])
+            if isinstance(pair, dict)
+        ],
+    }

@@ -1,9 +1,8 @@
 """The page as a whole: the sections in reading order, in one file without outside requests."""
 
 from pretrain.report.abilities import ability_charts, indistinct_note
-from pretrain.report.confusions import confusions_of
 from pretrain.report.curves import curves, running_curves
-from pretrain.report.gallery import gallery_of
+from pretrain.report.gallery import confusions_of, gallery_of
 from pretrain.report.overview import environment, headline_cards, lead, stage_table
 from pretrain.report.results import result_tables
 from pretrain.report.run_folder import Run
