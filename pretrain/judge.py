@@ -92,8 +92,8 @@ def asked(given: EvaluateOptions, own: EvaluationOptions) -> EvaluationOptions:
     empty = {name: getattr(EvaluationOptions(), name) for name in named}
     said = {name: value for name, value in named.items() if value != empty[name]}
     if "sets" in said:
-        zero_shot = given.zero_shot or own.zero_shot
-        return replace(own, **{**said, "zero_shot": _possible(zero_shot, given.sets)})
+        zero_shot = given.zero_shot or _possible(own.zero_shot, given.sets)
+        return replace(own, **{**said, "zero_shot": zero_shot})
     if said.keys() - _MANNERS:
         manners = {name: getattr(own, name) for name in ("captions", "tier")}
         return replace(own, **{**empty, **manners, **said})
@@ -101,7 +101,7 @@ def asked(given: EvaluateOptions, own: EvaluationOptions) -> EvaluationOptions:
 
 
 def _possible(zero_shot: dict[str, Any], sets: dict[str, Path]) -> dict[str, Any]:
-    """Zero-shot tasks on given sets; those whose column a set lacks are left out, and said."""
+    """A run's zero-shot tasks on other sets; one whose column a set lacks is left out and said."""
     tasks = dict(zero_shot)
     for name, directory in sets.items():
         columns = metadata_columns(f"evaluation.sets.{name}", directory)

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 _FULL, _NO_SPACE = (errno.ENOSPC, errno.EDQUOT), "no space left"
 _ASIDE = re.compile(r"(?P<name>.+)\.(?P<machine>[0-9a-f]{8})-(?P<pid>\d+)-[0-9a-f]{8}\.part")
-_QUIET_S = 600.0  # what another machine has not written to for so long is left behind
+_QUIET_S = 24 * 3600.0  # far above any difference of clocks, and any work between two writes
 _swept: set[tuple[int, Path]] = set()  # (process, folder)
 
 
@@ -58,7 +58,8 @@ def aside(path: Path) -> Iterator[BinaryIO]:
         if error.errno not in _FULL:
             raise
         raise OSError(
-            f"{path}: {why_not_written(error, path.parent)}: free space or choose another place"
+            f"{path}: {why_not_written(error, path.parent)}: make room, or choose another place, "
+            "and give the same command again"
         ) from error
     finally:
         part.unlink(missing_ok=True)
@@ -91,8 +92,10 @@ def remove_left(folder: Path) -> None:
         with suppress(OSError):  # another process removes it, or it is another user's
             if told["machine"] == _machine():
                 is_left = not _lives(int(told["pid"]))
-            else:
-                is_left = time.time() - part.lstat().st_mtime > _QUIET_S
+            else:  # of a folder the newest of what is in it: its own time stands still
+                inside = part.rglob("*") if part.is_dir() and not part.is_symlink() else ()
+                newest = max(one.lstat().st_mtime for one in (part, *inside))
+                is_left = time.time() - newest > _QUIET_S
             if is_left and part.is_dir() and not part.is_symlink():
                 shutil.rmtree(part)
             elif is_left:

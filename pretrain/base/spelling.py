@@ -51,7 +51,10 @@ def spell(
         if not word.startswith("--"):
             raise ValueError(f"{word}: options begin with two dashes; --help lists them")
         name, equals, value = word[2:].partition("=")
-        if takes_config and name in ("config", "print_config"):
+        if takes_config and name == "print_config":
+            spelled.append(word)
+            continue
+        if takes_config and name == "config":
             option, kind = name, str
         else:
             option, kind = _option(name.rstrip("+"), hints, given)
@@ -94,6 +97,8 @@ class _UniqueKeys(yaml.SafeLoader):
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         lines: dict[Any, int] = {}
         for key, _ in node.value:
+            if not isinstance(key, yaml.ScalarNode):
+                continue  # no name of an option: refused by what reads it
             name, line = key.value, key.start_mark.line + 1
             if name in lines and name != "<<":
                 raise ValueError(f"the key {name!r} stands in line {lines[name]} and in {line}")
@@ -123,7 +128,8 @@ def read_yaml(path: Path) -> dict[str, Any]:
 def _value_behind(name: str, kind: Any, waiting: list[str]) -> str:
     """The value of an option that is written without `=`; a switch may stand alone."""
     following = waiting[0] if waiting else "--"
-    if kind is bool and following.lower() not in _TRUE_OR_FALSE:
+    alone = kind is bool or following.startswith("--")
+    if bool in _choices(kind) and alone and following.lower() not in _TRUE_OR_FALSE:
         return "true"
     if following.startswith("--"):
         raise ValueError(f"--{name}: a value is missing after it")
@@ -220,6 +226,8 @@ def meant(name: str, known: Mapping[str, Any]) -> str:
     close = difflib.get_close_matches(name, known, n=1)
     if close:
         return f"did you mean {close[0]!r}?"
+    if not known:
+        return "there are none here"
     return f"choose one of {sorted(known)}" if len(known) < 25 else "--help lists them"
 
 

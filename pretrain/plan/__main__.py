@@ -13,7 +13,7 @@ PLAN = Command(
     description="What a recipe takes in time, memory, pictures and money. Beside these options, "
     "those of a recipe as in training: --config FILE and dotted overrides.",
     run="pretrain.plan.command:plan",
-    read="pretrain.plan.command:read",
+    read="pretrain.plan.words:read",
     options=("pretrain.plan.options:PlanOptions",),
 )
 

@@ -1,27 +1,12 @@
 """`python -m pretrain.plan`: what a recipe takes, or which recipes a budget allows."""
 
-import dataclasses
-from collections.abc import Sequence
-from typing import Any
-
-from pretrain.base.spelling import option_of, spell
-from pretrain.cli import Command, values
 from pretrain.plan.budget import PLACES, RECIPES, candidates, known_samples
 from pretrain.plan.estimate import stage_estimate
 from pretrain.plan.hardware import Machine
 from pretrain.plan.options import PlanOptions
 from pretrain.plan.table import budget_table, plan_table
 from pretrain.recipe.parsing import parse
-from pretrain.recipe.recipe import Recipe
 from pretrain.recipe.stages import plan_stages
-
-# The options that are the plan's own; those of a recipe may stand among them.
-_OWN = Command(
-    program="python -m pretrain.plan",
-    description="",
-    run="pretrain.plan.command:plan",
-    options=("pretrain.plan.options:PlanOptions",),
-)
 
 
 def plan(options: PlanOptions, recipe_words: list[str]) -> str:
@@ -66,18 +51,3 @@ def _ranking(options: PlanOptions, machine: Machine, recipe_words: list[str]) ->
         vocab_size=options.vocab_size,
     )
     return budget_table(found, machine, hours, budget)
-
-
-def read(_: Command, words: Sequence[str]) -> list[Any]:
-    """[options of the plan, words of the recipe]."""
-    return list(parse_words(words))
-
-
-def parse_words(words: Sequence[str]) -> tuple[PlanOptions, list[str]]:
-    """(options, words of the recipe) of a command line, where they stand in any order."""
-    own = {field.name for field in dataclasses.fields(PlanOptions)}
-    spelled, rest = spell(words, (PlanOptions, Recipe), takes_config=True)
-    if rest:
-        raise ValueError(f"{rest[0]!r} is one word too many: options begin with --")
-    ours = [word for word in spelled if option_of(word) in own]
-    return values(_OWN, ours)[0], [word for word in spelled if word not in ours]

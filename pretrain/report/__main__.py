@@ -11,7 +11,7 @@ REPORT = Command(
     program="python -m pretrain.report",
     description="One page that tells a run's story.",
     run="pretrain.report.command:write_report",
-    options=("pretrain.report.command:ReportOptions",),
+    options=("pretrain.report.options:ReportOptions",),
     positionals=(
         Positional(name="runs", help="Run folder; several are compared on one page.", many=True),
     ),

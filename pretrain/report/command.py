@@ -1,24 +1,14 @@
 """The report: one page that tells a run's story, or lays several runs over one another."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from pretrain.base.files import write_durably
 from pretrain.base.run_files import REPORT_FILE
+from pretrain.report.options import ReportOptions
 from pretrain.report.page import render, render_several
 from pretrain.report.run_folder import read_run
 from pretrain.report.several import MOST
-
-
-@dataclass(frozen=True, kw_only=True)
-class ReportOptions:
-    """What is shown."""
-
-    run_dir: Path | None = None
-    """Run folder; the same as one RUN."""
-    out: Path | None = None
-    """Page to write; by default report.html in the run folder. Several runs need it."""
 
 
 def write_report(runs: Sequence[Path], options: ReportOptions) -> Path:

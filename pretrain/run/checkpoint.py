@@ -137,6 +137,11 @@ def newest(folder: Path, *, late_files_s: float) -> Checkpoint | None:
 
 def _damage(path: Path, late_files_s: float) -> str | None:
     try:
+        await_seen(
+            lambda: None if (path / STATE_FILE).is_file() else f"{STATE_FILE} is missing",
+            f"checkpoint {path}",
+            late_files_s,
+        )
         record = read_record(path)
         _await_files(path, late_files_s)
         for name, told in record.files.items():

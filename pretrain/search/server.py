@@ -1,10 +1,12 @@
 """The server of the search page."""
 
+import contextlib
 from pathlib import Path
 
 from werkzeug.serving import WSGIRequestHandler, make_server
 
 from pretrain import load
+from pretrain.base.exit_codes import INTERRUPTED
 from pretrain.search.collection import Collection
 from pretrain.search.options import SearchOptions
 from pretrain.search.page import SearchPage
@@ -20,7 +22,7 @@ class QuietHandler(WSGIRequestHandler):
         """Faults are still logged."""
 
 
-def serve(model: Path, directory: Path, options: SearchOptions) -> None:
+def serve(model: Path, directory: Path, options: SearchOptions) -> int:
     """Serve the page until interrupted."""
     loaded = load(model, device=options.device, batch=options.batch)
     collection = Collection(loaded, directory, options.embeddings, options.batch)
@@ -37,4 +39,6 @@ def serve(model: Path, directory: Path, options: SearchOptions) -> None:
     shown = f"[{options.host}]" if ":" in options.host else options.host
     print(f"{len(collection):,} pictures of {directory}, {collection.source}")
     print(f"http://{shown}:{server.server_port}/ until Ctrl-C", flush=True)
-    server.serve_forever()
+    with contextlib.suppress(KeyboardInterrupt):  # how one ends it
+        server.serve_forever()
+    return INTERRUPTED

@@ -147,7 +147,8 @@ def test_damage_is_named_in_one_line(copied, capsys):
     shard.write_bytes(content)
     assert main(["stats", str(copied)]) == 2
     error = capsys.readouterr().err.strip().splitlines()[-1]
-    assert error.startswith(f"error: {shard}: the member at byte") and "copy the dataset" in error
+    assert error.startswith("error: sample ") and "crc_mismatch (member json at byte" in error
+    assert f"of {shard}; copy the dataset" in error
 
 
 def test_a_count_below_one_is_refused(built, capsys):

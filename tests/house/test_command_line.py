@@ -105,6 +105,20 @@ def test_a_key_that_stands_twice_is_named_with_both_lines(tmp_path):
         parse(["--config", TINY, "--config", str(twice)])
 
 
+@pytest.mark.parametrize("content", ["run_dir: {{RUN}}\n", "? [a, b]\n: 1\n", "{[a]: 1}\n"])
+def test_a_key_that_is_no_name_is_one_line(content, tmp_path, capsys):
+    (tmp_path / "r.yaml").write_text(content)
+    assert run(TRAIN, ["--config", str(tmp_path / "r.yaml")]) == 2
+    told = capsys.readouterr().err
+    assert told.count("\n") == 1 and "r.yaml" in told, told
+
+
+def test_the_resolved_recipe_is_printed(capsys):
+    words = ["--config", TINY, "--seed", "11", "--print_config"]
+    assert run(TRAIN, words) == 0
+    assert "seed: 11" in capsys.readouterr().out
+
+
 def test_options_count_over_files_wherever_they_stand():
     for words in (["--seed", "7", "--config", TINY], ["--config", TINY, "--seed=7"]):
         assert parse(words)[0].seed == 7

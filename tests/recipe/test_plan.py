@@ -15,7 +15,7 @@ from pretrain.models.build import build_model
 from pretrain.models.options import ImageTowerOptions, ModelOptions, TextTowerOptions
 from pretrain.plan.__main__ import main
 from pretrain.plan.budget import Candidate, candidates, published
-from pretrain.plan.command import parse_words, plan
+from pretrain.plan.command import plan
 from pretrain.plan.communication import seconds, step_bytes
 from pretrain.plan.estimate import StageEstimate, stage_estimate
 from pretrain.plan.flops import count_parameters, forward_flops, meta_model
@@ -23,6 +23,7 @@ from pretrain.plan.forecast import forecast, rates, shortfalls
 from pretrain.plan.hardware import HARDWARE, Links, Machine, hardware_of_device
 from pretrain.plan.memory import Memory, ZeroLayout, states
 from pretrain.plan.table import budget_table
+from pretrain.plan.words import parse_words
 from pretrain.recipe.parsing import parse
 from pretrain.recipe.recipe import Recipe
 from pretrain.recipe.stages import plan_stages

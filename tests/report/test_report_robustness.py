@@ -16,7 +16,8 @@ from markupsafe import escape
 from report_run import report, write_run
 
 from pretrain.report import figures
-from pretrain.report.command import ReportOptions, write_report
+from pretrain.report.command import write_report
+from pretrain.report.options import ReportOptions
 
 ROOT = Path(__file__).resolve().parents[2]
 

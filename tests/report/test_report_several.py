@@ -9,7 +9,8 @@ from report_run import SETS, Page, assert_close, write_run
 
 from pretrain.report import figures
 from pretrain.report.__main__ import main
-from pretrain.report.command import ReportOptions, write_report
+from pretrain.report.command import write_report
+from pretrain.report.options import ReportOptions
 from pretrain.report.run_folder import read_run
 
 RECIPE = """run_dir: {run_dir}

@@ -151,16 +151,9 @@ def test_the_launchers_other_ends_keep_their_codes(tiny_dataset, tmp_path):
     assert missing.returncode == 2 and len(missing.stderr.splitlines()) == 1
 
 
+@pytest.mark.soak
 @pytest.mark.parametrize(
-    "moments",
-    [
-        ['"event": "evaluation"'],
-        pytest.param(
-            ['"step": 2, ', '"event": "checkpoint"', '"event": "evaluation"'],
-            marks=pytest.mark.soak,
-        ),
-    ],
-    ids=["an evaluation", "a step, a save, an evaluation"],
+    "moments", [['"step": 2, ', '"event": "checkpoint"', '"event": "evaluation"']]
 )
 def test_a_run_stopped_in_any_place_equals_the_undisturbed_one(
     tiny_dataset, tiny_evaluation_set, tmp_path, moments

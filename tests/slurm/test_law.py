@@ -8,7 +8,7 @@ import yaml
 from cluster import Cluster
 from slurm_runs import ENV, ROOT, SITE
 
-pytestmark = pytest.mark.slurm
+pytestmark = [pytest.mark.slurm, pytest.mark.soak]
 
 
 def test_an_array_trains_each_cell_and_writes_its_row(

@@ -11,7 +11,8 @@ from typing import Any
 
 from PIL import Image
 
-from pretrain.report.command import ReportOptions, write_report
+from pretrain.report.command import write_report
+from pretrain.report.options import ReportOptions
 
 STAGES = {
     "reduced": {"image_px": 32, "image_tokens": 16, "image_tokens_full": 16, "text_tokens": 8},
