@@ -1,5 +1,6 @@
 """Zero-shot classification of any labelled set, with class names and templates from files."""
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -84,7 +85,7 @@ def picture_features(subject: Subject, pictures: LabelledSet, how: Resize, batch
 def class_names(pictures: LabelledSet, file: Path | None) -> tuple[list[str], dict[str, int]]:
     """(names of all classes, {label: its class}). ValueError where a label has no name."""
     option, order = "classification.classes", pictures.order
-    numbered = all(label.isdigit() for label in order)
+    numbered = all(label.isascii() and label.isdigit() for label in order)
     if file is None:
         if numbered:
             raise ValueError(
@@ -109,6 +110,13 @@ def class_names(pictures: LabelledSet, file: Path | None) -> tuple[list[str], di
             place = own
         elif len(names) == len(order):
             place = {label: at for at, label in enumerate(order)}
+            if named := set(order) & set(names):
+                print(
+                    f"note: {option}={file} is taken in the order of the classes, though "
+                    f"{len(named)} of {len(order)} classes are among its names; others are not, "
+                    f"such as {sorted(set(order) - named)[0]!r}",
+                    file=sys.stderr,
+                )
         else:
             raise ValueError(
                 f"{option}={file} has {len(names)} names, the set has {len(order)} classes that "
@@ -132,7 +140,7 @@ def _read(option: str, file: Path) -> Any:
             f"{option}={file}: there is no such file; name one, or one of {sorted(_SHIPPED)}"
         )
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")  # editors of Windows begin with a mark
         if path.suffix not in (".yaml", ".yml"):
             return [line.strip() for line in text.splitlines() if line.strip()]
         found = yaml.safe_load(text)
@@ -140,6 +148,13 @@ def _read(option: str, file: Path) -> Any:
         raise ValueError(f"{option}={file}: {' '.join(str(error).split())}") from error
     if not isinstance(found, list | dict):
         raise ValueError(f"{option}={file}: it holds neither a list nor a mapping of names")
+    wrong = [
+        one
+        for one in (found.values() if isinstance(found, dict) else found)
+        if not isinstance(one, str | int | float) or isinstance(one, bool)
+    ]
+    if wrong:
+        raise ValueError(f"{option}={file}: {wrong[0]!r} is no text: write it in quotation marks")
     return found
 
 

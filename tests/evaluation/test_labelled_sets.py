@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from pretrain.evaluation.classification import class_names
 from pretrain.evaluation.labelled import open_labelled
 
 RNG = np.random.default_rng(0)
@@ -112,3 +113,46 @@ def test_saved_sets_of_any_kind(tmp_path):
     )
     with pytest.raises(ValueError, match="1 pictures have no class"):
         open_labelled("images", tmp_path / "none")
+
+
+def classes_of(tmp_path: Path, *names: str) -> Path:
+    for name in names:
+        (tmp_path / "set" / name).mkdir(parents=True)
+        (tmp_path / "set" / name / "0.png").write_bytes(picture())
+    return tmp_path / "set"
+
+
+@pytest.mark.parametrize("text", ["dog\ncat\n", "- dog\n- cat\n"])
+def test_a_byte_order_mark_moves_no_class(text, tmp_path):
+    found = open_labelled("images", classes_of(tmp_path, "cat", "dog"))
+    file = tmp_path / ("names.yaml" if text.startswith("-") else "names.txt")
+    file.write_bytes(b"\xef\xbb\xbf" + text.encode())
+    assert class_names(found, file) == (["dog", "cat"], {"dog": 0, "cat": 1})
+
+
+@pytest.mark.parametrize("text", ["- cat\n- null\n", "cat: [a]\ndog: b\n", "- cat\n- {a: b}\n"])
+def test_a_name_that_is_no_text_is_refused(text, tmp_path):
+    (tmp_path / "names.yaml").write_text(text)
+    found = open_labelled("images", classes_of(tmp_path, "cat", "dog"))
+    with pytest.raises(ValueError, match="is no text"):
+        class_names(found, tmp_path / "names.yaml")
+
+
+def test_names_taken_by_order_are_said_where_most_are_classes(tmp_path, capsys):
+    (tmp_path / "names.txt").write_text("dog\ncats\n")
+    found = open_labelled(
+        "images",
+        classes_of(
+            tmp_path,
+            "cat",
+            "dog",
+        ),
+    )
+    assert class_names(found, tmp_path / "names.txt")[1] == {"cat": 0, "dog": 1}
+    assert "1 of 2 classes are among its names" in capsys.readouterr().err
+
+
+def test_other_digits_are_no_numbers(tmp_path):
+    (tmp_path / "names.txt").write_text("one\ntwo\n")
+    found = open_labelled("images", classes_of(tmp_path, "¹", "²"))
+    assert class_names(found, tmp_path / "names.txt")[1] == {"²": 0, "¹": 1}  # by code point
