@@ -51,7 +51,7 @@ def test_a_failure_leaves_what_was_there(tmp_path: Path) -> None:
 
 def test_a_full_disk_is_named_with_the_path(tmp_path: Path) -> None:
     file = tmp_path / "file"
-    told = r"file: no space left \(.* MB free .*free space"
+    told = r"file: no space left \(.* MB free .*make room"
     with pytest.raises(OSError, match=told) as failure, aside(file):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     assert str(failure.value).count("no space left") == 1
@@ -85,11 +85,26 @@ def test_what_a_killed_one_left_goes_with_the_next_write_and_nothing_else(tmp_pa
 
 
 def test_another_machines_file_goes_once_it_is_quiet(tmp_path: Path) -> None:
-    for name, quiet_s in (("old", 3600), ("new", 0)):
+    for name, quiet_s in (("old", 2 * 24 * 3600), ("new", 3600)):
         file = tmp_path / f"{name}.00000000-1-0a0a0a0a.part"
         file.write_text("")
         then = file.stat().st_mtime - quiet_s
         os.utime(file, (then, then))
+    aside_name(tmp_path / "x")
+    assert [final_name(path.name) for path in tmp_path.iterdir()] == ["new"]
+
+
+def test_another_machines_folder_is_at_work_while_anything_in_it_is(tmp_path: Path) -> None:
+    """The time of a folder stands still while a file in a folder of it is written."""
+    for name, quiet_s in (("old", 2 * 24 * 3600), ("new", 3600)):
+        folder = tmp_path / f"{name}.00000000-1-0a0a0a0a.part"
+        (folder / "inside").mkdir(parents=True)
+        file = folder / "inside/model.safetensors"
+        file.write_text("")
+        then = file.stat().st_mtime
+        os.utime(file, (then - quiet_s, then - quiet_s))
+        for path in (folder / "inside", folder):
+            os.utime(path, (then - 3 * 24 * 3600, then - 3 * 24 * 3600))
     aside_name(tmp_path / "x")
     assert [final_name(path.name) for path in tmp_path.iterdir()] == ["new"]
 

@@ -6,33 +6,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from collators import collator
 from dataset_copies import damage, record_index
 
 from pretrain.base.faults import StoppedError
-from pretrain.batches.collate import (
-    Collator,
-)
-from pretrain.batches.options import CropOptions, FailureOptions
+from pretrain.batches.options import FailureOptions
 from pretrain.dataset.manifest import INDEX_FILE
 from pretrain.dataset.pictures import decode
 from pretrain.dataset.reader import Dataset
 from pretrain.run.health import check_failures
-from pretrain.tokens.options import TokenOptions
-
-
-def collator(
-    dataset: Path,
-    caption_weights: dict[str, float] | None = None,
-) -> Collator:
-    return Collator(
-        dataset=Dataset(dataset, "full"),
-        tokens=TokenOptions(image_px=32, text_tokens=6),
-        patch_px=8,
-        specials="bos",
-        crop=CropOptions(),
-        caption_weights=caption_weights or {},
-        seed=0,
-    )
 
 
 @pytest.mark.parametrize("member", ["jpg", "ids", "pos"])

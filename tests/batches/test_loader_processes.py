@@ -13,7 +13,7 @@ import numpy as np
 import psutil
 import pytest
 import torch
-from test_bad_data import collator
+from collators import collator
 
 from pretrain.base import progress
 from pretrain.base.distributed import ranks_on_node

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from collators import collator
 from data_prep_corpus import options, plain_corpus
-from test_bad_data import collator
 
 from data_prep.build.pipeline import build_dataset
 from pretrain.batches.loader import (
