@@ -26,9 +26,7 @@ from pretrain.engine.engine import Engine
 from pretrain.engine.options import EngineOptions, OptimizerOptions
 from pretrain.losses.build import build_objective
 from pretrain.losses.options import LossOptions
-from pretrain.models.clip import (
-    CLIP,
-)
+from pretrain.models.clip import CLIP
 from pretrain.models.options import ImageTowerOptions, ModelOptions, TextTowerOptions
 from pretrain.recipe.parsing import parse
 from pretrain.recipe.run_options import CheckpointOptions

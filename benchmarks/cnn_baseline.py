@@ -27,10 +27,7 @@ from benchmarks.cnn_data import TrainingData, read_images
 from benchmarks.cnn_model import Baseline
 from benchmarks.comparison_file import check_beside, put_row, recipe_sha256
 from benchmarks.machine import this_machine
-from pretrain.batches.augment import (
-    AUGMENT_DRAWS,
-    prepare,
-)
+from pretrain.batches.augment import AUGMENT_DRAWS, prepare
 from pretrain.batches.options import AugmentOptions
 from pretrain.dataset.reader import Dataset
 from pretrain.evaluation.options import ZeroShotOptions

@@ -23,12 +23,7 @@ from benchmarks.comparison_file import check_beside, put_row, read_rows, recipe_
 from benchmarks.comparison_page import write_comparison_page
 from benchmarks.comparison_table import print_comparison
 from benchmarks.machine import this_machine
-from benchmarks.trainings import (
-    differs,
-    run_row,
-    start,
-    train,
-)
+from benchmarks.trainings import differs, run_row, start, train
 from pretrain.recipe.parsing import parse
 from pretrain.recipe.recipe import Recipe
 from pretrain.report.run_folder import read_run

@@ -27,10 +27,7 @@ from benchmarks.train_step import RATE, SHAPES, Shape, our_model
 from pretrain.base import distributed
 from pretrain.base.distributed import Runtime
 from pretrain.base.files import write_durably
-from pretrain.batches.augment import (
-    AUGMENT_DRAWS,
-    Pictures,
-)
+from pretrain.batches.augment import AUGMENT_DRAWS, Pictures
 from pretrain.batches.collate import Batch
 from pretrain.batches.feed import DeviceBatch, feed
 from pretrain.batches.options import AugmentOptions

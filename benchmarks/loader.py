@@ -22,14 +22,8 @@ from numpy.typing import NDArray
 
 from pretrain.base.seeding import Purpose, uniforms
 from pretrain.batches.collate import Collator
-from pretrain.batches.images import (
-    CROP_DRAWS,
-    crop_box,
-    resize,
-)
-from pretrain.batches.loader import (
-    batches,
-)
+from pretrain.batches.images import CROP_DRAWS, crop_box, resize
+from pretrain.batches.loader import batches
 from pretrain.batches.options import CropOptions, LoaderOptions
 from pretrain.batches.order import SampleOrder
 from pretrain.dataset.manifest import read_manifest, tier_for

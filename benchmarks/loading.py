@@ -30,10 +30,7 @@ from data_prep.__main__ import main as data_prep
 from pretrain.base import compat
 from pretrain.base.files import write_durably
 from pretrain.base.seeding import Purpose, uniforms
-from pretrain.batches.images import (
-    CROP_DRAWS,
-    crop_box,
-)
+from pretrain.batches.images import CROP_DRAWS, crop_box
 from pretrain.batches.options import CropOptions
 
 compat.make_torchvision_importable()

@@ -38,9 +38,7 @@ from pretrain.engine.engine import Engine
 from pretrain.engine.options import EngineOptions, OptimizerOptions, TrainedIn
 from pretrain.losses.build import build_objective
 from pretrain.losses.options import LossOptions
-from pretrain.models.clip import (
-    CLIP,
-)
+from pretrain.models.clip import CLIP
 from pretrain.models.options import ImageTowerOptions, ModelOptions, TextTowerOptions
 from pretrain.models.presets import PRESETS
 from pretrain.plan.flops import forward_flops

@@ -27,13 +27,7 @@ from pretrain.run.meter import Meter, workload
 from pretrain.run.record import RunState
 from pretrain.run.signals import Signals
 from pretrain.run.stage_evaluation import evaluate_stage
-from pretrain.run.stage_log import (
-    log_spike,
-    log_start,
-    log_step,
-    say_forecast,
-    say_shortfalls,
-)
+from pretrain.run.stage_log import log_spike, log_start, log_step, say_forecast, say_shortfalls
 from pretrain.run.stage_weights import load_stage_weights, load_start_weights, save_stage_weights
 from pretrain.run.start import start_run
 from pretrain.run.watchdog import watch

@@ -12,9 +12,7 @@ from pretrain.dataset.reader import Dataset
 from pretrain.evaluation.options import EvaluationOptions
 from pretrain.export.native import CONFIG_FILE, WEIGHTS_FILE, export_options, load
 from pretrain.models.build import build_model
-from pretrain.models.clip import (
-    CLIP,
-)
+from pretrain.models.clip import CLIP
 from pretrain.models.options import ModelOptions
 from pretrain.recipe.parsing import read_recipe
 from pretrain.recipe.recipe import Recipe

@@ -11,10 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from data_prep.inspection.kept import IMAGE_PX
-from pretrain.dataset.manifest import (
-    Manifest,
-    tier_for,
-)
+from pretrain.dataset.manifest import Manifest, tier_for
 from pretrain.dataset.pictures import decode
 from pretrain.dataset.reader import Dataset
 from pretrain.dataset.rows import spaced_rows

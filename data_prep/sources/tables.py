@@ -8,11 +8,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from data_prep.sources.column_choice import (
-    DEFAULT_IMAGE_COLUMN,
-    choose_image_column,
-    holds_text,
-)
+from data_prep.sources.column_choice import DEFAULT_IMAGE_COLUMN, choose_image_column, holds_text
 from data_prep.sources.links import LinkCounts
 from data_prep.sources.picture_files import PictureRoot
 from data_prep.sources.source import RowBatch

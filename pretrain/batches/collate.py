@@ -14,11 +14,7 @@ from numpy.typing import NDArray
 
 from pretrain.base.seeding import Purpose, hashes, uniforms
 from pretrain.batches.augment import AUGMENT_DRAWS
-from pretrain.batches.images import (
-    CROP_DRAWS,
-    crop_box,
-    resize,
-)
+from pretrain.batches.images import CROP_DRAWS, crop_box, resize
 from pretrain.batches.options import CropOptions
 from pretrain.dataset.captions import Recaption
 from pretrain.dataset.manifest import read_token_counts

@@ -21,19 +21,10 @@ from deepspeed.utils import safe_get_full_fp32_param  # noqa: E402
 from pydantic import ValidationError  # noqa: E402
 
 from pretrain.base.distributed import Runtime, mean_over_ranks  # noqa: E402
-from pretrain.engine.ds_config import (  # noqa: E402
-    offloads_optimizer,
-    read_ds_config,
-    zero_stage,
-)
+from pretrain.engine.ds_config import offloads_optimizer, read_ds_config, zero_stage  # noqa: E402
 from pretrain.engine.gradient_norm import GradientNorm  # noqa: E402
 from pretrain.engine.optimizers import parameter_groups  # noqa: E402
-from pretrain.engine.options import (  # noqa: E402
-    EngineOptions,
-    OptimizerOptions,
-    TowerName,
-    TrainedIn,
-)
+from pretrain.engine.options import EngineOptions, OptimizerOptions, TowerName, TrainedIn  # noqa: E402
 from pretrain.engine.result import Images, StepResult, Stopwatch  # noqa: E402
 from pretrain.engine.state import (  # noqa: E402
     load_locked,

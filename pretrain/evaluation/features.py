@@ -13,9 +13,7 @@ from torch import Tensor
 from pretrain.base import progress
 from pretrain.base.distributed import cores_of_a_rank
 from pretrain.base.seeding import Purpose, uniforms
-from pretrain.batches.augment import (
-    prepare,
-)
+from pretrain.batches.augment import prepare
 from pretrain.batches.images import evaluation_pixels
 from pretrain.batches.options import AugmentOptions, Normalisation
 from pretrain.dataset.pictures import decode

@@ -17,11 +17,7 @@ from pretrain.export.judge import Embeddings, embeddings, judge
 from pretrain.export.native import ExportedModel, export_config, load, write_native
 from pretrain.export.onnx import ONNX_FILES, check_onnx, write_onnx
 from pretrain.export.open_clip import CONFIG_FILE as OPEN_CLIP_CONFIG
-from pretrain.export.open_clip import (
-    embed_with_open_clip,
-    open_clip_text_files,
-    write_open_clip,
-)
+from pretrain.export.open_clip import embed_with_open_clip, open_clip_text_files, write_open_clip
 from pretrain.export.options import ExportOptions, Format
 from pretrain.export.push import check_push, push
 from pretrain.models.build import build_model

@@ -23,9 +23,7 @@ from pretrain.export.source import (
     take_from,
 )
 from pretrain.export.timm_tower import timm_options, timm_weights
-from pretrain.models.clip import (
-    IMAGE_POSITIONS,
-)
+from pretrain.models.clip import IMAGE_POSITIONS
 from pretrain.models.options import Gelu, ImageTowerOptions, ModelOptions, TextTowerOptions
 from pretrain.models.starting import read_tensors
 from pretrain.tokens.given import CLIP, read_given

@@ -9,9 +9,7 @@ import torch
 from PIL import Image
 
 from pretrain.base.files import write_durably
-from pretrain.batches.augment import (
-    MEAN_STD,
-)
+from pretrain.batches.augment import MEAN_STD
 from pretrain.batches.options import Normalisation
 from pretrain.export.aside import folder_aside
 from pretrain.export.foreign import one_line_of_library, refuse_code

@@ -13,20 +13,14 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from pretrain.base.files import file_sha256, write_durably, write_tensors
-from pretrain.batches.augment import (
-    MEAN_STD,
-    prepare,
-)
+from pretrain.batches.augment import MEAN_STD, prepare
 from pretrain.batches.images import evaluation_pixels
 from pretrain.batches.options import AugmentOptions, Normalisation
 from pretrain.dataset.pictures import upright_rgb
 from pretrain.dataset.reader import Dataset
 from pretrain.losses.build import build_objective
 from pretrain.models.build import build_model
-from pretrain.models.clip import (
-    CLIP,
-    read_model_options,
-)
+from pretrain.models.clip import CLIP, read_model_options
 from pretrain.models.options import ModelOptions
 from pretrain.models.starting import CONFIG_FILE, WEIGHTS_FILE
 from pretrain.recipe.recipe import Recipe

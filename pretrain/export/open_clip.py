@@ -13,9 +13,7 @@ from pretrain.base.files import write_tensors
 from pretrain.export.judge import Embeddings, embeddings
 from pretrain.export.native import ExportedModel
 from pretrain.export.tokenizer import tokenizer_files
-from pretrain.models.clip import (
-    CLIP,
-)
+from pretrain.models.clip import CLIP
 from pretrain.models.options import ModelOptions
 
 CONFIG_FILE, WEIGHTS_FILE = "open_clip_config.json", "open_clip_model.safetensors"

@@ -9,9 +9,7 @@ from torch import Tensor, nn
 
 from pretrain.export.source import refuse, square
 from pretrain.models.clip import IMAGE_POSITIONS
-from pretrain.models.image_tower import (
-    ImageTower,
-)
+from pretrain.models.image_tower import ImageTower
 from pretrain.models.options import Gelu, ImageTowerOptions
 
 _AT, _POSITIONS = "visual.trunk.", "pos_embed"

@@ -3,10 +3,7 @@
 import torch
 from torch import Tensor
 
-from pretrain.models.clip import (
-    CLIP,
-    resized_weights,
-)
+from pretrain.models.clip import CLIP, resized_weights
 from pretrain.models.options import ModelOptions
 from pretrain.tokens.options import TokenOptions
 from pretrain.tokens.vocabulary import Vocabulary

@@ -11,14 +11,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pretrain.base import compat
-from pretrain.models.image_tower import (
-    ImageTower,
-)
+from pretrain.models.image_tower import ImageTower
 from pretrain.models.options import ImageTowerOptions, ModelOptions, TextTowerOptions
 from pretrain.models.positions import resize_image_positions, resize_text_positions
-from pretrain.models.text_tower import (
-    TextTower,
-)
+from pretrain.models.text_tower import TextTower
 from pretrain.tokens.vocabulary import Vocabulary
 
 compat.make_torchvision_importable()  # timm and transformers import it, wherever they are used

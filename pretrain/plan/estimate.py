@@ -8,13 +8,7 @@ import torch
 from pretrain.engine.ds_config import read_ds_config
 from pretrain.engine.precision import resolve_precision
 from pretrain.plan import communication
-from pretrain.plan.flops import (
-    Flops,
-    count_parameters,
-    executed_flops,
-    meta_model,
-    stage_flops,
-)
+from pretrain.plan.flops import Flops, count_parameters, executed_flops, meta_model, stage_flops
 from pretrain.plan.hardware import GIB, Machine
 from pretrain.plan.memory import (
     Memory,

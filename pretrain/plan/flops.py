@@ -10,9 +10,7 @@ import torch
 
 from pretrain.engine.options import TowerName
 from pretrain.models.build import build_model
-from pretrain.models.clip import (
-    CLIP,
-)
+from pretrain.models.clip import CLIP
 from pretrain.models.options import ModelOptions
 from pretrain.recipe.recipe import Recipe, image_tokens
 from pretrain.recipe.stages import StageOptions

@@ -16,13 +16,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from pretrain.engine.ds_config import offloads_optimizer, zero_stage
-from pretrain.engine.optimizers import (
-    parameter_groups,
-)
+from pretrain.engine.optimizers import parameter_groups
 from pretrain.engine.options import OptimizerOptions, TowerName
-from pretrain.models.clip import (
-    CLIP,
-)
+from pretrain.models.clip import CLIP
 from pretrain.models.options import ImageTowerOptions, ModelOptions, TextTowerOptions
 
 # Of Muon's AdamW for all but the matrices, which is not fused: both moments corrected, the root and

@@ -24,12 +24,7 @@ from torch import Tensor
 
 from pretrain.base.distributed import Runtime, all_ranks, sum_over_ranks
 from pretrain.base.faults import StoppedError
-from pretrain.base.files import (
-    rename_durably,
-    why_not_written,
-    write_durably,
-    write_tensors,
-)
+from pretrain.base.files import rename_durably, why_not_written, write_durably, write_tensors
 from pretrain.engine.result import TrainingEngine
 from pretrain.recipe.run_options import CheckpointOptions
 from pretrain.run.checkpoint import ASIDE, REPLACED, remove_old

@@ -14,9 +14,7 @@ from pretrain.base.run_files import STAGES
 from pretrain.losses.objective import Objective
 from pretrain.models.clip import CLIP, resized_weights
 from pretrain.models.options import StartOptions
-from pretrain.models.starting import (
-    load_start,
-)
+from pretrain.models.starting import load_start
 from pretrain.run.late_files import await_seen, unseen
 from pretrain.run.record import FileSum, file_sum
 

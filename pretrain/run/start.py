@@ -18,10 +18,7 @@ from pretrain.engine.precision import resolve_precision
 from pretrain.evaluation.evaluator import Evaluator
 from pretrain.models.build import build_model
 from pretrain.models.options import StartOptions
-from pretrain.models.starting import (
-    check_start,
-    find_start,
-)
+from pretrain.models.starting import check_start, find_start
 from pretrain.recipe.recipe import Recipe, check_ranks
 from pretrain.recipe.stages import Stage, plan_stages
 from pretrain.run import checkpoint, metrics

@@ -5,10 +5,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from pretrain.batches.augment import (
-    AUGMENT_DRAWS,
-    prepare,
-)
+from pretrain.batches.augment import AUGMENT_DRAWS, prepare
 from pretrain.batches.options import AugmentOptions
 
 LUMA = np.array([0.299, 0.587, 0.114])

@@ -4,11 +4,7 @@ import pytest
 import torch
 from fed_batches import COUNT, check_feed, host_batches
 
-from pretrain.batches.augment import (
-    AUGMENT_DRAWS,
-    Pictures,
-    prepare,
-)
+from pretrain.batches.augment import AUGMENT_DRAWS, Pictures, prepare
 from pretrain.batches.feed import feed
 from pretrain.batches.options import AugmentOptions
 

@@ -18,11 +18,7 @@ from collators import collator
 from pretrain.base import progress
 from pretrain.base.distributed import ranks_on_node
 from pretrain.batches.collate import Collator
-from pretrain.batches.loader import (
-    are_processes,
-    batches,
-    workers_on,
-)
+from pretrain.batches.loader import are_processes, batches, workers_on
 from pretrain.batches.options import LoaderOptions
 from pretrain.batches.order import SampleOrder
 from pretrain.batches.workers import Workers

@@ -10,9 +10,7 @@ import pytest
 from tiny_runs import ROOT
 
 from pretrain.batches.collate import Collator
-from pretrain.batches.loader import (
-    batches,
-)
+from pretrain.batches.loader import batches
 from pretrain.batches.options import CropOptions, LoaderOptions
 from pretrain.batches.order import CHUNK_SAMPLES, SampleOrder
 from pretrain.dataset.reader import Dataset

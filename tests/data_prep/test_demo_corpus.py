@@ -10,13 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 import pytest
-from near_duplicates import (
-    LOOSE_RMSE_THRESHOLD,
-    RMSE_THRESHOLD,
-    connected,
-    features,
-    near_pairs,
-)
+from near_duplicates import LOOSE_RMSE_THRESHOLD, RMSE_THRESHOLD, connected, features, near_pairs
 from PIL import Image
 from splits import draw_concepts, twin_groups
 

@@ -14,9 +14,7 @@ from collators import collator
 from data_prep_corpus import options, plain_corpus
 
 from data_prep.build.pipeline import build_dataset
-from pretrain.batches.loader import (
-    batches,
-)
+from pretrain.batches.loader import batches
 from pretrain.batches.options import LoaderOptions
 from pretrain.batches.order import SampleOrder
 from pretrain.dataset import shards

@@ -24,9 +24,7 @@ from vocabularies import of_size
 
 def demo_clip():
     """The demo's model, at the demo's own sizes."""
-    from pretrain.models.clip import (
-        CLIP,
-    )
+    from pretrain.models.clip import CLIP
     from pretrain.models.options import ImageTowerOptions, ModelOptions, TextTowerOptions
 
     return CLIP(
@@ -47,9 +45,7 @@ def demo_clip():
 
 @pytest.mark.parametrize("kind", ["adamw", "muon"])
 def test_every_parameter_of_the_demo_is_in_the_group_that_it_belongs_to(kind):
-    from pretrain.engine.optimizers import (
-        parameter_groups,
-    )
+    from pretrain.engine.optimizers import parameter_groups
     from pretrain.engine.options import OptimizerOptions
 
     model = demo_clip()

@@ -3,13 +3,9 @@
 import torch
 from vocabularies import of_size
 
-from pretrain.engine.optimizers import (
-    parameter_groups,
-)
+from pretrain.engine.optimizers import parameter_groups
 from pretrain.engine.options import OptimizerOptions
-from pretrain.models.clip import (
-    CLIP,
-)
+from pretrain.models.clip import CLIP
 from pretrain.models.options import ImageTowerOptions, ModelOptions, TextTowerOptions
 
 # CLIPA JAX decays `*/kernel` alone: no table, no position, no CLS, no probe of a pooling head.

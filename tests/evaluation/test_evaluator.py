@@ -12,9 +12,7 @@ from judged import looked_up
 from tiny_datasets import build_food
 from vocabularies import of_size
 
-from pretrain.batches.augment import (
-    prepare,
-)
+from pretrain.batches.augment import prepare
 from pretrain.batches.images import centre_box, resize
 from pretrain.batches.options import AugmentOptions
 from pretrain.dataset.manifest import read_manifest, tier_for
@@ -25,9 +23,7 @@ from pretrain.evaluation.features import image_features
 from pretrain.evaluation.options import EvaluationOptions, ZeroShotOptions
 from pretrain.evaluation.zero_shot import ZeroShot
 from pretrain.models.build import build_model
-from pretrain.models.clip import (
-    CLIP,
-)
+from pretrain.models.clip import CLIP
 from pretrain.models.options import ImageTowerOptions, ModelOptions, TextTowerOptions
 from pretrain.tokens.context import context
 from pretrain.tokens.options import TokenOptions

@@ -16,9 +16,7 @@ from test_export import originals
 from pretrain.base import compat
 from pretrain.export.hub_classes import ClipaConfig, ClipaModel
 from pretrain.export.native import load
-from pretrain.models.image_tower import (
-    ImageTower,
-)
+from pretrain.models.image_tower import ImageTower
 from pretrain.models.options import ImageTowerOptions
 
 TEXTS = ["red apple", "", "a cup of tea with a very long caption " * 5, "  Red\u00a0APPLE <s>"]

@@ -12,9 +12,7 @@ from pathlib import Path
 import pytest
 
 from pretrain.cli import parser
-from pretrain.engine.ds_config import (
-    read_ds_config,
-)
+from pretrain.engine.ds_config import read_ds_config
 from pretrain.engine.options import EngineOptions, OptimizerOptions
 from pretrain.evaluation.options import EvaluationOptions
 from pretrain.models.options import ModelOptions

@@ -8,10 +8,7 @@ from torch import nn
 from vocabularies import of_size
 
 from pretrain.export.open_clip import open_clip_config, open_clip_weights
-from pretrain.models.clip import (
-    CLIP,
-    resized_weights,
-)
+from pretrain.models.clip import CLIP, resized_weights
 from pretrain.models.options import ImageTowerOptions, ModelOptions, TextTowerOptions
 from pretrain.models.positions import resize_image_positions, sincos_2d
 

@@ -13,13 +13,9 @@ from tiny_runs import ROOT
 from transformers import CLIPConfig, CLIPModel, SiglipTextConfig, SiglipTextModel
 from vocabularies import of_size
 
-from pretrain.models.clip import (
-    CLIP,
-)
+from pretrain.models.clip import CLIP
 from pretrain.models.options import ImageTowerOptions, ModelOptions, StartOptions, TextTowerOptions
-from pretrain.models.starting import (
-    load_start,
-)
+from pretrain.models.starting import load_start
 from pretrain.run.stage_weights import read_stage_weights
 
 STOCK = {"pool": "cls", "positions": "learned", "pre_norm": True}

@@ -7,10 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from vocabularies import of_size
 
-from pretrain.models.clip import (
-    CLIP,
-    resized_weights,
-)
+from pretrain.models.clip import CLIP, resized_weights
 from pretrain.models.options import ImageTowerOptions, ModelOptions, TextTowerOptions
 from pretrain.models.presets import PRESETS
 

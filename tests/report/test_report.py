@@ -5,14 +5,7 @@ import re
 from pathlib import Path
 
 from judged import looked_up
-from report_run import (
-    BATCH,
-    SETS,
-    assert_close,
-    rates,
-    report,
-    write_run,
-)
+from report_run import BATCH, SETS, assert_close, rates, report, write_run
 
 from pretrain.report import figures
 from pretrain.report.run_folder import read_run

@@ -54,9 +54,7 @@ def device() -> torch.device:
 
 
 def small_clip(explicit_attention: bool = True) -> Any:
-    from pretrain.models.clip import (
-        CLIP,
-    )
+    from pretrain.models.clip import CLIP
     from pretrain.models.options import ImageTowerOptions, ModelOptions, TextTowerOptions
 
     torch.manual_seed(0)

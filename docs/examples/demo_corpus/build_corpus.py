@@ -21,15 +21,7 @@ from pathlib import Path
 
 import polars as pl
 from concepts import Concept, NameTable, read_concepts
-from drawings import (
-    ARTISTS,
-    ICONIFY,
-    Artist,
-    Pixels,
-    decode,
-    encode,
-    load_drawings,
-)
+from drawings import ARTISTS, ICONIFY, Artist, Pixels, decode, encode, load_drawings
 from near_duplicates import features
 from splits import Assignment, assign
 
