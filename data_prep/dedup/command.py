@@ -9,6 +9,10 @@ import numpy as np
 
 from data_prep.build.writer import array_file
 from data_prep.dedup import NOBODY
+from data_prep.dedup.hashes import FLAT, dataset_hashes
+from data_prep.dedup.neighbours import estimated_s, find, masks
+from data_prep.dedup.page import Sets, write_page
+from data_prep.dedup.repeats import Captions, caption_digests, over_cap
 from data_prep.pool import PoolOptions
 from data_prep.similarity.left_out import check_page
 from pretrain.base.checks import check_between, check_positive
@@ -69,11 +73,6 @@ def dedup(directory: Path, options: DedupOptions, pool: PoolOptions) -> str:
     ValueError or OSError name what to change. Every picture is read the first time,
     later the hashes.
     """
-    # SciPy's part: a third of a second that no other command pays.
-    from data_prep.dedup.hashes import FLAT, dataset_hashes
-    from data_prep.dedup.neighbours import estimated_s, find, masks
-    from data_prep.dedup.repeats import Captions, caption_digests, over_cap
-
     path = weights_file(directory, options.out, "--out")
     manifest = read_manifest(directory)
     caption = chosen_caption(manifest, options.caption_name)
@@ -120,8 +119,6 @@ def dedup(directory: Path, options: DedupOptions, pool: PoolOptions) -> str:
     )
     told = format_counts(path, manifest.samples, options, counts)
     if options.page is not None:
-        from data_prep.dedup.page import Sets, write_page
-
         corpora = Sets(
             directory=directory,
             manifest=manifest,

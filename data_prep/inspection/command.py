@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from data_prep.inspection.contact_sheet import pieces_of, read_shots
+from data_prep.inspection.page import render
 from data_prep.stats import survey
 from pretrain.base.checks import check_positive
 from pretrain.base.files import write_durably
@@ -26,8 +27,6 @@ class InspectOptions:
 
 def inspect(directory: Path, options: InspectOptions) -> str:
     """Write the page; returns a line that says where. ValueError or OSError name the remedy."""
-    from data_prep.inspection.page import render  # matplotlib: half a second that no build pays
-
     found = survey(directory, options.count_samples)
     manifest = found.manifest
     shots = read_shots(directory, manifest, options.samples)

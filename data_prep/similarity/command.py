@@ -16,6 +16,7 @@ from data_prep.build.writer import array_file
 from data_prep.dedup import NOBODY
 from data_prep.dedup.semantic import Repeats, semantic_repeats
 from data_prep.similarity.left_out import ShownDataset, check_page
+from data_prep.similarity.page import write_page
 from pretrain.base.checks import check_positive
 from pretrain.base.files import write_durably
 from pretrain.dataset.embeddings import Embeddings, open_embeddings
@@ -86,8 +87,6 @@ def filter_by_similarity(directory: Path, options: FilterOptions) -> str:
     summary = [*told, *more, f"{path}: {left:,.0f} of {manifest.samples:,} samples shown an epoch"]
     report = [*shown, *told, *pairs, *more, summary[-1]]
     if options.page is not None:
-        from data_prep.similarity.page import write_page
-
         source = ShownDataset(
             directory=directory, manifest=manifest, caption=embeddings.info.caption
         )

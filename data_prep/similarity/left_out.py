@@ -10,9 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data_prep.dedup import NOBODY
+from data_prep.inspection.contact_sheet import shrink_to_data_url
 from pretrain.base.files import write_durably
 from pretrain.dataset.manifest import Manifest, tier_for
 from pretrain.dataset.reader import Dataset
+from pretrain.report.template import template
 
 _PICTURE_PX = 112
 _HERE = Path(__file__).parent
@@ -68,9 +70,6 @@ def check_page(page: Path | None) -> None:
 
 def write_sections(path: Path, title: str, told: str, sections: Sequence[Section]) -> None:
     """Write the page; `told` is what the command printed. OSError or ValueError name the file."""
-    from data_prep.inspection.contact_sheet import shrink_to_data_url
-    from pretrain.report.template import template
-
     entries = [e for section in sections for group in section.groups for e in group.entries]
     shown: dict[int, tuple[str | None, str]] = {}  # by the entry's identity
     for source in {id(e.source): e.source for e in entries}.values():
