@@ -4,8 +4,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pretrain.base.files import aside, file_sha256, write_durably
+from pretrain.dataset.far_files import copy, read_all
 from pretrain.dataset.manifest import INDEX_FILE, MANIFEST_FILE, Manifest, path_inside
-from pretrain.dataset.remote import copy_checked, read_all
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,7 +50,7 @@ def fetch(directory: Path, options: FetchOptions) -> str:
         if not path.is_file() or file_sha256(path) != digest:
             try:
                 with aside(path) as file:
-                    copy_checked(f"{url}/{name}", Path(file.name), digest)
+                    copy(f"{url}/{name}", Path(file.name), sha256=digest)
             except OSError as error:
                 raise OSError(f"{url}/{name} could not be copied to {path}: {error}") from error
         size += path.stat().st_size

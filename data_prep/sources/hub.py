@@ -12,11 +12,13 @@ from typing import Literal
 
 from data_prep.sources.folder import describe_suffixes
 from data_prep.sources.hub_address import HubAddress, asking, parse_address
-from data_prep.sources.hub_files import HubFile, HubFiles, persistently
+from data_prep.sources.hub_files import HubFiles, persistently
+from pretrain.dataset.far_files import FarFile, FarFiles
 
 HubFormat = Literal["parquet", "webdataset"]
 SUFFIXES: dict[str, HubFormat] = {".tar": "webdataset", ".parquet": "parquet"}
 CACHE_NAME = "clipa-pretrain"
+TIMEOUT_S = 300.0  # without a byte; huggingface_hub itself gives up and tries again much sooner
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,8 +34,8 @@ class HubOptions:
     own: over NFS, one machine would remove what another reads. Null: that of huggingface_hub
     (HF_HOME)."""
     hub_cache_gib: float | None = 32.0
-    """Size of `clipa-pretrain` beyond which whole files are removed, those first that came first.
-    Room for two files a worker saves bringing them again within a task. Null: all are kept."""
+    """Size of `clipa-pretrain` beyond which files that were not used for longest are removed. Room
+    for two files a worker saves bringing them again within a task. Null: all are kept."""
 
     def __post_init__(self) -> None:
         if self.hub_cache_gib is not None and self.hub_cache_gib < 0:
@@ -77,15 +79,18 @@ def find_on_hub(
     return chosen_kind, HubFiles(
         address=replace(at, path=""),
         found={path: there[path.as_posix()] for path in sorted(map(Path, names))},
-        folder=cache / at.dataset.replace("/", "--") / at.revision,
-        cache=cache,
-        cache_bytes=None if gib is None else int(gib * 2**30),
+        copies=FarFiles(
+            cache,
+            None if gib is None else int(gib * 2**30),
+            timeout_s=TIMEOUT_S,
+            options=("hub_cache", "hub_cache_gib", "timeout_s"),
+        ),
         origin=origin,
         left_alone=left_alone,
     )
 
 
-def look_up(asked: HubAddress, commit: str | None) -> tuple[HubAddress, dict[str, HubFile]]:
+def look_up(asked: HubAddress, commit: str | None) -> tuple[HubAddress, dict[str, FarFile]]:
     """The address at its commit, and all files that are there, by their paths."""
     from huggingface_hub import HfApi, RepoFile
     from huggingface_hub.errors import RevisionNotFoundError
@@ -111,13 +116,17 @@ def look_up(asked: HubAddress, commit: str | None) -> tuple[HubAddress, dict[str
             )
         )
     return at, {
-        entry.path: HubFile(bytes=entry.size, sha256=entry.lfs.sha256 if entry.lfs else None)
+        entry.path: FarFile(
+            address=str(replace(at, path=entry.path)),
+            bytes=entry.size,
+            sha256=entry.lfs.sha256 if entry.lfs else None,  # the others lie in git itself
+        )
         for entry in tree
         if isinstance(entry, RepoFile)
     }
 
 
-def matching(at: HubAddress, there: dict[str, HubFile]) -> list[str]:
+def matching(at: HubAddress, there: dict[str, FarFile]) -> list[str]:
     """The files at a path, below a folder or of a glob pattern. ValueError if there are none."""
     from fsspec.utils import glob_translate
 

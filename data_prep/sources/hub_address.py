@@ -9,6 +9,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from urllib.parse import unquote
 
+from pretrain.dataset.far_files import FarFileError
+
 SCHEME = "hf://"
 DEFAULT_REVISION = "main"
 # A revision with a slash in it is one of these, or has %2F there.
@@ -55,13 +57,15 @@ def is_passing(error: Exception) -> bool:
     """Whether the same request may succeed a moment later."""
     import huggingface_hub.errors as hub
 
-    if _is_no_file(error):
+    reason = _reason(error)
+    if _is_no_file(error) or _is_no_file(reason):
         return False
-    response = getattr(_reason(error), "response", None)
+    response = getattr(reason, "response", None)
     if response is not None:
         return response.status_code == 429 or response.status_code >= 500
-    passing = isinstance(error, (hub.HTTPError, OSError)) and getattr(error, "errno", None) is None
-    return passing and not isinstance(_reason(error), hub.OfflineModeIsEnabled)
+    passing = isinstance(reason, (hub.HTTPError, OSError))
+    passing = passing and getattr(reason, "errno", None) is None
+    return passing and not isinstance(reason, hub.OfflineModeIsEnabled)
 
 
 @contextmanager
@@ -112,10 +116,8 @@ def describe(error: Exception) -> str:
 
 
 def _reason(error: Exception) -> BaseException:
-    """What huggingface_hub's own error came from, where that says more."""
-    import huggingface_hub.errors as hub
-
-    outer = isinstance(error, hub.LocalEntryNotFoundError) or _is_no_file(error)
+    """What an error came from, where that says more."""
+    outer = isinstance(error, FarFileError) or _is_no_file(error)
     return error.__cause__ if outer and error.__cause__ else error
 
 

@@ -1,8 +1,6 @@
 """Reading a dataset directory: one indexed, checked read per sample."""
 
 import json
-import os
-import stat
 import threading
 import zlib
 from collections.abc import Iterator, Sequence
@@ -14,7 +12,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pretrain.dataset.cache import ShardCache, ShardOptions
 from pretrain.dataset.index import open_index
 from pretrain.dataset.manifest import (
     COPY_AGAIN,
@@ -26,7 +23,7 @@ from pretrain.dataset.manifest import (
     read_manifest,
 )
 from pretrain.dataset.pictures_in_place import find_pictures
-from pretrain.dataset.shards import SHARD_READER
+from pretrain.dataset.shards import SHARD_READER, ShardOptions, find_shards, open_copies
 from pretrain.tokens.tokenizer import Tokenizer, open_tokenizer
 from pretrain.tokens.vocabulary import Vocabulary
 
@@ -58,14 +55,6 @@ def check_tier(manifest: Manifest, tier: str, directory: Path, option: str) -> N
         )
 
 
-def _status(path: Path, *, follow: bool) -> os.stat_result | None:
-    """What the file system says of a path, None where nothing is there."""
-    try:
-        return path.stat(follow_symlinks=follow)
-    except (FileNotFoundError, NotADirectoryError):
-        return None
-
-
 class Dataset:
     """One image tier of a dataset directory, read by row. Its reads may run in many threads.
 
@@ -91,8 +80,11 @@ class Dataset:
         self.tier = tier
         self.in_place = self.manifest.tiers[tier].in_place
         self.token_dtype = np.dtype(self.manifest.token_dtype)
-        self._cache = self._open_cache(shards or ShardOptions())
-        self.shards = self._checked_shards() if looks else self._told_shards()
+        self._copies = open_copies(shards or ShardOptions(), directory, self.manifest, tier)
+        if self._copies is not None:  # whole when they come
+            self.shards = self._copies.paths
+        else:
+            self.shards = find_shards(directory, self.manifest, tier, looks)
         # Of each shard, the file of its pictures.
         self.pictures = (
             find_pictures(directory, self.manifest.tiers[tier], looks)
@@ -119,57 +111,13 @@ class Dataset:
         vars(self).update(state)
         self._rows = self.index.view(np.uint8).data
 
-    def _open_cache(self, options: ShardOptions) -> ShardCache | None:
-        if options.cache is None:
-            return None
-        if self.in_place:
-            raise ValueError(
-                f"data.shards.cache={options.cache} asked for, tier {self.tier} of "
-                f"{self.directory} has its pictures in place, in tars that nothing can check "
-                "whole: leave it out, or copy the tars by hand and name their folder in "
-                "pictures_root.txt"
-            )
-        shards = self.manifest.tiers[self.tier].shards
-        return ShardCache(options.cache, options, options.url or str(self.directory), shards)
-
-    def _told_shards(self) -> list[str]:
-        """Paths of the tier's shards by the manifest alone; with a cache those of the copies."""
-        shards = self.manifest.tiers[self.tier].shards
-        if self._cache is not None:
-            return [str(self._cache.path(shard)) for shard in range(len(shards))]
-        return [str(self.directory / shard.file) for shard in shards]
-
-    def _checked_shards(self) -> list[str]:
-        """The same, each inside the dataset, a regular file and of its size."""
-        if self._cache is not None:
-            return self._told_shards()
-        paths: list[str] = []
-        folders: set[Path] = set()
-        for number, shard in enumerate(self.manifest.tiers[self.tier].shards):
-            path = self.directory / shard.file
-            entry = f"tiers.{self.tier}.shards.{number}.file"
-            # One metadata call a file: its folder is resolved once, it itself if it is a link.
-            if path.parent not in folders or "\0" in shard.file:
-                path_inside(self.directory, shard.file, entry)
-                folders.add(path.parent)
-            found = _status(path, follow=False)
-            if found is not None and stat.S_ISLNK(found.st_mode):
-                found = _status(path_inside(self.directory, shard.file, entry), follow=True)
-            if found is None or not stat.S_ISREG(found.st_mode) or found.st_size != shard.bytes:
-                raise ValueError(
-                    f"shard {path} has {found and found.st_size} bytes, the manifest says "
-                    f"{shard.bytes}: it is missing or damaged; copy it again or rebuild the dataset"
-                )
-            paths.append(str(path))
-        return paths
-
     def __len__(self) -> int:
         return len(self.index)
 
     @property
     def cache_bytes(self) -> int | None:
         """How much the copies on the node's own disk may take; None without a cache."""
-        return None if self._cache is None else self._cache.limit_bytes
+        return None if self._copies is None else self._copies.limit_bytes
 
     @property
     def fingerprint(self) -> str:
@@ -244,7 +192,7 @@ class Dataset:
         manifest's vocabulary: a writer that is wrong is wrong everywhere. Damaged rows are passed
         over here: training replaces and counts them. Of shards that come through a cache the first
         alone is looked at."""
-        samples = len(self) if self._cache is None else int(self._shard_ends[0])
+        samples = len(self) if self._copies is None else int(self._shard_ends[0])
         step = max(1, samples // rows)
         for row in range(0, samples, step):
             try:
@@ -295,11 +243,11 @@ class Dataset:
             size = shards[shard].picture_bytes if of_picture else shards[shard].bytes
         if not start <= end <= size:
             raise SampleError("index_invalid", self.key(row), f"shard {shard}, bytes {start}-{end}")
-        if self._cache is None:
+        if self._copies is None:
             path = (self.pictures if of_picture else self.shards)[shard]
             return SHARD_READER.read(path, start, end - start)
-        self._cache.use(shard)
-        bring = partial(self._cache.bring, shard)
+        self._copies.use(shard)
+        bring = partial(self._copies.bring, shard)
         return SHARD_READER.read(self.shards[shard], start, end - start, bring)
 
     def shards_of(self, first: int, stop: int) -> range:
@@ -323,9 +271,9 @@ class Dataset:
                 SHARD_READER.read_ahead(self.pictures[shard], start, size)
                 start = int(self.index[first]["ids"]["offset"])
             bring = None
-            if self._cache is not None:
-                self._cache.use(shard)
-                bring = partial(self._cache.bring, shard, given_up)
+            if self._copies is not None:
+                self._copies.use(shard)
+                bring = partial(self._copies.bring, shard, given_up)
             SHARD_READER.read_ahead(self.shards[shard], start, end - start, bring)
             first = last + 1
 

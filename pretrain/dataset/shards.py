@@ -1,15 +1,24 @@
-"""Reading pieces of shard files: few files open at once, and an I/O error is never bad data."""
+"""Where a tier's shard files lie, and reading pieces of them: few files are open at once, and an
+I/O error is never bad data."""
 
 import errno
 import os
+import re
 import resource
+import stat
 import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
 
 from pretrain.base import progress
+from pretrain.base.checks import check_positive
+from pretrain.dataset.far_files import FarFile, FarFiles
+from pretrain.dataset.manifest import COPY_AGAIN, Manifest, path_inside
 
+_DIGEST = re.compile(r"[0-9a-f]{64}")
 # A shuffle window touches some hundred shards at once; more open files would save no more opens.
 _MOST_OPEN = 256
 # Of the process's limit (1,024 is usual), what shards may take: sockets, logs, checkpoints and
@@ -18,6 +27,128 @@ _SHARE_OF_LIMIT = 4
 # Seconds before each further try. A server's hiccup or a stale NFS handle is over within seconds;
 # what lasts longer is an outage, and then a stopped run that resumes is better than a hanging one.
 _RETRY_AFTER_S = (0.25, 1.0, 3.0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShardOptions:
+    """Where the shard files are read, if not in data.train itself"""
+
+    url: str | None = None
+    """Where they lie, as the dataset directory's address for fsspec (s3://, gs://, https://, hf://);
+    data.train then holds the small files, which `python -m data_prep fetch` brings. Needs
+    data.shards.cache."""
+    cache: Path | None = None
+    """Folder on the node's own disk to which a shard is copied when it is first needed, shared by
+    all ranks and runs on the node. Null reads shards where they are."""
+    cache_gib: float = 200.0
+    """The copies' size beyond which those that were not used for longest are removed. A node wants
+    room for its part of a shuffle window."""
+    timeout_s: float = 300.0
+    """How long nothing may come of a shard that is copied, before it is tried again."""
+
+    def __post_init__(self) -> None:
+        check_positive(
+            {
+                "data.shards.cache_gib": self.cache_gib,
+                "data.shards.timeout_s": self.timeout_s,
+            }
+        )
+        if self.url is not None and self.cache is None:
+            raise ValueError(
+                f"data.shards.url={self.url} needs a folder on the node's own disk: add "
+                "data.shards.cache"
+            )
+
+
+class ShardCopies:
+    """A tier's shards on the node's own disk, each copied when it is first needed."""
+
+    def __init__(self, copies: FarFiles, files: list[FarFile], limit_bytes: int) -> None:
+        self._copies, self._files = copies, files
+        self.paths = [str(copies.path(file)) for file in files]  # where they lie, or will
+        self.limit_bytes = limit_bytes
+
+    def use(self, shard: int) -> None:
+        """Note that a shard is read."""
+        self._copies.use(self._files[shard])
+
+    def bring(self, shard: int, given_up: threading.Event | None = None) -> None:
+        """Make sure that a shard's copy is there, or, where it is given up, end soon. OSError."""
+        self._copies.bring(self._files[shard], given_up)
+
+
+def open_copies(
+    options: ShardOptions, directory: Path, manifest: Manifest, tier: str
+) -> ShardCopies | None:
+    """None without data.shards.cache. ValueError where the tier's shards cannot be copied."""
+    if options.cache is None:
+        return None
+    if manifest.tiers[tier].in_place:
+        raise ValueError(
+            f"data.shards.cache={options.cache} asked for, tier {tier} of {directory} has its "
+            "pictures in place, in tars that nothing can check whole: leave it out, or copy the "
+            "tars by hand and name their folder in pictures_root.txt"
+        )
+    source, shards = (options.url or str(directory)).rstrip("/"), manifest.tiers[tier].shards
+    for shard in shards:
+        if not _DIGEST.fullmatch(shard.sha256) or not _is_inside(shard.file):
+            raise ValueError(
+                f"the manifest names a shard {shard.file!r} of sha256 {shard.sha256!r}: "
+                f"{COPY_AGAIN}"
+            )
+    limit, largest = int(options.cache_gib * 2**30), max(shard.bytes for shard in shards)
+    if limit < 2 * largest:
+        raise ValueError(
+            f"data.shards.cache_gib={options.cache_gib:g} has no room for two shards of "
+            f"{largest / 2**30:.3g} GiB: raise it"
+        )
+    names = ("data.shards.cache", "data.shards.cache_gib", "data.shards.timeout_s")
+    copies = FarFiles(options.cache, limit, timeout_s=options.timeout_s, options=names)
+    files = [
+        FarFile(address=f"{source}/{one.file}", bytes=one.bytes, sha256=one.sha256)
+        for one in shards
+    ]
+    return ShardCopies(copies, files, limit)
+
+
+def _is_inside(name: str) -> bool:
+    """Whether a shard's name leads nowhere but into the dataset, as a path and as an address."""
+    path = PurePosixPath(name)
+    return not path.is_absolute() and ".." not in path.parts and ":" not in name
+
+
+def find_shards(directory: Path, manifest: Manifest, tier: str, looks: bool) -> list[str]:
+    """Paths of a tier's shard files; where it looks, each is inside the dataset, a regular file,
+    and of its size, or ValueError names it."""
+    if not looks:
+        return [str(directory / shard.file) for shard in manifest.tiers[tier].shards]
+    paths: list[str] = []
+    folders: set[Path] = set()
+    for number, shard in enumerate(manifest.tiers[tier].shards):
+        path = directory / shard.file
+        entry = f"tiers.{tier}.shards.{number}.file"
+        # One metadata call a file: its folder is resolved once, it itself if it is a link.
+        if path.parent not in folders or "\0" in shard.file:
+            path_inside(directory, shard.file, entry)
+            folders.add(path.parent)
+        found = _status(path, follow=False)
+        if found is not None and stat.S_ISLNK(found.st_mode):
+            found = _status(path_inside(directory, shard.file, entry), follow=True)
+        if found is None or not stat.S_ISREG(found.st_mode) or found.st_size != shard.bytes:
+            raise ValueError(
+                f"shard {path} has {found and found.st_size} bytes, the manifest says "
+                f"{shard.bytes}: it is missing or damaged; copy it again or rebuild the dataset"
+            )
+        paths.append(str(path))
+    return paths
+
+
+def _status(path: Path, *, follow: bool) -> os.stat_result | None:
+    """What the file system says of a path, None where nothing is there."""
+    try:
+        return path.stat(follow_symlinks=follow)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
 
 
 class _OpenFile:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from pretrain.batches.options import FailureOptions, LoaderOptions, Normalisation
 from pretrain.batches.order import WINDOW_SAMPLES
-from pretrain.dataset.cache import ShardOptions
+from pretrain.dataset.shards import ShardOptions
 from pretrain.engine.options import EngineOptions, OptimizerOptions
 from pretrain.evaluation.options import EvaluationOptions
 from pretrain.losses.options import LossOptions

@@ -15,10 +15,10 @@ from forked_runs import trained
 from PIL import Image
 
 from data_prep.__main__ import main as data_prep
-from pretrain.dataset.cache import ShardOptions
 from pretrain.dataset.manifest import read_manifest
 from pretrain.dataset.pictures import decode
 from pretrain.dataset.reader import Dataset, SampleError
+from pretrain.dataset.shards import ShardOptions
 
 OPTIONS = ("--vocab-size", "300", "--workers", "1", "--tagger", "none")
 KINDS = ("JPEG", "PNG", "WEBP")

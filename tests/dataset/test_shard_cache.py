@@ -24,10 +24,10 @@ from data_prep.build.pipeline import build_dataset
 from pretrain.batches.ahead import ReadAhead, cache_shortage
 from pretrain.batches.order import SampleOrder
 from pretrain.dataset import shards
-from pretrain.dataset.cache import ShardOptions
 from pretrain.dataset.manifest import read_manifest
 from pretrain.dataset.reader import Dataset
 from pretrain.dataset.sample_weights import SampleWeights
+from pretrain.dataset.shards import ShardOptions
 
 ROOT = Path(__file__).resolve().parents[2]
 COUNT = 40
@@ -138,7 +138,7 @@ def test_the_copies_never_take_more_than_they_may(server, near, tmp_path):
 READ_ALL = """
 import sys
 from pathlib import Path
-from pretrain.dataset.cache import ShardOptions
+from pretrain.dataset.shards import ShardOptions
 from pretrain.dataset.reader import Dataset
 url, near, cache = sys.argv[1:]
 dataset = Dataset(Path(near), "full", shards=ShardOptions(url=url, cache=Path(cache)))
@@ -184,7 +184,7 @@ def test_a_passing_fault_is_retried_and_a_lasting_one_stops_by_name(server, near
         dataset.read(7)
     server.hanging.clear()
     slow = Dataset(near, "full", shards=far(server, tmp_path / "d", timeout_s=0.2))
-    with pytest.raises(OSError, match=r"nothing whole after data\.shards\.timeout_s=0\.2"):
+    with pytest.raises(OSError, match=r"nothing came for data\.shards\.timeout_s=0\.2"):
         slow.read(8)
     assert not list((tmp_path / "d").glob("*.part"))
 
@@ -193,7 +193,9 @@ def test_another_shard_than_the_manifests_is_never_read(near, server, original, 
     first, second = [one.sha256 for one in read_manifest(near).tiers["full"].shards[:2]]
     change_manifest(near, lambda m: m["tiers"]["full"]["shards"][0].update(sha256=second))
     dataset = Dataset(near, "full", shards=far(server, tmp_path / "c"))
-    with pytest.raises(OSError, match=rf"sha256 {first[:12]}.* the manifest says .*{second[:12]}"):
+    with pytest.raises(
+        OSError, match=rf"sha256 {first[:12]}.* that belongs there has {second[:12]}"
+    ):
         dataset.read(0)
     assert not list((tmp_path / "c").glob("*.tar"))
 
@@ -323,7 +325,7 @@ def test_a_cache_that_holds_less_than_two_windows_is_told_of(near, server, tmp_p
         cache_shortage(Dataset(near, "full", shards=far(server, tmp_path)), order, 0, 0, 1) is None
     )
     plain = Dataset(near, "full", shards=far(server, tmp_path / "c"))
-    plain._cache = None
+    plain._copies = None
     assert cache_shortage(plain, order, 0, 0, 1) is None
 
 
