@@ -15,7 +15,7 @@ EVALUATE = Command(
     program="python -m pretrain.evaluate",
     description="Judge a trained model by retrieval, zero-shot accuracy and other tasks, with "
     "chance beside each figure.",
-    run="pretrain.judge:evaluate",
+    run="pretrain.evaluation_command:evaluate",
     options=("pretrain.evaluation.options:EvaluateOptions",),
 )
 

@@ -4,7 +4,7 @@ from collections.abc import Collection
 from typing import Any
 
 from pretrain.batches.options import Normalisation
-from pretrain.evaluation.abilities.judge import Abilities
+from pretrain.evaluation.abilities.task import Abilities
 from pretrain.evaluation.classification import Classification
 from pretrain.evaluation.features import KeptTokens, Subject
 from pretrain.evaluation.gallery import gallery

@@ -14,7 +14,6 @@ from tiny_datasets import CORPUS
 from tiny_models import write_untrained
 
 from pretrain.evaluation.abilities.drawing import COLOURS, SHAPES, SIDE, Canvas
-from pretrain.evaluation.abilities.judge import Abilities
 from pretrain.evaluation.abilities.sets import (
     ABILITIES,
     NUMBERS,
@@ -24,6 +23,7 @@ from pretrain.evaluation.abilities.sets import (
     questions,
     things,
 )
+from pretrain.evaluation.abilities.task import Abilities
 from pretrain.evaluation.options import AbilitiesOptions
 from pretrain.export.native import load
 

@@ -19,7 +19,7 @@ from pretrain.evaluation.options import (
     SweepOptions,
     ZeroShotOptions,
 )
-from pretrain.judge import asked
+from pretrain.evaluation_command import asked
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ def export(**options: Any) -> None:
 def evaluate(**options: Any) -> None:
     """`python -m pretrain.evaluate`."""
     from pretrain.evaluation.options import EvaluateOptions
-    from pretrain.judge import evaluate
+    from pretrain.evaluation_command import evaluate
 
     with one_line_faults():
         evaluate(EvaluateOptions(**options))
