@@ -27,9 +27,9 @@ import json, resource, sys, time
 begin = time.perf_counter()
 from pathlib import Path
 from pretrain.batches.order import SampleOrder
-from pretrain.dataset.sample_weights import open_weights
+from pretrain.dataset.sample_weights import SampleWeights, open_values
 samples, rank, ranks = int(sys.argv[2]), int(sys.argv[4]), 8
-weights = open_weights(Path(sys.argv[1]), "w", samples)
+weights = SampleWeights(open_values(Path(sys.argv[1]), samples, "FILE"))
 order = SampleOrder(samples=samples, seed=0, weights=weights)
 first = int(float(sys.argv[3]) * order.epoch_samples) // 65536 * 65536
 positions = order.share(first, 65536, rank, ranks)
@@ -48,8 +48,7 @@ def main() -> None:
     samples = options.parse_args().samples
     rows = []
     with tempfile.TemporaryDirectory() as folder:
-        (Path(folder) / "weights").mkdir()
-        path = Path(folder) / "weights/w.npy"
+        path = Path(folder) / "w.npy"
         values = np.lib.format.open_memmap(path, mode="w+", dtype="<f4", shape=(samples,))
         draws = np.random.default_rng(0)
         for first in range(0, samples, 1 << 22):
@@ -58,7 +57,7 @@ def main() -> None:
         values.flush()
         for epochs in (0.0, 0.37, 3.999, 9.5):
             done = subprocess.run(
-                [sys.executable, "-c", RESUME, folder, str(samples), str(epochs), "3"],
+                [sys.executable, "-c", RESUME, str(path), str(samples), str(epochs), "3"],
                 check=True,
                 capture_output=True,
                 text=True,

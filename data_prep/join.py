@@ -30,8 +30,8 @@ from pretrain.dataset.manifest import (
     path_inside,
     read_manifest,
     read_token_counts,
-    weights_file,
 )
+from pretrain.dataset.sample_weights import write_weights
 
 _BLOCK_ROWS = 1 << 16
 
@@ -106,9 +106,8 @@ def _write(out: Path, options: JoinOptions, manifests: list[Manifest]) -> None:
             **_join_downloads(manifests),
         },
     )
-    weights_file(out, "mix", "--share").unlink(missing_ok=True)  # of a join that was not finished
     if options.share:
-        _write_mix(out, options, manifests)
+        _write_mix(out, options, manifests, joined)
     write_manifest(out, joined)
 
 
@@ -219,10 +218,11 @@ def _join_counts(out: Path, sources: list[Path], manifests: list[Manifest]) -> T
     return TokenCountsInfo(file=TOKEN_COUNTS_FILE, sha256=digest)
 
 
-def _write_mix(out: Path, options: JoinOptions, manifests: list[Manifest]) -> None:
+def _write_mix(
+    out: Path, options: JoinOptions, manifests: list[Manifest], joined: Manifest
+) -> None:
     """weights/mix.npy: of each source its share of the target, spread evenly over its samples."""
     sizes = np.asarray([manifest.samples for manifest in manifests])
     shares = np.asarray(options.share, np.float64) / sum(options.share)
     each = shares * (options.target or sizes.sum()) / sizes
-    weights = np.repeat(each, sizes).astype("<f4")
-    write_durably(weights_file(out, "mix", "--share"), array_file(weights))
+    write_weights(out, "mix", joined, np.repeat(each, sizes))

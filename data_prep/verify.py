@@ -2,7 +2,7 @@
 
 import re
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import gettempdir
@@ -15,6 +15,7 @@ from data_prep.pool import PoolOptions, Report, run_in_pool
 from pretrain.base.files import file_sha256, final_name
 from pretrain.base.progress import Bar
 from pretrain.dataset.captions import Recaption, recaption_names
+from pretrain.dataset.embeddings import EMBEDDINGS_FILE, open_embeddings
 from pretrain.dataset.manifest import (
     INDEX_FILE,
     MANIFEST_FILE,
@@ -27,6 +28,7 @@ from pretrain.dataset.manifest import (
     read_token_counts,
 )
 from pretrain.dataset.pictures_in_place import checked_pictures, read_pictures_root
+from pretrain.dataset.sample_weights import read_weights
 
 BLOCK_ROWS = 1 << 20
 
@@ -68,7 +70,7 @@ def dataset_faults(directory: Path, workers: int | None) -> Iterator[str]:
         return
     yield from tokenizer_faults(directory, manifest)
     yield from token_counts_faults(directory, manifest)
-    yield from recaption_faults(directory, manifest)
+    yield from faults_beside(directory, manifest)
     indexed: set[str] = set()
     for tier in manifest.tiers:
         faults = list(index_faults(directory, manifest, tier))
@@ -108,13 +110,29 @@ def token_counts_faults(directory: Path, manifest: Manifest) -> Iterator[str]:
         yield str(error)
 
 
-def recaption_faults(directory: Path, manifest: Manifest) -> Iterator[str]:
-    """What is wrong with the captions that came later."""
-    for name in recaption_names(directory):
-        try:
-            Recaption(directory, manifest, name, "captions").check_whole()
-        except (ValueError, OSError) as error:
-            yield str(error)
+def faults_beside(directory: Path, manifest: Manifest) -> Iterator[str]:
+    """What is wrong with the captions, weights and embeddings that came later."""
+
+    def captions(name: str) -> None:
+        Recaption(directory, manifest, name, "captions").check_whole()
+
+    checks: list[tuple[Callable[[str], object], list[str]]] = [
+        (captions, recaption_names(directory)),
+        (
+            lambda name: read_weights(directory, name, manifest, "weights"),
+            sorted(file.stem for file in directory.glob("weights/*.npy")),
+        ),
+        (
+            lambda name: open_embeddings(directory, manifest, name),
+            sorted(file.parent.name for file in directory.glob(f"embeddings/*/{EMBEDDINGS_FILE}")),
+        ),
+    ]
+    for check, names in checks:
+        for name in names:
+            try:
+                check(name)
+            except (ValueError, OSError) as error:
+                yield str(error)
 
 
 def index_faults(directory: Path, manifest: Manifest, tier: str) -> Iterator[str]:

@@ -7,14 +7,13 @@ from pathlib import Path
 
 import numpy as np
 
-from data_prep.build.writer import array_file
 from data_prep.similarity.clusters import cluster
 from pretrain.base.checks import check_between, check_positive
-from pretrain.base.files import write_durably
 from pretrain.base.progress import Bar
 from pretrain.dataset.embeddings import open_embeddings
 from pretrain.dataset.manifest import Manifest, read_manifest, weights_file
 from pretrain.dataset.rows import sample_metadata
+from pretrain.dataset.sample_weights import open_values, write_weights
 
 _SHOWN_GROUPS = 10
 
@@ -24,9 +23,12 @@ class WeighOptions:
     """How often the samples of a group are shown"""
 
     by: str | None = None
-    """Metadata column whose values are the groups. Give this or `clusters`."""
+    """Metadata column whose values are the groups. Give this, `clusters` or `file`."""
     clusters: int | None = None
     """So many groups of like pictures: spherical k-means over `embeddings`."""
+    file: Path | None = None
+    """A .npy file of your own weights, one float32 a sample in the dataset's order: checked, and
+    kept as the dataset's."""
     embeddings: str | None = None
     """Name of the embeddings that are clustered: DIR/embeddings/NAME, which `data_prep embed`
     writes."""
@@ -46,10 +48,10 @@ class WeighOptions:
         check_between({"--alpha": self.alpha}, 0, 10)
         check_positive({"--target": self.target, "--clusters": self.clusters})
         check_positive({"--starts": self.starts})
-        if (self.by is None) == (self.clusters is None):
+        if [self.by, self.clusters, self.file].count(None) != 2:
             raise ValueError(
-                f"--by={self.by}, --clusters={self.clusters}: groups come from a metadata column "
-                "or from clusters; give one of the two"
+                f"--by={self.by}, --clusters={self.clusters}, --file={self.file}: weights come "
+                "from a metadata column, from clusters, or from a file; give one of the three"
             )
         if (self.clusters is None) != (self.embeddings is None):
             raise ValueError(
@@ -66,11 +68,15 @@ def weigh(directory: Path, options: WeighOptions) -> str:
     """
     path = weights_file(directory, options.out, "--out")
     manifest = read_manifest(directory)
+    if options.file is not None:
+        values = open_values(options.file, manifest.samples, f"--file={options.file}")
+        write_weights(directory, options.out, manifest, values)
+        return f"{path}: {values.sum(dtype=np.float64):,.0f} samples shown an epoch"
     groups, names = _chosen_groups(directory, manifest, options)
     sizes = np.bincount(groups)
     target = options.target or manifest.samples
     weights = group_weights(sizes, options.alpha, target)
-    write_durably(path, array_file(weights[groups].astype("<f4")))
+    write_weights(directory, options.out, manifest, weights[groups])
     return _table(path, names, sizes, weights)
 
 

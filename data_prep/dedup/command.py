@@ -7,7 +7,6 @@ from pathlib import Path
 
 import numpy as np
 
-from data_prep.build.writer import array_file
 from data_prep.dedup import NOBODY
 from data_prep.dedup.hashes import FLAT, dataset_hashes
 from data_prep.dedup.neighbours import estimated_s, find, masks
@@ -16,9 +15,9 @@ from data_prep.dedup.repeats import Captions, caption_digests, over_cap
 from data_prep.pool import PoolOptions
 from data_prep.similarity.left_out import check_page
 from pretrain.base.checks import check_between, check_positive
-from pretrain.base.files import write_durably
 from pretrain.dataset.manifest import Manifest, read_manifest, weights_file
 from pretrain.dataset.rows import base_weights
+from pretrain.dataset.sample_weights import write_weights
 from pretrain.report.figures import duration
 
 LONG_S = 600  # what takes longer is told before it starts
@@ -106,7 +105,7 @@ def dedup(directory: Path, options: DedupOptions, pool: PoolOptions) -> str:
             f"none of the {manifest.samples:,} samples of {directory} would be left: check "
             f"--distance={options.distance}, --against and --weights"
         )
-    write_durably(path, array_file(np.where(kept, weights, 0).astype("<f4")))
+    write_weights(directory, options.out, manifest, np.where(kept, weights, 0))
     counts = Counts(
         base=int(np.count_nonzero(~before)),
         repeats=int(np.count_nonzero(repeats)),

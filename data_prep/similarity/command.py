@@ -12,16 +12,15 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from data_prep.build.writer import array_file
 from data_prep.dedup import NOBODY
 from data_prep.dedup.semantic import Repeats, semantic_repeats
 from data_prep.similarity.left_out import ShownDataset, check_page
 from data_prep.similarity.page import write_page
 from pretrain.base.checks import check_positive
-from pretrain.base.files import write_durably
 from pretrain.dataset.embeddings import Embeddings, open_embeddings
 from pretrain.dataset.manifest import Manifest, read_manifest, weights_file
 from pretrain.dataset.rows import base_weights, smallest_tier
+from pretrain.dataset.sample_weights import write_weights
 
 QUANTILES = (0, 0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99, 1)
 _SHOWN_CAPTIONS = 5
@@ -82,7 +81,7 @@ def filter_by_similarity(directory: Path, options: FilterOptions) -> str:
     shown, told = _drop_lowest(directory, manifest, embeddings, scores, weights, options)
     found = _repeats(embeddings, scores, weights, options)
     pairs, more = _drop_repeats(directory, manifest, embeddings, found, weights)
-    write_durably(path, array_file(weights))
+    write_weights(directory, options.out, manifest, weights)
     left = float(weights.sum(dtype=np.float64))
     summary = [*told, *more, f"{path}: {left:,.0f} of {manifest.samples:,} samples shown an epoch"]
     report = [*shown, *told, *pairs, *more, summary[-1]]

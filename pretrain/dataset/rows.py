@@ -36,7 +36,7 @@ def base_weights(directory: Path, name: str | None, manifest: Manifest) -> NDArr
     """(samples,) weights of that name, which --weights asked for and others go on from; or ones."""
     if name is None:
         return np.ones(manifest.samples, "<f4")
-    return read_weights(directory, name, manifest.samples, "--weights")
+    return read_weights(directory, name, manifest, "--weights")[0]
 
 
 def spaced_rows(samples: int, wanted: int | None) -> Iterator[NDArray[np.int64]]:

@@ -1,13 +1,20 @@
-"""Sample weights: how often each row of a dataset is shown an epoch, read from a file beside it."""
+"""Sample weights: how often each row of a dataset is shown an epoch, in files beside it.
 
+DIR/weights/NAME.npy     float32, one a row
+DIR/weights/NAME.json    of which state of the dataset, and the file's sha256
+"""
+
+import json
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from tokenize import TokenError
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import ConfigDict, TypeAdapter, ValidationError, with_config
 
-from pretrain.base.files import file_sha256
-from pretrain.dataset.manifest import weights_file
+from pretrain.base.files import aside, file_sha256, write_durably
+from pretrain.dataset.manifest import Manifest, weights_file
 
 _BLOCK_ROWS = 1 << 13  # rows whose sums are kept: 50,000 numbers for 400 million rows
 
@@ -59,18 +66,42 @@ class SampleWeights:
         return out
 
 
-def open_weights(dataset_dir: Path, name: str, samples: int) -> SampleWeights:
+@with_config(ConfigDict(strict=True, extra="forbid"))
+@dataclass(frozen=True, kw_only=True)
+class WeightsInfo:
+    """What weights belong to: another dataset may have as many rows."""
+
+    dataset_fingerprint: str  # sha256 of the manifest
+    sha256: str  # of the weights' file
+
+
+def write_weights(
+    dataset_dir: Path, name: str, manifest: Manifest, weights: NDArray[np.floating]
+) -> Path:
+    """Write (samples,) weights of a dataset as DATASET/weights/NAME.npy, which it returns."""
+    path = weights_file(dataset_dir, name, "--out")
+    with aside(path) as file:
+        np.lib.format.write_array(file, weights.astype("<f4", copy=False), allow_pickle=False)
+    info = WeightsInfo(dataset_fingerprint=manifest.fingerprint, sha256=file_sha256(path))
+    write_durably(path.with_suffix(".json"), json.dumps(asdict(info), indent=2) + "\n")
+    return path
+
+
+def open_weights(dataset_dir: Path, name: str, manifest: Manifest) -> SampleWeights:
     """The weights of DATASET/weights/NAME.npy, with their file's sha256.
 
     FileNotFoundError or ValueError name the file, its fault and data.weights. Reads the whole file:
     4 bytes a row.
     """
-    values = read_weights(dataset_dir, name, samples, "data.weights")
-    return SampleWeights(values, file_sha256(weights_file(dataset_dir, name, "data.weights")))
+    values, sha256 = read_weights(dataset_dir, name, manifest, "data.weights")
+    return SampleWeights(values, sha256)
 
 
-def read_weights(dataset_dir: Path, name: str, samples: int, option: str) -> NDArray[np.float32]:
-    """(samples,) of DATASET/weights/NAME.npy, mapped and checked; errors name `option`."""
+def read_weights(
+    dataset_dir: Path, name: str, manifest: Manifest, option: str
+) -> tuple[NDArray[np.float32], str]:
+    """(samples,) of DATASET/weights/NAME.npy, mapped and checked, and the file's sha256; errors
+    name `option`."""
     path = weights_file(dataset_dir, name, option)
     if not path.is_file():
         found = sorted(file.stem for file in path.parent.glob("*.npy"))
@@ -78,15 +109,40 @@ def read_weights(dataset_dir: Path, name: str, samples: int, option: str) -> NDA
             f"{option}={name!r}: there is no {path}; {dataset_dir} has weights {found}: choose "
             "one of them, or make one with `python -m data_prep weigh`"
         )
+    values = open_values(path, manifest.samples, f"{option}={name!r}")
+    told = path.with_suffix(".json")
+    try:
+        info = TypeAdapter(WeightsInfo).validate_json(told.read_bytes())
+    except (FileNotFoundError, ValidationError) as error:
+        raise ValueError(
+            f"{option}={name!r}: {told} does not say which dataset {path.name} is of: make both "
+            f"with `python -m data_prep weigh {dataset_dir} --file FILE.npy --out {name}`"
+        ) from error
+    if info.dataset_fingerprint != manifest.fingerprint:
+        raise ValueError(
+            f"{option}={name!r}: {path} was made of another state of {dataset_dir} (fingerprint "
+            f"{info.dataset_fingerprint[:12]}, now {manifest.fingerprint[:12]}): make it again"
+        )
+    sha256 = file_sha256(path)
+    if info.sha256 != sha256:
+        raise ValueError(
+            f"{option}={name!r}: the sha256 of {path} is not that of {told.name}: make it again"
+        )
+    return values, sha256
+
+
+def open_values(path: Path, samples: int, option: str) -> NDArray[np.float32]:
+    """(samples,) finite weights of a .npy file, mapped; ValueError names the option, the file and
+    its fault."""
     try:
         values = np.lib.format.open_memmap(path, mode="r")
     except (ValueError, EOFError, OverflowError, SyntaxError, TokenError) as error:
         reason = str(error).splitlines()[0]
-        raise ValueError(f"{option}={name!r}: {path} is no NumPy file: {reason}") from error
+        raise ValueError(f"{option}: {path} is no NumPy file: {reason}") from error
     if fault := _fault(values, samples):
         raise ValueError(
-            f"{option}={name!r}: {path} {fault}: make it again with `python -m data_prep "
-            f"weigh`, or leave {option} out"
+            f"{option}: {path} {fault}: make it again with `python -m data_prep weigh`, or leave "
+            f"{option.partition('=')[0]} out"
         )
     return values
 

@@ -122,7 +122,7 @@ def _open(
     names = [*dataset.manifest.captions, *(one.name for one in recaptions)]
     caption_shares(names, recipe.data.caption_weights)
     asked = recipe.data.weights
-    weights = None if asked is None else open_weights(train, asked, len(dataset))
+    weights = None if asked is None else open_weights(train, asked, dataset.manifest)
     samples = len(dataset) if weights is None else weights.epoch_samples
     stages = plan_stages(recipe.stages, samples)
     evaluator = Evaluator(

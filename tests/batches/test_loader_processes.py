@@ -14,6 +14,7 @@ import psutil
 import pytest
 import torch
 from collators import collator
+from dataset_copies import keep_weights
 
 from pretrain.base import progress
 from pretrain.base.distributed import ranks_on_node
@@ -66,12 +67,11 @@ def test_processes_build_what_threads_build_and_leave_nothing(tiny_dataset):
 
 
 def test_weights_are_mapped_by_the_processes_too(copy):
-    (copy / "weights").mkdir()
     samples = len(collator(copy).dataset)
     weights = np.random.default_rng(0).random(samples, np.float32)
-    np.save(copy / "weights" / "some.npy", weights)
+    keep_weights(copy, "some", weights)
     collate = collator(copy)
-    collate.weights = open_weights(copy, "some", samples)
+    collate.weights = open_weights(copy, "some", collate.dataset.manifest)
     # A damaged sample is replaced by the weights, in the process that built it.
     shard = copy / collate.dataset.manifest.tiers["full"].shards[0].file
     content = bytearray(shard.read_bytes())

@@ -10,7 +10,7 @@ import numpy as np
 import polars as pl
 import pytest
 from data_prep_corpus import caption, encoded, options, picture, write_corpus
-from dataset_copies import change_manifest
+from dataset_copies import change_manifest, keep_weights
 from PIL import Image, ImageOps
 from tiny_datasets import CORPUS
 
@@ -252,8 +252,7 @@ def test_a_search_of_hours_is_told_before_it_starts(copies, monkeypatch, capsys)
 def test_weights_are_multiplied_and_those_of_zero_stand_for_nothing(copies):
     train, _ = copies
     base = np.arange(37, dtype=np.float32) / 4
-    (train / "weights").mkdir()
-    np.save(train / "weights/base.npy", base)
+    keep_weights(train, "base", base)
     assert dedup(train, "--weights", "base", "--caption-cap", "1") == 0
     expected = base.copy()
     expected[31:35] = 0  # 30 stands for its original, which was never shown
@@ -264,7 +263,7 @@ def test_weights_are_multiplied_and_those_of_zero_stand_for_nothing(copies):
 def test_a_training_order_never_shows_what_is_left_out(copies):
     train, held = copies
     assert dedup(train, "--against", str(held)) == 0
-    weights = open_weights(train, "w", 37)
+    weights = open_weights(train, "w", read_manifest(train))
     order = SampleOrder(samples=37, seed=3, weights=weights)
     assert order.epoch_samples == 27
     shown = order.rows(np.arange(40 * 27))

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from data_prep_corpus import encoded, options, picture, write_corpus
-from dataset_copies import change_manifest, damage
+from dataset_copies import change_manifest, damage, keep_weights
 from forkserver import CONTEXT
 from killed_builds import content, die_at_call
 from PIL import Image
@@ -266,7 +266,7 @@ def test_clusters_of_separated_vectors_are_scikit_learns_and_weigh_by_the_rule(c
     before = (copy / "weights/w.npy").read_bytes()
     assert data_prep([*weigh, "--target", "400", "--out", "w"]) == 0
     assert (copy / "weights/w.npy").read_bytes() == before
-    open_weights(copy, "w", 230)
+    open_weights(copy, "w", read_manifest(copy))
 
 
 def test_clusters_that_end_empty_are_no_groups(copy):
@@ -327,8 +327,7 @@ def test_ties_lengths_missing_texts_and_other_weights(copy, capsys):
     text[20:30] = 0
     store(copy, "made", image, text)
     base = np.linspace(0, 3, 230).astype("<f4")
-    (copy / "weights").mkdir()
-    np.save(copy / "weights/base.npy", base)
+    keep_weights(copy, "base", base)
     share = str(4 / 220)
     assert data_prep(filtering(copy, "made", share, "--weights", "base")) == 0
     assert "10 have no score" in capsys.readouterr().out
@@ -365,8 +364,7 @@ def test_near_duplicates_are_left_out_but_for_the_one_its_text_fits_best(
     scores = np.where(text.any(axis=1), (image * text).sum(axis=1) / lengths, -np.inf)
     base = np.ones(230)
     base[::9] = 0
-    (copy / "weights").mkdir()
-    np.save(copy / "weights/base.npy", base.astype("<f4"))
+    keep_weights(copy, "base", base)
     wanted = greedy_repeats(image, scores, 0.9, base)
     assert 50 < len(wanted) < 180
     asked = ["--embeddings", "made", "--duplicate-cosine", "0.9", "--weights", "base", "--out", "w"]
@@ -412,8 +410,7 @@ def test_a_wrong_request_to_filter_is_one_line(embedded, copy, capsys):
     one = np.zeros(230, "<f4")
     scores = (vectors(copy, "image").astype(float) * vectors(copy, "text")).sum(axis=1)
     one[scores.argmin()] = 1
-    (copy / "weights").mkdir()
-    np.save(copy / "weights/one.npy", one)
+    keep_weights(copy, "one", one)
     told = one_error(capsys, filtering(copy, "own", "0.5", "--weights", "one"))
     assert "no sample that it shows is kept" in told
     assert not (copy / "weights/w.npy").exists()

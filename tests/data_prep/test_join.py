@@ -72,7 +72,7 @@ def test_all_samples_are_there_in_order_and_no_picture_was_copied(sources, tmp_p
 def test_each_source_is_shown_in_its_share(sources, tmp_path, shares):
     more = [word for share in shares for word in ("--share", str(share))]
     assert join(tmp_path / "mix", sources, *more, "--target", "60") == 0
-    weights = open_weights(tmp_path / "mix", "mix", sum(SIZES))
+    weights = open_weights(tmp_path / "mix", "mix", read_manifest(tmp_path / "mix"))
     order = SampleOrder(samples=sum(SIZES), seed=1, weights=weights)
     assert order.epoch_samples == 60
     epochs = 200

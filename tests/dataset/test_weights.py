@@ -2,13 +2,17 @@
 
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
+from dataset_copies import change_manifest, keep_weights
 from forked_runs import train
 
 from data_prep.__main__ import main as data_prep
 from pretrain.batches.order import SampleOrder
+from pretrain.dataset.manifest import read_manifest
 from pretrain.dataset.reader import Dataset
 from pretrain.dataset.sample_weights import SampleWeights, open_weights
 
@@ -76,6 +80,9 @@ def test_substitutes_are_drawn_by_the_weights():
     assert np.allclose(counts / 10_000, [1, 2, 1], rtol=0.05)
 
 
+TEN: Any = SimpleNamespace(samples=10, fingerprint="")  # a manifest's part that counts here
+
+
 def store(dataset: Path, name: str, values: np.ndarray) -> Path:
     (dataset / "weights").mkdir(exist_ok=True)
     np.save(dataset / "weights" / f"{name}.npy", values)
@@ -96,7 +103,7 @@ def store(dataset: Path, name: str, values: np.ndarray) -> Path:
 def test_wrong_weights_are_named_in_one_line(tmp_path, values, named):
     path = store(tmp_path, "some", values)
     with pytest.raises(ValueError, match=named) as raised:
-        open_weights(tmp_path, "some", 10)
+        open_weights(tmp_path, "some", TEN)
     for word in ("data.weights='some'", str(path)):
         assert word in str(raised.value)
     assert "\n" not in str(raised.value)
@@ -105,17 +112,17 @@ def test_wrong_weights_are_named_in_one_line(tmp_path, values, named):
 def test_weights_that_are_missing_or_no_array_or_elsewhere_are_named(tmp_path):
     store(tmp_path, "some", np.ones(10, np.float32)).with_name("text.npy").write_text("no array")
     with pytest.raises(FileNotFoundError, match=r"data\.weights='other'.*\['some', 'text'\]"):
-        open_weights(tmp_path, "other", 10)
+        open_weights(tmp_path, "other", TEN)
     with pytest.raises(ValueError, match=r"data\.weights='text'.*no NumPy file"):
-        open_weights(tmp_path, "text", 10)
+        open_weights(tmp_path, "text", TEN)
     with pytest.raises(ValueError, match=r"data\.weights='\.\./some'"):
-        open_weights(tmp_path, "../some", 10)
+        open_weights(tmp_path, "../some", TEN)
 
 
 def test_a_run_trains_by_weights_and_other_weights_are_refused_at_a_resume(copy, tmp_path):
     weights = np.zeros(230, np.float32)
     weights[:20] = 1.5
-    path = store(copy, "few", weights)
+    keep_weights(copy, "few", weights)
     options = ("--data.weights", "few", "--checkpoint.keep", "9")
     ended = train(tmp_path / "run", copy, *options)
     assert ended.code == 0, ended.output
@@ -123,15 +130,48 @@ def test_a_run_trains_by_weights_and_other_weights_are_refused_at_a_resume(copy,
     again = train(tmp_path / "run", copy)
     assert again.code == 2 and "data.weights=None (was few)" in again.output, again.output
     weights[0] = 3
-    np.save(path, weights)
+    keep_weights(copy, "few", weights)
     again = train(tmp_path / "run", copy, *options)
     assert again.code == 2 and "was trained with other weights" in again.output
     weights[0] = 1.5
-    np.save(path, weights)
+    keep_weights(copy, "few", weights)
     again = train(tmp_path / "run", copy, *options)
     assert again.code == 0, again.output
     small = train(tmp_path / "small", copy, *options, "--stages.full.global_batch_samples", "32")
     assert small.code == 2 and "has 30 samples" in small.output
+
+
+def test_weights_of_another_state_of_the_dataset_are_none(copy, tmp_path, capsys):
+    own = some_weights(230)
+    np.save(tmp_path / "own.npy", own)
+    weigh_own = ["weigh", str(copy), "--file", str(tmp_path / "own.npy"), "--out", "own"]
+    assert data_prep(weigh_own) == 0
+    assert f"{own.sum(dtype=np.float64):,.0f} samples shown" in capsys.readouterr().out
+    manifest = read_manifest(copy)
+    open_weights(copy, "own", manifest)
+    assert data_prep(["verify", str(copy)]) == 0
+    # A dataset of as many rows in its place, as a build that overwrites leaves it.
+    change_manifest(copy, lambda m: m["provenance"].update(source="another"))
+    other = read_manifest(copy)
+    assert other.samples == manifest.samples
+    with pytest.raises(ValueError, match=r"data\.weights='own'.* of another state of .* again"):
+        open_weights(copy, "own", other)
+    for command in (
+        ["dedup", str(copy), "--weights", "own", "--out", "w"],
+        ["verify", str(copy)],
+    ):
+        capsys.readouterr()
+        assert data_prep(command) == (1 if command[0] == "verify" else 2)
+        told = capsys.readouterr()
+        assert "weights/own.npy was made of another state" in told.out + told.err
+    assert data_prep(weigh_own) == 0
+    open_weights(copy, "own", other)
+    np.save(copy / "weights/own.npy", own + 1)
+    with pytest.raises(ValueError, match=r"the sha256 of .*own\.npy is not that of own\.json"):
+        open_weights(copy, "own", other)
+    (copy / "weights/own.json").unlink()
+    with pytest.raises(ValueError, match=r"own\.json does not say which .*weigh .* --file"):
+        open_weights(copy, "own", other)
 
 
 def weigh(dataset: Path, *more: str) -> int:
@@ -153,7 +193,7 @@ def test_weigh_shows_groups_by_the_rule(copy, capsys):
         assert len(set(weights[artists == name])) == 1
         assert any(f'"{name}"' in line and str(count) in line for line in table.splitlines())
     assert SampleWeights(weights).epoch_samples == 400
-    open_weights(copy, "by-artist", len(data))
+    open_weights(copy, "by-artist", data.manifest)
 
 
 def test_alpha_of_one_is_as_often_as_without_weights(copy):

@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 
 from pretrain.base.files import file_sha256
-from pretrain.dataset.manifest import INDEX_FILE, MANIFEST_FILE
+from pretrain.dataset.manifest import INDEX_FILE, MANIFEST_FILE, read_manifest
+from pretrain.dataset.sample_weights import write_weights
 
 
 def change_manifest(dataset: Path, change: Callable[[dict[str, Any]], object]) -> None:
@@ -32,3 +33,8 @@ def damage(dataset: Path, rows: list[int], member: str = "jpg") -> None:
         content = bytearray(path.read_bytes())
         content[int(index[row][member]["offset"]) + int(index[row][member]["size"]) // 2] ^= 0xFF
         path.write_bytes(content)
+
+
+def keep_weights(dataset: Path, name: str, values: np.ndarray) -> Path:
+    """Make weights the dataset's."""
+    return write_weights(dataset, name, read_manifest(dataset), values)
