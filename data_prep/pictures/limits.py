@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from PIL import Image
 
 from data_prep.rejection import RejectedError
-from pretrain.dataset.pictures import PixelsCapError, decode, open_picture, upright_rgb
+from pretrain.dataset.pictures import TooLargeError, check_coded, decode, open_picture, upright_rgb
 
 # Every tier is JPEG, and libjpeg writes no longer side (JPEG_MAX_DIMENSION in its jmorecfg.h).
 SIDE_PX_CAP = 65_500
@@ -82,14 +82,16 @@ def open_checked(data: bytes | None, options: PictureLimits) -> Image.Image:
     return picture
 
 
-def upright(picture: Image.Image) -> Image.Image:
-    """The first frame, upright, 8-bit sRGB, on white where transparent, without metadata.
+def upright(picture: Image.Image, data: bytes) -> Image.Image:
+    """The first frame of an opened file, upright, 8-bit sRGB, on white where transparent, without
+    metadata.
 
     RejectedError: image_unreadable, image_truncated.
     """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of damaged metadata
         try:
+            check_coded(data)
             return upright_rgb(picture)
         # Damaged files make decoders raise nearly anything, and one must not end the run.
         except Exception as error:
@@ -117,7 +119,7 @@ def open_header(data: bytes) -> Image.Image:
     """The picture, its size known, nothing decoded. RejectedError if the header is no good."""
     try:
         return open_picture(data)
-    except PixelsCapError as error:
+    except TooLargeError as error:
         raise RejectedError("image_too_large") from error
     except ValueError as error:
         # WebP says in its first bytes how long it is; Pillow only says that it cannot read it.

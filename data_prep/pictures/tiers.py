@@ -49,8 +49,8 @@ def store(data: bytes | None, limits: PictureLimits, tiers: list[Tier]) -> TierF
         try:
             return _store_jpeg(data, picture.size, tiers)
         except ValueError:
-            pass  # Pillow takes more of the slightly damaged ones, and names what is wrong
-    pixels = np.array(upright(picture))
+            pass  # Pillow takes more of those that are not damaged
+    pixels = np.array(upright(picture, data))
     height, width, _ = pixels.shape
     size = (width, height)
     return TierFiles(width=width, height=height, files=_encode_all(pixels, size, tiers, size))

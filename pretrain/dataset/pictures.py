@@ -4,6 +4,7 @@ Pillow, simplejpeg and numpy only: data preparation must not import torch.
 """
 
 import io
+import re
 import warnings
 from collections.abc import Iterator
 from functools import lru_cache
@@ -43,12 +44,20 @@ PROFILE_MODES = {b"RGB ": "RGB", b"GRAY": "L", b"CMYK": "CMYK"}
 SAME_COLOUR = 2  # of 255
 # 192 MB decoded; a header may claim 60000x60000 in a few bytes: checked before pixels are read.
 PIXELS_CAP = 64_000_000
+# A progressive JPEG has some ten; thousands in a few kilobytes would cost minutes of time.
+SCANS_CAP = 100
+# How libjpeg-turbo's words for damaged pixels begin; of others (a kind of JPEG that its plain
+# interface does not know) Pillow judges.
+_DAMAGE = ("Corrupt JPEG data", "Premature end", "Invalid JPEG", "Unsupported marker")
+# Some cameras pad the coded pixels; what is left over of damaged ones is longer, or not all alike.
+_STRAY = re.compile(r"Corrupt JPEG data: (\d+) extraneous bytes before marker 0xd9")
+_PADDING_BYTES = 64
 # Of a PNG's compressed texts and profile. Pillow's own cap of 1 MiB refuses pictures of editors.
 PngImagePlugin.MAX_TEXT_CHUNK = 64 << 20
 
 
-class PixelsCapError(ValueError):
-    """A picture of more than PIXELS_CAP."""
+class TooLargeError(ValueError):
+    """A picture of more than PIXELS_CAP, or a JPEG of more than SCANS_CAP."""
 
 
 def decode(file: bytes) -> NDArray[np.uint8]:
@@ -58,8 +67,13 @@ def decode(file: bytes) -> NDArray[np.uint8]:
     format, four colours, EXIF or a colour profile takes some times as long.
     """
     if is_plain_jpeg(file):
-        return decode_jpeg(file)
+        check_scans(file)
+        try:
+            return decode_jpeg(file)
+        except ValueError as error:
+            refuse_damage(file, error)
     picture = open_picture(file)
+    check_coded(file)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of damaged metadata
         try:
@@ -72,14 +86,15 @@ def decode(file: bytes) -> NDArray[np.uint8]:
 def open_picture(file: bytes) -> Image.Image:
     """A picture of FORMATS by its header, nothing decoded yet.
 
-    ValueError where it is none; PixelsCapError, one too, where it has more than PIXELS_CAP.
+    ValueError where it is none; TooLargeError, one too, where it has more than PIXELS_CAP.
     """
+    check_scans(file)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of big pictures, which are judged here
         try:
             picture = Image.open(io.BytesIO(file), formats=FORMATS)
         except Image.DecompressionBombError as error:
-            raise PixelsCapError(f"over the cap of {PIXELS_CAP:,} pixels") from error
+            raise TooLargeError(f"over the cap of {PIXELS_CAP:,} pixels") from error
         except UnidentifiedImageError as error:  # its own words name an object in memory
             raise ValueError(f"no whole picture of {', '.join(FORMATS)}") from error
         except Exception as error:
@@ -95,10 +110,43 @@ def decode_jpeg(file: bytes) -> NDArray[np.uint8]:
     return simplejpeg.decode_jpeg(file, colorspace="RGB", strict=True)
 
 
+def check_coded(file: bytes) -> None:
+    """ValueError where the coded pixels of a JPEG are damaged: Pillow would make grey or garbled
+    rows of them without a word. Other formats' decoders check by themselves."""
+    if not file.startswith(START_OF_JPEG):
+        return
+    try:
+        _, _, colours, _ = simplejpeg.decode_jpeg_header(file, strict=True)
+        wanted = "CMYK" if colours in ("CMYK", "YCCK") else "GRAY" if colours == "Gray" else "RGB"
+        # An eighth of each side: all is read, little is computed.
+        simplejpeg.decode_jpeg(file, colorspace=wanted, min_width=1, min_height=1, strict=True)
+    except ValueError as error:
+        refuse_damage(file, error)
+
+
+def refuse_damage(file: bytes, error: ValueError) -> None:
+    """Raise the fast decoder's error if it means damage, not padding behind the coded pixels nor a
+    kind of JPEG that it does not know."""
+    words = str(error)
+    stray = _STRAY.search(words)
+    if stray is not None and int(stray[1]) <= _PADDING_BYTES:
+        end = file.rfind(b"\xff\xd9")
+        if len({*file[end - int(stray[1]) : end]}) <= 1:
+            return
+    if words.startswith(_DAMAGE):
+        raise error
+
+
+def check_scans(file: bytes) -> None:
+    """TooLargeError where a JPEG has more than SCANS_CAP scans."""
+    if file.startswith(START_OF_JPEG) and file.count(b"\xff\xda") > SCANS_CAP:
+        raise TooLargeError(f"a JPEG of over {SCANS_CAP} scans")
+
+
 def check_pixels(width: int, height: int) -> None:
-    """PixelsCapError beyond PIXELS_CAP."""
+    """TooLargeError beyond PIXELS_CAP."""
     if height * width > PIXELS_CAP:
-        raise PixelsCapError(f"{width} x {height} pixels: over the cap of {PIXELS_CAP:,}")
+        raise TooLargeError(f"{width} x {height} pixels: over the cap of {PIXELS_CAP:,}")
 
 
 def is_plain_jpeg(file: bytes) -> bool:

@@ -100,7 +100,7 @@ def lab_as_srgb(lab: tuple[float, float, float]) -> np.ndarray:
 
 
 def decode(data: bytes) -> np.ndarray:
-    return np.asarray(upright(open_checked(data, PictureOptions()))).astype(int)
+    return np.asarray(upright(open_checked(data, PictureOptions()), data)).astype(int)
 
 
 def assert_close(found: np.ndarray, wanted: np.ndarray, tolerance: float) -> None:

@@ -20,7 +20,7 @@ ANY = PictureOptions(min_image_px=1)
 
 def decode(data: bytes) -> np.ndarray:
     """By Pillow, and the same by way of the stored file."""
-    found = np.asarray(upright(open_checked(data, ANY))).astype(int)
+    found = np.asarray(upright(open_checked(data, ANY), data)).astype(int)
     [stored] = store(data, ANY, parse_tiers("full:100")).files.values()
     kept = np.asarray(Image.open(io.BytesIO(stored))).astype(int)
     assert kept.shape == found.shape and np.abs(kept - found).mean() < 2
@@ -159,7 +159,7 @@ def test_what_is_no_clean_baseline_jpeg_is_encoded_anew(fault: str) -> None:
     [file] = store(data, ANY, parse_tiers("full:95")).files.values()
     assert b"\xff\xc0" in file and b"\xff\xc2" not in file and b"Exif" not in file
     found = np.asarray(Image.open(io.BytesIO(file)))
-    wanted = np.asarray(upright(open_checked(data, ANY)))
+    wanted = np.asarray(upright(open_checked(data, ANY), data))
     assert found.shape == wanted.shape and psnr(found, wanted) > 34
 
 
