@@ -12,7 +12,7 @@ from PIL import Image
 from pretrain.base.progress import Bar
 from pretrain.dataset.embeddings import fitting_embeddings
 from pretrain.dataset.manifest import read_manifest, tier_for
-from pretrain.dataset.pictures import decode, open_picture
+from pretrain.dataset.pictures import decode, is_plain_jpeg, open_picture, upright_rgb
 from pretrain.dataset.reader import Dataset
 from pretrain.export.inference import Model
 from pretrain.search.index import build_index, nearest
@@ -40,6 +40,7 @@ class Collection:
         """
         manifest = read_manifest(directory)
         self._model, self._lock = model, threading.Lock()
+        self.decoding = threading.Lock()  # a picture of 64 MP takes over a gigabyte
         self._shown = Dataset(directory, tier_for(manifest, THUMBNAIL_PX))
         found = fitting_embeddings(directory, manifest, model.fingerprint(), embeddings)
         self.source = "pictures embedded now" if found is None else f"embeddings {found.folder}"
@@ -69,15 +70,18 @@ class Collection:
         ]
 
     def thumbnail(self, row: int) -> bytes:
-        """JPEG of at most THUMBNAIL_PX. ValueError where the picture is damaged."""
+        """JPEG of at most THUMBNAIL_PX, upright. ValueError or OSError where the picture is
+        damaged."""
         jpeg = self._shown.read(row).jpeg
         picture = open_picture(jpeg)
-        if picture.format == "JPEG" and max(picture.size) <= THUMBNAIL_PX:
+        if is_plain_jpeg(jpeg) and max(picture.size) <= THUMBNAIL_PX:
             return jpeg
-        picture.draft("RGB", (THUMBNAIL_PX, THUMBNAIL_PX))
-        picture.thumbnail((THUMBNAIL_PX, THUMBNAIL_PX))
+        with self.decoding:
+            picture.draft("RGB", (THUMBNAIL_PX, THUMBNAIL_PX))
+            shown = upright_rgb(picture)
+        shown.thumbnail((THUMBNAIL_PX, THUMBNAIL_PX))
         content = io.BytesIO()
-        picture.convert("RGB").save(content, "JPEG", quality=88)
+        shown.save(content, "JPEG", quality=88)
         return content.getvalue()
 
     def _caption(self, row: int) -> str:

@@ -62,8 +62,9 @@ class SearchPage:
         told = error = ""
         try:
             if request.method == "POST":
-                told, query = self._uploaded(request)
-                matches = self._collection.search(query, self._top)
+                with self._collection.decoding:
+                    told, query = self._uploaded(request)
+                    matches = self._collection.search(query, self._top)
             elif "q" in request.args:
                 text = " ".join(request.args["q"].split())
                 _check_text(text)

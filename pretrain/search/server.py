@@ -1,9 +1,11 @@
 """The server of the search page."""
 
 import contextlib
+import threading
 from pathlib import Path
+from typing import Any
 
-from werkzeug.serving import WSGIRequestHandler, make_server
+from werkzeug.serving import ThreadedWSGIServer, WSGIRequestHandler
 
 from pretrain import load
 from pretrain.base.exit_codes import INTERRUPTED
@@ -15,11 +17,38 @@ _LOOPBACK = ["127.0.0.1", "localhost", "[::1]"]
 _LOCAL = {"127.0.0.1", "localhost", "::1"}
 
 
+REQUESTS_AT_ONCE = 32  # a page asks for its pictures by six or so connections
+
+
 class QuietHandler(WSGIRequestHandler):
-    """No line for each request: a page has one a picture."""
+    """No line for each request: a page has one a picture. Whoever sends nothing is cut off."""
+
+    timeout = 20.0  # s
 
     def log_request(self, code: int | str = "-", size: int | str = "-") -> None:
         """Faults are still logged."""
+
+
+class BoundedServer(ThreadedWSGIServer):
+    """A thread a request, and no more than REQUESTS_AT_ONCE: later ones wait to be accepted."""
+
+    def __init__(self, host: str, port: int, page: SearchPage) -> None:
+        self._free = threading.Semaphore(REQUESTS_AT_ONCE)
+        super().__init__(host, port, page, QuietHandler)
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        self._free.acquire()
+        try:
+            super().process_request(request, client_address)
+        except BaseException:
+            self._free.release()
+            raise
+
+    def process_request_thread(self, request: Any, client_address: Any) -> None:
+        try:
+            super().process_request_thread(request, client_address)
+        finally:
+            self._free.release()
 
 
 def serve(model: Path, directory: Path, options: SearchOptions) -> int:
@@ -29,9 +58,7 @@ def serve(model: Path, directory: Path, options: SearchOptions) -> int:
     hosts = _LOOPBACK if options.host in _LOCAL else None
     page = SearchPage(collection, directory.resolve().name, options.top, hosts)
     try:
-        server = make_server(
-            options.host, options.port, page, threaded=True, request_handler=QuietHandler
-        )
+        server = BoundedServer(options.host, options.port, page)
     except SystemExit as error:  # its way of saying that the address cannot be had
         raise ValueError(
             f"--host={options.host} --port={options.port} cannot be had: choose another --port"

@@ -1,6 +1,5 @@
 """Tars of anyone's making are trained on as they are: no picture is copied, none is read wrong."""
 
-import io
 import json
 import os
 import random
@@ -10,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from data_prep_corpus import caption, encoded, picture
+from data_prep_corpus import caption, encoded, picture, write_tar
 from forked_runs import trained
 from PIL import Image
 
@@ -53,14 +52,6 @@ def members_of(name: str, content: bytes, place: int) -> dict[str, bytes]:
         f"{key}.txt": caption(place).encode(),
         f"{key}.json": json.dumps({"url": f"http://host/{key}", "place": place}).encode(),
     }
-
-
-def write_tar(path: Path, content: dict[str, bytes], kind: int = tarfile.PAX_FORMAT) -> None:
-    with tarfile.open(path, "w", format=kind) as tar:
-        for name, data in content.items():
-            member = tarfile.TarInfo(name)
-            member.size = len(data)
-            tar.addfile(member, io.BytesIO(data))
 
 
 @pytest.fixture(scope="module")

@@ -4,27 +4,35 @@ import html
 import io
 import re
 import shutil
+import socket
 import subprocess
 import sys
+import time
 import urllib.error
 import urllib.parse
 import urllib.request
 import uuid
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import pytest
-from data_prep_corpus import encoded, options, picture, write_corpus
+from data_prep_corpus import encoded, options, picture, write_corpus, write_tar
+from loopback import served
 from PIL import Image
 from tiny_models import write_untrained
 from tiny_runs import ROOT
+from werkzeug.test import Client
 
 import pretrain
 from data_prep.__main__ import main as data_prep
 from data_prep.build.pipeline import build_dataset
+from pretrain.dataset.pictures import decode
 from pretrain.dataset.reader import Dataset
 from pretrain.search import index as search_index
 from pretrain.search.collection import Collection
+from pretrain.search.page import SearchPage
+from pretrain.search.server import REQUESTS_AT_ONCE, BoundedServer, QuietHandler
 
 NASTY = 'apple <i>&amp; "pear"</i>'
 TOP = 7
@@ -157,6 +165,68 @@ def test_bad_input_is_answered_by_one_line(url):
     ):
         assert status == code and told in (line := error_line(page)), (status, line)
     assert get(url)[0] == 200 and "alert" not in get(url)[1]
+
+
+def test_requests_that_send_nothing_hold_nobody_up(model, dataset, monkeypatch):
+    """More of them than are answered at once, each half sent; they are cut off."""
+    monkeypatch.setattr(QuietHandler, "timeout", 1.0)
+    page = SearchPage(Collection(pretrain.load(model), dataset, None, 16), "set", TOP, None)
+    with served(BoundedServer("127.0.0.1", 0, page)) as server:
+        address = ("127.0.0.1", server.server_port)
+        idle = [socket.create_connection(address) for _ in range(REQUESTS_AT_ONCE + 8)]
+        for one in idle:
+            one.sendall(b"POST / HTTP/1.1\r\nContent-Length: 1000\r\n")
+        begin = time.monotonic()
+        assert get(f"http://127.0.0.1:{server.server_port}/")[0] == 200
+        assert 0.5 < time.monotonic() - begin < 10
+        for one in idle:
+            one.close()
+
+
+def test_uploads_at_once_are_decoded_one_by_one(model, dataset, monkeypatch):
+    at_once, most = 0, 0
+
+    def slow_decode(content: bytes) -> np.ndarray:
+        nonlocal at_once, most
+        at_once += 1
+        most = max(most, at_once)
+        time.sleep(0.05)
+        at_once -= 1
+        return decode(content)
+
+    monkeypatch.setattr("pretrain.search.page.decode", slow_decode)
+    page = SearchPage(Collection(pretrain.load(model), dataset, None, 16), "set", TOP, None)
+    client = Client(page)
+
+    def send(number: int) -> int:
+        form = {"picture": (io.BytesIO(encoded(picture(number))), "a.png")}
+        return client.post("/", data=form).status_code
+
+    with ThreadPoolExecutor(6) as pool:
+        assert list(pool.map(send, range(6))) == [200] * 6
+    assert most == 1
+
+
+def test_thumbnails_of_turned_pictures_are_upright(model, tmp_path):
+    turned = Image.new("RGB", (600, 400), "white")
+    turned.paste("black", (0, 0, 300, 400))
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    (tmp_path / "tars").mkdir()
+    for size in (turned.size, (300, 200)):
+        content = io.BytesIO()
+        turned.resize(size).save(content, "JPEG", exif=exif)
+        write_tar(
+            tmp_path / f"tars/{size[0]}.tar", {"a.jpg": content.getvalue(), "a.txt": b"halves"}
+        )
+    more = ["--vocab-size", "300", "--tagger", "none", "--workers", "1"]
+    assert data_prep(["index", str(tmp_path / "tars"), "--out", str(tmp_path / "set"), *more]) == 0
+    collection = Collection(pretrain.load(model), tmp_path / "set", None, 16)
+    for row in range(2):
+        shown = np.asarray(Image.open(io.BytesIO(collection.thumbnail(row))).convert("L"))
+        assert shown.shape[0] > shown.shape[1]
+        middle = len(shown) // 2
+        assert shown[: middle - 9].mean() < 10 and shown[middle + 9 :].mean() > 245
 
 
 def test_thumbnails_are_the_datasets_pictures(url, dataset):

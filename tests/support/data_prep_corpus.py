@@ -1,6 +1,7 @@
 """Small corpora and builds for the data_prep tests."""
 
 import io
+import tarfile
 from pathlib import Path
 from typing import Any
 
@@ -84,3 +85,11 @@ def options(
             out=out, overwrite=overwrite, shard_samples=shard_samples, shard_bytes=shard_bytes
         ),
     )
+
+
+def write_tar(path: Path, content: dict[str, bytes], kind: int = tarfile.PAX_FORMAT) -> None:
+    with tarfile.open(path, "w", format=kind) as tar:
+        for name, data in content.items():
+            member = tarfile.TarInfo(name)
+            member.size = len(data)
+            tar.addfile(member, io.BytesIO(data))
