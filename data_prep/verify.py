@@ -12,7 +12,7 @@ import numpy as np
 from data_prep.build.duplicates import repeated_rows
 from data_prep.build.writer import verify_shard
 from data_prep.pool import PoolOptions, Report, run_in_pool
-from pretrain.base.files import file_sha256, final_name
+from pretrain.base.files import file_sha256, final_name, why_not_written
 from pretrain.base.progress import Bar
 from pretrain.dataset.captions import Recaption, recaption_names
 from pretrain.dataset.embeddings import EMBEDDINGS_FILE, open_embeddings
@@ -190,6 +190,12 @@ def row_faults(directory: Path, manifest: Manifest) -> Iterator[str]:
     except ValueError:
         yield f"{directory / name / INDEX_FILE}: keys that are not 16 hexadecimal digits"
         return
+    except OSError as error:
+        raise OSError(
+            f"{gettempdir()}: {why_not_written(error, Path(gettempdir()))}: the keys of "
+            f"{manifest.samples:,} rows are sorted there, 16 bytes each; name another folder by "
+            "TMPDIR"
+        ) from error
     if len(again):
         yield f"{directory / MANIFEST_FILE}: {len(again)} keys occur twice, e.g. in row {again[0]}"
 

@@ -101,3 +101,19 @@ def test_damage_is_named(
     assert main(["verify", str(folder), "--workers", "1"]) == 1
     lines = capsys.readouterr().out.splitlines()
     assert any(where in line and what in line for line in lines), lines
+
+
+def test_a_full_temporary_folder_is_named_with_its_variable(
+    sound, small_disk, monkeypatch, capsys
+) -> None:
+    folder, grow = small_disk
+    monkeypatch.setattr("tempfile.tempdir", str(folder))
+    with (folder / "filler").open("wb", buffering=0) as file, pytest.raises(OSError):
+        while True:
+            file.write(bytes(4096))
+    assert main(["verify", str(sound), "--workers", "1"]) == 2
+    told = capsys.readouterr().err.strip().splitlines()[-1]
+    for word in (str(folder), "no space left", "12 rows", "TMPDIR"):
+        assert word.lower() in told.lower(), told
+    grow()
+    assert main(["verify", str(sound), "--workers", "1"]) == 0
