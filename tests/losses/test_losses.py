@@ -140,6 +140,63 @@ def test_losses_equal_those_of_open_clip_whatever_the_chunk():
             assert_equal({name: one[name] for name in theirs}, theirs, 1e-5)
 
 
+def nearly_solved(noise: float, samples: int, width: int) -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(samples + width)
+    images = torch.randn(samples, width, generator=generator)
+    texts = images + noise * torch.randn(samples, width, generator=generator)
+    return F.normalize(images, dim=1), F.normalize(texts, dim=1)
+
+
+def errors_beside_plain_torch(rank: int) -> list[tuple[str, float, float]]:
+    """(case and number, our error, plain fp32 cross-entropy's), both against float64, as a share
+    of the number's norm."""
+    from pretrain.losses.options import SoftmaxOptions
+    from pretrain.losses.softmax import SoftmaxLoss
+
+    found = []
+    for scale, noise, samples, width, chunk in [
+        (100.0, 0.01, 256, 512, 4096),
+        (100.0, 0.3, 256, 512, 100),
+        (100.0, 1.0, 64, 64, 24),
+        (100.0, 0.02, 16, 3, 5),
+        (60.0, 0.1, 256, 128, 100),
+        (14.3, 0.5, 128, 64, 50),
+        (1.0, 2.0, 32, 16, 7),
+    ]:
+
+        def measured(dtype, loss):
+            pair = nearly_solved(noise, samples, width)
+            images, texts = (t.to(dtype).requires_grad_() for t in pair)
+            objective = SoftmaxLoss(SoftmaxOptions(initial_scale=scale), chunk).to(dtype)
+            return results(loss(objective, images, texts), images, texts, objective)
+
+        def plain(objective, images, texts):
+            return float64_loss(images, texts, objective.log_scale)
+
+        def exact(objective, images, texts):
+            """log(1 + others / own): even float64 rounds 1 - own's share away at a scale of 100."""
+            logits = objective.log_scale.exp() * images @ texts.T
+            others = logits.masked_fill(torch.eye(samples, dtype=torch.bool), -torch.inf)
+            parts = (F.softplus(others.logsumexp(way) - logits.diagonal()) for way in (0, 1))
+            return sum(parts).mean() / 2
+
+        judge = measured(torch.float64, exact)
+        ours = measured(torch.float32, lambda made, *both: made(*both).loss)
+        theirs = measured(torch.float32, plain)
+        for name, right in judge.items():
+            of_each = ((one[name].double() - right).norm() / right.norm() for one in (ours, theirs))
+            found.append((f"{name} {scale, noise, samples, width}", *map(float, of_each)))
+    return found
+
+
+def test_softmax_is_as_exact_as_plain_torch_where_pairs_are_nearly_solved_too():
+    (found,) = run_ranks(errors_beside_plain_torch, 1)
+    for case, ours, theirs in found:
+        print(f"{case}: ours {ours:.1e}, plain fp32 {theirs:.1e}")
+    worse = [case for case in found if case[1] > 1.2 * case[2] + 1e-6]
+    assert not worse, worse
+
+
 class Largest(TorchDispatchMode):
     """Remembers the most elements of any tensor that an operation gave."""
 
