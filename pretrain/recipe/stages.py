@@ -2,8 +2,10 @@
 
 import math
 from dataclasses import dataclass, field
+from fractions import Fraction
 
 from pretrain.base.checks import check_between, check_positive
+from pretrain.base.decimals import exact
 from pretrain.batches.options import AugmentOptions, CropOptions
 from pretrain.engine.options import TowerName
 from pretrain.engine.schedule import ScheduleOptions, learning_rate, peak_learning_rate
@@ -125,7 +127,7 @@ def plan_stages(stages: dict[str, StageOptions], dataset_samples: int) -> list[S
         steps = _steps(options, dataset_samples)
         warmup = options.warmup_steps or 0
         if options.warmup_share is not None:
-            warmup = round(options.warmup_share * steps)
+            warmup = round(exact(options.warmup_share) * steps)
         _check_warmup(f"stages.{name}", options.schedule, warmup, steps)
         planned.append(
             Stage(name=name, options=options, first_sample=first, steps=steps, warmup_steps=warmup)
@@ -151,8 +153,8 @@ def _check_warmup(option: str, schedule: ScheduleOptions, warmup: int, steps: in
 def _steps(options: StageOptions, dataset_samples: int) -> int:
     if options.steps is not None:
         return options.steps
-    samples = options.samples
+    samples: int | Fraction | None = options.samples
     if samples is None:
         assert options.epochs is not None
-        samples = math.ceil(options.epochs * dataset_samples)
-    return math.ceil(samples / options.global_batch_samples)
+        samples = exact(options.epochs) * dataset_samples
+    return int(-(-samples // options.global_batch_samples))

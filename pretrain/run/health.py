@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from statistics import median
 
+from pretrain.base.decimals import exact
 from pretrain.base.faults import StoppedError
 from pretrain.batches.options import FailureOptions
 from pretrain.engine.result import StepResult
@@ -110,7 +111,7 @@ def check_failures(
             f"repair {dataset_directory}, or raise data.failures.max_in_a_row"
         )
     bad = sum(replaced.values())
-    if samples < _JUDGED_SAMPLES or bad <= options.max_share * samples:
+    if samples < _JUDGED_SAMPLES or bad <= exact(options.max_share) * samples:
         return
     reasons = ", ".join(f"{reason} {count:,}" for reason, count in sorted(replaced.items()))
     raise StoppedError(
