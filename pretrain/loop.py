@@ -267,7 +267,7 @@ def _stop(job: Job, state: RunState, signals: Signals) -> NoReturn:
 def _save(job: Job, engine: TrainingEngine | None, state: RunState) -> None:
     progress.doing(f"saving the checkpoint of step {state.step}")
     fixed = fixed_values(job.recipe, job.stages[: state.begun], job.precision)
-    job.saver.save(engine, state, fixed)
+    job.saver.save(engine, replace(state, log_lines=job.log.lines), fixed)
 
 
 def _due(every: int | None, step: int) -> bool:
