@@ -73,6 +73,20 @@ def count_skip(job: Job, stage: Stage, state: RunState, result: StepResult) -> R
     return state
 
 
+def check_end(job: Job, stage: Stage, state: RunState) -> None:
+    """StoppedError where a stage ends on updates that were not made: what it has trained is not
+    what it would be taken for."""
+    most = job.recipe.engine.max_skipped_at_end
+    if state.skipped_in_a_row > most:
+        raise StoppedError(
+            f"stage {stage.name} ends on {state.skipped_in_a_row} skipped updates in a row, "
+            f"engine.max_skipped_at_end={most} allowed: its weights are not saved. Start another "
+            f"run_dir with a lower stages.{stage.name}.base_learning_rate, a longer warmup or "
+            "optimizer.gradient_clip; or, to keep what it has, resume with "
+            "engine.max_skipped_at_end raised"
+        )
+
+
 def count_replaced(job: Job, state: RunState, of_ranks: list[RankReading]) -> RunState:
     """Add up what all ranks had to replace since the last time; too much stops all."""
     total = dict(state.replaced)
