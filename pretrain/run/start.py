@@ -25,10 +25,11 @@ from pretrain.run import checkpoint, metrics
 from pretrain.run.checkpoint import Checkpoint
 from pretrain.run.continuation import changed_values
 from pretrain.run.expectation import Expectation
-from pretrain.run.job import Job
+from pretrain.run.job import Job, sample_order
 from pretrain.run.metrics import RunLog
 from pretrain.run.profile import Profile
 from pretrain.run.record import RunState
+from pretrain.run.repeats import check_repeats
 from pretrain.run.saver import Saver
 from pretrain.run.stage_weights import check_stage_weights
 from pretrain.run.trackers import Mirror, TensorBoard, Tracker, check_tracker
@@ -60,6 +61,8 @@ def start_run(
         }
     )
     agreed(lambda: _check_alike(of_rank))
+    order, most = sample_order(recipe, len(dataset), weights), recipe.data.max_repeated_share
+    repeats = agreed(lambda: check_repeats(order, stages, most) if runtime.is_main else [])
     lock = agreed(lambda: _own(recipe.run_dir) if runtime.is_main else None)
     found: Checkpoint | None = broadcast_object(
         agreed(lambda: _newest(recipe) if runtime.is_main else None)
@@ -76,6 +79,8 @@ def start_run(
         agreed(lambda: _check_weights(recipe, stages, found) if runtime.is_main else None)
     state = asked
     log = agreed(lambda: _open_log(recipe, resolved, stages, state, runtime))
+    for line in repeats:
+        log.say(line)
     job = Job(
         recipe=recipe,
         stages=stages,
