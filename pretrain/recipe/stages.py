@@ -4,12 +4,15 @@ import math
 from dataclasses import dataclass, field
 from fractions import Fraction
 
-from pretrain.base.checks import check_between, check_positive
+from pretrain.base.checks import check_at_most, check_between, check_positive
 from pretrain.base.decimals import exact
 from pretrain.batches.options import AugmentOptions, CropOptions
 from pretrain.engine.options import TowerName
 from pretrain.engine.schedule import ScheduleOptions, learning_rate, peak_learning_rate
 from pretrain.tokens.options import TokenOptions
+
+# Far beyond any run: a position in the stream is a 64-bit integer.
+_MOST_SAMPLES, _MOST_BATCH, _MOST_TOKENS = 10**15, 1 << 24, 1 << 14
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,6 +67,10 @@ class StageOptions:
         numbers = {name: getattr(self, name) for name in names}
         numbers[self.length[0]] = self.length[1]
         check_positive({f"{option}.{name}": value for name, value in numbers.items()})
+        check_at_most({f"{option}.{self.length[0]}": self.length[1]}, _MOST_SAMPLES)
+        check_at_most({f"{option}.global_batch_samples": self.global_batch_samples}, _MOST_BATCH)
+        sides = {"image_px": self.tokens.image_px, "text_tokens": self.tokens.text_tokens}
+        check_at_most({f"{option}.tokens.{name}": n for name, n in sides.items()}, _MOST_TOKENS)
         check_between({f"{option}.warmup_steps": self.warmup_steps}, 0, math.inf)
         self.schedule.check(option, self.warmup_share)
         if self.layer_decay is not None and not 0 < self.layer_decay <= 1:

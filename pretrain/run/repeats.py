@@ -37,7 +37,8 @@ def check_repeats(order: SampleOrder, stages: list[Stage], max_share: float) -> 
     said = []
     for stage in stages:
         batch, found = stage.options.global_batch_samples, most_repeats(order, stage)
-        line = f"stages.{stage.name}.global_batch_samples={batch}: up to {found:,} of a batch's samples"
+        option = f"stages.{stage.name}.global_batch_samples={batch}"
+        line = f"{option}: up to {found:,} of a batch's samples"
         if found > max_share * batch:
             raise ValueError(
                 f"{line} are repeats, which are negatives of themselves; "

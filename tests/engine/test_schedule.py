@@ -92,6 +92,28 @@ def test_shares_of_a_stage_are_the_decimals_that_were_written():
 
 
 @pytest.mark.parametrize(
+    ("option", "value"),
+    [
+        ("model.image.width", "2000000000"),
+        ("model.image.width", "30"),
+        ("model.image.depth", "100000000"),
+        ("model.text.depth", "100000000"),
+        ("model.text.mlp_ratio", "1e30"),
+        ("model.embed_dim", "1000000000"),
+        ("stages.full.tokens.image_px", "800000"),
+        ("stages.full.tokens.text_tokens", "100000000"),
+        ("stages.full.steps", str(10**30)),
+        ("stages.full.global_batch_samples", str(10**12)),
+    ],
+)
+def test_what_no_machine_can_hold_is_one_line_at_once(option, value):
+    more = ["--model.image.heads", "2"] if "image.width" in option else []
+    with pytest.raises(ValueError, match=rf"{option}={value}".replace("1e30", r"1e\+30")) as raised:
+        parse([*TINY, f"--{option}", value, *more])
+    assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
     ("options", "named"),
     [
         (["--stages.full.schedule.decay_share", "0"], r"stages\.full\.schedule\.decay_share=0"),
