@@ -165,7 +165,10 @@ def load(
             f"{folder / WEIGHTS_FILE} is missing or half written ({error}): {_AGAIN}"
         ) from error
     if odd := [name for name, tensor in weights.items() if not tensor.isfinite().all()]:
-        raise ValueError(f"{folder / WEIGHTS_FILE}: {odd[0]} is not finite: {_AGAIN}")
+        raise ValueError(
+            f"{folder / WEIGHTS_FILE}: {odd[0]} is not finite: the run diverged, or the "
+            f"file is damaged; choose an earlier stage, or {_AGAIN}"
+        )
     options, own = export_options(folder)
     try:
         model = build_model(
