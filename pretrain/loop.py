@@ -21,7 +21,7 @@ from pretrain.recipe.recipe import Recipe
 from pretrain.recipe.stages import Stage
 from pretrain.run import checkpoint
 from pretrain.run.continuation import fixed_values
-from pretrain.run.health import SpikeWatch, count_replaced, count_skip
+from pretrain.run.health import SpikeWatch, check_end, count_replaced, count_skip
 from pretrain.run.job import Job
 from pretrain.run.meter import Meter, workload
 from pretrain.run.record import RunState
@@ -130,6 +130,7 @@ def run_stage(job: Job, index: int, state: RunState, tag: str | None, signals: S
             meter.restart()
         if result.stop:
             _stop(job, state, signals)
+    check_end(job, stage, state)
     state = _finish_stage(job, index, state, engine)
     engine.close()
     asked = any(distributed.all_ranks(signals.asked is not None))
@@ -267,7 +268,7 @@ def _stop(job: Job, state: RunState, signals: Signals) -> NoReturn:
 def _save(job: Job, engine: TrainingEngine | None, state: RunState) -> None:
     progress.doing(f"saving the checkpoint of step {state.step}")
     fixed = fixed_values(job.recipe, job.stages[: state.begun], job.precision)
-    job.saver.save(engine, state, fixed)
+    job.saver.save(engine, replace(state, log_lines=job.log.lines), fixed)
 
 
 def _due(every: int | None, step: int) -> bool:

@@ -16,7 +16,7 @@ from torch import Tensor
 from pretrain.base.distributed import Runtime, agreed, all_ranks, broadcast_object
 from pretrain.base.files import sync
 from pretrain.base.lock import HeldError, Lock
-from pretrain.base.run_files import CHECKPOINTS
+from pretrain.base.run_files import CHECKPOINTS, read_json
 from pretrain.evaluation.table import table
 from pretrain.evaluation.task import Figure
 from pretrain.recipe.parsing import read_recipe, stored_recipe
@@ -53,7 +53,7 @@ class Judged:
         whole = content[: content.rfind(b"\n") + 1]
         half = content[len(whole) :]
         try:
-            self.steps = {int(json.loads(line)["step"]) for line in whole.splitlines()}
+            self.steps = {int(read_json(line)["step"]) for line in whole.decode().splitlines()}
         except (ValueError, KeyError, TypeError) as error:
             raise ValueError(f"{path} {_FOREIGN}") from error
         if half[: len(_BEGIN)] != _BEGIN[: len(half)]:

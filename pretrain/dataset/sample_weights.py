@@ -18,6 +18,8 @@ from pretrain.dataset.manifest import Manifest, weights_file
 
 _BLOCK_ROWS = 1 << 13  # rows whose sums are kept: 50,000 numbers for 400 million rows
 
+_MOST_SHOWN = 1e15  # places in an epoch are exact in float64
+
 
 class SampleWeights:
     """(samples,) float32 weights, mapped. Systematic resampling shows a row as often as it weighs.
@@ -151,12 +153,14 @@ def _fault(values: NDArray[np.float32], samples: int) -> str | None:
     """What is wrong with weights of a dataset of so many samples; None if nothing."""
     if values.dtype != np.dtype("<f4") or values.shape != (samples,):
         return f"holds {values.dtype} of shape {values.shape}, needed is float32 of ({samples},)"
-    shown = False
+    total = 0.0
     for first in range(0, samples, _BLOCK_ROWS):
         block = values[first : first + _BLOCK_ROWS]
         wrong = ~(np.isfinite(block) & (block >= 0))
         if wrong.any():
             row = int(np.argmax(wrong))
             return f"has {block[row]} in row {first + row}, needed are finite weights of at least 0"
-        shown = shown or bool(block.any())
-    return None if shown else "has only zeros, so that nothing would be shown"
+        total += float(block.sum(dtype=np.float64))
+    if total > _MOST_SHOWN:
+        return f"has weights of {total:g} in all, an epoch can show at most {_MOST_SHOWN:g} samples"
+    return None if total else "has only zeros, so that nothing would be shown"

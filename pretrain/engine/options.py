@@ -72,6 +72,9 @@ class EngineOptions:
     max_skipped_in_a_row: int = 10
     """Updates that may be skipped one after the other because the loss or the gradient is not
     finite, before the run stops."""
+    max_skipped_at_end: int = 0
+    """Of these, how many a stage may end on: with more it has diverged, and its weights are not
+    saved for the next stage."""
 
     def __post_init__(self) -> None:
         if self.checkpoint_every < 1:
@@ -80,7 +83,5 @@ class EngineOptions:
             )
         if self.compile and self.compile_blocks:
             raise ValueError("engine.compile and engine.compile_blocks: choose one")
-        if self.max_skipped_in_a_row < 0:
-            raise ValueError(
-                f"engine.max_skipped_in_a_row={self.max_skipped_in_a_row}: it must be 0 or more"
-            )
+        for name in ("max_skipped_in_a_row", "max_skipped_at_end"):
+            check_between({f"engine.{name}": getattr(self, name)}, 0, math.inf)

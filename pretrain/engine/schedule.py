@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from pretrain.base.checks import check_between
+from pretrain.base.decimals import exact
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,7 +26,7 @@ class ScheduleOptions:
         if not 0 < self.decay_share <= 1:
             raise ValueError(f"{where}={self.decay_share}: it must be above 0 and at most 1")
         check_between({f"{option}.warmup_share": warmup_share}, 0, 1)
-        if self.kind == "wsd" and (warmup_share or 0) + self.decay_share > 1:
+        if self.kind == "wsd" and exact(warmup_share or 0) + exact(self.decay_share) > 1:
             raise ValueError(
                 f"{where}={self.decay_share} with {option}.warmup_share={warmup_share}: together "
                 "they are more than the stage; lower one of them"
@@ -33,7 +34,7 @@ class ScheduleOptions:
 
     def decay_steps(self, steps: int) -> int:
         """Steps of a stage in which wsd decays."""
-        return max(1, round(self.decay_share * steps))
+        return max(1, round(exact(self.decay_share) * steps))
 
 
 def learning_rate(

@@ -1,9 +1,11 @@
 """An exported folder: plain files that need neither the run nor the corpus, and loading it."""
 
 import json
+import math
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import torch
@@ -162,6 +164,11 @@ def load(
         raise ValueError(
             f"{folder / WEIGHTS_FILE} is missing or half written ({error}): {_AGAIN}"
         ) from error
+    if odd := [name for name, tensor in weights.items() if not tensor.isfinite().all()]:
+        raise ValueError(
+            f"{folder / WEIGHTS_FILE}: {odd[0]} is not finite: the run diverged, or the "
+            f"file is damaged; choose an earlier stage, or {_AGAIN}"
+        )
     options, own = export_options(folder)
     try:
         model = build_model(
@@ -174,7 +181,7 @@ def load(
             device=torch.device("cpu"),
             weights=weights,
         )
-    except (ValueError, RuntimeError) as error:
+    except (ValueError, RuntimeError, TypeError) as error:
         raise ValueError(
             f"{folder / WEIGHTS_FILE} does not fit {CONFIG_FILE} beside it "
             f"({' '.join(str(error).split())[:200]}): {_AGAIN}"
@@ -192,7 +199,12 @@ def export_options(folder: Path) -> tuple[ModelOptions, TokenOptions]:
     """Shape of an exported model, and the lengths that it was exported at."""
     config = _read_config(folder)
     tokens = TokenOptions(image_px=config["image_px"], text_tokens=config["text_tokens"])
-    return read_model_options(config["model"]), tokens
+    try:
+        return read_model_options(config["model"]), tokens
+    except (TypeError, KeyError, ValueError) as error:
+        raise ValueError(
+            f"model in {folder / CONFIG_FILE} cannot be read ({error}): {_AGAIN}"
+        ) from error
 
 
 def _read_config(folder: Path) -> dict[str, Any]:
@@ -205,7 +217,7 @@ def _read_config(folder: Path) -> dict[str, Any]:
         )
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} is not whole JSON ({error}): {_AGAIN}") from error
     if not isinstance(config, dict) or config.get("format") != EXPORT_FORMAT:
         found = config.get("format") if isinstance(config, dict) else None
@@ -213,7 +225,30 @@ def _read_config(folder: Path) -> dict[str, Any]:
             f"{folder} has export format {found}, this version of the package reads "
             f"{EXPORT_FORMAT}: {_AGAIN}, or use the version that wrote it"
         )
+    for key, fits in _NEEDED.items():
+        if not fits(config.get(key)):
+            found = config.get(key, "nothing")
+            raise ValueError(f"{path} has {str(found)[:80]!r} as {key}: {_AGAIN}")
     return config
+
+
+def _is_size(value: Any) -> bool:
+    return type(value) is int and 0 < value <= 1 << 14
+
+
+def _is_scale(value: Any) -> bool:
+    return type(value) in (int, float) and 0 < value < math.inf
+
+
+_NEEDED: dict[str, Callable[[Any], bool]] = {
+    "model": lambda value: isinstance(value, dict),
+    "vocabulary": lambda value: isinstance(value, dict),
+    "tokenizer_sha256": lambda value: isinstance(value, str),
+    "normalisation": lambda value: value in get_args(Normalisation),
+    "image_px": _is_size,
+    "text_tokens": _is_size,
+    "logit_scale": _is_scale,
+}
 
 
 def _read_tokenizer(folder: Path, config: dict[str, Any]) -> Tokenizer:

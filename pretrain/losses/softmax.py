@@ -55,7 +55,9 @@ class _CrossEntropy(torch.autograd.Function):
     """(mean cross-entropy of the rows with their own columns, share of rows whose own is highest).
 
     The log-sum-exp of a row is kept as its highest logit so far and the sum of exponentials
-    relative to that (Milakov & Gimelshein, arXiv 1805.02867).
+    relative to that (Milakov & Gimelshein, arXiv 1805.02867). The two are never added: beside a
+    logit of 100 the rest of a pair that is nearly solved would be rounded away. For the same
+    reason the sum leaves out the row's own column, whose slope is what the others share.
     """
 
     @staticmethod
@@ -63,32 +65,33 @@ class _CrossEntropy(torch.autograd.Function):
         ctx: Any, rows: Tensor, columns: Tensor, first_own: int, chunk_samples: int
     ) -> tuple[Tensor, Tensor]:
         pairs = Pairs(rows=rows, columns=columns, first_own=first_own, chunk_samples=chunk_samples)
-        top, total = rows.new_full((len(rows),), -math.inf), rows.new_zeros(len(rows))
-        own, best = rows.new_empty(len(rows)), torch.zeros_like(total, dtype=torch.long)
+        top, others = rows.new_full((len(rows),), -math.inf), rows.new_zeros(len(rows))
+        own, best = rows.new_empty(len(rows)), torch.zeros_like(others, dtype=torch.long)
         for chunk in pairs.chunks():
             own[chunk.own_rows] = chunk.own
             highest, place = chunk.logits.max(dim=1)
             best = torch.where(highest > top, place + chunk.start, best)
             higher = torch.maximum(top, highest)
+            chunk.own.fill_(-math.inf)
             relative = chunk.logits.sub_(higher[:, None]).exp_()
-            total = total * (top - higher).exp() + relative.sum(dim=1)
+            others = others * (top - higher).exp() + relative.sum(dim=1)
             top = higher
-        log_sum = top + total.log()
-        ctx.save_for_backward(rows, columns, log_sum)
+        log_sum = torch.log1p(others + (own - top).expm1())  # less top
+        ctx.save_for_backward(rows, columns, top, log_sum, others * log_sum.neg().exp())
         ctx.first_own, ctx.chunk_samples = first_own, chunk_samples
         right = best == first_own + torch.arange(len(rows), device=rows.device)
         share_right = right.to(rows.dtype).mean()
         ctx.mark_non_differentiable(share_right)
-        return (log_sum - own).mean(), share_right
+        return ((top - own) + log_sum).mean(), share_right
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, None, None]:
-        rows, columns, log_sum = ctx.saved_tensors
+        rows, columns, top, log_sum, share_others = ctx.saved_tensors
 
         def slopes(chunk: Chunk) -> Tensor:
-            probabilities = chunk.logits.sub_(log_sum[:, None]).exp_()
-            chunk.own.sub_(1)
+            probabilities = chunk.logits.sub_(top[:, None]).sub_(log_sum[:, None]).exp_()
+            chunk.own.copy_(-share_others[chunk.own_rows])
             return probabilities
 
         pairs = Pairs(

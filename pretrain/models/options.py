@@ -4,11 +4,24 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from pretrain.base.checks import check_positive
+from pretrain.base.checks import check_at_most, check_positive
 from pretrain.tokens.context import Specials
 
+# Ten times what the largest published towers have.
+_MOST_WIDE, _MOST_DEEP, _MOST_PATCH_PX = 1 << 16, 1000, 1 << 10
 PresetName = Literal["S/16", "B/16", "L/16", "L/14", "H/14", "g/14", "bigG/14"]
 Gelu = Literal["exact", "tanh", "quick"]
+
+
+def _check_size(option: str, width: int, depth: int, mlp_ratio: float) -> None:
+    """ValueError where a tower is larger than any machine could build."""
+    check_at_most({f"{option}.width": width, f"{option}.mlp_ratio": mlp_ratio}, _MOST_WIDE)
+    check_at_most({f"{option}.depth": depth}, _MOST_DEEP)
+    if width * mlp_ratio > 4 * _MOST_WIDE:
+        raise ValueError(
+            f"{option}.width={width} and mlp_ratio={mlp_ratio}: the MLP can be at most "
+            f"{4 * _MOST_WIDE:,} wide"
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,6 +64,13 @@ class ImageTowerOptions:
     def __post_init__(self) -> None:
         shape = ("width", "depth", "heads", "mlp_ratio", "norm_eps", "patch_px")
         check_positive({f"model.image.{name}": getattr(self, name) for name in shape})
+        _check_size("model.image", self.width, self.depth, self.mlp_ratio)
+        check_at_most({"model.image.patch_px": self.patch_px}, _MOST_PATCH_PX)
+        if self.width % 4 and "sincos" in self.positions:
+            raise ValueError(
+                f"model.image.width={self.width} is not divisible by 4: sin-cos positions need "
+                "that; choose another width or model.image.positions=learned"
+            )
         if self.width % self.heads:
             raise ValueError(
                 f"model.image.width={self.width} is not divisible by heads={self.heads}: "
@@ -116,6 +136,7 @@ class TextTowerOptions:
             )
         shape = ("width", "depth", "heads", "mlp_ratio", "norm_eps")
         check_positive({f"model.text.{name}": getattr(self, name) for name in shape})
+        _check_size("model.text", self.width, self.depth, self.mlp_ratio)
         if self.width % self.heads:
             raise ValueError(
                 f"model.text.width={self.width} is not divisible by heads={self.heads}: "
@@ -149,6 +170,7 @@ class ModelOptions:
                 "as `model: {preset: ...}` in a --config file"
             )
         check_positive({"model.embed_dim": self.embed_dim})
+        check_at_most({"model.embed_dim": self.embed_dim}, _MOST_WIDE)
         if not self.image_projection and self.embed_dim != self.image.width:
             raise ValueError(
                 f"model.image_projection=False with embed_dim={self.embed_dim}: a picture's "

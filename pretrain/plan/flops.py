@@ -57,11 +57,20 @@ def _blocks(seq_len: int, width: int, depth: int, mlp_ratio: float) -> float:
     return 2 * depth * seq_len * (4 * width**2 + 2 * width * hidden + 2 * seq_len * width)
 
 
+def _attention_pool(kept: int, width: int, mlp_ratio: float) -> float:
+    """Of one query over the patches: keys and values 2 D² a token, the scores and their use 2 D a
+    token; the query's own map, the output's and the MLP once."""
+    hidden = int(width * mlp_ratio)
+    return 2 * (kept * (2 * width**2 + 2 * width) + 2 * width**2 + 2 * width * hidden)
+
+
 def forward_flops(model: ModelOptions, *, kept: int, full: int, text_tokens: int) -> Flops:
     """Of one sample: `kept` patch tokens of `full` that are embedded, and CLS beside them."""
     image, text = model.image, model.text
+    pool = _attention_pool(kept, image.width, image.mlp_ratio)
     return Flops(
         image=_blocks(image.seq_len(kept), image.width, image.depth, image.mlp_ratio)
+        + (image.pool == "attention") * pool
         + 2 * full * 3 * image.patch_px**2 * image.width
         + model.image_projection * 2 * image.width * model.embed_dim,
         text=_blocks(text_tokens, text.width, text.depth, text.mlp_ratio)

@@ -31,6 +31,9 @@ class DataOptions:
     weights: str | None = None
     """Name of weights/NAME.npy in the dataset: how often each sample is shown an epoch; null shows
     each once. `python -m data_prep weigh` makes one."""
+    max_repeated_share: float = 0.5
+    """Share of a global batch that may be repeats of its own samples, which are then negatives of
+    themselves: over the border of an epoch, or by weights."""
     shuffle_window_samples: int = WINDOW_SAMPLES
     """Samples shuffled into each other: at least 16 of the largest global batch."""
     normalisation: Normalisation = "imagenet"
@@ -42,6 +45,12 @@ class DataOptions:
     """Shards that lie far away, and copies of them on the node's own disk."""
     failures: FailureOptions = field(default_factory=FailureOptions)
     """When unusable samples stop the run."""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.max_repeated_share <= 1:
+            raise ValueError(
+                f"data.max_repeated_share={self.max_repeated_share}: it must be from 0 to 1"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,12 +2,17 @@
 
 import math
 from dataclasses import dataclass, field
+from fractions import Fraction
 
-from pretrain.base.checks import check_between, check_positive
+from pretrain.base.checks import check_at_most, check_between, check_positive
+from pretrain.base.decimals import exact
 from pretrain.batches.options import AugmentOptions, CropOptions
 from pretrain.engine.options import TowerName
 from pretrain.engine.schedule import ScheduleOptions, learning_rate, peak_learning_rate
 from pretrain.tokens.options import TokenOptions
+
+# Far beyond any run: a position in the stream is a 64-bit integer.
+_MOST_SAMPLES, _MOST_BATCH, _MOST_TOKENS = 10**15, 1 << 24, 1 << 14
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,6 +67,10 @@ class StageOptions:
         numbers = {name: getattr(self, name) for name in names}
         numbers[self.length[0]] = self.length[1]
         check_positive({f"{option}.{name}": value for name, value in numbers.items()})
+        check_at_most({f"{option}.{self.length[0]}": self.length[1]}, _MOST_SAMPLES)
+        check_at_most({f"{option}.global_batch_samples": self.global_batch_samples}, _MOST_BATCH)
+        sides = {"image_px": self.tokens.image_px, "text_tokens": self.tokens.text_tokens}
+        check_at_most({f"{option}.tokens.{name}": n for name, n in sides.items()}, _MOST_TOKENS)
         check_between({f"{option}.warmup_steps": self.warmup_steps}, 0, math.inf)
         self.schedule.check(option, self.warmup_share)
         if self.layer_decay is not None and not 0 < self.layer_decay <= 1:
@@ -125,7 +134,7 @@ def plan_stages(stages: dict[str, StageOptions], dataset_samples: int) -> list[S
         steps = _steps(options, dataset_samples)
         warmup = options.warmup_steps or 0
         if options.warmup_share is not None:
-            warmup = round(options.warmup_share * steps)
+            warmup = round(exact(options.warmup_share) * steps)
         _check_warmup(f"stages.{name}", options.schedule, warmup, steps)
         planned.append(
             Stage(name=name, options=options, first_sample=first, steps=steps, warmup_steps=warmup)
@@ -151,8 +160,8 @@ def _check_warmup(option: str, schedule: ScheduleOptions, warmup: int, steps: in
 def _steps(options: StageOptions, dataset_samples: int) -> int:
     if options.steps is not None:
         return options.steps
-    samples = options.samples
+    samples: int | Fraction | None = options.samples
     if samples is None:
         assert options.epochs is not None
-        samples = math.ceil(options.epochs * dataset_samples)
-    return math.ceil(samples / options.global_batch_samples)
+        samples = exact(options.epochs) * dataset_samples
+    return int(-(-samples // options.global_batch_samples))

@@ -85,7 +85,7 @@ def lead(run: Run) -> str:
 def _machine(start: Record) -> list[str]:
     parts = []
     if start.get("device") is not None:
-        ranks = figures.plural(int(start.get("world_size") or 1), "rank")
+        ranks = figures.plural(round(figures.number(start.get("world_size")) or 1), "rank")
         parts.append(f"{start['device']}, {ranks}")
     if start.get("zero_stage") is not None:
         parts.append(f"ZeRO {start['zero_stage']}")

@@ -1,6 +1,5 @@
 """A run folder as plain records: whatever is there is read, whatever is not is noted."""
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,8 @@ from pretrain.base.run_files import (
     METRICS_FILE,
     RECIPE_FILE,
     WATCHED_FILE,
+    read_events,
+    read_json,
 )
 
 Record = dict[str, Any]
@@ -145,7 +146,7 @@ def read_object(path: Path, notes: list[str]) -> Record | None:
     if not path.is_file():
         return None
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
+        value = read_json(path.read_text(encoding="utf-8"))
     except ValueError as error:
         notes.append(f"{path.name} could not be read and is left out: {error}")
         return None
@@ -157,23 +158,12 @@ def read_object(path: Path, notes: list[str]) -> Record | None:
 
 def _read_events(path: Path, notes: list[str]) -> list[Record]:
     """The events of a metrics file, one a line; lines that are no event are counted in a note."""
-    if not path.is_file():
-        return []
-    events, unreadable = [], 0
-    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
-        if not line.strip():
-            continue
-        try:
-            event = json.loads(line)
-        except ValueError:
-            event = None
-        if isinstance(event, dict) and isinstance(event.get("event"), str):
-            events.append(event)
-        else:
-            unreadable += 1
+    found = [event for _, event in read_events(path)]
+    events = [event for event in found if event is not None]
+    unreadable = len(found) - len(events)
     if unreadable:
         notes.append(
-            f"{unreadable} of {unreadable + len(events)} lines of {path.name} could not be read "
+            f"{unreadable} of {len(found)} lines of {path.name} could not be read "
             "(a run that was killed may leave its last line cut off)"
         )
     return events

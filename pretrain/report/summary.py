@@ -30,8 +30,8 @@ class StageSummary:
     @property
     def tokens_per_sample(self) -> int | None:
         """Image and text tokens of one sample, without CLS."""
-        image, text = self.record.get("image_tokens"), self.record.get("text_tokens")
-        return None if image is None or text is None else int(image) + int(text)
+        image, text = map(figures.number, map(self.record.get, ("image_tokens", "text_tokens")))
+        return None if image is None or text is None else round(image + text)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -109,7 +109,10 @@ def newest(folder: Path, *, late_files_s: float) -> Checkpoint | None:
     written one. What killed saves left is removed: the caller owns the folder.
     """
     for path in folder.glob("step-*" + ASIDE):
-        shutil.rmtree(path)  # of a save that was killed
+        if path.is_symlink():
+            path.unlink()  # never what it leads to
+        else:
+            shutil.rmtree(path)  # of a save that was killed
     for path in folder.glob("step-*" + REPLACED):
         if (own := path.with_name(path.name.removesuffix(REPLACED))).exists():
             shutil.rmtree(path)

@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from statistics import median
 
+from pretrain.base.decimals import exact
 from pretrain.base.faults import StoppedError
 from pretrain.batches.options import FailureOptions
 from pretrain.engine.result import StepResult
@@ -72,6 +73,20 @@ def count_skip(job: Job, stage: Stage, state: RunState, result: StepResult) -> R
     return state
 
 
+def check_end(job: Job, stage: Stage, state: RunState) -> None:
+    """StoppedError where a stage ends on updates that were not made: what it has trained is not
+    what it would be taken for."""
+    most = job.recipe.engine.max_skipped_at_end
+    if state.skipped_in_a_row > most:
+        raise StoppedError(
+            f"stage {stage.name} ends on {state.skipped_in_a_row} skipped updates in a row, "
+            f"engine.max_skipped_at_end={most} allowed: its weights are not saved. Start another "
+            f"run_dir with a lower stages.{stage.name}.base_learning_rate, a longer warmup or "
+            "optimizer.gradient_clip; or, to keep what it has, resume with "
+            "engine.max_skipped_at_end raised"
+        )
+
+
 def count_replaced(job: Job, state: RunState, of_ranks: list[RankReading]) -> RunState:
     """Add up what all ranks had to replace since the last time; too much stops all."""
     total = dict(state.replaced)
@@ -110,7 +125,7 @@ def check_failures(
             f"repair {dataset_directory}, or raise data.failures.max_in_a_row"
         )
     bad = sum(replaced.values())
-    if samples < _JUDGED_SAMPLES or bad <= options.max_share * samples:
+    if samples < _JUDGED_SAMPLES or bad <= exact(options.max_share) * samples:
         return
     reasons = ", ".join(f"{reason} {count:,}" for reason, count in sorted(replaced.items()))
     raise StoppedError(

@@ -42,13 +42,7 @@ class Job:
 
     def order(self) -> SampleOrder:
         """The run's sample order, the same in every stage."""
-        data = self.recipe.data
-        return SampleOrder(
-            samples=len(self.dataset),
-            seed=self.recipe.seed,
-            window_samples=data.shuffle_window_samples,
-            weights=self.weights,
-        )
+        return sample_order(self.recipe, len(self.dataset), self.weights)
 
     @property
     def dataset(self) -> Dataset:
@@ -58,3 +52,13 @@ class Job:
     def pictures(self, stage: Stage) -> Dataset:
         """The dataset with the pictures that a stage trains on."""
         return self.datasets[stage.options.tier or self.recipe.data.tier]
+
+
+def sample_order(recipe: Recipe, samples: int, weights: SampleWeights | None) -> SampleOrder:
+    """The order that a recipe asks for of a dataset with so many rows."""
+    return SampleOrder(
+        samples=samples,
+        seed=recipe.seed,
+        window_samples=recipe.data.shuffle_window_samples,
+        weights=weights,
+    )

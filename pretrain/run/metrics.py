@@ -11,9 +11,11 @@ from typing import Any
 
 from pretrain.base.files import write_durably
 from pretrain.base.progress import Bar
-from pretrain.base.run_files import METRICS_FILE
+from pretrain.base.run_files import METRICS_FILE, read_events
 from pretrain.run.trackers import Mirror
 
+# Written before the checkpoint of their position is, and never again after it.
+_COUNTED = ("stage", "step", "evaluation")
 _PLACE = {"step", "samples_seen"}  # numbers of a line that are the curve's own place
 
 
@@ -27,10 +29,12 @@ class RunLog:
         is_main: bool,
         samples: int,
         samples_seen: int,
+        lines: int = 0,
         mirrors: Sequence[Mirror] = (),
     ) -> None:
-        """samples: of the whole job; samples_seen: at the start, for the progress bar."""
-        self.is_main = is_main
+        """samples: of the whole job; samples_seen: at the start, for the progress bar. lines: of
+        stages, steps and evaluations, that the log holds already."""
+        self.is_main, self.lines = is_main, lines
         self._said: set[str] = set()
         if not is_main:
             return
@@ -47,6 +51,7 @@ class RunLog:
             return
         line = {"event": event, "time": time.time(), **finite(values)}
         self._file.write(json.dumps(line, allow_nan=False) + "\n")
+        self.lines += event in _COUNTED
         if event in ("step", "evaluation"):
             curves = _figures(values) if event == "evaluation" else _numbers(values, "step/")
             for mirror in list(self._mirrors):
@@ -91,22 +96,23 @@ class RunLog:
                 mirror.close()
 
 
-def truncate(run_dir: Path, samples_seen: int) -> None:
-    """Drop the lines past a position: a resumed run writes them again, identically."""
+def truncate(run_dir: Path, samples_seen: int) -> int:
+    """Drop the lines past a position: a resumed run writes them again, identically. Lines that are
+    no events go too. Returns how many stages, steps and evaluations are left."""
     path = run_dir / METRICS_FILE
     if not path.is_file():
-        return
-    kept = []
-    for line in path.read_text(encoding="utf-8").splitlines():
-        try:
-            event = json.loads(line)
-        except json.JSONDecodeError:
-            continue  # the half line of a killed process
-        seen = event.get("samples_seen", 0)
+        return 0
+    kept, counted = [], 0
+    for line, event in read_events(path):
+        if event is None:
+            continue
+        seen = event.get("samples_seen") or 0
         # What starts or ends here will be written again.
         if seen < samples_seen or (seen == samples_seen and event["event"] not in ("stage", "end")):
             kept.append(line)
+            counted += event["event"] in _COUNTED
     write_durably(path, "".join(line + "\n" for line in kept))
+    return counted
 
 
 def code_commit() -> str | None:

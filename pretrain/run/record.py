@@ -43,6 +43,7 @@ class RunState:
     replaced: dict[str, int] = field(default_factory=dict)  # unusable samples by reason, all ranks
     skipped: int = 0  # updates that were not made because a number was not finite
     skipped_in_a_row: int = 0
+    log_lines: int = 0  # stages, steps and evaluations that metrics.jsonl held
     stage_weights: dict[str, FileSum] = field(default_factory=dict)  # of the stages that have ended
 
     @property

@@ -6,7 +6,7 @@ from typing import Any
 from torch import Tensor
 
 from pretrain.base.files import write_durably
-from pretrain.base.run_files import EVALUATION_FILE, GALLERY_FILE, METRICS_FILE
+from pretrain.base.run_files import EVALUATION_FILE, GALLERY_FILE, METRICS_FILE, read_events
 from pretrain.evaluation.task import HEADLINES, Figure, shown_name
 from pretrain.models.build import build_model
 from pretrain.recipe.recipe import Recipe, image_tokens
@@ -93,12 +93,12 @@ def _earlier_stages(recipe: Recipe, name: str) -> list[dict[str, Any]]:
     """
     before = list(recipe.stages)[: list(recipe.stages).index(name)]
     last: dict[tuple[str, str], dict[str, Any]] = {}
-    for line in (recipe.run_dir / METRICS_FILE).read_text(encoding="utf-8").splitlines():
-        if '"evaluation"' not in line:
-            continue  # millions of steps need not be parsed
-        event = json.loads(line)
-        if event["event"] == "evaluation" and event["stage"] in before:
+    record = ("samples_seen", "tokens", "image_px", "image_tokens", "text_tokens", "figures")
+    # Millions of steps need not be parsed.
+    for _, event in read_events(recipe.run_dir / METRICS_FILE, holding='"evaluation"'):
+        if event is None or event["event"] != "evaluation" or event.get("stage") not in before:
+            continue
+        if {*record} <= event.keys():
             last[event["stage"], event["tokens"]] = event
     found = [last[stage, at] for stage in before for at in recipe.stages if (stage, at) in last]
-    record = ("samples_seen", "tokens", "image_px", "image_tokens", "text_tokens", "figures")
     return [{"after": one["stage"], **{key: one[key] for key in record}} for one in found]

@@ -9,7 +9,7 @@ import yaml
 from pretrain.base.distributed import Runtime, agreed, all_ranks, broadcast_object
 from pretrain.base.files import write_durably
 from pretrain.base.lock import LOCK_FILE, HeldError, Lock, owner
-from pretrain.base.run_files import CHECKPOINTS, RECIPE_FILE
+from pretrain.base.run_files import CHECKPOINTS, METRICS_FILE, RECIPE_FILE
 from pretrain.batches.collate import caption_shares, text_counts
 from pretrain.dataset.captions import Recaption, open_recaptions, recaptions_sha256
 from pretrain.dataset.reader import Dataset
@@ -25,10 +25,11 @@ from pretrain.run import checkpoint, metrics
 from pretrain.run.checkpoint import Checkpoint
 from pretrain.run.continuation import changed_values
 from pretrain.run.expectation import Expectation
-from pretrain.run.job import Job
+from pretrain.run.job import Job, sample_order
 from pretrain.run.metrics import RunLog
 from pretrain.run.profile import Profile
 from pretrain.run.record import RunState
+from pretrain.run.repeats import check_repeats
 from pretrain.run.saver import Saver
 from pretrain.run.stage_weights import check_stage_weights
 from pretrain.run.trackers import Mirror, TensorBoard, Tracker, check_tracker
@@ -60,6 +61,8 @@ def start_run(
         }
     )
     agreed(lambda: _check_alike(of_rank))
+    order, most = sample_order(recipe, len(dataset), weights), recipe.data.max_repeated_share
+    repeats = agreed(lambda: check_repeats(order, stages, most) if runtime.is_main else [])
     lock = agreed(lambda: _own(recipe.run_dir) if runtime.is_main else None)
     found: Checkpoint | None = broadcast_object(
         agreed(lambda: _newest(recipe) if runtime.is_main else None)
@@ -76,6 +79,8 @@ def start_run(
         agreed(lambda: _check_weights(recipe, stages, found) if runtime.is_main else None)
     state = asked
     log = agreed(lambda: _open_log(recipe, resolved, stages, state, runtime))
+    for line in repeats:
+        log.say(line)
     job = Job(
         recipe=recipe,
         stages=stages,
@@ -171,22 +176,31 @@ def _open_log(
     recipe: Recipe, resolved: str, stages: list[Stage], state: RunState, runtime: Runtime
 ) -> RunLog:
     """The run's log from where the run stands, with the recipe that goes on beside it."""
+    lines = 0
     if runtime.is_main:
         write_durably(recipe.run_dir / RECIPE_FILE, resolved)
-        metrics.truncate(recipe.run_dir, state.samples_seen)
+        lines = metrics.truncate(recipe.run_dir, state.samples_seen)
     mirrors: list[Mirror] = []
     if runtime.is_main and recipe.log.tensorboard:
         mirrors.append(TensorBoard(recipe.run_dir, state.samples_seen))
     if runtime.is_main and recipe.log.tracker is not None:
         config = yaml.safe_load(resolved)
         mirrors.append(Tracker(recipe.log.tracker, recipe.log.project, recipe.run_dir, config))
-    return RunLog(
+    log = RunLog(
         recipe.run_dir,
         is_main=runtime.is_main,
         samples=sum(stage.samples for stage in stages),
         samples_seen=state.samples_seen,
+        lines=lines,
         mirrors=mirrors,
     )
+    if runtime.is_main and lines < state.log_lines:
+        log.say(
+            f"{recipe.run_dir / METRICS_FILE} lacks {state.log_lines - lines} of {state.log_lines} "
+            "lines of stages, steps and evaluations from before this checkpoint: the run goes on, "
+            "its report and evaluation.json have gaps"
+        )
+    return log
 
 
 def _own(run_dir: Path) -> Lock:

@@ -47,6 +47,7 @@ def test_the_share_of_replaced_samples_is_judged_over_all_ranks_from_ten_thousan
     check_failures({"crc_mismatch": 9_999}, 9_999, 0, options, directory)
     check_failures({"crc_mismatch": 4, "undecodable": 6}, 10_000, 0, options, directory)
     check_failures({}, 10_000, 0, FailureOptions(max_share=0.0), directory)
+    check_failures({"undecodable": 5_700}, 10_000, 0, FailureOptions(max_share=0.57), directory)
     with pytest.raises(StoppedError) as stopped:
         check_failures({"undecodable": 7, "crc_mismatch": 4}, 10_000, 0, options, directory)
     message = str(stopped.value)

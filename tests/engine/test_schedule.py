@@ -1,5 +1,7 @@
 """The learning rate at every step, against tables computed by hand."""
 
+from dataclasses import replace
+
 import pytest
 from tiny_runs import ROOT
 
@@ -54,6 +56,61 @@ def test_a_stage_of_a_recipe_has_its_own():
         [1, 1, 1, 0.2928932188134524]
     )
     assert reduced.options.schedule.kind == "cosine" and "kind: wsd" in resolved
+
+
+# By hand: samples of the dataset, batch, steps.
+@pytest.mark.parametrize(
+    ("epochs", "dataset", "batch", "steps"),
+    [
+        (1.1, 100, 10, 11),
+        (2.2, 100, 10, 22),
+        (1.1, 400_000_000, 10_000, 44_000),
+        (0.07, 10_000, 100, 7),
+        (1.11, 100, 10, 12),  # 111 samples
+        (1e-9, 1000, 10, 1),
+        (3.0, 100, 40, 8),
+    ],
+)
+def test_epochs_are_the_decimal_that_was_written(epochs, dataset, batch, steps):
+    stage = parse(TINY)[0].stages["reduced"]
+    stage = replace(stage, steps=None, epochs=epochs, warmup_steps=None, global_batch_samples=batch)
+    assert plan_stages({"reduced": stage}, dataset)[0].steps == steps
+
+
+def test_samples_beyond_what_floats_count_are_whole_steps():
+    stage = replace(parse(TINY)[0].stages["reduced"], steps=None, global_batch_samples=10)
+    planned = plan_stages({"reduced": replace(stage, samples=10**18 + 1)}, 100)
+    assert planned[0].steps == 10**17 + 1
+
+
+def test_shares_of_a_stage_are_the_decimals_that_were_written():
+    # 57.5 rounded to even; floats make 57.49999999999999 of it.
+    stage = replace(parse(TINY)[0].stages["reduced"], warmup_steps=None)
+    of_100 = replace(stage, steps=100, warmup_share=0.575)
+    assert plan_stages({"reduced": of_100}, 100)[0].warmup_steps == 58
+    assert ScheduleOptions(kind="wsd", decay_share=0.575).decay_steps(100) == 58
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [
+        ("model.image.width", "2000000000"),
+        ("model.image.width", "30"),
+        ("model.image.depth", "100000000"),
+        ("model.text.depth", "100000000"),
+        ("model.text.mlp_ratio", "1e30"),
+        ("model.embed_dim", "1000000000"),
+        ("stages.full.tokens.image_px", "800000"),
+        ("stages.full.tokens.text_tokens", "100000000"),
+        ("stages.full.steps", str(10**30)),
+        ("stages.full.global_batch_samples", str(10**12)),
+    ],
+)
+def test_what_no_machine_can_hold_is_one_line_at_once(option, value):
+    more = ["--model.image.heads", "2"] if "image.width" in option else []
+    with pytest.raises(ValueError, match=rf"{option}={value}".replace("1e30", r"1e\+30")) as raised:
+        parse([*TINY, f"--{option}", value, *more])
+    assert "\n" not in str(raised.value)
 
 
 @pytest.mark.parametrize(

@@ -140,6 +140,67 @@ def test_losses_equal_those_of_open_clip_whatever_the_chunk():
             assert_equal({name: one[name] for name in theirs}, theirs, 1e-5)
 
 
+def nearly_solved(noise: float, samples: int, width: int) -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(samples + width)
+    images = torch.randn(samples, width, generator=generator)
+    texts = images + noise * torch.randn(samples, width, generator=generator)
+    return F.normalize(images, dim=1), F.normalize(texts, dim=1)
+
+
+# (scale, noise, samples, width, chunk): from solved but for 1e-40 to hardly begun.
+EXACTNESS = [
+    (100.0, 0.01, 256, 512, 4096),
+    (100.0, 0.3, 256, 512, 100),
+    (100.0, 1.0, 64, 64, 24),
+    (100.0, 0.02, 16, 3, 5),
+    (60.0, 0.1, 256, 128, 100),
+    (14.3, 0.5, 128, 64, 50),
+    (1.0, 2.0, 32, 16, 7),
+]
+
+
+def exact_softmax(images: Tensor, texts: Tensor, log_scale: Tensor) -> Tensor:
+    """log(1 + others / own): even float64 rounds 1 - own's share away at a scale of 100."""
+    logits = log_scale.exp() * images @ texts.T
+    others = logits.masked_fill(torch.eye(len(images), dtype=torch.bool), -torch.inf)
+    of_images, of_texts = (F.softplus(others.logsumexp(way) - logits.diagonal()) for way in (1, 0))
+    return (of_images + of_texts).mean() / 2
+
+
+def softmax_results(loss, dtype, scale, noise, samples, width, chunk) -> dict:
+    from pretrain.losses.options import SoftmaxOptions
+    from pretrain.losses.softmax import SoftmaxLoss
+
+    objective = SoftmaxLoss(SoftmaxOptions(initial_scale=scale), chunk).to(dtype)
+    images, texts = (t.to(dtype).requires_grad_() for t in nearly_solved(noise, samples, width))
+    made = (
+        objective(images, texts).loss if loss is None else loss(images, texts, objective.log_scale)
+    )
+    return results(made, images, texts, objective)
+
+
+def errors_beside_plain_torch(rank: int) -> list[tuple[str, float, float]]:
+    """(number and case, our error, plain fp32 cross-entropy's), as shares of the number's norm."""
+    found = []
+    for case in EXACTNESS:
+        ours = softmax_results(None, torch.float32, *case)
+        theirs = softmax_results(float64_loss, torch.float32, *case)
+        for name, right in softmax_results(exact_softmax, torch.float64, *case).items():
+            errors = [
+                float((o[name].double() - right).norm() / right.norm()) for o in (ours, theirs)
+            ]
+            found.append((f"{name} of {case}", errors[0], errors[1]))
+    return found
+
+
+def test_softmax_is_as_exact_as_plain_torch_where_pairs_are_nearly_solved_too():
+    (found,) = run_ranks(errors_beside_plain_torch, 1)
+    for case, ours, theirs in found:
+        print(f"{case}: ours {ours:.1e}, plain fp32 {theirs:.1e}")
+    worse = [case for case in found if case[1] > 1.2 * case[2] + 1e-6]
+    assert not worse, worse
+
+
 class Largest(TorchDispatchMode):
     """Remembers the most elements of any tensor that an operation gave."""
 

@@ -136,6 +136,30 @@ def test_a_killed_run_has_a_page(tmp_path: Path) -> None:
         assert "not finished" in page.text or "No start" in page.text
 
 
+WRONG = ["9" * 4000, "1e999", '"12"', "null", "[]", "{}", "[1, {}]", "true", "-7", "[" * 99_999]
+
+
+def test_values_of_the_wrong_kind_anywhere_leave_a_page(tmp_path: Path) -> None:
+    """Each field of each event in turn, then whole files."""
+    write_run(tmp_path / "run")
+    path = tmp_path / "run" / "metrics.jsonl"
+    lines = path.read_text().splitlines()
+    for name in sorted({name for line in lines for name in json.loads(line)}):
+        spoiled = []
+        for place, line in enumerate(lines):
+            event = {**json.loads(line)}
+            if name in event:
+                event[name] = "SPOILED"
+            spoiled.append(json.dumps(event).replace('"SPOILED"', WRONG[place % len(WRONG)]))
+        path.write_text("\n".join(spoiled))
+        report(tmp_path / "run")
+    path.write_text("\n".join(lines))
+    for value in WRONG:
+        for name in ("evaluation.json", "gallery.json"):
+            (tmp_path / "run" / name).write_text(value)
+        report(tmp_path / "run")
+
+
 def test_figures_that_are_no_numbers_become_dashes(tmp_path: Path) -> None:
     write_run(tmp_path / "run")
     path = tmp_path / "run" / "metrics.jsonl"

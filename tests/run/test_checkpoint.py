@@ -60,6 +60,17 @@ def test_a_damaged_checkpoint_never_outlives_a_good_one(stopped, tiny_dataset, t
     assert found is not None and found.state.step == 16
 
 
+def test_a_link_in_the_place_of_a_killed_save_is_removed_and_not_followed(tmp_path):
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    (elsewhere / "kept").touch()
+    (tmp_path / "checkpoints").mkdir()
+    link = tmp_path / "checkpoints/step-00000003.incomplete"
+    link.symlink_to(elsewhere)
+    assert newest(tmp_path / "checkpoints", late_files_s=0) is None
+    assert not link.is_symlink() and (elsewhere / "kept").exists()
+
+
 def test_a_missing_rank_file_is_damage(stopped, tmp_path):
     folder = tmp_path / "checkpoints"
     shutil.copytree(stopped / "checkpoints", folder)
