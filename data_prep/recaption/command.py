@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
 
-from data_prep.build.samples import plain_value
 from data_prep.pool import PoolOptions, run_in_pool
 from data_prep.recaption.files import write_recaption
 from data_prep.recaption.join import (
@@ -21,7 +20,13 @@ from data_prep.recaption.join import (
     spread,
 )
 from data_prep.recaption.tables import CaptionTable
-from data_prep.text.captions import CaptionOptions, CaptionTemplate, parse_templates
+from data_prep.rejection import RejectedError
+from data_prep.text.captions import (
+    CaptionOptions,
+    CaptionTemplate,
+    field_texts,
+    parse_templates,
+)
 from data_prep.text.word_classes import TaggerName
 from pretrain.base.files import file_sha256, rename_durably, why_not_written
 from pretrain.base.lock import LOCK_FILE, locked
@@ -119,7 +124,9 @@ def _templates(
             f"--caption is missing: name the captions, as NAME={{COLUMN}}; {options.source} has "
             f"columns {table.columns}"
         )
-    templates = parse_templates(captions, table.columns, lists=table.list_columns)
+    templates = parse_templates(
+        captions, table.columns, lists=table.list_columns, objects=table.object_columns
+    )
     for template in templates:
         if template.name in manifest.captions:
             raise ValueError(
@@ -194,10 +201,11 @@ def _table_entries(
                 f"{KEY_CHARS} lower-case hexadecimal digits: choose another column, or name "
                 "the metadata column that holds such values with --match"
             )
-        elif any(isinstance(row[name], bytes) for name in used):
-            rejected["caption_not_utf8"] += 1
         else:
-            yield key, (place, {name: plain_value(row[name]) for name in used})
+            try:
+                yield key, (place, {name: field_texts(row[name]) for name in used})
+            except RejectedError as rejection:
+                rejected[rejection.reason] += 1
 
 
 def _sample_entries(

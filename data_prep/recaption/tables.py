@@ -6,7 +6,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from data_prep.sources.column_choice import list_columns
+from data_prep.sources.column_choice import list_columns, object_columns
 from data_prep.sources.columns import ColumnTypes, to_array
 from data_prep.sources.files import LocalFiles
 from data_prep.sources.find import find_files
@@ -60,6 +60,11 @@ class CaptionTable:
         return list_columns(self.schema)
 
     @property
+    def object_columns(self) -> list[str]:
+        """Those that hold objects."""
+        return object_columns(self.schema)
+
+    @property
     def bytes(self) -> int:
         return sum(path.stat().st_size for path in self.paths)
 
@@ -75,9 +80,9 @@ class CaptionTable:
             for path in self.paths:
                 file = LocalFiles([path])
                 rows = read_footers(file)[1][0]
-                for first, batch in read_range(file, path, columns, 0, rows):
-                    places = [f"{path} row {first + i}" for i in range(batch.num_rows)]
-                    yield places, pa.Table.from_batches([batch])
+                for first, table in read_range(file, path, columns, 0, rows):
+                    places = [f"{path} row {first + i}" for i in range(table.num_rows)]
+                    yield places, table
             return
         records = self._records()
         while some := list(islice(records, READ_ROWS)):

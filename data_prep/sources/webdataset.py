@@ -134,6 +134,8 @@ class WebDatasetSource(RowSource):
                 f"{sorted(found.pictures)}; choose one of them with --image-column"
             )
         self.rows = found.groups
+        if not types.kinds["caption"]:
+            del types.kinds["caption"]  # others may have the captions
         self.schema = pa.schema(types.fields())
         self.notes = notes_of(found)
 

@@ -10,6 +10,7 @@ from typing import Any
 import ftfy
 
 from data_prep.rejection import RejectedError
+from data_prep.sources.values import text_of
 from pretrain.base.checks import check_positive
 
 # A caption may have at most 65,535 tokens (the index counts them in 16 bits). A character can
@@ -56,11 +57,12 @@ def parse_templates(
     columns: list[str],
     default: str = "caption",
     lists: Collection[str] = (),
+    objects: Collection[str] = (),
 ) -> list[CaptionTemplate]:
     """Caption templates in the order given, or the column `default` as it is.
 
     One that is a column of `lists` alone becomes captions_per_list of them, NAME, NAME_2, ….
-    ValueError names the caption and the columns.
+    ValueError names the caption and the columns, and those of `objects`: no text stands for one.
     """
     templates: list[CaptionTemplate] = []
     for text in options.caption or [f"caption={{{default}}}"]:
@@ -73,6 +75,13 @@ def parse_templates(
             raise ValueError(
                 f"caption={text!r} uses columns {list(used)}, the corpus has {columns}; "
                 "change --caption NAME=TEMPLATE"
+            )
+        if nested := [column for column in used if column in objects]:
+            plain = [column for column in columns if column not in objects]
+            raise ValueError(
+                f"caption={text!r}: {nested} hold objects, or lists of lists, in some row, no "
+                f"texts; use columns of {plain} with --caption NAME=TEMPLATE, or give the part "
+                "that is meant a column of its own"
             )
         made = [CaptionTemplate(name=name, template=template, columns=used)]
         if options.captions_per_list is not None and is_list(template, used, lists):
@@ -173,7 +182,15 @@ def field_text(value: Any) -> str:
         raise RejectedError("caption_not_utf8")
     if isinstance(value, list):
         return ", ".join(text for text in map(field_text, value) if text)
-    return str(value).strip()
+    return text_of(value).strip()
+
+
+def field_texts(value: Any) -> str | list[str]:
+    """A column's value as texts that JSON holds: those of its entries if it is a list.
+
+    RejectedError: caption_not_utf8.
+    """
+    return [field_text(item) for item in value] if isinstance(value, list) else field_text(value)
 
 
 def clean_text(text: str) -> str:
