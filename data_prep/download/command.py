@@ -103,7 +103,9 @@ def download(table: str, out: Path, options: DownloadOptions) -> str:
     with locked(state) as lock:
         write_durably(state / REQUEST_FILE, json.dumps(request, indent=2) + "\n")
         names = None if options.columns is None else options.columns.split(",")
-        schema, rows = stage_tables(table, names, state / "table")
+        asked = (options.url_column, options.caption_column, options.sha256_column)
+        texts = [name for name in asked if name is not None]
+        schema, rows = stage_tables(table, names, state / "table", texts)
         columns = choose_columns(
             table, schema, options.url_column, options.caption_column, options.sha256_column
         )

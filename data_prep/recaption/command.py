@@ -19,8 +19,9 @@ from data_prep.recaption.join import (
     join_bucket,
     spread,
 )
-from data_prep.recaption.tables import CaptionTable
 from data_prep.rejection import RejectedError
+from data_prep.sources.column_choice import list_columns, object_columns
+from data_prep.sources.plain_tables import PlainTable, find_tables
 from data_prep.text.captions import (
     CaptionOptions,
     CaptionTemplate,
@@ -67,7 +68,7 @@ def recaption(
     only when it is whole.
     """
     manifest = read_manifest(directory)
-    table = CaptionTable(options.source)
+    table = PlainTable(find_tables("--source", options.source))
     templates = _templates(directory, manifest, table, options, captions)
     path = path_inside(directory, manifest.tokenizer.file, "tokenizer.file")
     if file_sha256(path) != manifest.tokenizer.sha256:
@@ -110,7 +111,7 @@ def recaption(
 def _templates(
     directory: Path,
     manifest: Manifest,
-    table: CaptionTable,
+    table: PlainTable,
     options: RecaptionOptions,
     captions: CaptionOptions,
 ) -> list[CaptionTemplate]:
@@ -125,7 +126,10 @@ def _templates(
             f"columns {table.columns}"
         )
     templates = parse_templates(
-        captions, table.columns, lists=table.list_columns, objects=table.object_columns
+        captions,
+        table.columns,
+        lists=list_columns(table.schema),
+        objects=object_columns(table.schema),
     )
     for template in templates:
         if template.name in manifest.captions:
@@ -183,7 +187,7 @@ def _working(directory: Path) -> Iterator[Path]:
 
 
 def _table_entries(
-    table: CaptionTable,
+    table: PlainTable,
     options: RecaptionOptions,
     templates: list[CaptionTemplate],
     rejected: Counter[str],
