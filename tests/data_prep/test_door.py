@@ -151,7 +151,7 @@ def test_the_command_line_offers_these_options(capsys: pytest.CaptureFixture[str
         ),
         *("--shard_samples", "--shard_bytes", "--caption", "--caption+", "--caption_max_chars"),
         *("--tiers", "--min_image_px", "--max_aspect", "--tokenizer", "--model_type"),
-        *("--special_tokens", "--captions_per_list"),
+        *("--special_tokens", "--captions_per_list", "--drop_placeholders"),
         *("--vocab_size", "--lower_case", "--byte_fallback", "--tokenizer_captions", "--tagger"),
         *("--workers", "--task_index", "--task_count"),
         *("--hub_config", "--hub_split", "--hub_cache", "--hub_cache_gib"),
