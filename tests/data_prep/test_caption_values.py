@@ -61,8 +61,9 @@ def built(source: Path, out: Path, *more: str) -> list[list[str]]:
 def refusal(source: Path, out: Path, capsys: pytest.CaptureFixture[str], *more: str) -> str:
     capsys.readouterr()
     assert main(["build", "--source", str(source), "--out", str(out), *more]) == 2
-    error = capsys.readouterr().err.strip()
-    assert error.startswith("error: ") and "\n" not in error, error
+    said = capsys.readouterr().err.strip().split("\n")
+    *notes, error = said
+    assert error.startswith("error: ") and all(n.startswith("note: ") for n in notes), said
     return error
 
 
@@ -260,3 +261,20 @@ def test_a_second_table_says_the_same(tmp_path, capsys):
         for row, text in enumerate(wanted[one.name]):
             ids, _ = one.read(row)
             assert ids.tolist() == (data.tokenizer().encode(text) if text else []), (one.name, row)
+
+
+def test_where_no_row_gives_a_caption_the_line_says_why_and_what_there_is(tmp_path, capsys):
+    source = corpus(tmp_path / "in", "jsonl", [{"text": "x", "more": "y"}] * ROWS)
+    table = source.with_suffix(".csv")
+    lines = "".join(f"{i}.png,caf\xe9,\n" for i in range(ROWS))
+    table.write_bytes(("file_name,text,note\n" + lines).encode("latin-1"))
+    error = refusal(table, tmp_path / "out", capsys)
+    assert "'caption_not_utf8': 4" in error and "UTF-8" in error and "'note'" in error
+    error = refusal(table, tmp_path / "out", capsys, "--caption", "a={note}")
+    assert "'caption_empty': 4" in error and "'text'" in error and "a={note}" in error
+    with tarfile.open(tmp_path / "x.tar", "w") as tar:
+        for i in range(ROWS):
+            add(tar, f"{i}.png", PICTURES[i])
+            add(tar, f"{i}.outputs.txt", b"a text")
+    error = refusal(tmp_path / "x.tar", tmp_path / "out", capsys)
+    assert "'outputs_txt'" in error and "--caption" in error
