@@ -13,7 +13,7 @@ import numpy as np
 from data_prep.build.tasks import DOWNLOADS
 from data_prep.build.writer import array_file, write_index, write_manifest
 from data_prep.sources.links import LinkCounts
-from pretrain.base.checks import check_positive
+from pretrain.base.checks import check_local, check_positive
 from pretrain.base.files import file_sha256, sync, write_durably
 from pretrain.base.lock import locked
 from pretrain.dataset.manifest import (
@@ -70,6 +70,7 @@ def join(out: Path, options: JoinOptions) -> str:
     Shards are hard links where the file system allows it, else copies. A finished directory is
     refused; an unfinished one is made anew. ValueError or OSError name what does not fit.
     """
+    check_local({"out": out})
     manifests = [read_manifest(source) for source in options.source]
     _check_alike(options.source, manifests)
     with locked(out, patience_s=0, keep=False):

@@ -4,7 +4,9 @@ from typing import Literal, get_args
 
 Reason = Literal[
     "caption_empty",
+    "caption_markup",
     "caption_not_utf8",
+    "caption_placeholder",
     "caption_too_long",
     "duplicate_key",
     "image_aspect",

@@ -3,6 +3,7 @@
 import hashlib
 import sys
 from bisect import bisect_right
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
@@ -223,6 +224,7 @@ def train_on_corpus(
 ) -> bytes:
     """A tokenizer trained on the captions of a first pass, which reads no pictures."""
     columns = sorted({column for template in templates for column in template.columns})
+    rejected: Counter[str] = Counter()
 
     def all_texts() -> Iterator[str]:
         for record in corpus.records(columns, with_images=False):
@@ -230,16 +232,19 @@ def train_on_corpus(
                 captions = make_captions(
                     templates, record.columns, options.captions.caption_max_chars
                 )
-            except RejectedError:
-                continue  # counted in the pass that writes
+            except RejectedError as rejection:
+                rejected[rejection.reason] += 1  # for the manifest in the pass that writes
+                continue
             yield from captions.values()
 
     texts = sample_texts(all_texts(), options.vocabulary.tokenizer_captions)
     if not texts:
+        asked = [f"{one.name}={one.template}" for one in templates if not one.entry]
         raise ValueError(
             f"no row of {options.source.source} gives a caption: {corpus.rows} rows, "
-            f"where={options.source.where!r}, caption={options.captions.caption}; change --where "
-            "or --caption"
+            f"where={options.source.where!r}, caption={asked}, {dict(rejected)}; it has the "
+            f"columns {corpus.columns}; change --where or --caption"
+            + (", or write the texts in UTF-8" if "caption_not_utf8" in rejected else "")
         )
     return train_tokenizer(texts, options.vocabulary)
 

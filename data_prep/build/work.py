@@ -51,7 +51,11 @@ class Progress:
 def templates_of(options: BuildOptions, corpus: Corpus) -> list[CaptionTemplate]:
     """The caption templates, checked against the corpus's columns."""
     return parse_templates(
-        options.captions, corpus.columns, corpus.caption_column, corpus.list_columns
+        options.captions,
+        corpus.columns,
+        corpus.caption_column,
+        corpus.list_columns,
+        corpus.object_columns,
     )
 
 

@@ -16,6 +16,7 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from data_prep.build.ustar import encode_header, end_of_archive, padding
+from pretrain.base.checks import check_local
 from pretrain.base.files import aside, file_sha256, final_name, write_durably
 from pretrain.dataset.manifest import (
     INDEX_FILE,
@@ -46,6 +47,7 @@ class WriterOptions:
     """A shard is closed once it holds this many bytes; all tiers then begin a new one."""
 
     def __post_init__(self) -> None:
+        check_local({"--out": self.out})
         if self.shard_samples < 1 or self.shard_bytes < 1:
             raise ValueError(
                 f"shard_samples={self.shard_samples}, shard_bytes={self.shard_bytes}: "

@@ -19,7 +19,7 @@ from data_prep.download.img2dataset_run import run_logged
 from data_prep.download.link_tables import Columns, choose_columns, stage_tables, table_files
 from data_prep.pool import usable_workers
 from data_prep.sources.links import STATS_SUFFIX, LinkCounts, describe_counts, read_counts
-from pretrain.base.checks import check_positive
+from pretrain.base.checks import check_local, check_positive
 from pretrain.base.files import write_durably
 from pretrain.base.lock import locked
 
@@ -94,6 +94,7 @@ def download(table: str, out: Path, options: DownloadOptions) -> str:
     ValueError, FileNotFoundError or FileExistsError name the option to change; OSError a download
     that ended early, which the same command takes up again.
     """
+    check_local({"out": out})
     program = find_img2dataset(options.python)
     request = describe_request(table, options)
     if out.exists() and not out.is_dir():
@@ -103,7 +104,9 @@ def download(table: str, out: Path, options: DownloadOptions) -> str:
     with locked(state) as lock:
         write_durably(state / REQUEST_FILE, json.dumps(request, indent=2) + "\n")
         names = None if options.columns is None else options.columns.split(",")
-        schema, rows = stage_tables(table, names, state / "table")
+        asked = (options.url_column, options.caption_column, options.sha256_column)
+        texts = [name for name in asked if name is not None]
+        schema, rows = stage_tables(table, names, state / "table", texts)
         columns = choose_columns(
             table, schema, options.url_column, options.caption_column, options.sha256_column
         )

@@ -1,18 +1,18 @@
 """Tables of links (LAION, DataComp, CC12M) as the Parquet files that img2dataset is given."""
 
 import csv
-from collections.abc import Iterator
-from contextlib import closing
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
 import pyarrow as pa
-import pyarrow.csv as pa_csv
-import pyarrow.json as pa_json
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from data_prep.sources.column_choice import (
+    CAPTION_NAMES,
     LINK_NAMES,
+    TITLE_NAMES,
     choose_caption_column,
     holds_text,
     holds_texts,
@@ -20,12 +20,12 @@ from data_prep.sources.column_choice import (
     only_known,
 )
 from data_prep.sources.files import LocalFiles
-from data_prep.sources.find import find_files
 from data_prep.sources.parquet import read_footers
-from data_prep.sources.path_tables import DELIMITERS, TABLE_SUFFIXES, first_cells
+from data_prep.sources.path_tables import DELIMITERS, CellFormat, first_cells
+from data_prep.sources.plain_tables import PlainTable, find_tables
+from data_prep.sources.values import NUMBERS
 from pretrain.base.files import aside
 
-SUFFIXES = (".parquet", *TABLE_SUFFIXES)
 # img2dataset's own names for what it writes (`arguments_validator` in img2dataset/main.py).
 RESERVED = frozenset(
     (
@@ -33,6 +33,9 @@ RESERVED = frozenset(
         *("status", "error_message", "exif", "md5", "sha256", "sha512"),
     )
 )
+
+
+GROUP_ROWS = 1 << 14  # of the Parquet files that are written
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,73 +48,80 @@ class Columns:
     dropped: list[str]  # that cannot
 
 
-def stage_tables(source: str, names: list[str] | None, folder: Path) -> tuple[pa.Schema, int]:
+def stage_tables(
+    source: str, names: list[str] | None, folder: Path, texts: Collection[str] = ()
+) -> tuple[pa.Schema, int]:
     """Fill `folder` with the table's files as Parquet, in order; returns columns and rows.
 
     Parquet is linked to. CSV, TSV and JSON Lines are written as Parquet, once. `names` are the
-    columns' of tables without a first line of names. ValueError names what cannot be read.
+    columns' of tables without a first line of names; `texts` those that are text whatever they
+    hold, as all of well-known names are. ValueError names what cannot be read.
     """
-    files = find_files(source, SUFFIXES)
+    files = find_tables("table", source)
     folder.mkdir(parents=True, exist_ok=True)
-    staged: list[Path] = []
-    for number, file in enumerate(files):
-        if file.suffix.lower() not in SUFFIXES:
-            raise ValueError(f"table={file}: choose a file of {', '.join(SUFFIXES)}")
-        target = folder / f"{number:05d}.{file.stem}.parquet"
+    staged = {
+        file: folder / f"{number:05d}.{file.stem}.parquet" for number, file in enumerate(files)
+    }
+    missing: list[Path] = []
+    for file, target in staged.items():
         if file.suffix.lower() == ".parquet":
             target.unlink(missing_ok=True)
             target.symlink_to(file.resolve())
         elif not target.exists():
-            convert(file, names, target)
-        staged.append(target)
-    schema, rows = read_footers(LocalFiles(staged))
+            missing.append(file)
+    if missing:
+        cells = [file for file in missing if file.suffix.lower() in DELIMITERS]
+        table = PlainTable(missing, {file: cell_format(file, names) for file in cells})
+        known = {*LINK_NAMES, *CAPTION_NAMES, *TITLE_NAMES, *(name.lower() for name in texts)}
+        table.schema = pa.schema(
+            (f.name, pa.string() if f.name.lower() in known and is_plain(f.type) else f.type)
+            for f in table.schema
+        )
+        for file in missing:
+            convert(table, file, staged[file])
+    schema, rows = read_footers(LocalFiles(list(staged.values())))
     return schema, sum(rows)
 
 
-def convert(file: Path, names: list[str] | None, target: Path) -> None:
-    """Write a text table as Parquet. ValueError names a table that is not understood."""
-    try:
-        text = file.suffix.lower() in DELIMITERS
-        reader = read_cells(file, names) if text else pa_json.open_json(file)
-        with (
-            closing(reader),
-            aside(target) as part,
-            pq.ParquetWriter(part, reader.schema) as writer,
-        ):
-            for batch in reader:
-                writer.write_batch(batch)
-    except (pa.ArrowException, UnicodeDecodeError) as error:
-        raise ValueError(f"table={file} cannot be read ({error}); mend the table") from error
+def convert(table: PlainTable, file: Path, target: Path) -> None:
+    """Write a text table as Parquet. ValueError names the rows where it is no UTF-8."""
+    schema = numbers_alone(table.schema.empty_table()).schema
+    with aside(target) as part, pq.ParquetWriter(part, schema) as writer:
+        for places, rows in table.tables(file, table.columns, GROUP_ROWS):
+            rows = numbers_alone(rows)
+            try:
+                rows.validate(full=True)
+            except pa.ArrowInvalid as error:
+                raise ValueError(
+                    f"table={file} cannot be read ({error}), {places[0]} to {places[-1]}; write "
+                    "the table in UTF-8"
+                ) from error
+            writer.write_table(rows)
 
 
-def read_cells(file: Path, names: list[str] | None) -> pa_csv.CSVStreamingReader:
-    """Rows of a CSV or TSV file. Without a line of names (CC12M) quotes in a TSV are text."""
+def numbers_alone(table: pa.Table) -> pa.Table:
+    """The table with numbers as Parquet has them."""
+    for i, field in enumerate(table.schema):
+        if field.type == NUMBERS:
+            table = table.set_column(i, field.name, pc.struct_field(table.column(i), 0))
+    return table
+
+
+def cell_format(file: Path, names: list[str] | None) -> CellFormat:
+    """How a text table is written: without a line of names (CC12M) quotes in a TSV are text."""
     delimiter, cells = first_cells(file)
-    headless = any(is_link(cell) for cell in cells)
-    plain = headless and delimiter == "\t"
-    if headless:
-        if not plain:
-            (cells,) = csv.reader([delimiter.join(cells)], delimiter=delimiter)
-        names = names or guess_names(file, cells)
-        if len(names) != len(cells):
-            raise ValueError(
-                f"columns={','.join(names)}: the first line of {file} has {len(cells)} cells; name "
-                "as many with --columns"
-            )
-    return pa_csv.open_csv(
-        file,
-        read_options=pa_csv.ReadOptions(column_names=names if headless else None),
-        parse_options=pa_csv.ParseOptions(
-            delimiter=delimiter, quote_char=False if plain else '"', newlines_in_values=not plain
-        ),
-        convert_options=pa_csv.ConvertOptions(column_types=dict.fromkeys(texts(), pa.string())),
-    )
-
-
-def texts() -> Iterator[str]:
-    """Names of columns that are text even where the first ones look like numbers."""
-    for name in ("url", "image_url", "caption", "text", "alt_text", "title"):
-        yield from (name, name.upper())
+    if not any(is_link(cell) for cell in cells):
+        return CellFormat(delimiter=delimiter)
+    plain = delimiter == "\t"
+    if not plain:
+        (cells,) = csv.reader([delimiter.join(cells)], delimiter=delimiter)
+    names = names or guess_names(file, cells)
+    if len(names) != len(cells):
+        raise ValueError(
+            f"columns={','.join(names)}: the first line of {file} has {len(cells)} cells; name "
+            "as many with --columns"
+        )
+    return CellFormat(delimiter=delimiter, names=names, quoted=not plain)
 
 
 def guess_names(file: Path, cells: list[str]) -> list[str]:
@@ -160,16 +170,10 @@ def text_columns(schema: pa.Schema) -> list[str]:
 def is_plain(kind: pa.DataType) -> bool:
     """Whether JSON holds values of this type."""
     numbers = pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_boolean(kind)
-    return numbers or holds_text(kind) or holds_texts(kind)
+    return kind == NUMBERS or numbers or holds_text(kind) or holds_texts(kind)
 
 
 def table_files(source: str) -> list[dict[str, str | int]]:
     """Names and sizes of the table's files, in order. FileNotFoundError if there is none."""
-    try:
-        files = find_files(source, SUFFIXES)
-    except FileNotFoundError:
-        raise FileNotFoundError(
-            f"table={source}: no such file, no folder that holds {', '.join(SUFFIXES)}, and no "
-            "pattern of such; name another TABLE"
-        ) from None
+    files = find_tables("table", source)
     return [{"name": file.name, "bytes": file.stat().st_size} for file in files]

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
 
-from data_prep.build.samples import plain_value
 from data_prep.pool import PoolOptions, run_in_pool
 from data_prep.recaption.files import write_recaption
 from data_prep.recaption.join import (
@@ -20,8 +19,15 @@ from data_prep.recaption.join import (
     join_bucket,
     spread,
 )
-from data_prep.recaption.tables import CaptionTable
-from data_prep.text.captions import CaptionOptions, CaptionTemplate, parse_templates
+from data_prep.rejection import RejectedError
+from data_prep.sources.column_choice import list_columns, object_columns
+from data_prep.sources.plain_tables import PlainTable, find_tables
+from data_prep.text.captions import (
+    CaptionOptions,
+    CaptionTemplate,
+    field_texts,
+    parse_templates,
+)
 from data_prep.text.word_classes import TaggerName
 from pretrain.base.files import file_sha256, rename_durably, why_not_written
 from pretrain.base.lock import LOCK_FILE, locked
@@ -62,7 +68,7 @@ def recaption(
     only when it is whole.
     """
     manifest = read_manifest(directory)
-    table = CaptionTable(options.source)
+    table = PlainTable(find_tables("--source", options.source))
     templates = _templates(directory, manifest, table, options, captions)
     path = path_inside(directory, manifest.tokenizer.file, "tokenizer.file")
     if file_sha256(path) != manifest.tokenizer.sha256:
@@ -105,7 +111,7 @@ def recaption(
 def _templates(
     directory: Path,
     manifest: Manifest,
-    table: CaptionTable,
+    table: PlainTable,
     options: RecaptionOptions,
     captions: CaptionOptions,
 ) -> list[CaptionTemplate]:
@@ -119,7 +125,12 @@ def _templates(
             f"--caption is missing: name the captions, as NAME={{COLUMN}}; {options.source} has "
             f"columns {table.columns}"
         )
-    templates = parse_templates(captions, table.columns, lists=table.list_columns)
+    templates = parse_templates(
+        captions,
+        table.columns,
+        lists=list_columns(table.schema),
+        objects=object_columns(table.schema),
+    )
     for template in templates:
         if template.name in manifest.captions:
             raise ValueError(
@@ -176,7 +187,7 @@ def _working(directory: Path) -> Iterator[Path]:
 
 
 def _table_entries(
-    table: CaptionTable,
+    table: PlainTable,
     options: RecaptionOptions,
     templates: list[CaptionTemplate],
     rejected: Counter[str],
@@ -194,10 +205,11 @@ def _table_entries(
                 f"{KEY_CHARS} lower-case hexadecimal digits: choose another column, or name "
                 "the metadata column that holds such values with --match"
             )
-        elif any(isinstance(row[name], bytes) for name in used):
-            rejected["caption_not_utf8"] += 1
         else:
-            yield key, (place, {name: plain_value(row[name]) for name in used})
+            try:
+                yield key, (place, {name: field_texts(row[name]) for name in used})
+            except RejectedError as rejection:
+                rejected[rejection.reason] += 1
 
 
 def _sample_entries(

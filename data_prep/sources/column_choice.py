@@ -4,6 +4,9 @@ from typing import Any
 
 import pyarrow as pa
 
+from data_prep.sources.plain_types import LISTS
+from data_prep.sources.values import NUMBERS
+
 DEFAULT_IMAGE_COLUMN = "image"
 DEFAULT_CAPTION_COLUMN = "caption"
 DEFAULT_PATH_COLUMN = "file_name"  # as in the imagefolder of Hugging Face
@@ -98,7 +101,7 @@ def choose_caption_column(schema: pa.Schema) -> str:
     if DEFAULT_CAPTION_COLUMN in schema.names:
         return DEFAULT_CAPTION_COLUMN
     texts = [field.name for field in schema if holds_text(field.type)]
-    lists = list_columns(schema)
+    lists = [field.name for field in schema if holds_texts(field.type)]
     for names, known in (
         (texts, CAPTION_NAMES),
         (lists, (*LIST_NAMES, *CAPTION_NAMES)),
@@ -111,8 +114,13 @@ def choose_caption_column(schema: pa.Schema) -> str:
 
 
 def list_columns(schema: pa.Schema) -> list[str]:
-    """The columns that are lists of texts."""
-    return [field.name for field in schema if holds_texts(field.type)]
+    """The columns that are lists of texts or numbers."""
+    return [f.name for f in schema if is_list(f.type) and not holds_objects(f.type)]
+
+
+def object_columns(schema: pa.Schema) -> list[str]:
+    """The columns that hold objects, or lists of lists."""
+    return [field.name for field in schema if holds_objects(field.type)]
 
 
 def only_known(names: list[str], default: str, known: tuple[str, ...]) -> str | None:
@@ -132,8 +140,19 @@ def holds_pictures(kind: pa.DataType) -> bool:
 
 def holds_texts(kind: pa.DataType) -> bool:
     """Whether a column of this type is lists of texts."""
-    lists = (pa.types.is_list, pa.types.is_large_list, pa.types.is_fixed_size_list)
-    return any(is_kind(kind) for is_kind in lists) and holds_text(kind.value_type)
+    return is_list(kind) and holds_text(kind.value_type)
+
+
+def holds_objects(kind: pa.DataType) -> bool:
+    """Whether values of this type have parts of their own, which no text can stand for."""
+    if is_list(kind):
+        return is_list(kind.value_type) or holds_objects(kind.value_type)
+    return kind != NUMBERS and pa.types.is_nested(kind)
+
+
+def is_list(kind: pa.DataType) -> bool:
+    """Whether values of this type are lists."""
+    return any(is_kind(kind) for is_kind in LISTS)
 
 
 def holds_text(kind: pa.DataType) -> bool:

@@ -1,19 +1,20 @@
 """Columns of records whose types no schema tells (JSON, CSV): seen in full, then made Arrow."""
 
-import json
 import re
 from typing import Any
 
 import pyarrow as pa
 
+from data_prep.sources.values import NESTED, NUMBERS, Written, text_of
+
 INT64 = range(-(1 << 63), 1 << 63)
-# Only what reads back as it was written: 007 and 1e5 stay text.
+# What is plainly a number: 007 and 1e5 stay text.
 INTEGER = re.compile(r"0|-?[1-9][0-9]{0,17}")
 DECIMAL = re.compile(r"-?(0|[1-9][0-9]*)\.[0-9]+")
 # All that a column can have, by the names that Arrow prints.
 TYPES = {
     str(kind): kind
-    for kind in (pa.bool_(), pa.int64(), pa.float64(), pa.string(), pa.list_(pa.string()))
+    for kind in (pa.bool_(), pa.int64(), pa.string(), pa.list_(pa.string()), NUMBERS, NESTED)
 }
 
 
@@ -34,7 +35,7 @@ class ColumnTypes:
 
 
 def kind_of(value: Any) -> str:
-    """The kind of a JSON value. Numbers beyond 64 bits and nested values can only be text."""
+    """The kind of a JSON value. Whole numbers beyond 64 bits can only be text."""
     if value is None:
         return "null"
     if isinstance(value, bool):
@@ -43,9 +44,9 @@ def kind_of(value: Any) -> str:
         return "int" if value in INT64 else "text"
     if isinstance(value, float):
         return "float"
-    if isinstance(value, list) and all(isinstance(item, str) for item in value):
-        return "texts"
-    return "text"
+    if isinstance(value, list):
+        return "object" if any(isinstance(item, list | dict) for item in value) else "list"
+    return "object" if isinstance(value, dict) else "text"
 
 
 def arrow_type(kinds: set[str]) -> pa.DataType:
@@ -55,8 +56,10 @@ def arrow_type(kinds: set[str]) -> pa.DataType:
     if kinds == {"int"}:
         return pa.int64()
     if kinds in ({"float"}, {"int", "float"}):
-        return pa.float64()
-    if kinds == {"texts"}:
+        return NUMBERS
+    if "object" in kinds:
+        return NESTED
+    if "list" in kinds:
         return pa.list_(pa.string())
     return pa.string()
 
@@ -73,22 +76,27 @@ def to_array(values: list[Any], kind: pa.DataType) -> pa.Array:
         offsets = [0]
         items: list[Any] = []
         for value in values:
-            items += value or []
+            if value is not None:  # a single value beside lists is a list of one
+                items += value if isinstance(value, list) else [value]
             offsets.append(len(items))
         mask = pa.array([value is None for value in values], pa.bool_())
         return pa.ListArray.from_arrays(
             pa.array(offsets, pa.int32()), to_array(items, pa.string()), mask=mask
         )
-    if pa.types.is_floating(kind):
-        values = [None if value is None else float(value) for value in values]
+    if kind in (NUMBERS, NESTED):
+        texts = to_array(values, pa.string())
+        numbers = [None if value is None or kind == NESTED else float(value) for value in values]
+        parts = [texts] if kind == NESTED else [pa.array(numbers, pa.float64()), texts]
+        absent = pa.array([value is None for value in values], pa.bool_())
+        return pa.StructArray.from_arrays(parts, fields=list(kind), mask=absent)
     return pa.array(values, kind)
 
 
 def text_bytes(value: Any) -> bytes:
-    """A value as text: strings and bytes as they are, anything else as JSON."""
+    """A value as text: strings and bytes as they are, numbers as written, the rest as JSON."""
     if isinstance(value, bytes):
         return value
-    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    text = text_of(value)
     try:
         return text.encode("utf-8", "surrogateescape")  # bytes of a file that were not UTF-8
     except UnicodeEncodeError:
@@ -101,4 +109,4 @@ def cell_value(cell: str) -> Any:
         return None
     if INTEGER.fullmatch(cell):
         return int(cell)
-    return float(cell) if DECIMAL.fullmatch(cell) else cell
+    return Written(cell) if DECIMAL.fullmatch(cell) else cell

@@ -9,13 +9,13 @@ import polars as pl
 import pyarrow as pa
 
 from data_prep.rejection import Reason, RejectedError
-from data_prep.sources.column_choice import choose_caption_column, list_columns
+from data_prep.sources.column_choice import choose_caption_column, list_columns, object_columns
 from data_prep.sources.hub import HubOptions, find_on_hub
 from data_prep.sources.hub_address import is_hub_address
 from data_prep.sources.kinds import Format, open_on_hub, open_source
 from data_prep.sources.look import Look
 from data_prep.sources.source import Record, RowBatch
-from data_prep.sources.values import column_values
+from data_prep.sources.values import column_values, searchable
 
 COUNTED_ROWS = 1 << 20
 
@@ -81,6 +81,7 @@ class Corpus:
         self.columns: list[str] = self.source.schema.names
         self.caption_column = choose_caption_column(self.source.schema)
         self.list_columns = list_columns(self.source.schema)
+        self.object_columns = object_columns(self.source.schema)
         self.where = None
         if options.where is not None:
             self.where = compile_where(options.where, options.source, self.source.schema)
@@ -155,7 +156,7 @@ def compile_where(where: str, source: str, schema: pa.Schema) -> pl.Expr:
                 f"where={where!r} names {missing}, not among the columns {schema.names} of "
                 f"{source}; change --where"
             )
-        empty = pl.DataFrame(schema.empty_table().select(names))
+        empty = pl.DataFrame(searchable(schema.empty_table().select(names)))
         kind = empty.select(expression).dtypes[0]
     except pl.exceptions.PolarsError as error:
         raise ValueError(f"where={where!r} is not understood: {error}; change --where") from error
@@ -174,5 +175,5 @@ def columns_of(expression: pl.Expr) -> list[str]:
 
 def matching_rows(table: pa.Table, expression: pl.Expr) -> list[int]:
     """Numbers of the rows that pass; unknown counts as false, as in SQL."""
-    frame = pl.DataFrame(table.select(columns_of(expression)))
+    frame = pl.DataFrame(searchable(table.select(columns_of(expression))))
     return frame.select(expression).to_series().arg_true().to_list()

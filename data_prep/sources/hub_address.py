@@ -50,6 +50,9 @@ def parse_address(source: str) -> HubAddress:
         )
     revision = unquote(found["revision"] or DEFAULT_REVISION)
     path = (found["path"] or "").strip("/")
+    names = unquote(f"{found['dataset']}/{revision}/{path}").split("/")
+    if {".", ".."} & set(names):
+        raise ValueError(f"source={source}: . and .. name nothing on the hub; mend --source")
     return HubAddress(dataset=found["dataset"], revision=revision, path=path)
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Literal, get_args
 
 from data_prep.sources.files import LocalFiles
-from data_prep.sources.find import find_files
+from data_prep.sources.find import REMEDIES, find_files, refuse_address
 from data_prep.sources.folder import FolderSource, Listing, describe_suffixes, list_folder
 from data_prep.sources.hub import HubFormat
 from data_prep.sources.hub_files import HubFiles
@@ -33,6 +33,7 @@ def open_source(
     source: str, kind: Format | None, image_column: str | None, image_root: str | None
 ) -> tuple[Format, Source]:
     """The reader for what stands at `source`. ValueError or FileNotFoundError if none fits."""
+    refuse_address("source", source)
     kind = kind or detect(source)
     if image_root is not None:
         if kind not in USING_ROOT:
@@ -112,8 +113,11 @@ def detect_folder(source: str, listing: Listing, parquet: bool) -> Format:
         return "folder"
     if parquet:
         return "parquet"
+    remedy = "".join(
+        f"; {ending}: {REMEDIES[ending]}" for ending in sorted(listing.others) if ending in REMEDIES
+    )
     raise ValueError(
-        f"source={source} holds {listing.describe()}; {ACCEPTED}; --format names one of "
+        f"source={source} holds {listing.describe()}{remedy}; {ACCEPTED}; --format names one of "
         f"{list(FORMATS)}"
     )
 

@@ -15,6 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from data_prep.sources.files import Files
+from data_prep.sources.plain_types import plain_schema, plain_table
 from data_prep.sources.source import ACCEPTED, READ_ROWS
 from data_prep.sources.tables import TableSource
 
@@ -43,14 +44,14 @@ class ParquetSource(TableSource):
         for path, count in zip(self.parts.paths, self.counts, strict=True):
             if first < end and start < first + count:
                 low, high = max(0, start - first), end - first
-                for row, batch in read_range(self.parts, path, columns, low, high, whole=whole):
-                    yield str(path), row, pa.Table.from_batches([batch])
+                for row, table in read_range(self.parts, path, columns, low, high, whole=whole):
+                    yield str(path), row, table
             first += count
 
 
 def read_range(
     files: Files, path: Path, columns: list[str], start: int, stop: int, *, whole: bool = True
-) -> Iterator[tuple[int, pa.RecordBatch]]:
+) -> Iterator[tuple[int, pa.Table]]:
     """Some rows of one file, as (number of the first row in the file, rows).
 
     whole: the columns are most of the file, which is worth bringing from afar.
@@ -68,7 +69,8 @@ def read_range(
         for batch in read_batches(path, parquet, groups, columns, threads=whole):
             low, high = max(0, start - row), min(batch.num_rows, stop - row)
             if low < high:
-                yield row + low, batch.slice(low, high - low)
+                table = pa.Table.from_batches([batch.slice(low, high - low)])
+                yield row + low, plain_table(table, parquet.schema_arrow)
             row += batch.num_rows
 
 
@@ -110,7 +112,10 @@ def read_footers(files: Files) -> tuple[pa.Schema, list[int]]:
             raise ValueError(
                 f"source={file}: not a readable Parquet file ({error}); {remedy}"
             ) from error
-        found = footer.schema.to_arrow_schema()
+        try:
+            found = plain_schema(footer.schema.to_arrow_schema())
+        except ValueError as error:
+            raise ValueError(f"source: {file}: {error}") from error
         if schema is not None and found.names != schema.names:
             raise ValueError(
                 f"source: {file} has columns {found.names}, {files.paths[0]} has {schema.names}; "

@@ -1,7 +1,9 @@
 """CSV, TSV and JSON Lines files of paths and captions; `imagefolder` of Hugging Face is one."""
 
+import codecs
 import csv
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +19,22 @@ from data_prep.sources.rows import MARKED_ROWS, Marks, Row, RowSource, parse_obj
 DELIMITERS = {".csv": ",", ".tsv": "\t"}
 LINES_SUFFIXES = (".jsonl", ".ndjson")
 TABLE_SUFFIXES = (*DELIMITERS, *LINES_SUFFIXES)
-LINE_CHARS_CAP = 1 << 24  # no row is as long; a binary file without line ends must not be read
+# No row is as long; a binary file without line ends, or an open quote, must not fill the memory.
+LINE_CHARS_CAP = 1 << 24
+csv.field_size_limit(LINE_CHARS_CAP)  # of a cell; the module's own limit is shorter than some texts
 LOOKED_AT = 1000  # rows among which a picture must be found, or the root is wrong
 
 # Where a row begins in a table: (as the open file tells it, lines before it).
 Position = tuple[int, int]
+
+
+@dataclass(frozen=True, kw_only=True)
+class CellFormat:
+    """How a CSV or TSV file is written."""
+
+    delimiter: str
+    names: list[str] | None = None  # of the columns; None: the first line has them
+    quoted: bool = True  # a cell may stand in quotes
 
 
 class PathTableSource(RowSource):
@@ -65,6 +78,7 @@ class PathTableSource(RowSource):
                 f"no file is found for the column {self.image_column!r} of {source}, e.g. "
                 f"{missed}, below {root}; name the pictures' folder with --image-root, or "
                 "another column with --image-column"
+                + (", or write the paths with / instead of \\" if "\\" in missed else "")
             )
         self.rows = rows
         self.schema = pa.schema(types.fields())
@@ -112,24 +126,33 @@ def find_metadata(source: str) -> list[Path]:
 
 
 def read_cells(
-    path: Path, begin: Position | None = None
+    path: Path, begin: Position | None = None, form: CellFormat | None = None
 ) -> Iterator[tuple[int, dict[str, Any], Callable[[], Position]]]:
     """Rows of a CSV or TSV file by its first line's names, after their line numbers.
 
-    ValueError names the line that has more or fewer cells, or an open quote.
+    Without `form`, links are refused. ValueError names the line that has more or fewer cells, a
+    cell of over LINE_CHARS_CAP characters, or an open quote.
     """
-    delimiter, cells = first_cells(path)
-    refuse_links(str(path), cells)
+    if form is None:
+        delimiter, cells = first_cells(path)
+        refuse_links(str(path), cells)
+        form = CellFormat(delimiter=delimiter)
+    delimiter = form.delimiter
     with path.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
         # Not the file itself, which tells no position while it is iterated over.
-        reader = csv.reader(iter(file.readline, ""), delimiter=delimiter, strict=True)
+        reader = csv.reader(
+            iter(file.readline, ""),
+            delimiter=delimiter,
+            quoting=csv.QUOTE_MINIMAL if form.quoted else csv.QUOTE_NONE,
+            strict=True,
+        )
         skipped = 0
 
         def tell() -> Position:
             return file.tell(), skipped + reader.line_num
 
         try:
-            names = next(reader, [])
+            names = form.names or next(reader, [])
             if len(set(names)) < len(names):
                 raise ValueError(f"source: {path} names a column twice: {names}; rename one")
             if begin is not None:
@@ -141,21 +164,43 @@ def read_cells(
                     continue  # an empty line
                 if len(cells) != len(names):
                     raise ValueError(
-                        f"source: {path} line {line} has {len(cells)} cells, its first line names "
-                        f"{len(names)} columns {names}; mend the line (cells with {delimiter!r}, "
+                        f"source: {path} line {line} has {len(cells)} cells, {len(names)} "
+                        f"columns have names, {names}; mend the line (cells with {delimiter!r}, "
                         "quotes or line ends stand in double quotes)"
                     )
                 yield line, dict(zip(names, map(cell_value, cells), strict=True)), tell
         except csv.Error as error:
             line = skipped + reader.line_num
+            long = "field limit" in str(error)
+            said = f"a cell has over {LINE_CHARS_CAP:,} characters" if long else error
+            shorten = "shorten the cell, or close its quote" if long else "mend the line"
             raise ValueError(
-                f"source: {path} line {line}: {error}; mend the line (a cell that "
+                f"source: {path} line {line}: {said}; {shorten} (a cell that "
                 "begins with a quote ends with one, quotes inside are doubled)"
             ) from error
 
 
+def refuse_other_text(path: Path) -> None:
+    """ValueError for a table that is not written in UTF-8, or begins with a line for Excel."""
+    with path.open("rb") as file:
+        head = file.read(4096)
+    found = None
+    if head.startswith(b"\x1f\x8b"):
+        found = "is compressed (gzip); decompress it first"
+    elif head.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) or b"\0" in head:
+        found = "is UTF-16, or no text; write it as UTF-8 (iconv -f UTF-16 -t UTF-8)"
+    elif head.removeprefix(codecs.BOM_UTF8).lower().startswith(b"sep="):
+        found = "begins with a line sep=…, which is for Excel; remove that line"
+    if found is not None:
+        raise ValueError(f"source: {path} {found}")
+
+
 def first_cells(path: Path) -> tuple[str, list[str]]:
-    """The delimiter of a CSV or TSV file, and its first line cut there, quotes as they are."""
+    """The delimiter of a CSV or TSV file, and its first line cut there, quotes as they are.
+
+    ValueError if it is no text in UTF-8.
+    """
+    refuse_other_text(path)
     with path.open(encoding="utf-8-sig", errors="surrogateescape") as file:
         line = file.readline(LINE_CHARS_CAP).rstrip("\n")
     delimiter = choose_delimiter(path, line)
@@ -174,6 +219,7 @@ def read_lines(
     path: Path, begin: Position | None = None
 ) -> Iterator[tuple[int, dict[str, Any], Callable[[], Position]]]:
     """Rows of a JSON Lines file, after their line numbers. ValueError names a line that is none."""
+    refuse_other_text(path)
     with path.open("rb") as file:
         offset, number = begin or (0, 0)
         file.seek(offset)
@@ -187,8 +233,12 @@ def read_lines(
                 continue
             record = parse_object(line.removeprefix(b"\xef\xbb\xbf") if number == 1 else line)
             if record is None:
+                remedy = "mend or remove the line"
+                if len(line) == LINE_CHARS_CAP:
+                    remedy = f"a line may have {LINE_CHARS_CAP:,} bytes, shorten it"
+                elif number == 1 and line.lstrip().startswith(b"["):
+                    remedy = "an array is no JSON Lines: write an object a line (jq -c '.[]')"
                 raise ValueError(
-                    f"source: {path} line {number} is no JSON object ({line[:60]!r}); mend or "
-                    "remove the line"
+                    f"source: {path} line {number} is no JSON object ({line[:60]!r}); {remedy}"
                 )
             yield number, record, tell

@@ -13,6 +13,7 @@ import pyarrow as pa
 from data_prep.sources.columns import to_array
 from data_prep.sources.links import LinkCounts
 from data_prep.sources.source import READ_ROWS, FilePlace, RowBatch
+from data_prep.sources.values import Written
 
 MARKED_ROWS = 1024
 
@@ -96,7 +97,7 @@ class RowSource(ABC):
 def parse_object(text: bytes | str) -> dict[str, Any] | None:
     """A JSON object by its top level's names; None if the text is none."""
     try:
-        value = json.loads(text)
+        value = json.loads(text, parse_float=Written)
     except (ValueError, RecursionError):  # not JSON, not UTF-8, or nested without end
         return None
     return value if isinstance(value, dict) else None

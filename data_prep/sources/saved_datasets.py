@@ -6,6 +6,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from data_prep.sources.plain_types import plain_schema, plain_table
 from data_prep.sources.source import READ_ROWS
 from data_prep.sources.tables import TableSource
 
@@ -35,7 +36,7 @@ class SavedDatasetSource(TableSource):
             raise ValueError(
                 f"source={folder} cannot be read ({error}); save the dataset again"
             ) from error
-        schema = self.saved.features.arrow_schema
+        schema = plain_schema(self.saved.features.arrow_schema)
         super().__init__(str(folder), schema, self.saved.num_rows, image_column)
 
     def files(self) -> list[dict[str, Any]]:
@@ -50,5 +51,5 @@ class SavedDatasetSource(TableSource):
         first = start
         rows = self.saved.select(range(start, self.rows if stop is None else stop))
         for table in rows.select_columns(columns).with_format("arrow").iter(READ_ROWS):
-            yield str(self.folder), first, table
+            yield str(self.folder), first, plain_table(table, self.saved.features.arrow_schema)
             first += table.num_rows

@@ -12,6 +12,7 @@ import pyarrow as pa
 from data_prep.sources.column_choice import (
     CAPTION_NAMES,
     DEFAULT_CAPTION_COLUMN,
+    LIST_NAMES,
     TITLE_NAMES,
     only_known,
 )
@@ -21,6 +22,7 @@ from pretrain.base.progress import Bar
 
 # No caption may be as long; a giant that is called .txt by mistake must not fill the memory.
 TEXT_BYTES_CAP = 1 << 20
+KNOWN_CAPTIONS = (CAPTION_NAMES, LIST_NAMES, TITLE_NAMES)  # the first that a .json has, goes
 
 
 @dataclass(kw_only=True)
@@ -70,7 +72,8 @@ def look_into(sidecars: Sidecars, pictures: Iterable[str]) -> tuple[pa.Schema, S
             found.damaged.append(sidecars.metadata[stem(picture)])
             continue
         name = caption_name(values)
-        types.see({key: value for key, value in values.items() if key not in ("path", "folder")})
+        own = ("path", "folder", "caption")  # columns that are not the .json's alone
+        types.see({key: value for key, value in values.items() if key not in own})
         if stem(picture) in sidecars.texts:
             continue
         if name is None:
@@ -85,10 +88,8 @@ def look_into(sidecars: Sidecars, pictures: Iterable[str]) -> tuple[pa.Schema, S
 
 def caption_name(values: dict[str, Any]) -> str | None:
     """Which of a .json's names holds the caption; None if none is clear."""
-    names = list(values)
-    return only_known(names, DEFAULT_CAPTION_COLUMN, CAPTION_NAMES) or only_known(
-        names, DEFAULT_CAPTION_COLUMN, TITLE_NAMES
-    )
+    chosen = (only_known(list(values), DEFAULT_CAPTION_COLUMN, known) for known in KNOWN_CAPTIONS)
+    return next(filter(None, chosen), None)
 
 
 def sidecar_notes(found: SidecarFindings) -> list[str]:

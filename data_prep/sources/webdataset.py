@@ -134,6 +134,8 @@ class WebDatasetSource(RowSource):
                 f"{sorted(found.pictures)}; choose one of them with --image-column"
             )
         self.rows = found.groups
+        if not types.kinds["caption"]:
+            del types.kinds["caption"]  # others may have the captions
         self.schema = pa.schema(types.fields())
         self.notes = notes_of(found)
 
@@ -158,7 +160,7 @@ class WebDatasetSource(RowSource):
         if len(pictures) > 1 and self.image_column is None:
             raise ValueError(
                 f"source: {path} has several pictures for {group.key!r}: {sorted(pictures)}; "
-                "choose one with --image-column"
+                "choose one with --image-column (a key ends at the first dot of a name)"
             )
         if not pictures:
             found.bare += 1

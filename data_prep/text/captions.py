@@ -1,20 +1,30 @@
 """Captions of a row: templates over its columns, cleaned."""
 
 import html
+import re
 import string
 import unicodedata
 from collections.abc import Collection
 from dataclasses import dataclass, field, replace
+from itertools import islice
 from typing import Any
 
 import ftfy
 
-from data_prep.rejection import RejectedError
+from data_prep.rejection import Reason, RejectedError
+from data_prep.sources.values import text_of
+from data_prep.text.placeholders import why_dropped
 from pretrain.base.checks import check_positive
 
 # A caption may have at most 65,535 tokens (the index counts them in 16 bits). A character can
 # become several tokens (bytes, compatibility decomposition), so stay far below.
 CAPTION_CHARS_CAP = 16_000
+# Zero width, soft hyphens, direction marks. The joiners (200c, 200d) stay where Persian, Indic
+# scripts and emoji need them, which is between characters beyond ASCII.
+UNSEEN = re.compile(
+    r"[\u00ad\u061c\u180e\u200b\u200e\u200f\u202a-\u202e\u2060-\u2064\u2066-\u206f\ufeff]"
+    r"|(?<![^\x00-\x7f\s])[\u200c\u200d]+|[\u200c\u200d]+(?![^\x00-\x7f\s])"
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,6 +42,9 @@ class CaptionOptions:
     counted. Null: a list is one caption, joined by commas."""
     caption_max_chars: int = 4096
     """A row with a longer caption is rejected (caption_too_long)."""
+    drop_placeholders: bool = False
+    """Leave out captions, entries of lists and columns of templates that say nothing: NULL, nan,
+    None, N/A, punctuation alone (caption_placeholder), or with HTML tags (caption_markup)."""
 
     def __post_init__(self) -> None:
         if not 1 <= self.caption_max_chars <= CAPTION_CHARS_CAP:
@@ -49,6 +62,7 @@ class CaptionTemplate:
     template: str
     columns: tuple[str, ...]
     entry: int | None = None  # of the column's list, without its empty entries; None: not of one
+    drop: bool = False  # texts that say nothing
 
 
 def parse_templates(
@@ -56,13 +70,15 @@ def parse_templates(
     columns: list[str],
     default: str = "caption",
     lists: Collection[str] = (),
+    objects: Collection[str] = (),
 ) -> list[CaptionTemplate]:
     """Caption templates in the order given, or the column `default` as it is.
 
     One that is a column of `lists` alone becomes captions_per_list of them, NAME, NAME_2, ….
-    ValueError names the caption and the columns.
+    ValueError names the caption and the columns, and those of `objects`: no text stands for one.
     """
     templates: list[CaptionTemplate] = []
+    drop = options.drop_placeholders
     for text in options.caption or [f"caption={{{default}}}"]:
         name, equals, template = text.partition("=")
         if not equals or not name.isidentifier():
@@ -74,7 +90,14 @@ def parse_templates(
                 f"caption={text!r} uses columns {list(used)}, the corpus has {columns}; "
                 "change --caption NAME=TEMPLATE"
             )
-        made = [CaptionTemplate(name=name, template=template, columns=used)]
+        if nested := [column for column in used if column in objects]:
+            plain = [column for column in columns if column not in objects]
+            raise ValueError(
+                f"caption={text!r}: {nested} hold objects, or lists of lists, in some row, no "
+                f"texts; use columns of {plain} with --caption NAME=TEMPLATE, or give the part "
+                "that is meant a column of its own"
+            )
+        made = [CaptionTemplate(name=name, template=template, columns=used, drop=drop)]
         if options.captions_per_list is not None and is_list(template, used, lists):
             made = [
                 replace(made[0], name=name if entry == 0 else f"{name}_{entry + 1}", entry=entry)
@@ -118,66 +141,82 @@ def make_captions(
 ) -> dict[str, str]:
     """Cleaned captions by name, in template order, without the absent ones.
 
-    RejectedError: caption_not_utf8, caption_too_long; caption_empty if none is left.
+    RejectedError: caption_not_utf8, caption_too_long; if none is left, why the first was dropped,
+    or caption_empty.
     """
     captions: dict[str, str] = {}
-    entries: dict[str, list[str]] = {}  # of each list's column, cleaned
+    dropped: list[Reason] = []
+    entries: dict[str, list[str]] = {}  # of each column, without those that are dropped
     for template in templates:
-        if template.entry is not None:
-            (column,) = template.columns
+        for column in template.columns:
             if column not in entries:
-                entries[column] = list_entries(row[column])
-            found = entries[column][template.entry : template.entry + 1]
-            if found and len(found[0]) > max_chars:
-                raise RejectedError("caption_too_long")
-            if found:
-                captions[template.name] = found[0]
-            continue
-        values = {column: field_text(row[column]) for column in template.columns}
-        if not all(values.values()):
-            continue
-        text = clean_text(template.template.format_map(values))
+                entries[column] = column_entries(row[column], dropped if template.drop else None)
+        if template.entry is not None:
+            cleaned = filter(None, map(clean_text, entries[template.columns[0]]))
+            text = next(islice(cleaned, template.entry, None), "")
+        else:
+            values = {column: ", ".join(entries[column]) for column in template.columns}
+            whole = template.template.format_map(values) if all(values.values()) else ""
+            text = clean_text(whole)
         if len(text) > max_chars:
             raise RejectedError("caption_too_long")
         if text:
             captions[template.name] = text
     if not captions:
-        raise RejectedError("caption_empty")
+        raise RejectedError(dropped[0] if dropped else "caption_empty")
     return captions
 
 
-def list_entries(value: Any) -> list[str]:
-    """The entries of a list that are not empty, cleaned."""
-    if isinstance(value, bytes):  # a list of which no one can read a text
-        raise RejectedError("caption_not_utf8")
-    cleaned = [clean_text(field_text(item)) for item in value or []]
-    return [text for text in cleaned if text]
+def column_entries(value: Any, dropped: list[Reason] | None) -> list[str]:
+    """The texts of a column's value, one if it is no list, without the empty ones.
+
+    With `dropped`, those that say nothing are left out, and their reasons added to it.
+    RejectedError: caption_not_utf8.
+    """
+    items = value if isinstance(value, list) else [value]
+    texts = [text for text in map(field_text, items) if text]
+    if dropped is None:
+        return texts
+    reasons = [why_dropped(clean_text(text)) for text in texts]
+    dropped += [reason for reason in reasons if reason is not None]
+    return [text for text, reason in zip(texts, reasons, strict=True) if reason is None]
 
 
 def entries_left_out(templates: list[CaptionTemplate], row: dict[str, Any]) -> int:
     """How many entries of the row's lists no template takes."""
-    taken: dict[str, int] = {}
+    taken: dict[str, CaptionTemplate] = {}  # the last of each column
     for template in templates:
         if template.entry is not None:
-            (column,) = template.columns
-            taken[column] = max(taken.get(column, 0), template.entry + 1)
-    long = {name: count for name, count in taken.items() if len(row[name] or []) > count}
-    return sum(max(len(list_entries(row[name])) - count, 0) for name, count in long.items())
+            taken[template.columns[0]] = template
+    left_out = 0
+    for name, last in taken.items():
+        count = (last.entry or 0) + 1
+        if len(row[name] or []) > count:
+            texts = map(clean_text, column_entries(row[name], [] if last.drop else None))
+            left_out += max(sum(map(bool, texts)) - count, 0)
+    return left_out
 
 
 def field_text(value: Any) -> str:
-    """A column's value as text: lists joined by commas, None as nothing."""
+    """A value as text, None as nothing."""
     if value is None:
         return ""
     if isinstance(value, bytes):
         raise RejectedError("caption_not_utf8")
-    if isinstance(value, list):
-        return ", ".join(text for text in map(field_text, value) if text)
-    return str(value).strip()
+    return text_of(value).strip()
+
+
+def field_texts(value: Any) -> str | list[str]:
+    """A column's value as texts that JSON holds: those of its entries if it is a list.
+
+    RejectedError: caption_not_utf8.
+    """
+    return [field_text(item) for item in value] if isinstance(value, list) else field_text(value)
 
 
 def clean_text(text: str) -> str:
-    """Text with mojibake and HTML entities mended, NFC, single spaces, no ends of white space.
+    """Text with mojibake and HTML entities mended, NFC, single spaces, no ends of white space, and
+    without characters that are not seen.
 
     Source: CLIP `basic_clean` and `whitespace_clean` (openai/CLIP, simple_tokenizer.py), which
     unescapes twice because crawled alt texts often are escaped twice; NFC is added here.
@@ -185,4 +224,4 @@ def clean_text(text: str) -> str:
     if text.isascii() and text.isprintable() and "&" not in text:
         return " ".join(text.split())  # nothing to mend: a tenth of the time of a small picture
     mended = html.unescape(html.unescape(ftfy.fix_text(text)))
-    return " ".join(unicodedata.normalize("NFC", mended).split())
+    return " ".join(unicodedata.normalize("NFC", UNSEEN.sub("", mended)).split())

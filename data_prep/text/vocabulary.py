@@ -42,7 +42,9 @@ class VocabularyOptions:
 
     def __post_init__(self) -> None:
         if self.tokenizer not in (None, CLIP) and not Path(self.tokenizer).is_file():
-            raise FileNotFoundError(f"tokenizer={self.tokenizer}: no such file")
+            inside = "tokenizer.json, tokenizer.model or vocab.txt in it"
+            found = f"is a folder; name {inside}" if self.tokenizer.is_dir() else "no such file"
+            raise FileNotFoundError(f"tokenizer={self.tokenizer}: {found} with --tokenizer")
         if self.special_tokens is not None and self.tokenizer is None:
             raise ValueError(
                 f"special_tokens={self.special_tokens!r} is for a given tokenizer.json: name it "

@@ -1,7 +1,9 @@
 """Checks of option values, each with the option's full name in its message."""
 
 import math
+import re
 from collections.abc import Mapping
+from pathlib import Path
 
 
 def check_positive(values: Mapping[str, float | None]) -> None:
@@ -23,3 +25,14 @@ def check_at_most(values: Mapping[str, float | None], most: float) -> None:
     for option, value in values.items():
         if value is not None and not value <= most:
             raise ValueError(f"{option}={value}: it can be at most {most:,}")
+
+
+def check_local(folders: Mapping[str, Path | None]) -> None:
+    """ValueError for the first folder that is an address, s3://…: it would be made on this disk."""
+    for option, folder in folders.items():
+        if folder is not None and re.match(r"[A-Za-z][A-Za-z0-9+.-]+:/", str(folder)):
+            address = str(folder).replace(":/", "://", 1)
+            raise ValueError(
+                f"{option}={address}: an object store is not written to; name a folder of this "
+                "machine, or one where the store is mounted"
+            )

@@ -70,6 +70,14 @@ class Model:
     def encode_text(self, texts: Sequence[str]) -> Tensor:
         """(n, E) fp32 unit vectors on the model's device; longer texts are cut to the context."""
         _refuse_one("texts", texts)
+        for text in texts:
+            try:
+                text.encode()
+            except UnicodeEncodeError as error:
+                raise ValueError(
+                    f"texts: {text[:40]!r} holds half a character (a lone surrogate), which no "
+                    "tokenizer reads; read the text as UTF-8, or take it out"
+                ) from error
         parts = [self._export.encode_texts(some) for some in _batches(list(texts), self._batch)]
         return torch.cat(parts) if parts else self._nothing()
 

@@ -4,6 +4,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from pretrain.base.checks import check_local
+
 Format = Literal["native", "transformers", "open_clip"]
 
 
@@ -30,5 +32,6 @@ class ExportOptions:
     """Make the repository private; one that is public already is refused."""
 
     def __post_init__(self) -> None:
+        check_local({"--run_dir": self.run_dir, "--out": self.out})
         if self.private and self.push_to_hub is None:
             raise ValueError("--private true without --push_to_hub: give --push_to_hub OWNER/NAME")

@@ -4,6 +4,7 @@ import re
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from pretrain.base.checks import check_local
 from pretrain.batches.options import FailureOptions, LoaderOptions, Normalisation
 from pretrain.batches.order import WINDOW_SAMPLES
 from pretrain.dataset.shards import ShardOptions
@@ -87,6 +88,7 @@ class Recipe:
     """Seeds weights, sample order and every draw."""
 
     def __post_init__(self) -> None:
+        check_local({"--run_dir": self.run_dir})
         if not 0 <= self.seed < 1 << 63:
             raise ValueError(f"seed={self.seed}: it must be from 0 to 2^63 - 1")
         if not self.stages:

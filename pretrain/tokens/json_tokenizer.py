@@ -1,10 +1,20 @@
 """tokenizer.json files as tokenizers: any model of the `tokenizers` package."""
 
 import hashlib
+import os
+import string
+from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 from pretrain.tokens.vocabulary import Vocabulary
+
+# A pattern that backtracks without end shows itself on long runs of what it takes, then something
+# else, then anything that it may wait for.
+_RUNS, _ENDS = ("a", " ", "1", "!", "\n", "a ", "é"), ("b", "!", "\n")
+PROBES = tuple(run * 64 + end + string.printable for run, end in product(_RUNS, _ENDS))
 
 
 class JsonTokenizer:
@@ -34,15 +44,31 @@ class JsonTokenizer:
         self.fast.no_padding()
         self.fast.no_truncation()
         self.fast.encode_special_tokens = True  # "[SEP]" in a caption is text
+        with _native_quiet():
+            for text in PROBES:
+                self._encoded(text)
 
     def encode(self, text: str) -> list[int]:
         """Content token ids of a text, whole: no bos, eos or padding."""
-        return self.fast.encode(text, add_special_tokens=False).ids
+        return self._encoded(text).ids
 
     def encode_with_offsets(self, text: str) -> tuple[list[int], list[int]]:
         """(ids, start): start[i] is the index in `text`, in characters, where token i begins."""
-        encoded = self.fast.encode(text, add_special_tokens=False)
+        encoded = self._encoded(text)
         return encoded.ids, [start for start, _ in encoded.offsets]
+
+    def _encoded(self, text: str) -> Any:
+        """ValueError where the package panics, as on a pattern that tries too many ways."""
+        try:
+            return self.fast.encode(text, add_special_tokens=False)
+        except BaseException as error:
+            if type(error).__name__ != "PanicException":  # not to be imported
+                raise
+            raise ValueError(
+                f"{self.file}: the `tokenizers` package gives up on the text {text[:20]!r} of "
+                f"{len(text)} characters ({error}): a pattern in the file backtracks without end; "
+                "name another with --tokenizer"
+            ) from None
 
     def pieces(self) -> list[str]:
         """Each id's text by itself; "" where the vocabulary has a gap."""
@@ -50,6 +76,19 @@ class JsonTokenizer:
         for place in self.fast.get_vocab(with_added_tokens=True).values():
             found[place] = self.fast.decode([place], skip_special_tokens=False)
         return found
+
+
+@contextmanager
+def _native_quiet() -> Iterator[None]:
+    """Within, nothing reaches stderr from the package, which tells of a panic there."""
+    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nowhere, 2)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nowhere)
 
 
 def read_json_tokenizer(file: Path, content: bytes) -> Any:

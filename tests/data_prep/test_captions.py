@@ -11,8 +11,8 @@ from data_prep.text.captions import CaptionOptions, clean_text, make_captions, p
 COLUMNS = ["caption", "keywords", "year"]
 
 
-def make(caption: tuple[str, ...], row: dict) -> dict[str, str]:
-    templates = parse_templates(CaptionOptions(caption=list(caption)), COLUMNS)
+def make(caption: tuple[str, ...], row: dict, **more: bool) -> dict[str, str]:
+    templates = parse_templates(CaptionOptions(caption=list(caption), **more), COLUMNS)
     return make_captions(templates, {**dict.fromkeys(COLUMNS), **row}, 100)
 
 
@@ -27,6 +27,9 @@ def make(caption: tuple[str, ...], row: dict) -> dict[str, str]:
         ("a\u00a0b\u3000c", "a b c"),
         ("\x00\x01dog\x1b[31m", "dog"),
         ("東京タワー 😀", "東京タワー 😀"),
+        ("a\u200b dog\u202e runs\u2066\ufeff", "a dog runs"),
+        ("\u200fcat&#8203;s, do\u00adg\u2060\u200d", "cats, dog"),
+        ("👩\u200d🚒 می\u200cخواهم", "👩\u200d🚒 می\u200cخواهم"),  # they join here
     ],
 )
 def test_text_is_cleaned(dirty: str, clean: str) -> None:
@@ -65,6 +68,32 @@ def test_a_caption_with_an_empty_column_is_absent(empty: object) -> None:
 
 def test_zero_is_not_empty() -> None:
     assert make(("label={year}",), {"year": 0}) == {"label": "0"}
+
+
+NOTHING = ["NULL", "nan", "None", "N/A", " <NA> ", "#N/A", "-", "...", "\u200bnull.", "&lt;br&gt;"]
+MARKED = ["<p>a dog</p>", "a <b>big</b> dog", '<img src="x.jpg" alt="a dog">', "dog<br/>", "<!-- x"]
+SAYING = ["none of the dogs", "I <3 dogs", "a < b > c", "Nan Goldin", "<dog>", "7", "😀", "東京"]
+
+
+@pytest.mark.parametrize("text", [*NOTHING, *MARKED, *SAYING])
+def test_what_says_nothing_is_dropped_where_asked_for(text: str) -> None:
+    kept = clean_text(text)
+    assert make(("x={caption}",), {"caption": text}) == {"x": kept}
+    drop = {"drop_placeholders": True}
+    row = {"caption": text, "keywords": ["a", text, "b"], "year": 1999}
+    asked = ("x={caption}", "y=in {year}: {keywords}", "z=a {caption}", "w={year}")
+    found = make(asked, row, **drop)
+    if text in SAYING:
+        assert found["x"] == kept and found["y"] == f"in 1999: a, {kept}, b"
+        return
+    assert found == {"y": "in 1999: a, b", "w": "1999"}
+    templates = parse_templates(
+        CaptionOptions(caption=["k={keywords}"], **drop), COLUMNS, lists=["keywords"]
+    )
+    assert make_captions(templates, row, 100) == {"k": "a", "k_2": "b"}
+    reason = "caption_markup" if text in MARKED or "&" in text else "caption_placeholder"
+    with pytest.raises(RejectedError, match=reason):
+        make(("x={caption}",), row, **drop)
 
 
 def test_braces_in_a_column_are_text() -> None:

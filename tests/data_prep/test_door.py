@@ -1,5 +1,6 @@
 """A request that cannot be met ends in one line that names the remedy, before anything is lost."""
 
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -34,6 +35,7 @@ WRONG = {
     "vocabulary": (["--vocab-size", "100"], ["vocab_size=100", "--vocab-size"]),
     "no such tokenizer": (["--tokenizer", "/nowhere.model"], ["/nowhere.model"]),
     "a tokenizer that is none": (["--tokenizer", __file__], ["SentencePiece", "--tokenizer"]),
+    "an object store": (["--out", "s3://bucket/out"], ["--out=s3://bucket/out", "object store"]),
     "limits": (["--caption-max-chars", "0"], ["caption_max_chars=0"]),
 }
 
@@ -151,8 +153,27 @@ def test_the_command_line_offers_these_options(capsys: pytest.CaptureFixture[str
         ),
         *("--shard_samples", "--shard_bytes", "--caption", "--caption+", "--caption_max_chars"),
         *("--tiers", "--min_image_px", "--max_aspect", "--tokenizer", "--model_type"),
-        *("--special_tokens", "--captions_per_list"),
+        *("--special_tokens", "--captions_per_list", "--drop_placeholders"),
         *("--vocab_size", "--lower_case", "--byte_fallback", "--tokenizer_captions", "--tagger"),
         *("--workers", "--task_index", "--task_count"),
         *("--hub_config", "--hub_split", "--hub_cache", "--hub_cache_gib"),
     }
+
+
+def test_an_object_store_is_written_to_by_no_command(corpus, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    done = ["build", "--source", str(corpus), "--out", "data", "--tiers", "full:95"]
+    assert main([*done, "--vocab-size", "300"]) == 0
+    shutil.copytree("data", "data_2")
+    (tmp_path / "links.csv").write_text("url,text\nhttp://h/1,a\n")
+    before = sorted(path.name for path in tmp_path.iterdir())
+    for command in (
+        ["join", "gs://b/out", "--source", "data", "--source", "data_2"],
+        ["download", "links.csv", "s3://b/out"],
+        ["index", "data", "--out", "hf://datasets/o/n"],
+    ):
+        capsys.readouterr()
+        assert main(command) == 2
+        error = capsys.readouterr().err.strip()
+        assert "object store" in error and "://" in error and "\n" not in error, error
+    assert sorted(path.name for path in tmp_path.iterdir()) == before

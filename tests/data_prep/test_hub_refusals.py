@@ -9,7 +9,7 @@ from data_prep_corpus import plain_corpus
 from hub_commands import PROGRAM, assert_as_from_disk, build, environment_of, run
 
 from data_prep.__main__ import main
-from data_prep.sources.hub_address import asking
+from data_prep.sources.hub_address import asking, parse_address
 from data_prep.sources.hub_files import persistently
 from pretrain.dataset.manifest import read_manifest
 
@@ -146,3 +146,15 @@ def test_index_says_that_tars_must_be_here(tmp_path, server):
     done = run(server, "index", "hf://lab/drawings/tars", "--out", str(tmp_path / "out"))
     assert done.returncode == 2 and "on this machine only" in done.stderr
     assert server.content.sent == [] and not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    "rest",
+    ["datasets/../..", "o/..", "../n", "o/n@../../x", "o/n@..", "o/n@%2e%2e%2fx", "o/n/a/../../b",
+     "o/n/./x", "o/n@refs/pr/..", "datasets/o/n@main/..", "o/n/%2e%2e/x"],
+)  # fmt: skip
+def test_an_address_leads_out_of_nothing(rest):
+    with pytest.raises(ValueError, match="mend --source") as told:
+        parse_address(f"hf://{rest}")
+    assert "\n" not in str(told.value)
+    assert parse_address("hf://o.x/n..y@v1..2/a..b/..c").path == "a..b/..c"

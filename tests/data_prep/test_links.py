@@ -4,6 +4,7 @@ import json
 import shutil
 from pathlib import Path
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from data_prep_corpus import caption, encoded, picture
@@ -121,6 +122,41 @@ def test_tables_of_every_kind_give_links_and_captions(name, tmp_path):
     assert chosen.kept == (["score"] if name == "named.csv" else [])
 
 
+LATE = {
+    "a decimal": ("7", "0.5", pa.float64(), 0.5),
+    "a word": ("7", "n/a", pa.string(), "n/a"),
+    "beyond 64 bits": ("7", "12345678901234567890", pa.string(), "12345678901234567890"),
+    "after nothing": ("", "x", pa.string(), "x"),
+    "a caption": ("7", "3.50", None, "3.50"),
+}
+
+
+@pytest.mark.parametrize("kind", ["csv", "tsv", "jsonl"])
+@pytest.mark.parametrize("name", LATE)
+def test_a_column_may_change_its_type_late(name, kind, tmp_path):
+    """40,000 rows are more than any block that a reader looks at."""
+    early, late, wanted, value = LATE[name]
+    column = "score" if wanted else "Caption"
+    cells = [early] * 40_000 + [late]
+    path = tmp_path / f"t.{kind}"
+    if kind == "jsonl":
+        shown = ["null" if not c else c if c[-1].isdigit() else f'"{c}"' for c in cells]
+        lines = [f'{{"url": "http://h/{i}", "{column}": {c}}}' for i, c in enumerate(shown)]
+    else:
+        comma = "\t" if kind == "tsv" else ","
+        rows = [f"http://h/{i}{comma}{c}" for i, c in enumerate(cells)]
+        lines = [f"url{comma}{column}", *rows]
+    path.write_text("\n".join(lines) + "\n")
+    schema, rows = stage_tables(str(path), None, tmp_path / "staged")
+    assert rows == 40_001 and schema.field(column).type == (wanted or pa.string())
+    (staged,) = (tmp_path / "staged").iterdir()
+    found = pq.read_table(staged)
+    assert found[column][-1].as_py() == value and str(found[column][0].as_py() or "") in (
+        early,
+        early + ".0",
+    )
+
+
 REFUSED = {
     "three cells": ("a.tsv", "http://h/1.jpg\ta dog\t0.5\n", [], "--columns"),
     "two cells for three names": (
@@ -137,6 +173,8 @@ REFUSED = {
     ),
     "two captions": ("a.csv", "url,text,alt\nhttp://h/1,a,b\n", [], "--caption-column"),
     "no table": ("a.csv.gz", "", [], "table="),
+    "of Windows": ("a.csv", "sep=;\nurl;text\nhttp://h/1;a\n", [], "sep="),
+    "two names alike": ("a.csv", "url,text,text\nhttp://h/1,a,b\n", [], "rename"),
     "another kind": ("a.xml", "<a/>", [], ".parquet"),
     "no such sha256": ("a.csv", "url,text\nhttp://h/1,a\n", ["--sha256-column", "x"], "--sha256"),
 }

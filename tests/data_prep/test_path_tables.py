@@ -1,14 +1,19 @@
 """Tables of paths and captions: read below their folder, never outside; links are refused."""
 
 import csv
+import gzip
 import json
+import shutil
 from pathlib import Path
 
 import pytest
 from data_prep_corpus import caption, encoded, picture
 
 from data_prep.__main__ import main
+from data_prep.download.link_tables import stage_tables
 from data_prep.sources import Corpus, SourceOptions
+from data_prep.sources.find import find_files
+from data_prep.sources.path_tables import LINE_CHARS_CAP
 from pretrain.dataset.manifest import read_manifest
 
 ROWS = [{"file_name": f"pics/{i}.png", "text": caption(i) + ', "so"\n', "n": i} for i in range(6)]
@@ -70,3 +75,88 @@ def test_what_is_not_understood_is_refused_in_one_line(name, tmp_path, capsys):
     for part in parts:
         assert part in error, error
     assert not (tmp_path / "out").exists()
+
+
+def test_a_cell_of_any_text_is_read_and_one_beyond_the_bound_is_named(tmp_path, capsys):
+    """Longer than the csv module allows: a caption that is too long, no fault elsewhere."""
+    fill(tmp_path)
+    long = "x " * 100_000
+    rows = [("pics/0.png", long, "a"), ("pics/1.png", "a", long), ("pics/2.png", "b", "c")]
+    for kind, comma in (("csv", ","), ("tsv", "\t")):
+        table = tmp_path / f"list.{kind}"
+        lines = [comma.join(row) for row in [("file_name", "text", "more"), *rows]]
+        table.write_text("\n".join(lines))
+        assert build(table, tmp_path / kind) == 0
+        manifest = read_manifest(tmp_path / kind)
+        assert manifest.samples == 2 and manifest.rejected["caption_too_long"] == 1
+    later = ["recaption", str(tmp_path / "csv"), "--source", str(table), "--key", "file_name"]
+    later += ["--match", "file_name", "--caption", "later={text}", "--workers", "1"]
+    assert main(later) == 0
+    assert "2 match no sample" not in capsys.readouterr().out
+    (tmp_path / "links.csv").write_text(f"url,text,more\nhttp://h/1,a,{long}\n")
+    assert stage_tables(str(tmp_path / "links.csv"), None, tmp_path / "staged")[1] == 1
+    table.write_text("file_name\ttext\npics/0.png\t" + "x" * (LINE_CHARS_CAP + 1))
+    assert build(table, tmp_path / "out") == 2
+    error = capsys.readouterr().err.strip()
+    assert "line 2" in error and "16,777,216 characters" in error and "\n" not in error, error
+
+
+ENCODED = {
+    "utf16.tsv": ("file_name\ttext\npics/0.png\ta\n".encode("utf-16"), "UTF-8"),
+    "utf16be.csv": ("file_name,text\npics/0.png,a\n".encode("utf-16-be"), "UTF-8"),
+    "utf16.jsonl": ('{"file_name": "pics/0.png"}\n'.encode("utf-16"), "UTF-8"),
+    "excel.csv": (b"sep=;\nfile_name;text\npics/0.png;a\n", "sep="),
+    "excel_bom.csv": (b"\xef\xbb\xbfsep=,\r\nfile_name,text\r\npics/0.png,a\r\n", "sep="),
+    "packed.csv": (gzip.compress(b"file_name,text\npics/0.png,a\n"), "decompress"),
+    "array.jsonl": (b'[{"file_name": "pics/0.png", "text": "a"}]', "an object a line"),
+    "windows.csv": (b"file_name,text\npics\\0.png,a\n", "/ instead of"),
+    "captions.json": (b"[]", "JSON Lines"),
+    "x.tar.gz": (b"", "decompress"),
+    "x.TGZ": (b"", "decompress"),
+    "x.zip": (b"", "unpack"),
+    "x.arrow": (b"", "save_to_disk"),
+    "x.xlsx": (b"", "CSV"),
+}
+
+
+@pytest.mark.parametrize("name", ENCODED)
+def test_another_kind_of_file_says_what_to_do(tmp_path, name, capsys):
+    content, remedy = ENCODED[name]
+    (fill(tmp_path / "mine") / name).write_bytes(content)
+    assert build(tmp_path / "mine" / name, tmp_path / "out") == 2
+    error = capsys.readouterr().err.strip()
+    assert error.startswith("error: ") and "\n" not in error and remedy in error, error
+    if name.startswith("x."):
+        (tmp_path / "mine" / name).rename(tmp_path / name)
+        (tmp_path / "alone").mkdir()
+        (tmp_path / name).rename(tmp_path / "alone" / name)
+        assert build(tmp_path / "alone", tmp_path / "out") == 2
+        assert remedy in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("address", ["s3://b/x.tar", "gs://b/x", "https://h/x.csv", "pipe:cat x"])
+def test_what_lies_elsewhere_is_refused_by_every_command(tmp_path, address, capsys):
+    (tmp_path / "data").mkdir()
+    for command in (
+        ["build", "--source", address, "--out", str(tmp_path / "out")],
+        ["build", "--source", address, "--format", "folder", "--out", str(tmp_path / "out")],
+        ["index", address, "--out", str(tmp_path / "out")],
+        ["download", address, str(tmp_path / "out"), "--python", str(shutil.which("true"))],
+    ):
+        assert main(command) == 2, command
+        error = capsys.readouterr().err.strip()
+        assert address.partition(":")[0] in error and "object store" in error, error
+        assert "\n" not in error and not (tmp_path / "out").exists()
+
+
+def test_braces_name_files_as_a_shell_does(tmp_path):
+    fill(tmp_path)
+    for i in range(6):
+        (tmp_path / f"{i:03d}.csv").write_text(f"file_name,text\npics/{i}.png,{caption(i)}\n")
+    wanted = sorted(tmp_path / f"{i:03d}.csv" for i in (1, 2, 3, 5))
+    assert find_files(str(tmp_path / "{001..003,005}.csv"), (".csv",)) == wanted
+    assert find_files(str(tmp_path / "00{1..3}.csv"), (".csv",)) == wanted[:3]
+    assert build(tmp_path / "{000..002}.csv", tmp_path / "out") == 0
+    assert read_manifest(tmp_path / "out").samples == 3
+    with pytest.raises(FileNotFoundError, match=r"006\.csv"):
+        find_files(str(tmp_path / "{004..006}.csv"), (".csv",))

@@ -192,6 +192,8 @@ def test_bad_input_is_answered_on_one_line(exported, tmp_path):
         (lambda: model.encode_image([tmp_path / "none.png"]), r"none\.png cannot be read"),
         (lambda: model.encode_image("cat.png"), "give a list"),
         (lambda: model.encode_text("a cat"), "give a list"),
+        (lambda: model.encode_text(["a", "b\ud800"]), "half a character"),
+        (lambda: model.classify([picture], ["\udfff"]), "half a character"),
         (lambda: model.classify([picture], []), "classes is empty"),
         (lambda: model.classify([picture], ["cat"], templates=["no place"]), r"exactly one \{\}"),
         (lambda: model.classify([picture], ["cat"], templates=[]), "no template"),
