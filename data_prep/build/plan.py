@@ -69,6 +69,7 @@ def prepare(options: BuildOptions) -> BuildJob | None:
             refuse_other(
                 options, request, plan.request, plan.tokenizer, "holds an unfinished build"
             )
+            refuse_changed(options, corpus, plan)
         if plan is None or any(what_differs(options, request, plan.request, plan.tokenizer)):
             say_what_was_chosen(corpus, options)
             plan = plan_anew(options, corpus, templates, request)
@@ -95,7 +96,7 @@ def plan_anew(
     request: dict[str, Any],
 ) -> Plan:
     """Train the tokenizer, cut the corpus into tasks, and write both in the place of what was."""
-    out = options.writer.out
+    out, state = options.writer.out, corpus.source.state()
     # Before `out` is cleared: a given tokenizer may lie there, and a corpus without a caption must
     # not cost the dataset that it was to replace.
     try:
@@ -120,6 +121,7 @@ def plan_anew(
         tokenizer = tokenizer_info(out / file)
         plan = Plan(
             request=request,
+            source_state=state,
             tasks=tasks,
             captions=[template.name for template in templates],
             token_dtype=token_dtype(tokenizer.vocab_size).str,
@@ -205,6 +207,17 @@ def refuse_other(
         raise FileExistsError(
             f"out={options.writer.out} {state} made with other {', '.join(other[:6])}; give the "
             "same options to go on, choose another --out or add --overwrite"
+        )
+
+
+def refuse_changed(options: BuildOptions, corpus: Corpus, plan: Plan) -> None:
+    """FileExistsError where the corpus is not as it was when `out` was begun: parts of both would
+    be mixed."""
+    if corpus.source.state() != plan.source_state:
+        raise FileExistsError(
+            f"source={options.source.source}: sizes or times of its files are others than when "
+            f"out={options.writer.out} was begun; add --overwrite to begin anew, or put the files "
+            "back (copies keep their times by cp -p or rsync -t)"
         )
 
 

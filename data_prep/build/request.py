@@ -78,12 +78,14 @@ def describe_request(
 
 def begun_at(options: BuildOptions) -> tuple[str | None, Look | None]:
     """The commit on the hub at which `out` was begun or built from this very address (its branch
-    may have moved since), and what was found in its tars. None otherwise, and where it is to be
+    may have moved since), and what was found in the tars. None otherwise, and where it is to be
     built again."""
     source, out = options.source.source, options.writer.out
-    if not is_hub_address(source) or options.writer.overwrite:
+    if options.writer.overwrite:
         return None, None
     plan, look = read_plan(out), None
+    if not is_hub_address(source):
+        return None, None if plan is None else read_look(out)
     found = {} if plan is None else plan.request
     if (out / MANIFEST_FILE).exists():
         found = read_manifest(out).provenance

@@ -1,7 +1,7 @@
 """A build as independent tasks, and what is on the disk of each: the folder OUT/.build.
 
     .build/plan.json            what is built of what, and the tasks: ranges of the source's rows
-    .build/look.json            what was found in the tars, where they lie on a hub
+    .build/look.json            what was found in the tars, where the corpus is of them
     .build/000012/0.json        a part of task 12 that is done: counts, checksums
     .build/000012/0.160.tar     its shard of a tier
     .build/000012/0.160.npy     the index rows of that shard
@@ -66,6 +66,7 @@ class Plan:
     """All that the tasks and their joining need to know, but for the corpus itself."""
 
     request: dict[str, Any]  # what decides the bytes; another request is another build
+    source_state: str  # of the source's files, by sizes and times
     tasks: list[Task]
     captions: list[str]
     token_dtype: str

@@ -79,8 +79,8 @@ def stage_tables(
         )
         for file in missing:
             convert(table, file, staged[file])
-    schema, rows = read_footers(LocalFiles(list(staged.values())))
-    return schema, sum(rows)
+    footers = read_footers(LocalFiles(list(staged.values())))
+    return footers.schema, sum(footers.rows)
 
 
 def convert(table: PlainTable, file: Path, target: Path) -> None:

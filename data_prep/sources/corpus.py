@@ -62,10 +62,10 @@ class Corpus:
     def __init__(
         self, options: SourceOptions, commit: str | None = None, look: Look | None = None
     ) -> None:
-        """Of a dataset on the hub: its commit, where it is not that which its address has now, and
-        what an earlier look through its tars found."""
+        """commit: of a dataset on the hub, where it is not that which its address has now. look:
+        what an earlier look through the tars found."""
         self.hub: dict[str, Any] | None = None  # for the manifest
-        self.look: Look | None = None  # of tars there, for who goes on with the build
+        self.look: Look | None = None  # through tars, for who goes on with the build
         self.format: Format
         given = options.image_column, options.image_root
         if is_hub_address(options.source):
@@ -76,7 +76,9 @@ class Corpus:
                 self.hub = {**self.hub, "columns": self.look.columns}
         else:
             refuse_hub_options(options)
-            self.format, self.source = open_source(options.source, options.format, *given)
+            self.format, self.source, self.look = open_source(
+                options.source, options.format, *given, look
+            )
         self.rows = self.source.rows
         self.columns: list[str] = self.source.schema.names
         self.caption_column = choose_caption_column(self.source.schema)

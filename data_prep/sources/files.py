@@ -1,6 +1,7 @@
 """The files of a source, wherever they lie: on this machine, or brought when they are read."""
 
-from collections.abc import Callable
+import hashlib
+from collections.abc import Callable, Iterable
 from io import RawIOBase
 from pathlib import Path
 from typing import Protocol, TypeVar
@@ -17,6 +18,9 @@ class Files(Protocol):
 
     def size(self, path: Path) -> int:
         """Bytes of one of the files."""
+
+    def state(self) -> str:
+        """Another after any of the files changed."""
 
     def read(self, path: Path, opening: Callable[[Path], T]) -> T:
         """What `opening` makes of a file on this machine, where it is whole at that moment.
@@ -39,6 +43,10 @@ class LocalFiles:
         """Bytes of one of the files."""
         return path.stat().st_size
 
+    def state(self) -> str:
+        """Another after any of the files changed, by sizes and times."""
+        return state_of(self.paths)
+
     def read(self, path: Path, opening: Callable[[Path], T]) -> T:
         """What `opening` makes of a file."""
         return opening(path)
@@ -46,3 +54,12 @@ class LocalFiles:
     def glance(self, path: Path, opening: Callable[[Path | RawIOBase], T]) -> T:
         """What `opening` makes of a file."""
         return opening(path)
+
+
+def state_of(paths: Iterable[Path]) -> str:
+    """sha256 over the names, sizes and times of files; another after any of them changed."""
+    digest = hashlib.sha256()
+    for path in paths:
+        found = path.stat()
+        digest.update(f"{path.name!a} {found.st_size} {found.st_mtime_ns}\n".encode())
+    return digest.hexdigest()

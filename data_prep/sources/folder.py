@@ -1,5 +1,6 @@
 """A folder of pictures, each with its text in a file beside it: NAME.jpg and NAME.txt or .json."""
 
+import hashlib
 import os
 from collections import Counter
 from collections.abc import Iterator
@@ -11,6 +12,7 @@ import pyarrow as pa
 
 from data_prep.rejection import RejectedError
 from data_prep.sources.columns import to_array
+from data_prep.sources.files import state_of
 from data_prep.sources.links import LinkCounts
 from data_prep.sources.picture_files import read_bounded
 from data_prep.sources.sidecars import Sidecars, caption_name, look_into, sidecar_notes, stem
@@ -113,12 +115,27 @@ class FolderSource:
         self.schema, found = look_into(self.sidecars, self.pictures)
         self.notes = listing_notes(listing) + sidecar_notes(found)
 
+    def state(self) -> str:
+        """Another after a file changed."""
+        return state_of(self.root / path for path in self.read_paths())
+
+    def read_paths(self) -> Iterator[str]:
+        """Of all files that are read, by their kinds."""
+        yield from self.pictures
+        yield from sorted(self.sidecars.texts.values(), key=os.fsencode)
+        yield from sorted(self.sidecars.metadata.values(), key=os.fsencode)
+
     def files(self) -> list[dict[str, Any]]:
-        """The folder's name and how many files of each kind are in it."""
+        """The folder's name, how many files of each kind are in it, and a digest of their names and
+        sizes."""
         counts = {"pictures": len(self.pictures), "texts": len(self.sidecars.texts)}
         if self.sidecars.metadata:
             counts["metadata"] = len(self.sidecars.metadata)
-        return [{"name": self.root.resolve().name, **counts}]
+        digest = hashlib.sha256()
+        for path in self.read_paths():
+            size = (self.root / path).stat().st_size
+            digest.update(b"%s\0%d\n" % (os.fsencode(path), size))
+        return [{"name": self.root.resolve().name, **counts, "listing_sha256": digest.hexdigest()}]
 
     def batches(
         self, columns: list[str], *, with_images: bool, start: int = 0, stop: int | None = None

@@ -36,6 +36,10 @@ class HubFiles:
         """Bytes of one of the files."""
         return self.found[path].bytes
 
+    def state(self) -> str:
+        """The commit: what lies there does not change."""
+        return self.address.revision
+
     def read(self, path: Path, opening: Callable[[Path], T]) -> T:
         """What `opening` makes of a file that is brought, at most once, if it is not there.
         ValueError says why it could not be."""

@@ -2,14 +2,14 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
-from data_prep.sources.files import LocalFiles
+from data_prep.sources.files import Files, LocalFiles
 from data_prep.sources.find import REMEDIES, find_files, refuse_address
 from data_prep.sources.folder import FolderSource, Listing, describe_suffixes, list_folder
 from data_prep.sources.hub import HubFormat
 from data_prep.sources.hub_files import HubFiles
-from data_prep.sources.links import counts_of_tars
+from data_prep.sources.links import LinkCounts, counts_of_tars
 from data_prep.sources.look import Look
 from data_prep.sources.parquet import ParquetSource
 from data_prep.sources.path_tables import (
@@ -30,9 +30,17 @@ USING_ROOT = ("parquet", "table", "imagefolder")
 
 
 def open_source(
-    source: str, kind: Format | None, image_column: str | None, image_root: str | None
-) -> tuple[Format, Source]:
-    """The reader for what stands at `source`. ValueError or FileNotFoundError if none fits."""
+    source: str,
+    kind: Format | None,
+    image_column: str | None,
+    image_root: str | None,
+    look: Look | None,
+) -> tuple[Format, Source, Look | None]:
+    """The reader for what stands at `source`, and what was found if it had to look through all.
+    ValueError or FileNotFoundError if none fits.
+
+    look: what was found earlier; of other files, it counts for nothing.
+    """
     refuse_address("source", source)
     kind = kind or detect(source)
     if image_root is not None:
@@ -43,7 +51,24 @@ def open_source(
             )
         if not Path(image_root).is_dir():
             raise FileNotFoundError(f"image_root={image_root}: no such folder; mend --image-root")
-    return kind, OPENERS[kind](source, image_column, image_root)
+    if kind == "webdataset":
+        files = LocalFiles(find_files(source, (".tar",)))
+        asked = {"state": files.state(), "image_column": image_column}
+        return kind, *open_tars(source, files, asked, look, counts_of_tars(files.paths))
+    return kind, OPENERS[kind](source, image_column, image_root), None
+
+
+def open_tars(
+    source: str,
+    files: Files,
+    asked: dict[str, Any],
+    look: Look | None,
+    downloads: LinkCounts | None = None,
+) -> tuple[WebDatasetSource, Look]:
+    """WebDataset tars, looked through if the look there is is not of what is asked."""
+    known = look if look is not None and look.of == asked else None
+    opened = WebDatasetSource(source, files, asked["image_column"], downloads, look=known)
+    return opened, opened.look(asked)
 
 
 def open_on_hub(
@@ -67,9 +92,7 @@ def open_on_hub(
     opened: Source
     if kind == "webdataset":
         asked = {**files.origin, "image_column": image_column}
-        known = look if look is not None and look.of == asked else None
-        opened = WebDatasetSource(source, files, image_column, look=known)
-        look = opened.look(asked)
+        opened, look = open_tars(source, files, asked, look)
     else:
         opened, look = with_pictures(ParquetSource(source, files, image_column, None)), None
     size = sum(files.size(path) for path in files.paths)
@@ -145,13 +168,6 @@ def open_folder(source: str, image_column: str | None, image_root: str | None) -
     return FolderSource(Path(source), list_folder(Path(source)))
 
 
-def open_webdataset(source: str, image_column: str | None, image_root: str | None) -> Source:
-    """WebDataset tars."""
-    del image_root
-    tars = find_files(source, (".tar",))
-    return WebDatasetSource(source, LocalFiles(tars), image_column, counts_of_tars(tars))
-
-
 def open_table(source: str, image_column: str | None, image_root: str | None) -> Source:
     """CSV, TSV or JSON Lines of paths."""
     return PathTableSource(source, find_tables(source), image_column, image_root)
@@ -173,7 +189,6 @@ OPENERS: dict[Format, Opener] = {
     "parquet": open_parquet,
     "saved": open_saved,
     "folder": open_folder,
-    "webdataset": open_webdataset,
     "table": open_table,
     "imagefolder": open_imagefolder,
 }

@@ -5,8 +5,10 @@ the process (exit status 134) when a run ends early, so no error could end it in
 Measured with datasets 5.2.0, pyarrow 26.0.1; huggingface/datasets#7467, huggingface_hub#4178.
 """
 
+import hashlib
 from collections.abc import Iterator
 from contextlib import closing
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -27,12 +29,20 @@ class ParquetSource(TableSource):
         self, source: str, files: Files, image_column: str | None, image_root: str | None
     ) -> None:
         self.parts = files
-        schema, self.counts = read_footers(files)
-        super().__init__(source, schema, sum(self.counts), image_column, image_root)
+        footers = read_footers(files)
+        self.counts, self.digests = footers.rows, footers.digests
+        super().__init__(source, footers.schema, sum(self.counts), image_column, image_root)
+
+    def state(self) -> str:
+        """Another after a file changed."""
+        return self.parts.state()
 
     def files(self) -> list[dict[str, Any]]:
-        """Names and sizes of the files."""
-        return [{"name": path.name, "bytes": self.parts.size(path)} for path in self.parts.paths]
+        """Names and sizes of the files, and what tells their content."""
+        return [
+            {"name": path.name, "bytes": self.parts.size(path), "footer_sha256": digest}
+            for path, digest in zip(self.parts.paths, self.digests, strict=True)
+        ]
 
     def tables(
         self, columns: list[str], start: int = 0, stop: int | None = None
@@ -98,10 +108,20 @@ def read_batches(
             yield batch
 
 
-def read_footers(files: Files) -> tuple[pa.Schema, list[int]]:
-    """Schema shared by all files, and their row counts. ValueError names the odd file out."""
+@dataclass(frozen=True, kw_only=True)
+class Footers:
+    """What the ends of some files say."""
+
+    schema: pa.Schema  # that all share
+    rows: list[int]  # of each file
+    digests: list[str]  # sha256 of each footer: places, sizes and extremes of all columns' parts
+
+
+def read_footers(files: Files) -> Footers:
+    """The footers of all files. ValueError names the odd file out."""
     schema: pa.Schema | None = None
     rows: list[int] = []
+    digests: list[str] = []
     for file in files.paths:
         try:
             footer = files.glance(file, pq.read_metadata)
@@ -123,5 +143,8 @@ def read_footers(files: Files) -> tuple[pa.Schema, list[int]]:
             )
         schema = found if schema is None else schema
         rows.append(footer.num_rows)
+        written = pa.BufferOutputStream()
+        footer.write_metadata_file(written)
+        digests.append(hashlib.sha256(written.getvalue()).hexdigest())
     assert schema is not None
-    return schema, rows
+    return Footers(schema=schema, rows=rows, digests=digests)

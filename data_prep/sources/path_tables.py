@@ -11,6 +11,7 @@ import pyarrow as pa
 
 from data_prep.sources.column_choice import choose_path_column, refuse_links
 from data_prep.sources.columns import ColumnTypes, cell_value
+from data_prep.sources.files import state_of
 from data_prep.sources.find import find_files
 from data_prep.sources.folder import METADATA_FILES
 from data_prep.sources.picture_files import PictureRoot
@@ -84,6 +85,10 @@ class PathTableSource(RowSource):
         self.schema = pa.schema(types.fields())
         if image_column is None:
             self.notes.append(f"paths of pictures are read from column {self.image_column!r}")
+
+    def state(self) -> str:
+        """Another after a file changed."""
+        return state_of(self.paths)
 
     def files(self) -> list[dict[str, Any]]:
         """Names and sizes of the tables."""

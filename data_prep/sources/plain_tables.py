@@ -58,8 +58,8 @@ class PlainTable:
             raise ValueError(f"{paths[0].parent} has Parquet and other tables; name files of one")
         (self.parquet,) = kinds
         if self.parquet:
-            self.schema, counts = read_footers(LocalFiles(paths))
-            self.count = sum(counts)
+            footers = read_footers(LocalFiles(paths))
+            self.schema, self.count = footers.schema, sum(footers.rows)
             return
         types, self.count = ColumnTypes(), 0
         for path in paths:
@@ -92,7 +92,7 @@ class PlainTable:
         """The rows of one of the files, as (place of each, a table of few rows)."""
         if self.parquet:
             file = LocalFiles([path])
-            rows = read_footers(file)[1][0]
+            rows = read_footers(file).rows[0]
             for first, table in read_range(file, path, columns, 0, rows):
                 yield [f"{path} row {first + i}" for i in range(table.num_rows)], table
             return

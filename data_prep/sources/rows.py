@@ -57,6 +57,10 @@ class RowSource(ABC):
     marks: Marks
 
     @abstractmethod
+    def state(self) -> str:
+        """Another after any file that is read changed."""
+
+    @abstractmethod
     def files(self) -> list[dict[str, Any]]:
         """What was read, for the manifest."""
 

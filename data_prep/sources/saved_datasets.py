@@ -6,6 +6,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from data_prep.sources.files import state_of
 from data_prep.sources.plain_types import plain_schema, plain_table
 from data_prep.sources.source import READ_ROWS
 from data_prep.sources.tables import TableSource
@@ -38,6 +39,10 @@ class SavedDatasetSource(TableSource):
             ) from error
         schema = plain_schema(self.saved.features.arrow_schema)
         super().__init__(str(folder), schema, self.saved.num_rows, image_column)
+
+    def state(self) -> str:
+        """Another after a file changed."""
+        return state_of([self.folder / "state.json", *sorted(self.folder.glob("*.arrow"))])
 
     def files(self) -> list[dict[str, Any]]:
         """Names and sizes of the Arrow files."""

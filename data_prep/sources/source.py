@@ -69,6 +69,9 @@ class Source(Protocol):
     def files(self) -> list[dict[str, Any]]:
         """What was read, for the manifest: by name, never by a path of this machine."""
 
+    def state(self) -> str:
+        """Another after any file that is read changed, by sizes and times."""
+
     def batches(
         self, columns: list[str], *, with_images: bool, start: int = 0, stop: int | None = None
     ) -> Iterator[RowBatch]:

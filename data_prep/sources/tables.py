@@ -41,6 +41,10 @@ class TableSource(ABC):
             self.notes.append(f"pictures are read from column {self.image_column!r}")
 
     @abstractmethod
+    def state(self) -> str:
+        """Another after any file that is read changed."""
+
+    @abstractmethod
     def files(self) -> list[dict[str, Any]]:
         """Names and sizes of the files."""
 

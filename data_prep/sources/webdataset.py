@@ -99,6 +99,10 @@ class WebDatasetSource(RowSource):
             for row, file, place in look.marks:
                 self.marks.add(row, file, place)
 
+    def state(self) -> str:
+        """Another after a file changed."""
+        return self.parts.state()
+
     def files(self) -> list[dict[str, Any]]:
         """Names and sizes of the archives."""
         return [{"name": path.name, "bytes": self.parts.size(path)} for path in self.parts.paths]

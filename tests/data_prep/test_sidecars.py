@@ -53,6 +53,7 @@ def test_keys_become_columns_of_their_types(tmp_path):
     (details,) = map(json.loads, members(tmp_path / "out", ".json"))
     assert details["captions"] == {"caption": "a cat"} and details["meta"]["tags"] == ["x", "y"]
     (file,) = read_manifest(tmp_path / "out").provenance["files"]
+    assert len(file.pop("listing_sha256")) == 64
     assert file == {"name": "mine", "pictures": 2, "texts": 0, "metadata": 2}
 
 
