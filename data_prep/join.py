@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import sys
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
@@ -67,17 +68,34 @@ class JoinOptions:
 def join(out: Path, options: JoinOptions) -> str:
     """Make `out` of all samples of the sources, in order; the manifest last. Returns a summary.
 
-    Shards are hard links where the file system allows it, else copies. A finished directory is
-    refused; an unfinished one is made anew. ValueError or OSError name what does not fit.
+    Shards are hard links where the file system allows it, else copies. A finished directory of
+    these sources stays as it is, but for the weights of other shares; any other is refused. An
+    unfinished one is made anew. ValueError or OSError name what does not fit.
     """
     check_local({"out": out})
     manifests = [read_manifest(source) for source in options.source]
     _check_alike(options.source, manifests)
     with locked(out, patience_s=0, keep=False):
-        if (out / MANIFEST_FILE).exists():
-            raise FileExistsError(f"{out} is a finished dataset: choose another directory")
-        _write(out, options, manifests)
+        if not (out / MANIFEST_FILE).exists():
+            _write(out, options, manifests)
+        else:
+            found = read_manifest(out)
+            if found.provenance.get("joined") != _sources(options, manifests):
+                raise FileExistsError(
+                    f"{out} is a finished dataset of other sources: choose another directory"
+                )
+            print(f"note: {out} is finished", file=sys.stderr)
+            if options.share:
+                _write_mix(out, options, manifests, found)
     return _summary(out, options, manifests)
+
+
+def _sources(options: JoinOptions, manifests: list[Manifest]) -> list[dict[str, Any]]:
+    """What was joined, for the manifest."""
+    return [
+        {"name": source.resolve().name, "samples": its.samples, "sha256": its.fingerprint}
+        for source, its in zip(options.source, manifests, strict=True)
+    ]
 
 
 def _write(out: Path, options: JoinOptions, manifests: list[Manifest]) -> None:
@@ -100,10 +118,7 @@ def _write(out: Path, options: JoinOptions, manifests: list[Manifest]) -> None:
         rejected=dict(rejected),
         token_counts=_join_counts(out, options.source, manifests),
         provenance={
-            "joined": [
-                {"name": source.resolve().name, "samples": its.samples, "sha256": its.fingerprint}
-                for source, its in zip(options.source, manifests, strict=True)
-            ],
+            "joined": _sources(options, manifests),
             **_join_downloads(manifests),
         },
     )

@@ -4,7 +4,7 @@ import shutil
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, get_args
 
@@ -32,7 +32,7 @@ from data_prep.text.word_classes import TaggerName
 from pretrain.base.files import file_sha256, rename_durably, why_not_written
 from pretrain.base.lock import LOCK_FILE, locked
 from pretrain.base.progress import Bar
-from pretrain.dataset.captions import RecaptionInfo
+from pretrain.dataset.captions import Recaption, RecaptionInfo
 from pretrain.dataset.manifest import (
     KEY_CHARS,
     RECAPTIONS_FOLDER,
@@ -65,7 +65,7 @@ def recaption(
     """Write DIR/captions/NAME of each caption; returns a line for each.
 
     ValueError, FileExistsError or FileNotFoundError name what to change; a folder has its name
-    only when it is whole.
+    only when it is whole, and is left as it is where it is there already, of the same request.
     """
     manifest = read_manifest(directory)
     table = PlainTable(find_tables("--source", options.source))
@@ -73,9 +73,15 @@ def recaption(
     path = path_inside(directory, manifest.tokenizer.file, "tokenizer.file")
     if file_sha256(path) != manifest.tokenizer.sha256:
         raise ValueError(f"{path}: its sha256 is not the manifest's; put the dataset's own back")
+    tables = {path.name: file_sha256(path) for path in table.paths}
+    requests = {one.name: _request(manifest, one, options, captions, tables) for one in templates}
+    if not any(_is_missing(directory, manifest, *one) for one in requests.items()):
+        return "\n".join(f"{directory}: the caption {name} is finished" for name in requests)
     with _working(directory) as work:
-        for template in templates:  # another process may have been here first
-            _refuse_present(directory, template.name)
+        # Another process may have been here first.
+        missing = [
+            t for t in templates if _is_missing(directory, manifest, t.name, requests[t.name])
+        ]
         state = JoinState(
             work=work,
             tokenizer=path,
@@ -94,14 +100,12 @@ def recaption(
         for one in Bar(results, total=buckets, unit="parts", what="recaption"):
             _add(joined, one)
         _check(directory, options, joined)
-        tables = [path.name for path in table.paths]
         lines: list[str] = []
-        for template in templates:
-            info = write_recaption(
-                state, manifest, template, joined, buckets, tables, options.key, options.match
-            )
+        for template in missing:
+            request = requests[template.name]
+            info = write_recaption(state, manifest, template, joined, buckets, request)
             lines.append(_summary(directory, template.name, info, joined))
-        for template in templates:
+        for template in missing:
             folder = recaption_folder(directory, template.name, "--caption")
             rename_durably(work / template.name, folder)
     names = ", ".join([f"{manifest.captions[0]}: 1", *(f"{one.name}: 1" for one in templates)])
@@ -137,16 +141,43 @@ def _templates(
                 f"--caption {template.name}=…: {directory} has captions {manifest.captions} "
                 "already; choose another name"
             )
-        _refuse_present(directory, template.name)
     return templates
 
 
-def _refuse_present(directory: Path, name: str) -> None:
+def _request(
+    manifest: Manifest,
+    template: CaptionTemplate,
+    options: RecaptionOptions,
+    captions: CaptionOptions,
+    tables: dict[str, str],
+) -> dict[str, Any]:
+    """What decides a caption's folder, as it will be recorded there."""
+    limits = asdict(captions)
+    del limits["caption"]
+    return {
+        "dataset_fingerprint": manifest.fingerprint,
+        "tokenizer_sha256": manifest.tokenizer.sha256,
+        "tagger": manifest.tagger,
+        "template": template.template,
+        "limits": limits,
+        "key": options.key,
+        "match": options.match,
+        "tables": tables,
+    }
+
+
+def _is_missing(directory: Path, manifest: Manifest, name: str, request: dict[str, Any]) -> bool:
+    """Whether a caption is still to be made; FileExistsError where another has its name."""
     folder = recaption_folder(directory, name, "--caption")
-    if folder.exists():
+    if not folder.exists():
+        return True
+    info = asdict(Recaption(directory, manifest, name, "--caption").info)
+    if other := [key for key, value in request.items() if info[key] != value]:
         raise FileExistsError(
-            f"{folder} is there already: choose another name with --caption, or remove that folder"
+            f"{folder} is there already, made with other {', '.join(other)}: choose another name "
+            "with --caption, or remove that folder"
         )
+    return False
 
 
 def _tagger(manifest: Manifest) -> TaggerName:

@@ -5,6 +5,7 @@ import os
 from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -34,11 +35,10 @@ def write_recaption(
     template: CaptionTemplate,
     joined: Joined,
     buckets: int,
-    tables: list[str],
-    key: str,
-    match: str | None,
+    request: dict[str, Any],
 ) -> RecaptionInfo:
-    """One caption's folder, whole and on the disk, under the work folder."""
+    """One caption's folder, whole and on the disk, under the work folder. request: what decides
+    it."""
     folder = state.work / template.name
     folder.mkdir()
     parts = (
@@ -53,13 +53,7 @@ def write_recaption(
     if absent := joined.given - rows:  # that give another caption of this command alone
         rejected["caption_absent"] = absent
     info = RecaptionInfo(
-        dataset_fingerprint=manifest.fingerprint,
-        tokenizer_sha256=manifest.tokenizer.sha256,
-        tagger=manifest.tagger,
-        template=template.template,
-        key=key,
-        match=match,
-        tables=tables,
+        **request,
         samples_matched=having,
         samples_unmatched=manifest.samples - having,
         rows_matched=rows,

@@ -52,9 +52,10 @@ class RecaptionInfo:
     tokenizer_sha256: str
     tagger: str
     template: str
+    limits: dict[str, Any]  # the other options of the caption
     key: str  # the table's column
     match: str | None  # the metadata column that it was compared with; None: the samples' keys
-    tables: list[str]  # names of the files that were read
+    tables: dict[str, str]  # name of each file that was read -> its sha256
     samples_matched: int  # samples that have the caption
     samples_unmatched: int
     rows_matched: int  # rows of the table whose caption a sample has

@@ -225,6 +225,41 @@ def test_a_kill_leaves_no_half_folder_and_the_command_given_again_makes_the_same
             assert content(tmp_path / f"at{moment}") == wanted, moment
 
 
+def test_killed_between_two_captions_the_same_command_makes_the_other(made, tmp_path, capfd):
+    source = ["--source", str(made / "later.parquet"), "--key", "key", "--workers", "1"]
+    captions = ["--caption", "one={text}", "--caption", "two=a {text}"]
+
+    def command(dataset: Path, *more: str) -> list[str]:
+        return ["recaption", str(dataset), *source, *captions, *more]
+
+    for name in ("whole", "cut"):
+        shutil.copytree(made / "beside", tmp_path / name)
+    assert data_prep(command(tmp_path / "whole")) == 0
+    wanted = content(tmp_path / "whole")
+    for gone in ("one", "two"):
+        shutil.rmtree(tmp_path / "cut")
+        shutil.copytree(tmp_path / "whole", tmp_path / "cut")
+        shutil.rmtree(tmp_path / "cut/captions" / gone)
+        assert data_prep(command(tmp_path / "cut")) == 0
+        assert content(tmp_path / "cut") == wanted, gone
+    capfd.readouterr()
+    assert data_prep(command(tmp_path / "cut")) == 0
+    told = capfd.readouterr().out
+    assert "caption one is finished" in told and "caption two is finished" in told
+    assert content(tmp_path / "cut") == wanted
+    for more, named in (
+        (["--caption-max-chars", "7"], "limits"),
+        (["--caption", "one=the {text}"], "template"),
+    ):
+        request = command(tmp_path / "cut", *more)
+        if "template" in named:
+            request = [word for word in request if word not in ("one={text}", "--caption")]
+            request = ["recaption", str(tmp_path / "cut"), *source, *more]
+        assert data_prep(request) == 2
+        assert f"made with other {named}" in capfd.readouterr().err
+    assert content(tmp_path / "cut") == wanted
+
+
 def test_stale_and_damaged_folders_are_refused_and_verify_names_them(beside, capfd):
     folder = beside / "captions/later"
     data = Dataset(beside, "full")
