@@ -246,12 +246,8 @@ def train_in_float64(case: Case) -> Training:
             decay = WEIGHT_DECAY if decays else 0
             groups.append(dict(params=[parameter], weight_decay=decay, lr=rate))
     adam = torch.optim.AdamW(groups, lr=case.learning_rate, betas=(0.9, 0.95), eps=case.eps)
-    muon_rule = MuonRule(
-        muon,
-        lr=case.learning_rate * MUON_LR_SCALE,
-        momentum=MUON_MOMENTUM,
-        weight_decay=WEIGHT_DECAY,
-    )
+    muon_lr = case.learning_rate * MUON_LR_SCALE
+    muon_rule = MuonRule(muon, lr=muon_lr, momentum=MUON_MOMENTUM, weight_decay=WEIGHT_DECAY)
     losses, norms = [], []
     for step in range(STEPS):
         images, texts, keep = training_batch(step)
