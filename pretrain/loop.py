@@ -174,6 +174,7 @@ def _start_engine(job: Job, index: int, state: RunState) -> TrainingEngine:
         micro_batch_samples=stage.micro_batch_samples,
         layer_decay=stage.layer_decay,
         locked=stage.locked,
+        fixed_positions=stage.fixed_positions,
     )
 
 

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from pretrain.batches.options import AugmentOptions, Normalisation
 
-AUGMENT_DRAWS = 12
+AUGMENT_DRAWS = 14
 # ImageNet: all CLIPA v2 and JAX models; OpenAI: clipa_torch v1 (facts of the released configs).
 # Inception (timm's and open_clip's name): -1 to 1, SigLIP.
 MEAN_STD = {
@@ -89,20 +89,39 @@ def _move(pixels: Tensor, draws: Tensor, options: AugmentOptions) -> Tensor:
 
 def _recolour(pixels: Tensor, draws: Tensor, options: AugmentOptions) -> Tensor:
     """Brightness, contrast, channels, then saturation: all are linear in a pixel's colour and the
-    picture's mean, so they are one 3x3 matrix and one offset a picture, clamped to [0, 1]."""
+    picture's mean, so they are one 3x3 matrix and one offset a picture, clamped to [0, 1]. Then
+    hue, and with it grey last, since a turned hue has another grey."""
+    jitters = (draws[:, 13:14] < options.jitter).float()
 
     def factor(columns: slice, width: float) -> Tensor:
-        return 1 + _spread(draws[:, columns], width)
+        return 1 + _spread(draws[:, columns], width) * jitters
 
     luma = _constant(_LUMA, pixels.device)
     brightness = factor(slice(5, 6), options.brightness)  # (B, 1)
     contrast = factor(slice(6, 7), options.contrast)  # (B, 1)
     channels = factor(slice(8, 11), options.channel)  # (B, 3)
-    keep = (draws[:, 11:12] >= options.grey).float()
-    saturation = (factor(slice(7, 8), options.saturation) * keep)[:, :, None]  # (B, 1, 1)
+    keep = draws[:, 11:12] >= options.grey
+    saturation = factor(slice(7, 8), options.saturation)[:, :, None]  # (B, 1, 1)
+    if not options.hue:
+        saturation = saturation * keep[:, :, None]
     mix = saturation * torch.eye(3, device=pixels.device) + (1 - saturation) * luma
     mean = brightness[:, 0] * (pixels.mean((2, 3)) @ luma)
     matrix = mix * (brightness * contrast * channels)[:, None, :]
     offset = (mix * (mean[:, None] * (1 - contrast) * channels)[:, None, :]).sum(2, keepdim=True)
-    colours = torch.baddbmm(offset, matrix, pixels.flatten(2))
-    return colours.clamp_(0, 1).view_as(pixels)
+    colours = torch.baddbmm(offset, matrix, pixels.flatten(2)).clamp_(0, 1)
+    if options.hue:
+        colours = _turn_hue(colours, _spread(draws[:, 12:13], options.hue) * jitters)
+        colours = torch.where(keep[:, :, None], colours, (luma @ colours)[:, None])
+    return colours.view_as(pixels)
+
+
+def _turn_hue(colours: Tensor, turn: Tensor) -> Tensor:
+    """Colours (B, 3, N) with their hue in HSV turned by a share (B, 1) of the circle; value and
+    saturation stay. Over sixths h of the circle, r, g, b = V - C clamp(min(k, 4 - k), 0, 1) with
+    k = (5, 3, 1) + h modulo 6, V the largest of the three and C what it is above the smallest."""
+    value, largest = colours.max(1)
+    chroma = value - colours.amin(1)
+    across = (colours.roll(-1, 1) - colours.roll(-2, 1)).gather(1, largest[:, None])[:, 0]
+    sixths = 2 * largest + across / torch.where(chroma > 0, chroma, 1) + 6 * turn
+    k = torch.stack([(n + sixths) % 6 for n in (5, 3, 1)], 1)
+    return value[:, None] - chroma[:, None] * torch.minimum(k, 4 - k).clamp_(0, 1)

@@ -25,6 +25,7 @@ from pretrain.tokens.context import Specials, add_specials, special_count
 from pretrain.tokens.image_reduction import draws_needed, keep_index
 from pretrain.tokens.options import TokenOptions
 from pretrain.tokens.text_reduction import TextReduction, reduce_tokens
+from pretrain.tokens.word_edges import word_edges
 
 _SUBSTITUTES = 16  # tries to replace an unusable sample before the batch is given up
 
@@ -55,6 +56,18 @@ def text_counts(
     except ValueError as error:
         raise ValueError(f"{option}={reduction}: {error}, or change {option}") from error
     return None
+
+
+def text_edges(
+    dataset: Dataset, tokens: TokenOptions, option: str = "tokens.syntax_unit"
+) -> NDArray[np.uint8] | None:
+    """Which ids begin or end a word, where a text reduction needs it; ValueError as above."""
+    if tokens.text_reduction != "syntax" or tokens.syntax_unit != "word":
+        return None
+    try:
+        return word_edges(dataset.tokenizer().pieces())
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{option}=word: {error}; or set {option} to token") from error
 
 
 def _longest_run(marked: NDArray[np.bool_]) -> int:
@@ -95,6 +108,7 @@ class Collator:
         self._counts = text_counts(self.dataset, self.tokens.text_reduction)
         if self._counts is not None and self.recaptions:
             self._counts = self._counts + np.sum([one.counts for one in self.recaptions], axis=0)
+        self._edges = text_edges(self.dataset, self.tokens)
         self._captions = len(self.dataset.manifest.captions)
         names = [*self.dataset.manifest.captions, *(one.name for one in self.recaptions)]
         self._weights = caption_shares(names, self.caption_weights)
@@ -129,7 +143,7 @@ class Collator:
                     candidates[i], positions[i], replaced, told
                 )
                 box = crop_box(picture.shape[0], picture.shape[1], self.crop, crops[i])
-                images[i] = resize(picture, box, tokens.image_px)
+                images[i] = resize(picture, box, tokens.image_px, self.crop.interpolation)
             wanted = self._invalid_ids(rows, samples)
             if wanted:
                 replaced["ids_invalid"] = replaced.get("ids_invalid", 0) + len(wanted)
@@ -242,7 +256,9 @@ class Collator:
         keep = self.tokens.text_tokens - special_count(self.specials)
         draws = uniforms(self.seed, positions, Purpose.TEXT_TOKENS, ids.shape[1])
         kept, kept_lengths = reduce_tokens(
-            self.tokens.text_reduction, ids, classes, lengths, keep, draws, self._counts
+            *(self.tokens.text_reduction, ids, classes, lengths, keep, draws),
+            counts=self._counts,
+            edges=self._edges,
         )
         return add_specials(kept, kept_lengths, self.specials, self._vocabulary)
 

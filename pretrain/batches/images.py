@@ -1,7 +1,6 @@
 """Pictures: pixels to a uint8 crop of the wanted size."""
 
 import math
-from typing import Literal
 
 import numpy as np
 import torch
@@ -9,7 +8,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from pretrain.batches.options import CropOptions, Resize
+from pretrain.batches.options import CropOptions, Interpolation, Resize
 
 CROP_DRAWS = 4
 
@@ -42,7 +41,7 @@ def resize(
     picture: NDArray[np.uint8],
     box: tuple[int, int, int, int],
     image_px: int,
-    mode: Literal["bicubic", "bilinear"] = "bicubic",
+    mode: Interpolation = "bicubic",
 ) -> NDArray[np.uint8]:
     """(image_px, image_px, 3): the box, resized and antialiased, in uint8."""
     top, left, height, width = box

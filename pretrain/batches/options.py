@@ -11,6 +11,7 @@ Normalisation = Literal["imagenet", "openai", "inception"]
 # shortest_side_crop: the centre square, bicubic. squash: the whole picture stretched to the square,
 # bilinear, which CLIPA v2's configs evaluate by ("works better").
 Resize = Literal["shortest_side_crop", "squash"]
+Interpolation = Literal["bicubic", "bilinear"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,6 +36,11 @@ class AugmentOptions:
     """Saturation factor is uniform in 1 ± this."""
     channel: float = 0.0
     """Each colour channel's factor is uniform in 1 ± this."""
+    hue: float = 0.0
+    """Hue is turned by a share of the colour circle, uniform in ± this (SimCLR at CLIPA's strength:
+    0.08), in HSV, after the factors. torchvision and SimCLR draw the order of the four anew."""
+    jitter: float = 1.0
+    """Probability that these factors and the hue change at all (SimCLR, CLIPA L/16 and v2: 0.8)."""
     grey: float = 0.0
     """Probability that a picture loses its colours (CLIPA L/16 and v2: 0.2)."""
 
@@ -44,7 +50,10 @@ class AugmentOptions:
             return f"scale_min={self.scale_min}: needs 0 < scale_min <= scale_max={self.scale_max}"
         if not 0 <= self.rotate_rad <= 2 * math.pi:
             return f"rotate_rad={self.rotate_rad}: it must be from 0 to 2 pi"
-        for name in ("flip", "grey", "brightness", "contrast", "saturation", "channel", "shift"):
+        if not 0 <= self.hue <= 0.5:
+            return f"hue={self.hue}: it must be from 0 to 0.5, half the colour circle either way"
+        shares = ("flip", "grey", "jitter", "brightness", "contrast", "saturation", "channel")
+        for name in (*shares, "shift"):
             if not 0 <= getattr(self, name) <= 1:
                 return f"{name}={getattr(self, name)}: it must be from 0 to 1"
         return None
@@ -61,9 +70,8 @@ class AugmentOptions:
 
     @property
     def recolours(self) -> bool:
-        return bool(
-            self.brightness or self.contrast or self.saturation or self.channel or self.grey
-        )
+        factors = self.brightness or self.contrast or self.saturation or self.channel
+        return bool(factors or self.hue or self.grey)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,6 +84,8 @@ class CropOptions:
     """Largest share of the picture's area that a crop covers."""
     aspect_max: float = 4 / 3
     """Widest aspect ratio of a crop; the narrowest is its inverse (CLIPA torch: 4/3)."""
+    interpolation: Interpolation = "bicubic"
+    """How a crop is resized, antialiased: bicubic (clipa_torch) or bilinear (CLIPA JAX)."""
 
     def mistake(self) -> str | None:
         """What is wrong with these numbers, beginning with the option's name; None if nothing."""

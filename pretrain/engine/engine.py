@@ -1,6 +1,5 @@
 """The engine: DeepSpeed's optimizer step around CLIP and its loss. Sole importer of deepspeed."""
 
-import math
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
@@ -20,12 +19,12 @@ from deepspeed.utils import logger as deepspeed_logger  # noqa: E402
 from deepspeed.utils import safe_get_full_fp32_param  # noqa: E402
 from pydantic import ValidationError  # noqa: E402
 
-from pretrain.base.distributed import Runtime, mean_over_ranks  # noqa: E402
+from pretrain.base.distributed import Runtime  # noqa: E402
 from pretrain.engine.ds_config import offloads_optimizer, read_ds_config, zero_stage  # noqa: E402
 from pretrain.engine.gradient_norm import GradientNorm  # noqa: E402
-from pretrain.engine.optimizers import parameter_groups  # noqa: E402
+from pretrain.engine.optimizers import parameter_groups, round_first_moments  # noqa: E402
 from pretrain.engine.options import EngineOptions, OptimizerOptions, TowerName, TrainedIn  # noqa: E402
-from pretrain.engine.result import Images, StepResult, Stopwatch  # noqa: E402
+from pretrain.engine.result import Images, StepResult, Stopwatch, agree  # noqa: E402
 from pretrain.engine.state import (  # noqa: E402
     load_locked,
     load_objective,
@@ -35,7 +34,7 @@ from pretrain.engine.state import (  # noqa: E402
     set_weights,
     shape_of,
 )
-from pretrain.losses.objective import LossResult, Objective  # noqa: E402
+from pretrain.losses.objective import Objective  # noqa: E402
 from pretrain.models.clip import CLIP  # noqa: E402
 
 # DeepSpeed would compile this library when it joins the process group (half a minute, g++, and a
@@ -44,7 +43,7 @@ deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
 # It prints a dozen lines about memory whenever it makes a bf16 optimizer.
 bf16_optimizer.see_memory_usage = lambda *_, **__: None
 
-_NO_LOSS, _NO_GRADIENT = "the loss is not finite", "the gradient is not finite"
+_NO_GRADIENT = "the gradient is not finite"
 
 
 def check_engine(options: EngineOptions, optimizer: OptimizerOptions) -> None:
@@ -82,6 +81,7 @@ class Engine:
         micro_batch_samples: int | None,
         layer_decay: float | None = None,
         locked: TowerName | None = None,
+        fixed_positions: bool = False,
     ) -> None:
         """micro_batch_samples: samples of this rank in one forward, a divisor of the local batch;
         less than that means two passes with cached features (GradCache, arXiv 2101.06983), which
@@ -104,6 +104,8 @@ class Engine:
                 block.compile()
         if locked is not None:
             model.get_submodule(locked).requires_grad_(False)
+        if fixed_positions:
+            model.image.positions.requires_grad_(False)
         # Whole, in fp32: the optimizer keeps no masters of them, and bf16 would round them.
         self.locked = {
             name: weight.detach().float().cpu().clone()
@@ -113,6 +115,9 @@ class Engine:
         config = read_ds_config(options.ds_config)
         self.zero_stage = zero_stage(config)
         client = _optimizer(model, optimizer, layer_decay)
+        if optimizer.first_moment == "bf16":
+            round_first_moments(client)
+            round_first_moments(self.objective.optimizer)
         # DeepSpeed rounds the model to bf16 before it makes the fp32 masters of it.
         exact = (
             {name: weight.detach().clone() for name, weight in model.named_parameters()}
@@ -190,7 +195,7 @@ class Engine:
             features = self.engine(images[:], text_ids, keep_index)
             self.stopwatch.stop()
             result = self.objective(*features)
-            found = _agree(result, stop)
+            found = agree(result, stop)
             if found.skipped is None:
                 self.engine.backward(result.loss)
         else:
@@ -229,7 +234,7 @@ class Engine:
         self.stopwatch.stop()
         cached = [torch.cat(column).requires_grad_() for column in zip(*parts, strict=True)]
         result = self.objective(*cached)
-        found = _agree(result, stop)
+        found = agree(result, stop)
         if found.skipped is not None:
             return found
         result.loss.backward()
@@ -273,22 +278,6 @@ class Engine:
         """Give back what the engine holds, before the next stage builds its own."""
         self.engine.destroy()
         torch.compiler.reset()  # compiled code holds the weights, and is no use to other ones
-
-
-def _agree(result: LossResult, stop: bool) -> StepResult:
-    """What all ranks know of a step after its forward pass. Collective: the one sum of a step
-    carries the requests to stop too, so that they cost no collective of their own."""
-    loss = result.loss.detach()
-    asked = loss.new_full((), float(stop))  # filled on the device: nothing waits for a copy
-    means = mean_over_ranks(torch.stack([asked, loss, *result.measures.values()])).tolist()
-    asked_anywhere, mean_loss, *measures = means
-    return StepResult(
-        loss=mean_loss,
-        measures=dict(zip(result.measures, measures, strict=True)),
-        grad_norm=math.nan,
-        skipped=None if math.isfinite(mean_loss) else _NO_LOSS,
-        stop=asked_anywhere > 0,
-    )
 
 
 def _optimizer(

@@ -14,15 +14,15 @@ by one. torch.optim.Muon has the same rule with Newton-Schulz in bf16.
 
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from pretrain.engine.options import OptimizerOptions
 from pretrain.models.clip import CLIP
 
-# Never decayed, though their shape is a matrix's: tables and single vectors, not maps. With every
-# nn.Embedding and all of one dimension these are what CLIPA JAX leaves out (it decays kernels
-# alone; big_vision's pooling probe is none).
-_UNDECAYED = frozenset({"image.positions", "image.vit.cls_token", "image.vit.attn_pool.latent"})
+# Never decayed, though they are no vectors by their shape. With the tables and all of one dimension
+# these are what CLIPA JAX leaves out (it decays kernels alone; big_vision's pooling probe is none).
+_VECTORS = frozenset({"image.vit.cls_token", "image.vit.attn_pool.latent"})
 
 
 def parameter_groups(
@@ -36,7 +36,8 @@ def parameter_groups(
     Parameters without a gradient are in no group. Sets `use_muon` on every other one when Muon is
     asked for, as DeepSpeed's ZeRO reads it there.
     """
-    maps, matrices, below = _decayed(model), _block_matrices(model), _layers_below_top(model)
+    maps, matrices, below = _maps(model), _block_matrices(model), _layers_below_top(model)
+    decayed = maps | _tables(model) if options.decay_tables else maps
     groups: dict[tuple[int, bool, bool], dict[str, Any]] = {}
     for parameter in model.parameters():
         if not parameter.requires_grad:
@@ -46,7 +47,7 @@ def parameter_groups(
             parameter.use_muon = use_muon  # type: ignore[attr-defined]
         layers = 0 if layer_decay is None else below.get(parameter, 0)
         # Muon's last, and from the top of the towers down: the same order on every rank.
-        key = (layers, use_muon, parameter not in maps)
+        key = (layers, use_muon, parameter not in decayed)
         group = groups.setdefault(key, {"params": []})
         group["params"].append(parameter)
     for (layers, use_muon, is_plain), group in groups.items():
@@ -76,14 +77,33 @@ def _layers_below_top(model: CLIP) -> dict[Tensor, int]:
     return found
 
 
-def _decayed(model: CLIP) -> set[Tensor]:
-    """The maps: what is multiplied with, neither looked up nor added."""
-    tables = {module.weight for module in model.modules() if isinstance(module, nn.Embedding)}
-    return {
-        parameter
-        for name, parameter in model.named_parameters()
-        if parameter.ndim >= 2 and name not in _UNDECAYED and parameter not in tables
-    }
+def _tables(model: CLIP) -> set[Tensor]:
+    """What is looked up or added, a row a token or a place."""
+    words = {module.weight for module in model.modules() if isinstance(module, nn.Embedding)}
+    return words | {model.image.positions}
+
+
+def _maps(model: CLIP) -> set[Tensor]:
+    """What is multiplied with, neither looked up nor added."""
+    named = model.named_parameters()
+    matrices: set[Tensor] = {p for name, p in named if p.ndim >= 2 and name not in _VECTORS}
+    return matrices - _tables(model)
+
+
+def round_first_moments(optimizer: torch.optim.Optimizer) -> None:
+    """From now on round Adam's first moment to bf16 after each step, the nearest value of its own.
+
+    optax (`mu_dtype`) too steps by the moment in fp32 and rounds what it keeps of it. ZeRO steps
+    its optimizer once a group, whose parameters alone are in it then.
+    """
+
+    def round_them(stepped: torch.optim.Optimizer, *_: Any) -> None:
+        for group in stepped.param_groups:
+            for parameter in group["params"]:
+                if (moment := stepped.state.get(parameter, {}).get("exp_avg")) is not None:
+                    moment.copy_(moment.bfloat16())
+
+    optimizer.register_step_post_hook(round_them)
 
 
 def _block_matrices(model: CLIP) -> set[Tensor]:

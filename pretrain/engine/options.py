@@ -27,7 +27,13 @@ class OptimizerOptions:
     """AdamW's epsilon."""
     weight_decay: float = 0.2
     """Decoupled weight decay of matrices, times the rate of their own optimizer; norms, biases,
-    tables and CLS are never decayed."""
+    single vectors and CLS are never decayed, tables only with decay_tables."""
+    decay_tables: bool = False
+    """Decay the tables of tokens and positions too (clipa_torch and open_clip decay all of two
+    dimensions and more; CLIPA JAX only what is multiplied with)."""
+    first_moment: Literal["fp32", "bf16"] = "fp32"
+    """bf16: Adam's first moment is rounded to bf16 after each step, which gives the numbers of
+    CLIPA JAX's `mu_dtype` for H/14; it is kept in fp32 still, so no memory is saved."""
     gradient_clip: float | None = None
     """Clip the global gradient norm to this; CLIPA does not clip."""
     muon_momentum: float = 0.95

@@ -9,7 +9,8 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from pretrain.losses.objective import Objective
+from pretrain.base.distributed import mean_over_ranks
+from pretrain.losses.objective import LossResult, Objective
 
 
 class Images(Protocol):
@@ -33,6 +34,22 @@ class StepResult:
     skipped: str | None  # why no rank has updated anything; None for a step that was made
     stop: bool = False  # some rank was asked to stop: the same answer on every rank
     ready_s: float = math.nan  # of this rank alone, where measured: until its features were there
+
+
+def agree(result: LossResult, stop: bool) -> StepResult:
+    """What all ranks know of a step after its forward pass. Collective: the one sum of a step
+    carries the requests to stop too, so that they cost no collective of their own."""
+    loss = result.loss.detach()
+    asked = loss.new_full((), float(stop))  # filled on the device: nothing waits for a copy
+    means = mean_over_ranks(torch.stack([asked, loss, *result.measures.values()])).tolist()
+    asked_anywhere, mean_loss, *measures = means
+    return StepResult(
+        loss=mean_loss,
+        measures=dict(zip(result.measures, measures, strict=True)),
+        grad_norm=math.nan,
+        skipped=None if math.isfinite(mean_loss) else "the loss is not finite",
+        stop=asked_anywhere > 0,
+    )
 
 
 class TrainingEngine(Protocol):

@@ -20,6 +20,10 @@ class ScheduleOptions:
     decay: Literal["sqrt", "linear"] = "sqrt"
     """wsd: form of the decay, 1 - sqrt(share of it that is done) or 1 - that share."""
 
+    warmup_from_zero: bool = False
+    """A warmup of w steps begins at 0 and is at the peak after them (CLIPA JAX), not at peak / w,
+    at the peak with its last step (clipa_torch)."""
+
     def check(self, option: str, warmup_share: float | None) -> None:
         """ValueError for what cannot be; `option` is the full name of the stage."""
         where = f"{option}.schedule.decay_share"
@@ -42,12 +46,12 @@ def learning_rate(
 ) -> float:
     """Learning rate of step (0-based) of a stage: linear warmup, then towards 0.
 
-    Warmup reaches the peak at its last step (clipa_torch `cosine_lr`, and its cosine). wsd with
-    the share x of the decay that is done: 1 - sqrt(x), the better form in arXiv 2405.18392,
-    or 1 - x.
+    Warmup reaches the peak at its last step (clipa_torch `cosine_lr`, and its cosine), with
+    warmup_from_zero one step later. wsd with the share x of the decay that is done: 1 - sqrt(x),
+    the better form in arXiv 2405.18392, or 1 - x.
     """
     if step < warmup_steps:
-        return peak * (step + 1) / warmup_steps
+        return peak * (step + (not schedule.warmup_from_zero)) / warmup_steps
     if schedule.kind == "cosine":
         progress = (step - warmup_steps) / max(1, steps - warmup_steps)
         return peak * 0.5 * (1 + math.cos(math.pi * min(progress, 1.0)))

@@ -1,6 +1,7 @@
 """Which loss a recipe trains with, and the options of each."""
 
 import math
+import sys
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -11,11 +12,13 @@ class SoftmaxOptions:
 
     initial_scale: float = 1 / 0.07
     """Softmax: logit scale at the start (CLIP, arXiv 2103.00020: 1 / 0.07)."""
-    max_scale: float = 100.0
-    """Softmax: the logit scale never exceeds this (CLIP: 100)."""
+    max_scale: float | None = 100.0
+    """Softmax: the logit scale never exceeds this nor falls below 1 (CLIP: 100); null lets it go
+    where it goes (CLIPA JAX)."""
 
     def __post_init__(self) -> None:
-        if not 1 <= self.initial_scale <= self.max_scale < math.inf:
+        limit = sys.float_info.max if self.max_scale is None else self.max_scale
+        if not 1 <= self.initial_scale <= limit < math.inf:
             raise ValueError(
                 f"loss.softmax.initial_scale={self.initial_scale}, loss.softmax.max_scale="
                 f"{self.max_scale}: needs 1 <= initial_scale <= max_scale"

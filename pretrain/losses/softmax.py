@@ -45,7 +45,8 @@ class SoftmaxLoss(Objective):
 
     @torch.no_grad()
     def clamp(self) -> None:
-        self.log_scale.clamp_(0.0, math.log(self.options.max_scale))
+        if self.options.max_scale is not None:
+            self.log_scale.clamp_(0.0, math.log(self.options.max_scale))
 
     def figures(self) -> dict[str, float]:
         return {"logit_scale": float(self.log_scale.detach().exp())}

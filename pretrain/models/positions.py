@@ -14,14 +14,9 @@ def sincos_2d(width: int, grid: int, *, jax: bool = False) -> Tensor:
     """Fixed position table (grid * grid, width) fp32, row by row, on integer coordinates.
 
     A larger picture gets the table of its own grid (the coordinates go on), it is not resized.
-    jax: CLIPA JAX's frequencies instead of clipa_torch's.
-    ValueError unless width is divisible by 4.
+    jax: CLIPA JAX's frequencies instead of clipa_torch's. width: divisible by 4, which
+    ImageTowerOptions checks.
     """
-    if width % 4:
-        raise ValueError(
-            f"model.image.width={width} is not divisible by 4: sin-cos positions need that; "
-            "choose another width or model.image.positions=learned"
-        )
     count = width // 4
     steps = torch.arange(count, dtype=torch.float64) / (max(count - 1, 1) if jax else count)
     frequencies = _TEMPERATURE**-steps

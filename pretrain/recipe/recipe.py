@@ -116,6 +116,12 @@ class Recipe:
                     f"stages.{name}.tokens.image_px={tokens.image_px} is not a positive multiple "
                     f"of model.image.patch_px={image.patch_px}: choose a multiple"
                 )
+            if stage.fixed_positions and image.positions.startswith("sincos"):
+                raise ValueError(
+                    f"stages.{name}.fixed_positions=True with model.image.positions="
+                    f"{image.positions}, which are always fixed: set it to false, or positions to "
+                    "learned_from_sincos"
+                )
             try:
                 image_tokens(self, stage)
             except ValueError as error:

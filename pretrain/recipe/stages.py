@@ -40,6 +40,9 @@ class StageOptions:
     locked: TowerName | None = None
     """Tower that stays as it is (LiT, arXiv 2111.07991): no gradients, no optimizer state, no
     activations kept. Its projection is trained; the other tower too."""
+    fixed_positions: bool = False
+    """The image tower's table of positions stays as it is in this stage: clipa_torch pretrains with
+    fixed sin-cos ones, whose resized table its tuning learns (positions: learned_from_sincos)."""
     layer_decay: float | None = None
     """For tuning: the rate of each layer over that of the layer above it (BEiT, FT-CLIP: 0.6 to
     0.75); null gives all layers the same."""

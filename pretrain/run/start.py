@@ -10,7 +10,7 @@ from pretrain.base.distributed import Runtime, agreed, all_ranks, broadcast_obje
 from pretrain.base.files import write_durably
 from pretrain.base.lock import LOCK_FILE, HeldError, Lock, owner
 from pretrain.base.run_files import CHECKPOINTS, METRICS_FILE, RECIPE_FILE
-from pretrain.batches.collate import caption_shares, text_counts
+from pretrain.batches.collate import caption_shares, text_counts, text_edges
 from pretrain.dataset.captions import Recaption, open_recaptions, recaptions_sha256
 from pretrain.dataset.reader import Dataset
 from pretrain.dataset.sample_weights import SampleWeights, open_weights
@@ -118,6 +118,7 @@ def _open(
             datasets[stage.tier] = Dataset(train, stage.tier, option, shards, looks)
         option = f"stages.{name}.tokens.text_reduction"
         text_counts(datasets[tier], stage.tokens.text_reduction, option)
+        text_edges(datasets[tier], stage.tokens, f"stages.{name}.tokens.syntax_unit")
     dataset = datasets[tier]
     dataset.check_ids()
     find_start(recipe.start)

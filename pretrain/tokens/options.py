@@ -1,6 +1,7 @@
 """How many tokens a stage trains on, and which."""
 
 from dataclasses import dataclass
+from typing import Literal
 
 from pretrain.tokens.image_reduction import ImageReduction
 from pretrain.tokens.text_reduction import TextReduction
@@ -21,3 +22,6 @@ class TokenOptions:
     text_reduction: TextReduction = "truncate"
     """What a caption that is too long keeps: truncate, random, block, syntax (nouns first),
     frequency (rare tokens rather) or sentence (from the beginning of one of its sentences)."""
+    syntax_unit: Literal["token", "word"] = "token"
+    """What syntax ranks: tokens (CLIPA JAX), or words, which stay whole up to the context's end
+    (clipa_torch: as many words as tokens have room, then what their tokens are too many is cut)."""

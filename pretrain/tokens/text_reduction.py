@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pretrain.tokens.word_classes import SENTENCE_START
+from pretrain.tokens.word_edges import SPACE, WORD_BEGINS, WORD_ENDS
 
 TextReduction = Literal["truncate", "random", "block", "syntax", "frequency", "sentence"]
 
@@ -23,15 +24,19 @@ def reduce_tokens(
     keep: int,
     draws: NDArray[np.float64],
     counts: NDArray[np.integer] | None = None,
+    edges: NDArray[np.uint8] | None = None,
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Keep at most `keep` content tokens of each caption, in their original order.
 
     ids, classes (B, L): token ids and class bytes, valid up to lengths (B,); draws (B, L)
-    uniform in [0, 1); counts (V,): how often each id occurs in the dataset, for frequency alone.
+    uniform in [0, 1); counts (V,): how often each id occurs in the dataset, for frequency alone;
+    edges (V,): flags of word_edges, with which syntax ranks words instead of tokens.
     Returns (ids (B, keep), lengths (B,)); what lies past a length is 0.
 
     block keeps a contiguous run, its start drawn uniformly over all that fit. syntax keeps nouns,
-    then adjectives, then verbs, then the rest; equals are taken from the left.
+    then adjectives, then verbs, then the rest; equals are taken from the left. By words it is
+    clipa_torch's: the `keep` first words of that order, in their place, and of their tokens the
+    `keep` first; a word has the class of its first token.
 
     frequency: CLIPF masks a word of frequency f with probability 1 - sqrt(t / f), here a token.
     With a draw u in [0, 1) a token stays where u * sqrt(f) < sqrt(t); keeping the K lowest of
@@ -51,6 +56,9 @@ def reduce_tokens(
         starts = np.maximum(lengths - keep + 1, 1)
         start = (draws[:, :1] * starts[:, None]).astype(np.int64)
         priority = np.where(place >= start, place - start, place + ids.shape[1]).astype(np.float64)
+    elif reduction == "syntax" and edges is not None:
+        chosen = _words_by_class(ids, classes, valid, edges, keep)
+        priority = np.where(chosen, place, place + ids.shape[1]).astype(np.float64)
     elif reduction == "syntax":
         priority = (classes & ~SENTENCE_START).astype(np.float64)
     elif reduction == "frequency" and counts is not None:
@@ -74,6 +82,24 @@ def reduce_tokens(
     out = np.zeros((len(ids), keep), np.int64)
     out[:, : kept.shape[1]] = np.where(order < ids.shape[1], kept, 0)
     return out, kept_lengths
+
+
+def _words_by_class(
+    ids: NDArray[np.int64],
+    classes: NDArray[np.int64],
+    valid: NDArray[np.bool_],
+    edges: NDArray[np.uint8],
+    keep: int,
+) -> NDArray[np.bool_]:
+    """(B, L) whether a token is of one of the `keep` words that syntax puts first."""
+    begins, before = edges[ids] & WORD_BEGINS > 0, edges[ids[:, :-1]]
+    begins[:, 1:] = (begins[:, 1:] | (before & WORD_ENDS > 0)) & (before & SPACE == 0)
+    begins[:, 0] = True
+    of_words = np.where(begins & valid, classes & ~SENTENCE_START, SENTENCE_START)
+    chosen = np.zeros_like(begins)
+    np.put_along_axis(chosen, np.argsort(of_words, axis=1, kind="stable")[:, :keep], True, axis=1)
+    start = np.maximum.accumulate(np.where(begins, np.arange(ids.shape[1]), 0), axis=1)
+    return np.take_along_axis(chosen, start, axis=1)
 
 
 def _sentence_start(

@@ -4,8 +4,11 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
+from PIL import Image
 
+from pretrain.base import compat
 from pretrain.batches.augment import AUGMENT_DRAWS, prepare
+from pretrain.batches.images import resize
 from pretrain.batches.options import AugmentOptions
 
 LUMA = np.array([0.299, 0.587, 0.114])
@@ -45,6 +48,54 @@ def test_colours_equal_the_steps_one_by_one() -> None:
         want = recoloured(images[i].numpy(), draws[i].double().numpy())
         difference = float(np.abs(got[i].double().numpy() - want).max())
         assert difference < 2e-5, f"picture {i} differs by {difference}"
+
+
+def test_hue_grey_and_the_jitter_s_probability_equal_torchvision_s_steps() -> None:
+    compat.make_torchvision_importable()
+    from torchvision.transforms.v2 import functional as steps
+
+    images, draws = pictures(32, 8), uniform_draws(32)
+    images[0, :4] = images[0, :4, :, :1]  # grey pixels have no hue
+    images[1, 0] = torch.tensor([255, 0, 0], dtype=torch.uint8)
+    images[2, 0] = torch.tensor([255, 255, 0], dtype=torch.uint8)
+    options = AugmentOptions(
+        brightness=0.32, contrast=0.32, saturation=0.32, hue=0.08, jitter=0.8, grey=0.2
+    )
+    got = prepare(images, draws, options, "imagenet", torch.float32)
+    jittered, grey = draws[:, 13] < 0.8, draws[:, 11] < 0.2
+    assert all(0 < int(chosen.sum()) < 32 for chosen in (jittered, grey, jittered & grey))
+    mean, std = torch.from_numpy(IMAGENET)[:, :, None, None]
+    for i in range(32):
+        pixels = images[i].permute(2, 0, 1).double() / 255
+        if jittered[i]:
+            # One clamp after the three factors; torchvision clamps, and rounds, after each.
+            factors = (1 + (2 * draws[i, 5:8].double() - 1) * 0.32).tolist()
+            pixels = pixels * factors[0]
+            luma = torch.from_numpy(LUMA)
+            centre = torch.einsum("c,chw->hw", luma, pixels).mean()
+            pixels = centre + (pixels - centre) * factors[1]
+            own = torch.einsum("c,chw->hw", luma, pixels)
+            pixels = (own + (pixels - own) * factors[2]).clamp(0, 1)
+            turn = float(2 * draws[i, 12].double() - 1) * 0.08
+            pixels = steps.adjust_hue(pixels, turn)
+        if grey[i]:
+            pixels = torch.einsum("c,chw->hw", torch.from_numpy(LUMA), pixels).expand(3, -1, -1)
+        difference = float((got[i].double() - (pixels - mean) / std).abs().max())
+        assert difference < 1e-4, f"picture {i} differs by {difference}"
+
+
+@pytest.mark.parametrize("hue", [-0.1, 0.6, float("nan")])
+def test_a_hue_beyond_the_circle_is_named(hue) -> None:
+    assert str(AugmentOptions(hue=hue).mistake()).startswith(f"hue={hue}")
+
+
+@pytest.mark.parametrize(("name", "pillow"), [("bicubic", "BICUBIC"), ("bilinear", "BILINEAR")])
+def test_a_crop_is_resized_as_pillow_resizes_it(name, pillow) -> None:
+    picture = np.random.default_rng(0).integers(0, 256, (90, 120, 3)).astype(np.uint8)
+    found = resize(picture, (3, 5, 80, 100), 40, name).astype(int)
+    part = Image.fromarray(picture[3:83, 5:105])
+    wanted = np.asarray(part.resize((40, 40), getattr(Image.Resampling, pillow))).astype(int)
+    assert np.abs(found - wanted).max() <= 1
 
 
 @pytest.mark.parametrize(

@@ -131,7 +131,7 @@ def test_a_picture_that_claims_to_be_huge_is_never_allocated(tiny_dataset):
     jpeg = bytearray(Dataset(tiny_dataset, "full").read(0).jpeg)
     frame = jpeg.index(b"\xff\xc0")  # baseline frame header: height and width at offset 5
     jpeg[frame + 5 : frame + 9] = (60000).to_bytes(2, "big") * 2
-    with pytest.raises(ValueError, match="60000 x 60000"):
+    with pytest.raises(ValueError, match="over the cap of 64,000,000 pixels"):
         decode(bytes(jpeg))
     with pytest.raises(ValueError):
         decode(bytes(jpeg[:200]))

@@ -42,7 +42,8 @@ BF16 = [
 ]
 # A tenth of the norm and less; epsilon is large, so that AdamW shows the gradient's scale.
 CLIPPED = [Case(zero=zero, gradient_clip=5.0, eps=0.1) for zero in STAGES]
-SUITE = [*FP32, *MUON, *BF16, *CLIPPED]
+ROUNDED = [Case(zero=z, first_moment="bf16", eps=0.1) for z in ("1", "2_offload", "3")]
+SUITE = [*FP32, *MUON, *BF16, *CLIPPED, *ROUNDED]
 # The rest of the matrix, by `make soak`.
 FP32_REST = [
     Case(zero="2"), Case(zero="3"),
@@ -101,6 +102,7 @@ def judge():
             case.learning_rate,
             case.layer_decay,
             case.locked,
+            case.first_moment,
         )
         if key not in answers:
             answers[key] = train_in_float64(case)
@@ -170,6 +172,16 @@ def test_the_global_norm_is_clipped_and_logged_as_it_was(ranks, judge, case):
         worst = error_of_the_move(ours, theirs)
         assert worst < 1e-3, f"rank {rank}: the weights' move differs by {worst}"
         assert error_of_the_move(ours, free) > 0.1, "clipping does not show in this case"
+
+
+@pytest.mark.parametrize("case", ROUNDED, ids=str)
+def test_first_moments_are_kept_as_bf16_rounds_them(ranks, judge, case):
+    theirs, free = judge(case), judge(Case(eps=case.eps))
+    for rank, ours in enumerate(ranks(case)):
+        worst = error_of_the_move(ours, theirs)
+        assert worst < 2e-4, f"rank {rank}: the weights' move differs by {worst}"
+        assert abs(ours.logit_scale - theirs.logit_scale) < 1e-5, f"rank {rank}: logit scale"
+        assert error_of_the_move(ours, free) > 5e-4, "the rounding does not show in this case"
 
 
 def test_engines_that_deepspeed_would_refuse_later_are_refused(tmp_path):

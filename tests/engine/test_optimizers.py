@@ -135,6 +135,7 @@ SOME = [
 SOME_TUNING = [
     Case(zero="1", kind="muon", layer_decay=0.5),
     Case(zero="3", locked="image", precision="bf16"),
+    Case(zero="2", first_moment="bf16", precision="bf16"),
 ]
 EVERY_TUNING = [
     *SOME_TUNING,

@@ -1,5 +1,6 @@
 """Which parameters are decayed: full lists of both kinds of either tower, typed by hand."""
 
+import open_clip
 import torch
 from vocabularies import of_size
 
@@ -108,6 +109,28 @@ def test_the_stock_towers_decay_their_maps_alone():
     choices = {"pool": "cls", "positions": "learned", "cls_position": True, "pre_norm": True}
     model = one_block_clip(choices, causal=True)
     check_decay(model, STOCK_DECAYED + TEXT_DECAYED, STOCK_UNDECAYED + TEXT_UNDECAYED)
+
+
+def test_tables_are_decayed_as_clipa_torch_decays_its_own():
+    choices = {"pool": "cls", "positions": "learned", "cls_position": True, "pre_norm": True}
+    model = one_block_clip(choices, causal=True)
+    theirs = open_clip.CLIP(
+        16,
+        vision_cfg=dict(image_size=32, layers=1, width=32, head_width=16, patch_size=8),
+        text_cfg=dict(context_length=6, vocab_size=50, width=32, heads=2, layers=1),
+    )
+    # clipa_torch, training/main.py: what is left out of the decay.
+    wanted = sum(
+        p.numel()
+        for n, p in theirs.named_parameters()
+        if not (p.ndim < 2 or "bn" in n or "ln" in n or "bias" in n or "logit_scale" in n)
+    )
+    groups = named_groups(model, OptimizerOptions(decay_tables=True))
+    decayed = [g for _, g in groups if g["weight_decay"] > 0]
+    assert sum(p.numel() for g in decayed for p in g["params"]) == wanted
+    tables = {"image.positions", *(n for n in TEXT_UNDECAYED.split() if "embedding" in n)}
+    names = {n for found, group in groups if group["weight_decay"] > 0 for n in found}
+    assert names == {*STOCK_DECAYED.split(), *TEXT_DECAYED.split(), *tables}
 
 
 # Three blocks of the image tower, one of the text tower, layer_decay 0.5: 0.5^(layers above).

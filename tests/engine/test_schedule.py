@@ -35,6 +35,17 @@ def test_cosine_is_a_linear_warmup_and_half_a_cosine():
     assert peak_learning_rate(1e-3, 1024) == pytest.approx(4e-3)
 
 
+def test_a_warmup_from_zero_is_big_visions():
+    # big_vision's create_learning_rate_schedule: min(1, step / warmup) x half a cosine from warmup.
+    found = rates(110, 10, warmup_from_zero=True)
+    assert found[:11] == pytest.approx([0.2 * step for step in range(11)])
+    assert found[10:] == rates(110, 10)[10:]
+    assert rates(110, 0, warmup_from_zero=True) == rates(110, 0)
+    assert rates(16, 4, kind="wsd", warmup_from_zero=True)[:5] == pytest.approx(
+        [0, 0.5, 1.0, 1.5, 2.0]
+    )
+
+
 def test_warmup_stable_decay_by_hand():
     # 4 steps of warmup, 8 at the peak, then 4 of decay: 1 - sqrt(0, 1/4, 2/4, 3/4), times 2.
     flat = [0.5, 1.0, 1.5, 2.0] + [2.0] * 8

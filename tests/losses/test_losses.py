@@ -1,6 +1,8 @@
 """The losses on several ranks are the loss and the gradient of one float64 process, without ever
 holding all logits."""
 
+import math
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -229,6 +231,20 @@ def test_no_tensor_is_larger_than_the_local_rows_times_a_chunk():
     samples, chunk = 1000, 96
     (found,) = run_ranks(largest_tensors, 1, samples, chunk)
     assert found == [samples * chunk] * 2, f"{[n / samples for n in found]} columns at once"
+
+
+def test_the_scale_s_cap_holds_or_is_none():
+    from pretrain.losses.options import SoftmaxOptions
+    from pretrain.losses.softmax import SoftmaxLoss
+
+    for limit, kept in ((100.0, (100.0, 1.0)), (None, (1000.0, 0.5))):
+        loss = SoftmaxLoss(SoftmaxOptions(max_scale=limit))
+        for value, wanted in zip((1000.0, 0.5), kept, strict=True):
+            loss.log_scale.data.fill_(math.log(value))
+            loss.clamp()
+            assert loss.figures()["logit_scale"] == pytest.approx(wanted), (limit, value)
+    with pytest.raises(ValueError, match="initial_scale=inf"):
+        SoftmaxOptions(initial_scale=math.inf, max_scale=None)
 
 
 @pytest.mark.parametrize(

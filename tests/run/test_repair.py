@@ -170,6 +170,30 @@ def test_an_option_that_only_one_side_knows_is_a_change():
     assert "stages ['first']" in changed_values(fixed, recipe, swapped, "fp32")[0]
 
 
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [
+        ("optimizer.decay_tables", "true"),
+        ("optimizer.first_moment", "bf16"),
+        ("loss.softmax.max_scale", "null"),
+        ("stages.reduced.schedule.warmup_from_zero", "true"),
+        ("stages.reduced.fixed_positions", "true"),
+        ("stages.reduced.tokens.syntax_unit", "word"),
+        ("stages.reduced.crop.interpolation", "bilinear"),
+        ("stages.reduced.augment.hue", "0.08"),
+        ("stages.reduced.augment.jitter", "0.8"),
+    ],
+)
+def test_what_a_published_run_did_is_fixed_for_a_run_folder(option, value):
+    learned = ["--model.image.positions", "learned_from_sincos"]
+    tiny = ["--config", str(ROOT / "pretrain/recipes/tiny.yaml"), *learned]
+    recipe, other = parse(tiny)[0], parse([*tiny, f"--{option}", value])[0]
+    stages = plan_stages(recipe.stages, 230)
+    fixed = json.loads(json.dumps(fixed_values(recipe, stages[:1], "fp32")))
+    changed = changed_values(fixed, other, plan_stages(other.stages, 230), "fp32")
+    assert [change.split("=")[0] for change in changed] == [option]
+
+
 def test_a_recipe_of_another_version_is_named_with_its_remedy(finished, tmp_path):
     run_dir = standing(finished, tmp_path, 9)
     content = (run_dir / "recipe.yaml").read_text()

@@ -11,11 +11,13 @@ from pathlib import Path
 
 import pytest
 import torch
+import torch.nn.functional as F
 from engine_cases import small_clip
 from forked_runs import TINY, train
 from ranks import run_ranks
 from safetensors.torch import load_file, save_file
 
+from pretrain.models.positions import sincos_2d
 from pretrain.recipe.parsing import parse
 from pretrain.run.checkpoint import newest
 
@@ -224,6 +226,33 @@ def test_another_version_is_named_with_its_remedy(undisturbed, tiny_dataset, tmp
     (error,) = [line for line in ended.output.splitlines() if line.startswith("error:")]
     assert ended.code == 2 and "Traceback" not in ended.output
     assert "format version 7, this code reads 1" in error and "pretrain.train" in error
+
+
+def test_fixed_positions_are_learned_from_where_a_stage_says_so(tiny_dataset, tmp_path):
+    options = ("--model.image.positions", "learned_from_sincos", "--engine.precision", "fp32")
+    ended = train(
+        tmp_path / "run", tiny_dataset, *options, "--stages.reduced.fixed_positions", "true"
+    )
+    assert ended.code == 0, ended.output
+    tables = [
+        load_file(tmp_path / f"run/stages/{stage}.safetensors")["image.positions"]
+        for stage in ("reduced", "full")
+    ]
+    # 32 px, then 48 px, in patches of 8: clipa_torch's tuning begins at the resized table.
+    fixed = sincos_2d(32, 4)
+    assert torch.equal(tables[0], fixed)
+    square = fixed.reshape(1, 4, 4, 32).permute(0, 3, 1, 2)
+    resized = F.interpolate(square, size=(6, 6), mode="bicubic", antialias=True)
+    moved = (tables[1] - resized[0].permute(1, 2, 0).reshape(36, 32)).abs()
+    # Four steps of AdamW at a peak of 8e-3 x 16 / 256 = 5e-4.
+    assert 1e-5 < float(moved.max()) < 4 * 5e-4, float(moved.max())
+
+
+def test_positions_that_are_no_table_cannot_be_fixed_by_a_stage():
+    tiny = ["--config", str(TINY), "--stages.reduced.fixed_positions", "true"]
+    with pytest.raises(ValueError, match=r"stages\.reduced\.fixed_positions=True with") as refusal:
+        parse(tiny)
+    assert "learned_from_sincos" in str(refusal.value) and "\n" not in str(refusal.value)
 
 
 @pytest.mark.parametrize("name", ["../../x", "", "a.b", "a b", "ä", "<b>", "a\n", "/x"])

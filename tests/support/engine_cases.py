@@ -34,6 +34,7 @@ class Case:
     learning_rate: float = 1e-3
     layer_decay: float | None = None
     locked: str | None = None
+    first_moment: str = "fp32"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,6 +113,7 @@ def build_engine(case: Case, *, disturb: bool = False) -> Any:
             weight_decay=WEIGHT_DECAY,
             eps=case.eps,
             gradient_clip=case.gradient_clip,
+            first_moment=case.first_moment,
             muon_lr_scale=MUON_LR_SCALE,
             muon_momentum=MUON_MOMENTUM,
         ),
@@ -243,18 +245,9 @@ def train_in_float64(case: Case) -> Training:
             rate = case.learning_rate * (case.layer_decay or 1.0) ** layers_below_top(name)
             decay = WEIGHT_DECAY if decays else 0
             groups.append(dict(params=[parameter], weight_decay=decay, lr=rate))
-    adam = torch.optim.AdamW(
-        groups,
-        lr=case.learning_rate,
-        betas=(0.9, 0.95),
-        eps=case.eps,
-    )
-    muon_rule = MuonRule(
-        muon,
-        lr=case.learning_rate * MUON_LR_SCALE,
-        momentum=MUON_MOMENTUM,
-        weight_decay=WEIGHT_DECAY,
-    )
+    adam = torch.optim.AdamW(groups, lr=case.learning_rate, betas=(0.9, 0.95), eps=case.eps)
+    muon_lr = case.learning_rate * MUON_LR_SCALE
+    muon_rule = MuonRule(muon, lr=muon_lr, momentum=MUON_MOMENTUM, weight_decay=WEIGHT_DECAY)
     losses, norms = [], []
     for step in range(STEPS):
         images, texts, keep = training_batch(step)
@@ -276,6 +269,8 @@ def train_in_float64(case: Case) -> Training:
             for gradient in gradients:
                 gradient *= min(1.0, case.gradient_clip / norms[-1])
         adam.step()
+        for moments in adam.state.values() if case.first_moment == "bf16" else ():
+            moments["exp_avg"] = moments["exp_avg"].bfloat16().double()
         muon_rule.step()
         losses.append(float(loss.detach()))
     return Training(

@@ -11,7 +11,7 @@ from dataset_copies import change_manifest
 from data_prep.__main__ import main
 from data_prep.build.pipeline import build_dataset
 from data_prep.verify import dataset_faults
-from pretrain.batches.collate import Collator, text_counts
+from pretrain.batches.collate import Collator, text_counts, text_edges
 from pretrain.batches.options import CropOptions
 from pretrain.dataset.manifest import TOKEN_COUNTS_FILE, read_manifest, read_token_counts
 from pretrain.dataset.reader import Dataset
@@ -70,10 +70,10 @@ def dataset(tmp_path: Path) -> Path:
     return tmp_path / "out"
 
 
-def collator(dataset: Dataset, reduction) -> Collator:
+def collator(dataset: Dataset, reduction, **more) -> Collator:
     return Collator(
         dataset=dataset,
-        tokens=TokenOptions(image_px=32, text_tokens=5, text_reduction=reduction),
+        tokens=TokenOptions(image_px=32, text_tokens=5, text_reduction=reduction, **more),
         patch_px=8, specials="bos", crop=CropOptions(), caption_weights={}, seed=0,
     )  # fmt: skip
 
@@ -90,6 +90,25 @@ def test_the_collator_keeps_rare_tokens_rather(dataset: Path) -> None:
         content = batch["text_ids"][:, 1:]
         mean[reduction] = counts[content[content != opened.vocabulary.pad_id]].mean()
     assert mean["frequency"] < 0.8 * mean["random"], mean
+
+
+def test_the_collator_ranks_words_where_the_recipe_says_so(tmp_path: Path) -> None:
+    dataset = tmp_path / "out"
+    source = plain_corpus(tmp_path / "corpus.parquet")
+    build_dataset(options(source, dataset, tagger="textblob"))
+    opened, positions = Dataset(dataset, "full"), np.arange(40, dtype=np.int64)
+    rows = positions % len(opened)
+    by_token = collator(opened, "syntax")(positions, rows)["text_ids"]
+    by_word = collator(opened, "syntax", syntax_unit="word")(positions, rows)["text_ids"]
+    assert 0 < int((by_word != by_token).any(axis=1).sum()) < 40
+    change = dict(image_px=32, text_tokens=5, text_reduction="syntax", syntax_unit="word")
+    assert text_edges(opened, TokenOptions(**change)) is not None
+    assert text_edges(opened, TokenOptions(**{**change, "text_reduction": "block"})) is None
+    (dataset / "tokenizer.model").unlink()
+    with pytest.raises(
+        ValueError, match=r"^a\.syntax_unit=word: .*; or set a\.syntax_unit to token"
+    ):
+        text_edges(opened, TokenOptions(**change), "a.syntax_unit")
 
 
 def test_counts_that_are_not_the_manifest_s_are_named(dataset: Path) -> None:

@@ -1,0 +1,103 @@
+"""Memory and communication of the plan, against DeepSpeed's estimate, by hand and as measured."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from pretrain.plan.communication import seconds, step_bytes
+from pretrain.plan.estimate import stage_estimate
+from pretrain.plan.hardware import Links
+from pretrain.plan.memory import Memory, ZeroLayout, states
+from pretrain.plan.words import parse_words
+from pretrain.recipe.parsing import parse
+from pretrain.recipe.stages import plan_stages
+
+ROOT = Path(__file__).resolve().parents[2]
+DEMO = str(ROOT / "pretrain/recipes/demo.yaml")
+
+
+@pytest.mark.parametrize("ranks", [1, 8, 64])
+def test_zero_states_are_those_of_deepspeeds_own_estimate(ranks):
+    from deepspeed.runtime.zero.stage3 import estimate_zero3_model_states_mem_needs
+    from deepspeed.runtime.zero.stage_1_and_2 import estimate_zero2_model_states_mem_needs
+
+    parameters = 64 * 10**6
+    held = ("weights", "gradients", "optimizer")
+
+    def ours(stage):
+        parts, host = states(
+            ZeroLayout(stage=stage),
+            parameters=parameters,
+            moments=8 * parameters,
+            ranks=ranks,
+            weight_bytes=2,
+        )
+        assert host == 0
+        return sum(parts[name] for name in held)
+
+    _, two = estimate_zero2_model_states_mem_needs(parameters, ranks, cpu_offload=False)
+    _, three, _ = estimate_zero3_model_states_mem_needs(
+        parameters, 0, ranks, cpu_offload=False, cpu_offload_params=False
+    )
+    assert ours(2) == two
+    assert ours(3) == three
+    # A bf16 weight, a bf16 and an fp32 gradient; master and two moments divided.
+    assert ours(1) == 8 * parameters + 12 * parameters // ranks
+
+
+def test_offload_moves_the_states_to_the_host():
+    layout = ZeroLayout(stage=3, offload_optimizer=True, offload_weights=True)
+    parts, host = states(layout, parameters=800, moments=6400, ranks=8, weight_bytes=2)
+    assert (parts["weights"], parts["gradients"], parts["optimizer"]) == (0, 0, 0)
+    assert host == 100 * (2 + 4 + 4 + 8)
+
+
+def test_the_largest_micro_batch_divides_the_local_batch_and_fits():
+    memory = Memory(fixed={"weights": 10}, per_sample=3, host=0)
+    assert memory.largest_micro(10 + 3 * 31, 96) == 24
+    assert memory.largest_micro(12, 96) is None
+
+
+def test_a_locked_tower_has_no_gradient_no_state_and_no_activations():
+    common = dict(parameters=800, ranks=8, weight_bytes=2)
+    parts, host = states(ZeroLayout(stage=2), moments=8 * 300, locked=500, **common)
+    assert (parts["weights"], host) == (2 * 800, 4 * 500)
+    assert parts["gradients"] == (2 + 4) * 38 and parts["optimizer"] == 4 * 38 + 300
+    sent = dict(parameters=100, weight_bytes=2, embed_dim=4, global_batch=16, ranks=4, locked=40)
+    assert step_bytes(ZeroLayout(stage=1), passes=1, **sent)["gradients reduced"] == 2 * 120 * 0.75
+    assert step_bytes(ZeroLayout(stage=1), passes=1, **sent)["weights gathered"] == 120 * 0.75
+    gathered = step_bytes(ZeroLayout(stage=3), passes=1, **sent)["weights gathered"]
+    assert gathered == (2 * 120 + 80) * 0.75
+
+
+def test_communication_by_hand():
+    common = dict(parameters=100, weight_bytes=2, embed_dim=4, global_batch=16, ranks=4)
+    sent = {z: step_bytes(ZeroLayout(stage=z), passes=2, **common) for z in (1, 2, 3)}
+    assert sent[1]["features gathered"] == 16 * 2 * 4 * 4 * 3 / 4
+    assert [sent[z]["gradients reduced"] for z in (1, 2, 3)] == [300, 300, 300]
+    assert [sent[z]["weights gathered"] for z in (1, 2, 3)] == [150, 150, 900]
+    links = Links(gpu_gb_per_s=100, node_gb_per_s=10)
+    assert seconds({"x": 10**10}, links, nodes=1) == pytest.approx(0.1)
+    assert seconds({"x": 10**10}, links, nodes=2) == pytest.approx(1.0)
+    alone = step_bytes(ZeroLayout(stage=3), passes=1, **{**common, "ranks": 1})
+    assert set(alone.values()) == {0}
+
+
+@pytest.mark.parametrize("place", [0, 1], ids=["reduced", "full"])
+def test_memory_on_a_cpu_is_near_a_measured_step(place):
+    recipe, _ = parse(["--config", DEMO])
+    stage = plan_stages(recipe.stages, 10_000)[place]
+    command = [sys.executable, str(ROOT / "tests/support/measured_memory.py"), DEMO, stage.name]
+    done = subprocess.run(
+        [*command, "49408", "3"], cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    measured = json.loads(done.stdout.splitlines()[-1])["peak"]
+    options, _ = parse_words(["--gpus", "1", "--gpu", "cpu"])
+    estimate = stage_estimate(recipe, stage, options.machine(), vocab_size=49408)
+    predicted = estimate.memory.total(estimate.micro)
+    assert predicted == pytest.approx(measured, rel=0.15), (predicted, measured)
