@@ -192,7 +192,7 @@ train_on_nodes() {
     # A node that fails, or ends a minute before the others, ends them too instead of a silent hang.
     # shellcheck disable=SC2016
     srun "${CONTAINER_ARGS[@]}" --ntasks-per-node=1 --kill-on-bad-exit=1 --wait=60 "${logs[@]}" \
-        bash -c 'exec python -m pretrain.base.launch torchrun \
+        bash -c 'exec python -m pretrain.launch torchrun \
             --nnodes "$SLURM_NNODES" --node_rank "$SLURM_NODEID" \
             --nproc_per_node "$RANKS_PER_NODE" \
             --master_addr "$MASTER_ADDR" --master_port "$MASTER_PORT" \

@@ -1,6 +1,6 @@
 """A launcher with the ranks' exit code, and with signals that give them time to save.
 
-python -m pretrain.base.launch torchrun --nproc_per_node 8 -m pretrain.train --config RECIPE.yaml
+python -m pretrain.launch torchrun --nproc_per_node 8 -m pretrain.train --config RECIPE.yaml
 
 torchrun ends with 1 whatever its ranks ended with, and kills them half a minute after a signal;
 the deepspeed launcher dies of one and leaves them. So signals to this command go to this machine's
@@ -35,7 +35,7 @@ _LAUNCHERS = (
     "torch.distributed.launch",
     "torchrun",
     "deepspeed",
-    "pretrain.base.launch",
+    "pretrain.launch",
 )
 # What torchrun and the deepspeed launcher set for their ranks.
 _VARIABLES = ("TORCHELASTIC_RUN_ID", "CROSS_RANK")
@@ -57,7 +57,7 @@ def main(command: list[str] | None = None) -> int:
 
 def _run(command: list[str]) -> int:
     if not command:
-        print("error: name it: python -m pretrain.base.launch torchrun …", file=sys.stderr)
+        print("error: name it: python -m pretrain.launch torchrun …", file=sys.stderr)
         return REFUSED
     folder = Path(tempfile.mkdtemp(prefix="pretrain-launch-"))
     asked_to_stop = False
@@ -127,14 +127,14 @@ def _ranks(folder: Path) -> list[psutil.Process]:
 
 
 def register() -> None:
-    """Tell `python -m pretrain.base.launch`, where it is above, that this process takes signals."""
+    """Tell `python -m pretrain.launch`, where it is above, that this process takes signals."""
     if folder := os.environ.get(_FOLDER_VARIABLE):
         with contextlib.suppress(OSError):  # the command is gone, and this rank will be soon
             (Path(folder) / f"rank-{os.getpid()}").touch()
 
 
 def say_ended(code: int) -> None:
-    """Leave an exit code for `python -m pretrain.base.launch`: the first of several counts."""
+    """Leave an exit code for `python -m pretrain.launch`: the first of several counts."""
     if folder := os.environ.get(_FOLDER_VARIABLE):
         own = Path(folder) / f"code-{os.getpid()}"
         with contextlib.suppress(OSError):
@@ -193,7 +193,3 @@ def _watch(launchers: list[psutil.Process]) -> None:
     os.kill(os.getpid(), signal.SIGTERM)
     time.sleep(_SAVE_S)
     os.kill(os.getpid(), signal.SIGKILL)
-
-
-if __name__ == "__main__":
-    sys.exit(main())

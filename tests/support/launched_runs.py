@@ -16,7 +16,7 @@ from pretrain.base.run_files import METRICS_FILE
 
 TIMEOUT_S = 100
 _PORT = "a free port"  # found anew for every run
-LAUNCH = [sys.executable, "-m", "pretrain.base.launch"]
+LAUNCH = [sys.executable, "-m", "pretrain.launch"]
 TORCHRUN = [*(sys.executable, "-m", "torch.distributed.run", "--standalone")]
 TORCHRUN += ["--nproc_per_node", "2", "-m"]
 DEEPSPEED = [str(Path(sys.executable).with_name("deepspeed")), "--num_accelerators", "2"]
