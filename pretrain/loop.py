@@ -9,7 +9,7 @@ import torch
 from pretrain.base import distributed, progress
 from pretrain.base.distributed import Runtime, agreed, broadcast_object
 from pretrain.base.exit_codes import CONTINUE
-from pretrain.base.faults import ended_at_once, leave, one_line_faults
+from pretrain.base.faults import StoppedError, ended_at_once, leave, one_line_faults
 from pretrain.batches.augment import Pictures
 from pretrain.batches.collate import Collator
 from pretrain.batches.feed import DeviceBatch, feed
@@ -21,7 +21,7 @@ from pretrain.recipe.recipe import Recipe
 from pretrain.recipe.stages import Stage
 from pretrain.run import checkpoint
 from pretrain.run.continuation import fixed_values
-from pretrain.run.health import SpikeWatch, check_end, count_replaced, count_skip
+from pretrain.run.health import SpikeWatch, count_replaced, count_skip, fault_at_end
 from pretrain.run.job import Job
 from pretrain.run.meter import Meter, workload
 from pretrain.run.record import RunState
@@ -130,7 +130,10 @@ def run_stage(job: Job, index: int, state: RunState, tag: str | None, signals: S
             meter.restart()
         if result.stop:
             _stop(job, state, signals)
-    check_end(job, stage, state)
+    if (fault := fault_at_end(job, stage, state)) is not None:
+        _save(job, engine, state)
+        job.saver.finish()
+        raise StoppedError(fault)
     state = _finish_stage(job, index, state, engine)
     engine.close()
     asked = any(distributed.all_ranks(signals.asked is not None))
@@ -247,7 +250,7 @@ def _finish_stage(job: Job, index: int, state: RunState, engine: TrainingEngine)
     evaluate_stage(job, name, state, weights, list(job.recipe.stages), final=True)
     if state.replaced:
         job.log.say(f"replaced so far as unusable: {state.replaced} of {state.samples_seen:,}")
-    state = replace(state, stage=index + 1, stage_step=0)
+    state = replace(state, stage=index + 1, stage_step=0, skipped_in_a_row=0)
     _save(job, None, state)
     job.saver.finish()
     return state

@@ -6,7 +6,7 @@ from contextlib import closing
 from data_prep.build.merge import Built, join, read_built
 from data_prep.build.options import BuildOptions
 from data_prep.build.plan import prepare, refuse_changed
-from data_prep.build.tasks import read_parts, share_of, task_folder
+from data_prep.build.tasks import forget_parts, read_parts, share_of, task_folder
 from data_prep.build.work import BuildJob, Progress, run_task, writing
 from data_prep.pool import run_in_pool
 from pretrain.base.progress import Bar
@@ -69,5 +69,9 @@ def run_tasks(job: BuildJob, numbers: list[int]) -> None:
         with closing(run_in_pool(run_task, job, todo, job.options.run.workers, show)) as running:
             for _ in running:
                 pass
-    if todo:
-        refuse_changed(job.options, job.corpus, job.plan)  # meanwhile
+    try:
+        refuse_changed(job.options, job.corpus.source.state(), job.plan)  # meanwhile
+    except FileExistsError:
+        for number in todo:  # nobody knows which of them saw the change
+            forget_parts(task_folder(out, number))
+        raise

@@ -55,6 +55,7 @@ def prepare(options: BuildOptions) -> BuildJob | None:
     if options.in_place is not None:
         in_place.check_apart(corpus, options)
     templates = templates_of(options, corpus)
+    state = corpus.source.state()
     request = describe_request(options, corpus, templates)
     if is_finished(options, request):
         return None
@@ -69,10 +70,14 @@ def prepare(options: BuildOptions) -> BuildJob | None:
             refuse_other(
                 options, request, plan.request, plan.tokenizer, "holds an unfinished build"
             )
-            refuse_changed(options, corpus, plan)
-        if plan is None or any(what_differs(options, request, plan.request, plan.tokenizer)):
+            refuse_changed(options, state, plan)
+        if (
+            plan is None
+            or plan.source_state != state
+            or any(what_differs(options, request, plan.request, plan.tokenizer))
+        ):
             say_what_was_chosen(corpus, options)
-            plan = plan_anew(options, corpus, templates, request)
+            plan = plan_anew(options, corpus, templates, request, state)
     return BuildJob(options=options, corpus=corpus, plan=plan)
 
 
@@ -94,9 +99,10 @@ def plan_anew(
     corpus: Corpus,
     templates: list[CaptionTemplate],
     request: dict[str, Any],
+    state: str,
 ) -> Plan:
     """Train the tokenizer, cut the corpus into tasks, and write both in the place of what was."""
-    out, state = options.writer.out, corpus.source.state()
+    out = options.writer.out
     # Before `out` is cleared: a given tokenizer may lie there, and a corpus without a caption must
     # not cost the dataset that it was to replace.
     try:
@@ -210,10 +216,10 @@ def refuse_other(
         )
 
 
-def refuse_changed(options: BuildOptions, corpus: Corpus, plan: Plan) -> None:
-    """FileExistsError where the corpus is not as it was when `out` was begun: parts of both would
-    be mixed."""
-    if corpus.source.state() != plan.source_state:
+def refuse_changed(options: BuildOptions, state: str, plan: Plan) -> None:
+    """FileExistsError where the corpus is not in the state in which `out` was begun: parts of both
+    would be mixed."""
+    if state != plan.source_state:
         raise FileExistsError(
             f"source={options.source.source}: sizes or times of its files are others than when "
             f"out={options.writer.out} was begun; add --overwrite to begin anew, or put the files "

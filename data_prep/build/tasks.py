@@ -24,7 +24,7 @@ from pydantic import TypeAdapter, ValidationError
 from data_prep.build.writer import remove_shards
 from data_prep.sources.look import Look
 from pretrain.base.files import write_durably
-from pretrain.base.lock import LOCK_FILE
+from pretrain.base.lock import LOCK_FILE, locked
 from pretrain.dataset.manifest import (
     MANIFEST_FILE,
     PICTURES_ROOT_FILE,
@@ -138,6 +138,14 @@ def read_parts(folder: Path) -> list[Part]:
     while (path := folder / f"{len(parts)}.json").exists():
         parts.append(read_record(path, Part))
     return parts
+
+
+def forget_parts(folder: Path) -> None:
+    """Make a task undone; whoever works there is waited for."""
+    if folder.exists():
+        with locked(folder):
+            for number in reversed(range(len(read_parts(folder)))):
+                (folder / f"{number}.json").unlink(missing_ok=True)
 
 
 def write_part(folder: Path, stem: str, part: Part) -> None:

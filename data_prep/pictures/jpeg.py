@@ -1,8 +1,12 @@
 """JPEG files taken apart: what is left of one without its metadata, its pixels untouched."""
 
-import re
-
-from pretrain.dataset.pictures import FRAME_HEADERS, START_OF_JPEG, START_OF_SCAN, jpeg_segments
+from pretrain.dataset.pictures import (
+    FRAME_HEADERS,
+    MARKER_IN_SCAN,
+    START_OF_JPEG,
+    START_OF_SCAN,
+    jpeg_segments,
+)
 
 END = b"\xff\xd9"
 # Markers (ITU T.81, table B.1) of what pixels are made of: Huffman and quantisation tables,
@@ -11,8 +15,6 @@ BASELINE, ADOBE, JFIF = 0xC0, 0xEE, 0xE0
 KEPT = frozenset({0xC4, 0xDB, 0xDD, BASELINE, ADOBE})
 # JFIF 1.01, square pixels, no thumbnail.
 PLAIN_JFIF = b"\xff\xe0\x00\x10JFIF\0\x01\x01\x00\x00\x01\x00\x01\x00\x00"
-# In a scan 0xFF stands before a stuffed zero or a restart marker only.
-MARKER_IN_SCAN = re.compile(rb"\xff[^\x00\xd0-\xd7]")
 
 
 def without_metadata(file: bytes) -> bytes | None:

@@ -63,7 +63,7 @@ def _is_upright_srgb_jpeg(picture: Image.Image) -> bool:
     profile = picture.info.get("icc_profile")
     if profile and srgb_transform(profile, "RGB") is not None:
         return False
-    return "exif" not in picture.info or read_orientation(picture) not in UPRIGHT
+    return read_orientation(picture) not in UPRIGHT  # by Exif, or else by XMP
 
 
 def _store_jpeg(data: bytes, size: tuple[int, int], tiers: list[Tier]) -> TierFiles:

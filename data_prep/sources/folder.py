@@ -5,6 +5,7 @@ import os
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,6 @@ import pyarrow as pa
 
 from data_prep.rejection import RejectedError
 from data_prep.sources.columns import to_array
-from data_prep.sources.files import state_of
 from data_prep.sources.links import LinkCounts
 from data_prep.sources.picture_files import read_bounded
 from data_prep.sources.sidecars import Sidecars, caption_name, look_into, sidecar_notes, stem
@@ -112,18 +112,22 @@ class FolderSource:
         self.pictures = listing.pictures
         self.sidecars = Sidecars(root=root, texts=listing.texts, metadata=listing.sidecars)
         self.rows = len(self.pictures)
+        self.listing_sha256: str | None = None
         self.schema, found = look_into(self.sidecars, self.pictures)
         self.notes = listing_notes(listing) + sidecar_notes(found)
 
     def state(self) -> str:
         """Another after a file changed."""
-        return state_of(self.root / path for path in self.read_paths())
-
-    def read_paths(self) -> Iterator[str]:
-        """Of all files that are read, by their kinds."""
-        yield from self.pictures
-        yield from sorted(self.sidecars.texts.values(), key=os.fsencode)
-        yield from sorted(self.sidecars.metadata.values(), key=os.fsencode)
+        changes, listing = hashlib.sha256(), hashlib.sha256()
+        sidecars = (self.sidecars.texts, self.sidecars.metadata)
+        found = [sorted(paths.values(), key=os.fsencode) for paths in sidecars]
+        for path in chain(self.pictures, *found):
+            told = (self.root / path).stat()
+            named = b"%s\0%d" % (os.fsencode(path), told.st_size)
+            listing.update(named + b"\n")
+            changes.update(b"%s %d\n" % (named, told.st_mtime_ns))
+        self.listing_sha256 = listing.hexdigest()
+        return changes.hexdigest()
 
     def files(self) -> list[dict[str, Any]]:
         """The folder's name, how many files of each kind are in it, and a digest of their names and
@@ -131,11 +135,10 @@ class FolderSource:
         counts = {"pictures": len(self.pictures), "texts": len(self.sidecars.texts)}
         if self.sidecars.metadata:
             counts["metadata"] = len(self.sidecars.metadata)
-        digest = hashlib.sha256()
-        for path in self.read_paths():
-            size = (self.root / path).stat().st_size
-            digest.update(b"%s\0%d\n" % (os.fsencode(path), size))
-        return [{"name": self.root.resolve().name, **counts, "listing_sha256": digest.hexdigest()}]
+        if self.listing_sha256 is None:
+            self.state()
+        name = self.root.resolve().name
+        return [{"name": name, **counts, "listing_sha256": self.listing_sha256}]
 
     def batches(
         self, columns: list[str], *, with_images: bool, start: int = 0, stop: int | None = None

@@ -4,6 +4,7 @@ The option parser checks the same, but says neither in which stage a value stand
 was meant, and takes seconds to make. So what it would refuse is looked for here first.
 """
 
+import copy
 import dataclasses
 import difflib
 import itertools
@@ -34,7 +35,7 @@ def spell(
         for path in config_files(words):
             content = read_yaml(path)
             _check(content, hints, "", str(path))
-            _merge(given, content)
+            merge(given, content, hints)
     files: list[str] = []
     spelled: list[str] = []
     rest: list[str] = []
@@ -144,12 +145,22 @@ def _is_number(word: str) -> bool:
     return True
 
 
-def _merge(into: dict[str, Any], new: dict[str, Any]) -> None:
+def merge(into: dict[str, Any], new: dict[str, Any], kind: Any) -> None:
+    """Lay a later file's options over earlier ones: option by option where they have options
+    inside, as stages do, one of which null takes out; other values, lists and dictionaries too,
+    take the place of the earlier.
+
+    kind: the dataclass, or {name: type}, that the options are of."""
+    hints, mapped = _hints(kind), _mapped(kind)
     for key, value in new.items():
-        if isinstance(value, dict) and isinstance(into.get(key), dict):
-            _merge(into[key], value)
+        inner = mapped if hints is None else hints.get(key)
+        inside = _hints(inner) is not None or _hints(_mapped(inner)) is not None
+        if hints is None and inside and value is None:
+            into.pop(key, None)
+        elif inside and isinstance(value, dict) and isinstance(into.get(key), dict):
+            merge(into[key], value, inner)
         else:
-            into[key] = value
+            into[key] = copy.deepcopy(value)
 
 
 def _hints(kind: Any) -> dict[str, Any] | None:
@@ -189,7 +200,8 @@ def _check(value: Any, kind: Any, where: str, source: str) -> None:
             _check(inner, hints[name], option + ".", source)
     elif mapped is not None and isinstance(value, dict):
         for name, inner in value.items():
-            _check(inner, mapped, f"{where}{name}.", source)
+            if inner is not None or _hints(mapped) is None:
+                _check(inner, mapped, f"{where}{name}.", source)
     elif wanted := _refusal(value, kind):
         option = where.removesuffix(".")
         raise ValueError(f"{source}: {option}={value!r} is not understood: {wanted}")
@@ -257,6 +269,10 @@ def _fits(value: Any, kind: Any) -> tuple[bool, str]:
         except (ValueError, OverflowError):
             return False, "a whole number" if kind is int else "a number"
         return math.isfinite(number) and not isinstance(value, bool), "a finite number"
+    if dataclasses.is_dataclass(kind):
+        names = [field.name for field in dataclasses.fields(kind)]
+        inside = ", ".join(f".{name}" for name in names[:6]) + (", …" if names[6:] else "")
+        return isinstance(value, dict) or Path(text).is_file(), f"an option inside it ({inside})"
     if kind is Path:
         return value is not None and text not in ("null", "") and "\0" not in text, "a path"
     return True, ""

@@ -15,15 +15,18 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any, TypeVar
+from urllib.parse import urlsplit
 
 from pretrain.base.files import aside, final_name, remove_left
-from pretrain.base.lock import locked
+from pretrain.base.lock import HeldError, locked
 
 T = TypeVar("T")
 _BLOCK_BYTES = 4 << 20
 _USED_EVERY_S = 60.0  # a file that is read says so this often: what is longest unused goes first
-_COPY = re.compile(r"[0-9a-f]{32}(\.\w+)?")
+_SUFFIX = re.compile(r"\.\w{1,16}")
+_COPY = re.compile(rf"[0-9a-f]{{32}}({_SUFFIX.pattern})?")
 _LOOKED_EVERY_S = 0.1  # whether a file under way still comes, and is still wanted
+_PATIENCE_S = 0.5  # at a time, with another that fetches
 _LOCKS = 64  # folders; two files that share one wait for each other
 
 
@@ -74,7 +77,8 @@ class FarFiles:
         digest = file.sha256
         if digest is None:
             digest = hashlib.sha256(f"{file.address} {file.bytes}".encode()).hexdigest()
-        return self._folder / (digest[:32] + PurePosixPath(file.address).suffix)
+        suffix = PurePosixPath(urlsplit(file.address).path).suffix
+        return self._folder / (digest[:32] + (suffix if _SUFFIX.fullmatch(suffix) else ""))
 
     def use(self, file: FarFile) -> None:
         """Note that a file is read."""
@@ -105,16 +109,29 @@ class FarFiles:
         with suppress(FileNotFoundError):  # another process made room
             if self.is_whole(file):
                 return opening(target)
-        number = int(target.name[:4], 16) % _LOCKS
-        with ExitStack() as stack:
-            stack.enter_context(locked(self._folder / "locks" / str(number)))
+        given_up = given_up or threading.Event()
+        with self._alone_with(file, given_up):
             with suppress(FileNotFoundError):
                 if self.is_whole(file):
                     return opening(target)
             # Opened before it has the name under which others remove it.
             with self._begun(file) as part:
-                self._fetch(file, part, given_up or threading.Event())
+                self._fetch(file, part, given_up)
                 return opening(part)
+
+    @contextmanager
+    def _alone_with(self, file: FarFile, given_up: threading.Event) -> Iterator[None]:
+        """Nobody else fetches the file meanwhile. FarFileError where it is given up."""
+        folder = self._folder / "locks" / str(int(self.path(file).name[:4], 16) % _LOCKS)
+        with ExitStack() as stack:
+            while True:
+                try:
+                    stack.enter_context(locked(folder, patience_s=_PATIENCE_S))
+                    break
+                except HeldError as error:
+                    if given_up.is_set():
+                        raise FarFileError(f"{file.address}: nobody wants it any more") from error
+            yield
 
     def is_whole(self, file: FarFile) -> bool:
         """Whether a file's copy is there, whole. FileNotFoundError if nothing is."""
@@ -122,13 +139,15 @@ class FarFiles:
 
     def _fetch(self, file: FarFile, part: Path, given_up: threading.Event) -> None:
         """In a thread that may be left behind: a read over the network can hang for ever."""
-        over, failures, came = threading.Event(), [], [0]
+        over, came = threading.Event(), [0]
+        ends: list[BaseException | None] = []  # None: it is whole, and the file that it should be
 
         def act() -> None:
             try:
                 copy(file.address, part, size=file.bytes, sha256=file.sha256, came=came, over=over)
-            except OSError as error:
-                failures.append(error)
+                ends.append(None)
+            except BaseException as error:  # a file system's own too: none may pass for a success
+                ends.append(error)
 
         thread = threading.Thread(target=act, name="far file", daemon=True)
         thread.start()
@@ -145,11 +164,10 @@ class FarFiles:
             if given_up.is_set():
                 why = "nobody wants it any more"
             raise FarFileError(f"{file.address} could not be copied to {part.parent}: {why}")
-        if failures:
-            cause = failures[0].__cause__ or failures[0]
+        if ends[0] is not None:
             raise FarFileError(
-                f"{file.address} could not be copied to {part.parent}: {failures[0]}"
-            ) from cause
+                f"{file.address} could not be copied to {part.parent}: {ends[0]}"
+            ) from (ends[0].__cause__ or ends[0])
 
     @contextmanager
     def _begun(self, file: FarFile) -> Iterator[Path]:
@@ -163,7 +181,7 @@ class FarFiles:
                     if hasattr(os, "posix_fallocate") and file.bytes:
                         os.posix_fallocate(part.fileno(), 0, file.bytes)
                 except OSError as error:
-                    if error.errno != errno.ENOSPC:
+                    if error.errno not in (errno.ENOSPC, errno.EDQUOT):
                         raise
                     limit = "null" if self.limit_bytes is None else self.limit_bytes / 2**30
                     raise FarFileError(

@@ -5,6 +5,7 @@ Pillow, simplejpeg and numpy only: data preparation must not import torch.
 
 import io
 import re
+import struct
 import warnings
 from collections.abc import Iterator
 from functools import lru_cache
@@ -21,7 +22,9 @@ FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "PPM")
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif", ".ppm")
 # JPEG markers (ITU T.81, table B.1), and what an APP segment of each kind begins with.
 START_OF_JPEG = b"\xff\xd8"
-START_OF_SCAN = 0xDA
+START_OF_SCAN, END_OF_JPEG = 0xDA, 0xD9
+# In a scan 0xFF stands before a stuffed zero or a restart marker only.
+MARKER_IN_SCAN = re.compile(rb"\xff[^\x00\xd0-\xd7]")
 FRAME_HEADERS = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 NEEDS_PILLOW = {0xE1: b"Exif\0\0", 0xE2: b"ICC_PROFILE\0"}
 XMP, XMP_ORIENTATION = b"http://ns.adobe.com/xap/1.0/\0", b"tiff:Orientation"
@@ -105,9 +108,18 @@ def open_picture(file: bytes) -> Image.Image:
 
 def decode_jpeg(file: bytes) -> NDArray[np.uint8]:
     """The same of a JPEG as `build` stores them, without a look whether it is one."""
-    height, width, _, _ = simplejpeg.decode_jpeg_header(file, strict=True)
+    height, width, _ = read_frame(file)
     check_pixels(width, height)
     return simplejpeg.decode_jpeg(file, colorspace="RGB", strict=True)
+
+
+def read_frame(file: bytes) -> tuple[int, int, int]:
+    """(height, width, colours) by a JPEG's frame header. ValueError where it has none."""
+    for marker, place, end in jpeg_segments(file):
+        if marker in FRAME_HEADERS and place + 10 <= end <= len(file):
+            height, width, colours = struct.unpack(">HHB", file[place + 5 : place + 10])
+            return height, width, colours
+    raise ValueError("a JPEG without a frame header")
 
 
 def check_coded(file: bytes) -> None:
@@ -116,8 +128,7 @@ def check_coded(file: bytes) -> None:
     if not file.startswith(START_OF_JPEG):
         return
     try:
-        _, _, colours, _ = simplejpeg.decode_jpeg_header(file, strict=True)
-        wanted = "CMYK" if colours in ("CMYK", "YCCK") else "GRAY" if colours == "Gray" else "RGB"
+        wanted = {1: "GRAY", 4: "CMYK"}.get(read_frame(file)[2], "RGB")
         # An eighth of each side: all is read, little is computed.
         simplejpeg.decode_jpeg(file, colorspace=wanted, min_width=1, min_height=1, strict=True)
     except ValueError as error:
@@ -130,7 +141,7 @@ def refuse_damage(file: bytes, error: ValueError) -> None:
     words = str(error)
     stray = _STRAY.search(words)
     if stray is not None and int(stray[1]) <= _PADDING_BYTES:
-        end = file.rfind(b"\xff\xd9")
+        _, end = walk_scans(file)
         if len({*file[end - int(stray[1]) : end]}) <= 1:
             return
     if words.startswith(_DAMAGE):
@@ -139,8 +150,29 @@ def refuse_damage(file: bytes, error: ValueError) -> None:
 
 def check_scans(file: bytes) -> None:
     """TooLargeError where a JPEG has more than SCANS_CAP scans."""
-    if file.startswith(START_OF_JPEG) and file.count(b"\xff\xda") > SCANS_CAP:
+    if file.startswith(START_OF_JPEG) and walk_scans(file)[0] > SCANS_CAP:
         raise TooLargeError(f"a JPEG of over {SCANS_CAP} scans")
+
+
+def walk_scans(file: bytes) -> tuple[int, int]:
+    """(scans of a JPEG, where its end marker is); it looks no further than SCANS_CAP scans, nor at
+    what lies inside of other segments or behind the end: thumbnails, films."""
+    place, scans = len(START_OF_JPEG), 0
+    while place + 4 <= len(file) and file[place] == 0xFF and scans <= SCANS_CAP:
+        marker = file[place + 1]
+        if marker == 0xFF:  # fill
+            place += 1
+            continue
+        if marker == END_OF_JPEG:
+            return scans, place
+        place += 2 + int.from_bytes(file[place + 2 : place + 4], "big")
+        if marker == START_OF_SCAN:
+            scans += 1
+            found = MARKER_IN_SCAN.search(file, place)
+            place = len(file) if found is None else found.start()
+    if file[place : place + 2] == bytes((0xFF, END_OF_JPEG)):
+        return scans, place
+    return scans, len(file)
 
 
 def check_pixels(width: int, height: int) -> None:

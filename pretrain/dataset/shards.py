@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from pretrain.base import progress
-from pretrain.base.checks import check_positive
+from pretrain.base.checks import check_local, check_positive
 from pretrain.dataset.far_files import FarFile, FarFiles
 from pretrain.dataset.manifest import COPY_AGAIN, Manifest, path_inside
 
@@ -47,6 +47,7 @@ class ShardOptions:
     """How long nothing may come of a shard that is copied, before it is tried again."""
 
     def __post_init__(self) -> None:
+        check_local({"data.shards.cache": self.cache})
         check_positive(
             {
                 "data.shards.cache_gib": self.cache_gib,
@@ -238,6 +239,7 @@ class ShardReader:
                 raise
             bring()
             opened = _OpenFile(path)
+        if bring is not None:  # other processes remove copies, too
             self._forget_removed()
         with self._lock:
             file = self._open.setdefault(path, opened)

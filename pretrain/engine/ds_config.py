@@ -1,16 +1,15 @@
 """Execution options, and reading of DeepSpeed JSON: each number has one owner."""
 
+import difflib
 import json
 import math
 from pathlib import Path
 from typing import Any
 
-from pretrain.base.spelling import meant
-
 _CHECKOUT = Path(__file__).resolve().parents[2]
 # What a JSON may say: kinds of values, and objects in objects.
 _SWITCHES = ("contiguous_gradients", "reduce_scatter", "use_multi_rank_bucket_allreduce",
-    "allgather_partitions", "overlap_comm", "round_robin_gradients", "parameter_alignment",
+    "allgather_partitions", "overlap_comm", "parameter_alignment",
     "ignore_unused_parameters", "stage3_use_all_reduce_for_fetch_params",
     "stage3_allgather_sequential", "memory_efficient_linear", "log_trace_cache_warnings",
     "enable_sanity_checks")  # fmt: skip
@@ -73,6 +72,23 @@ _NOT_HERE = {
         ("tensor_parallel", "pipeline", "expert_parallel", "sequence_parallel_size",
          "mics_shard_size", "hybrid_engine", "autotuning"),
         "training divides the batch alone over the ranks",
+    ),
+    "round_robin_gradients": "DeepSpeed then keeps parameters in another order than it says, and "
+    "weights read back by name would be wrong",
+    **dict.fromkeys(
+        ("stage3_gather_16bit_weights_on_model_save", "stage3_gather_fp16_weights_on_model_save",
+         "elastic_checkpoint", "load_from_fp32_weights", "nebula", "datastates_ckpt",
+         "use_node_local_storage", "checkpoint_parallel_write_pipeline"),
+        "checkpoints and weights are written here, whole and in fp32",
+    ),
+    **dict.fromkeys(
+        ("zero_allow_untested_optimizer", "zero_force_ds_cpu_optimizer"), "it is set by itself"
+    ),
+    "flops_profiler": "log.profile_steps traces steps, `python -m pretrain.plan` counts FLOPs",
+    **dict.fromkeys(
+        ("ratio", "fast_init", "super_offload", "save_muon_momentum_buffer_in_memory",
+         "leaf_module", "override_module_apply", "mics_hierarchical_params_gather"),
+        "training here has not been tried with it",
     ),
     **dict.fromkeys(
         ("aio", "nvme_path", "buffer_count", "buffer_size", "pipeline_read", "pipeline_write"),
@@ -140,7 +156,7 @@ def _check(found: Any, known: dict[str, Any], path: Path, where: str) -> None:
             if isinstance(kind, dict):
                 if value is not None or not where:
                     _check(value, kind, path, f"{name}.")
-            elif not _is_of(value, kind):
+            elif value is not None and not _is_of(value, kind):
                 raise ValueError(f"{path} sets {name}={value!r}: give {_KINDS[kind]}")
         elif key in _RECIPE_OWNS:
             raise ValueError(
@@ -150,7 +166,9 @@ def _check(found: Any, known: dict[str, Any], path: Path, where: str) -> None:
         elif key in _NOT_HERE:
             raise ValueError(f"{path} sets {name!r}: remove it, {_NOT_HERE[key]}")
         else:
-            raise ValueError(f"{path} sets {name!r}, which is no key here; {meant(key, known)}")
+            close = difflib.get_close_matches(key, known, n=1)
+            remedy = f"did you mean {close[0]!r}?" if close else f"there are {sorted(known)}"
+            raise ValueError(f"{path} sets {name!r}, which is no key here; {remedy}")
 
 
 def _is_of(value: Any, kind: type) -> bool:

@@ -11,10 +11,12 @@ import yaml
 from jsonargparse import ArgumentParser, Namespace
 
 from pretrain.base.run_files import RECIPE_FILE
-from pretrain.base.spelling import read_yaml, spell
+from pretrain.base.spelling import merge, read_yaml, spell
 from pretrain.cli import Command, parser
 from pretrain.models.presets import PRESETS
+from pretrain.recipe.habits import refuse_habits
 from pretrain.recipe.recipe import Recipe
+from pretrain.recipe.stage_words import replace_lengths, with_new_stages, with_one_length
 
 TRAIN = Command(
     program="python -m pretrain.train",
@@ -40,6 +42,8 @@ TRAIN = Command(
     ),
 )
 
+_KINDS = ("kind", "text_reduction", "image_reduction")  # of optimizers, losses, reductions
+
 
 def read(_: Command, words: Sequence[str]) -> list[Any]:
     """[recipe, resolved YAML] of a command line."""
@@ -55,12 +59,10 @@ def parse(arguments: Sequence[str] | None = None) -> tuple[Recipe, str]:
     words = list(sys.argv[1:] if arguments is None else arguments)
     if "--stages.help" in words:
         parser(TRAIN).parse_args(words)
-    spelled, rest = spell(words, (Recipe,), takes_config=True)
-    if rest:
-        raise ValueError(f"{rest[0]!r} is one word too many: options begin with --")
+    spelled = spell_recipe(words)
     options = parser(TRAIN)
     try:
-        spelled, presets = _with_presets(spelled)
+        spelled, presets = _laid_over(spelled)
         parsed = options.parse_args(spelled)
     except argparse.ArgumentError as error:
         raise ValueError(" ".join(str(error).split())) from error
@@ -69,32 +71,51 @@ def parse(arguments: Sequence[str] | None = None) -> tuple[Recipe, str]:
     return _recipe(options, parsed), options.dump(parsed, skip_none=False)
 
 
-def _with_presets(words: list[str]) -> tuple[list[str], list[str]]:
-    """(a spelled command line where the numbers of every preset stand too, the presets found).
+def spell_recipe(words: Sequence[str], *others: type) -> list[str]:
+    """A command line as the parser wants it; `others` are dataclasses whose options may stand among
+    the recipe's. ValueError for the first word that is neither's."""
+    refuse_habits(words)
+    try:
+        spelled, rest = spell(with_new_stages(words), (*others, Recipe), takes_config=True)
+    except ValueError as error:
+        if "is not understood" in str(error) and any(f".{kind} " in str(error) for kind in _KINDS):
+            raise ValueError(f"{error}; CONTRIBUTING.md says how one is added") from error
+        raise
+    if rest:
+        raise ValueError(f"{rest[0]!r} is one word too many: options begin with --")
+    return spelled
 
-    Its numbers are a recipe right before the file that names it, or behind the last file where the
-    command line does: over earlier files, under all that its own source says beside it.
+
+def _laid_over(words: list[str]) -> tuple[list[str], list[str]]:
+    """(a spelled command line with one --config of all files, the presets found).
+
+    A preset's numbers are a recipe right before the file that names it, or behind the last file
+    where the command line does: over earlier files, under all that its own source says beside it.
     """
-    found: list[str] = []
+    files: dict[str, Any] = {}
+    typed: list[str] = []
     presets: list[str] = []
-    behind_files = 0
+
+    def lay(options: dict[str, Any]) -> None:
+        replace_lengths(files, options)
+        merge(files, options, Recipe)
+
     for word in words:
         option, _, value = word.partition("=")
         if option == "--config":
-            model = read_yaml(Path(value)).get("model")
+            options = read_yaml(Path(value))
+            model = options.get("model")
             if name := model.get("preset") if isinstance(model, dict) else None:
                 presets.append(name)
-                found.append(_preset_word(name))
-            behind_files = len(found) + 1
-        elif option == "--model.preset" and value != "null":
+                lay({"model": PRESETS[name]})
+            lay(options)
+            continue
+        if option == "--model.preset" and value != "null":
             presets.append(value)
-            found.insert(behind_files, _preset_word(value))
-        found.append(word)
-    return found, presets
-
-
-def _preset_word(name: str) -> str:
-    return "--config=" + json.dumps({"model": PRESETS[name]})
+            lay({"model": PRESETS[value]})
+        typed.append(word)
+    config = ["--config=" + json.dumps(files, default=str)] if files else []
+    return [*config, *with_one_length(typed)], presets
 
 
 def _recipe(options: ArgumentParser, parsed: Namespace) -> Recipe:

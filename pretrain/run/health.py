@@ -73,18 +73,19 @@ def count_skip(job: Job, stage: Stage, state: RunState, result: StepResult) -> R
     return state
 
 
-def check_end(job: Job, stage: Stage, state: RunState) -> None:
-    """StoppedError where a stage ends on updates that were not made: what it has trained is not
-    what it would be taken for."""
+def fault_at_end(job: Job, stage: Stage, state: RunState) -> str | None:
+    """What is wrong where a stage ends on updates that were not made: what it has trained is not
+    what it would be taken for. None where nothing is."""
     most = job.recipe.engine.max_skipped_at_end
-    if state.skipped_in_a_row > most:
-        raise StoppedError(
-            f"stage {stage.name} ends on {state.skipped_in_a_row} skipped updates in a row, "
-            f"engine.max_skipped_at_end={most} allowed: its weights are not saved. Start another "
-            f"run_dir with a lower stages.{stage.name}.base_learning_rate, a longer warmup or "
-            "optimizer.gradient_clip; or, to keep what it has, resume with "
-            "engine.max_skipped_at_end raised"
-        )
+    if state.skipped_in_a_row <= most:
+        return None
+    return (
+        f"stage {stage.name} ends on {state.skipped_in_a_row} skipped updates in a row, "
+        f"engine.max_skipped_at_end={most} allowed: it stands in a checkpoint, its weights are no "
+        f"stage's. Start another run_dir with a lower stages.{stage.name}.base_learning_rate, a "
+        "longer warmup or optimizer.gradient_clip; or, to keep what it has, resume with "
+        "engine.max_skipped_at_end raised"
+    )
 
 
 def count_replaced(job: Job, state: RunState, of_ranks: list[RankReading]) -> RunState:

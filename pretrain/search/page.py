@@ -13,6 +13,7 @@ from pretrain.search.collection import Collection, Match
 
 UPLOAD_BYTES = 32 << 20
 TEXT_CHARS = 1000  # far more than any context holds
+_QUERY_PX = 2048  # longer side that is kept of an upload, far above any model's input
 _DRAINED_BYTES = 1 << 30  # of an upload that is refused: a browser shows no answer before its end
 _URLS = Map(
     [
@@ -62,9 +63,8 @@ class SearchPage:
         told = error = ""
         try:
             if request.method == "POST":
-                with self._collection.decoding:
-                    told, query = self._uploaded(request)
-                    matches = self._collection.search(query, self._top)
+                told, query = self._uploaded(request)
+                matches = self._collection.search(query, self._top)
             elif "q" in request.args:
                 text = " ".join(request.args["q"].split())
                 _check_text(text)
@@ -84,7 +84,9 @@ class SearchPage:
         content = b"" if file is None else file.read()
         if file is None or not content:
             raise ValueError("choose a picture to search by first")
-        picture = Image.fromarray(decode(content))
+        with self._collection.decoding:
+            picture = Image.fromarray(decode(content))
+            picture.thumbnail((_QUERY_PX, _QUERY_PX), Image.Resampling.BICUBIC)
         return f"the picture {file.filename or 'without a name'}", picture
 
     def _picture(self, row: int) -> Response:

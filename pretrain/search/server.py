@@ -23,7 +23,7 @@ REQUESTS_AT_ONCE = 32  # a page asks for its pictures by six or so connections
 class QuietHandler(WSGIRequestHandler):
     """No line for each request: a page has one a picture. Whoever sends nothing is cut off."""
 
-    timeout = 20.0  # s
+    timeout = 5.0  # s
 
     def log_request(self, code: int | str = "-", size: int | str = "-") -> None:
         """Faults are still logged."""

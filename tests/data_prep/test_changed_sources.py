@@ -15,6 +15,7 @@ from data_prep.__main__ import main
 from data_prep.build import pipeline
 from data_prep.sources.webdataset import WebDatasetSource
 from pretrain.dataset.manifest import read_manifest
+from pretrain.dataset.reader import Dataset
 
 COUNT = 24
 TEXTS = [f"a drawing of number {number:02d}" for number in range(COUNT)]
@@ -126,6 +127,19 @@ def test_a_finished_build_of_edited_captions_is_not_finished(kind, tmp_path, cap
     assert build(source, "--overwrite") == 0
 
 
+@pytest.mark.parametrize("kind", ["tars", "folder", "saved"])
+def test_overwrite_begins_anew_where_the_source_changed(kind, tmp_path, monkeypatch):
+    source = tmp_path / "source"
+    source.mkdir()
+    KINDS[kind](source, TEXTS)
+    assert share(source, 0) == 0
+    KINDS[kind](source, [text.replace("number", "NUMBER") for text in TEXTS])  # of equal lengths
+    assert build(source, "--overwrite") == 0
+    dataset = Dataset(tmp_path / "out", "48")
+    captions = [dataset.read_json(row)["captions"]["caption"] for row in range(COUNT)]
+    assert all("NUMBER" in caption for caption in captions), captions
+
+
 def test_a_source_that_changes_while_it_is_read_is_said_at_the_end(tmp_path, monkeypatch, capsys):
     source = tmp_path / "source"
     source.mkdir()
@@ -140,6 +154,7 @@ def test_a_source_that_changes_while_it_is_read_is_said_at_the_end(tmp_path, mon
     assert build(source) == 2
     assert "others than when" in capsys.readouterr().err
     assert not (tmp_path / "out/manifest.json").exists()
+    assert not list((tmp_path / "out/.build").glob("*/*.json"))  # what was read counts for nothing
 
 
 def test_shares_take_over_what_the_first_found_in_the_tars(tmp_path, monkeypatch):

@@ -11,9 +11,16 @@ from sklearn.datasets import load_sample_images
 from test_colours import display_p3
 
 from data_prep.pictures.jpeg import without_metadata
-from data_prep.pictures.limits import PictureOptions, open_checked, parse_tiers, upright
+from data_prep.pictures.limits import (
+    PictureOptions,
+    measure_in_place,
+    open_checked,
+    parse_tiers,
+    upright,
+)
 from data_prep.pictures.tiers import shrink, store
 from data_prep.rejection import RejectedError
+from pretrain.dataset.pictures import decode as decode_picture
 
 ANY = PictureOptions(min_image_px=1)
 
@@ -90,6 +97,23 @@ def test_exif_rotation_is_applied(orientation: int) -> None:
     exif[0x0112] = orientation
     data = encoded(Image.fromarray(np.ascontiguousarray(stored)), "PNG", exif=exif)
     assert_close(decode(data), upright, 0)
+
+
+@pytest.mark.parametrize("orientation", [3, 6])
+def test_a_turn_that_only_xmp_tells_is_built_and_indexed_alike(orientation: int) -> None:
+    xmp = (
+        '<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF '
+        'xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#"><rdf:Description '
+        f'xmlns:tiff="http://ns.adobe.com/tiff/1.0/" tiff:Orientation="{orientation}"/></rdf:RDF>'
+        "</x:xmpmeta>"
+    )
+    data = encoded(picture(4, width=200, height=136), "JPEG", xmp=xmp.encode())
+    width, height = measure_in_place(data, ANY)
+    stored = store(data, ANY, parse_tiers("full:95"))
+    assert (stored.width, stored.height) == (width, height)
+    wanted = decode_picture(data).astype(int)
+    found = np.asarray(Image.open(io.BytesIO(stored.files["full"]))).astype(int)
+    assert found.shape == wanted.shape and np.abs(found - wanted).mean() < 3
 
 
 def test_damaged_exif_does_not_cost_the_picture() -> None:

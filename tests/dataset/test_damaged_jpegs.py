@@ -1,5 +1,6 @@
 """A JPEG whose pixels are damaged is no picture, whatever decoder reads it; a padded one is."""
 
+import contextlib
 import io
 import random
 import time
@@ -91,6 +92,31 @@ def test_what_pads_or_follows_the_pixels_costs_no_picture(kind):
         assert (decode(file) == wanted).all()
         store(file, PictureLimits(), parse_tiers("full:95,32:90"))
         measure_in_place(file, PictureLimits())
+
+
+def test_what_lies_in_other_segments_or_behind_the_end_is_no_scan():
+    """A phone's film behind its picture, a thumbnail's markers in EXIF."""
+    whole = jpeg("turned")
+    noise = random.Random(0).randbytes(12_000_000) + b"\xff\xda" * 300
+    segment = b"\xff\xed" + (2 + 60_000).to_bytes(2, "big") + b"\xff\xda" * 30_000
+    padded = whole[:-2] + bytes(9) + END
+    for file in (whole + noise, whole[:2] + segment + whole[2:], padded + jpeg("plain")):
+        assert (decode(file) == decode(whole)).all()
+        store(file, PictureLimits(), parse_tiers("full:95"))
+
+
+@pytest.mark.parametrize("factors", [0x14, 0x41])
+def test_rare_subsamplings_are_no_traceback(factors):
+    """simplejpeg's own table lacks 4:4:1."""
+    file = bytearray(jpeg("full chroma"))
+    file[file.index(b"\xff\xc0") + 11] = factors
+    for reads in (
+        lambda: decode(bytes(file)),
+        lambda: measure_in_place(bytes(file), PictureLimits()),
+        lambda: store(bytes(file), PictureLimits(), parse_tiers("full:95,32:90")),
+    ):
+        with contextlib.suppress(ValueError, RejectedError):
+            reads()
 
 
 def test_thousands_of_scans_are_refused_before_they_cost_time():

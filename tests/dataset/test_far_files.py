@@ -1,6 +1,7 @@
 """Copies of far files: whatever the address, whole, in time while something comes, and bounded."""
 
 import hashlib
+import threading
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -9,6 +10,7 @@ import fsspec
 import pytest
 from loopback import served
 
+from pretrain.base.lock import locked
 from pretrain.dataset.far_files import FarFile, FarFileError, FarFiles, read_all
 
 PIECE, PIECES, WAIT_S = b"x" * 1000, 8, 0.2
@@ -87,6 +89,50 @@ def test_room_is_made_before_a_file_comes_and_what_is_open_stays_readable(tmp_pa
     for file in files:
         unbounded.bring(file)
     assert len(list((tmp_path / "all").glob("*.bin"))) == 6
+
+
+def test_no_failure_of_a_file_system_passes_for_a_success(tmp_path: Path, monkeypatch):
+    """The room is taken before, so that the size alone would say that the copy is whole."""
+    file = far("b.bin", b"right" * 100)
+
+    class Fails:
+        def __enter__(self) -> "Fails":
+            return self
+
+        def __exit__(self, *_: object) -> None:
+            raise RuntimeError("the connection is gone")
+
+        def read(self, _: int) -> bytes:
+            return b""
+
+    cache = copies(tmp_path)
+    with monkeypatch.context() as patched:
+        patched.setattr("pretrain.dataset.far_files.open_far", lambda *_: Fails())
+        with pytest.raises(FarFileError, match="the connection is gone"):
+            cache.bring(file)
+    assert cache.read(file, Path.read_bytes) == b"right" * 100
+
+
+def test_who_gives_up_does_not_wait_for_another_that_fetches(tmp_path: Path):
+    file = far("c.bin", b"x" * 100)
+    cache = copies(tmp_path)
+    number = int(cache.path(file).name[:4], 16) % 64
+    given_up = threading.Event()
+    given_up.set()
+    with locked(tmp_path / "locks" / str(number)):
+        begin = time.monotonic()
+        with pytest.raises(FarFileError, match="nobody wants it"):
+            cache.bring(file, given_up)
+        assert time.monotonic() - begin < 5
+    cache.bring(file)
+
+
+def test_an_address_with_a_query_is_kept_by_its_suffix(tmp_path: Path):
+    cache = copies(tmp_path)
+    file = FarFile(address="https://host/a/x.tar?sig=a%2Fb.c", bytes=1, sha256=None)
+    assert cache.path(file).suffix == ".tar"
+    odd = FarFile(address="https://host/a/x.t-r!", bytes=1, sha256=None)
+    assert cache.path(odd).suffix == ""
 
 
 def test_an_address_that_nobody_knows_is_one_error():

@@ -189,6 +189,22 @@ def test_a_passing_fault_is_retried_and_a_lasting_one_stops_by_name(server, near
     assert not list((tmp_path / "d").glob("*.part"))
 
 
+def test_copies_that_others_removed_are_not_held_open(server, near, tmp_path):
+    """A loader process that reads what its neighbours bring."""
+    sizes = [one.bytes for one in read_manifest(near).tiers["full"].shards]
+    options = far(server, tmp_path / "c", 4 * max(sizes) / 2**30)
+    brings, reads = (Dataset(near, "full", shards=options) for _ in range(2))
+    reader = shards.ShardReader()
+    for row in range(COUNT):
+        path = brings.shards[row]
+        brings.read(row)
+        brings.close()
+        reader.read(path, 0, 10, lambda: None)
+    held = [one for one in reader._open.values() if os.fstat(one.descriptor).st_nlink == 0]
+    assert len(held) <= 1
+    reads.close()
+
+
 def test_another_shard_than_the_manifests_is_never_read(near, server, original, tmp_path):
     first, second = [one.sha256 for one in read_manifest(near).tiers["full"].shards[:2]]
     change_manifest(near, lambda m: m["tiers"]["full"]["shards"][0].update(sha256=second))

@@ -45,6 +45,17 @@ def test_a_ds_config_that_repeats_the_recipe_is_refused(tmp_path):
         ({**ZERO, "compression_training": {}}, ["another model"]),
         ({**ZERO, "tensor_parallel": {}}, ["'tensor_parallel'", "batch alone"]),
         ({**ZERO, "prescale_gradients": True}, ["plain mean"]),
+        ({**ZERO, "flops_profiler": {}}, ["log.profile_steps"]),
+        ({**ZERO, "zero_allow_untested_optimizer": True}, ["set by itself"]),
+        (
+            {"zero_optimization": {"stage": 2, "round_robin_gradients": True}},
+            ["round_robin_gradients", "would be wrong"],
+        ),
+        (
+            {"zero_optimization": {"stage": 3, "stage3_gather_16bit_weights_on_model_save": True}},
+            ["written here"],
+        ),
+        ({"zero_optimization": {"stage": 1, "xyzzy": 1}}, ["'xyzzy'", "there are ["]),
         (
             {"zero_optimization": {"stage": 3, "zero_quantized_weights": True}},
             ["'zero_optimization.zero_quantized_weights'", "another model"],

@@ -8,14 +8,14 @@ from torch.utils.flop_counter import FlopCounterMode
 from vocabularies import of_size
 
 from pretrain.models.build import build_model
-from pretrain.plan.__main__ import main
+from pretrain.plan.__main__ import PLAN, main
 from pretrain.plan.budget import Candidate, candidates, published
 from pretrain.plan.command import plan
 from pretrain.plan.estimate import StageEstimate, stage_estimate
 from pretrain.plan.forecast import forecast, rates, shortfalls
 from pretrain.plan.hardware import HARDWARE, Machine, hardware_of_device
 from pretrain.plan.table import budget_table
-from pretrain.plan.words import parse_words
+from pretrain.plan.words import read
 from pretrain.recipe.parsing import parse
 from pretrain.recipe.recipe import Recipe
 from pretrain.recipe.stages import plan_stages
@@ -51,8 +51,8 @@ def test_a_locked_stage_is_planned_as_the_real_model_runs(locked):
 
 def test_layer_decay_changes_nothing_in_the_plan():
     words = ["--config", TINY, "--gpus", "1", "--gpu", "h100"]
-    assert plan(*parse_words([*words, "--stages.full.layer_decay", "0.7"])) == plan(
-        *parse_words(words)
+    assert plan(*read(PLAN, [*words, "--stages.full.layer_decay", "0.7"])) == plan(
+        *read(PLAN, words)
     )
 
 
@@ -75,7 +75,7 @@ def test_recipes_within_a_budget_are_ranked_by_accuracy(tmp_path):
     ):
         (tmp_path / f"{name}.yaml").write_text(line + demo)
     (tmp_path / "own.yaml").write_text((ROOT / "pretrain/recipes/own.yaml").read_text())
-    options, _ = parse_words(["--gpu", "a100-80g", "--days", "3"])
+    options, _ = read(PLAN, ["--gpu", "a100-80g", "--days", "3"])
     found = candidates(
         sorted(tmp_path.glob("*.yaml")), options.machine(), dataset_samples=None, vocab_size=100
     )
@@ -114,16 +114,16 @@ def test_a_mistake_is_one_line(words, named, capsys):
 
 def test_a_plan_takes_the_recipes_options_and_says_what_does_not_fit():
     words = ["--config", TINY, "--gpus", "1", "--gpu", "cpu"]
-    shown = plan(*parse_words([*words, "--stages.full.steps", "9"]))
+    shown = plan(*read(PLAN, [*words, "--stages.full.steps", "9"]))
     assert "144" in shown and shown.splitlines()[-1].startswith("verdict: fits")
-    small = plan(*parse_words([*words, "--gpu_memory_gib", "0.001"]))
+    small = plan(*read(PLAN, [*words, "--gpu_memory_gib", "0.001"]))
     assert "does not fit" in small.splitlines()[-1]
 
 
 def planned(
     words: list[str], *machine: str, stage: int = 0
 ) -> tuple[Recipe, StageEstimate, Machine]:
-    options, _ = parse_words([*machine])
+    options, _ = read(PLAN, [*machine])
     recipe, _ = parse(words)
     found = plan_stages(recipe.stages, 10_000)[stage]
     estimate = stage_estimate(recipe, found, options.machine(), vocab_size=1000)

@@ -8,11 +8,12 @@ from pathlib import Path
 
 import pytest
 
+from pretrain.plan.__main__ import PLAN
 from pretrain.plan.communication import seconds, step_bytes
 from pretrain.plan.estimate import stage_estimate
 from pretrain.plan.hardware import Links
 from pretrain.plan.memory import Memory, ZeroLayout, states
-from pretrain.plan.words import parse_words
+from pretrain.plan.words import read
 from pretrain.recipe.parsing import parse
 from pretrain.recipe.stages import plan_stages
 
@@ -97,7 +98,7 @@ def test_memory_on_a_cpu_is_near_a_measured_step(place):
         capture_output=True, text=True, check=True,
     )  # fmt: skip
     measured = json.loads(done.stdout.splitlines()[-1])["peak"]
-    options, _ = parse_words(["--gpus", "1", "--gpu", "cpu"])
+    options, _ = read(PLAN, ["--gpus", "1", "--gpu", "cpu"])
     estimate = stage_estimate(recipe, stage, options.machine(), vocab_size=49408)
     predicted = estimate.memory.total(estimate.micro)
     assert predicted == pytest.approx(measured, rel=0.15), (predicted, measured)

@@ -23,5 +23,6 @@ def test_a_stage_that_ends_on_skipped_updates_is_refused_until_that_is_allowed(
         assert part in error, error
     assert not (run_dir / "stages/reduced.safetensors").exists()
     assert "finished" not in ended.output
+    assert (run_dir / "checkpoints/step-00000004/state.json").exists()  # what it has is kept
     ended = train(run_dir, tiny_dataset, *wild, "--engine.max_skipped_at_end", "9")
     assert (run_dir / "stages/reduced.safetensors").exists()
