@@ -17,6 +17,8 @@ from typing import Any, Literal, Union, get_args, get_origin
 
 import yaml
 
+# Of a recipe; the largest that come along have 2 KB. PyYAML reads some 100 KB a second.
+_MOST_BYTES, _MOST_VALUES = 1 << 17, 1 << 16
 _TRUE_OR_FALSE = ("true", "false", "yes", "no")
 
 
@@ -112,6 +114,8 @@ def read_yaml(path: Path) -> dict[str, Any]:
         raise FileNotFoundError(
             f"--config {path}: there is no such file; pretrain/recipes/ holds those that come along"
         )
+    if (size := path.stat().st_size) > _MOST_BYTES:
+        raise ValueError(f"{path} has {size:,} bytes, over {_MOST_BYTES:,}: it is no recipe")
     try:
         content = yaml.load(path.read_text(encoding="utf-8"), _UniqueKeys)
     except UnicodeDecodeError as error:
@@ -122,7 +126,23 @@ def read_yaml(path: Path) -> dict[str, Any]:
         raise ValueError(f"{path}: {error}: keep one of them") from error
     if not isinstance(content, dict):
         raise ValueError(f"{path} holds no options: see pretrain/recipes/demo.yaml")
+    _check_unfolded(content, path)
     return content
+
+
+def _check_unfolded(content: Any, path: Path) -> None:
+    """ValueError where aliases (*name) stand for a value in itself, or for too many values: each
+    reader of the options walks through all."""
+    waiting, values = [content], 0
+    while waiting:
+        value, values = waiting.pop(), values + 1
+        if values > _MOST_VALUES:
+            raise ValueError(
+                f"{path}: its aliases (*name) unfold to over {_MOST_VALUES:,} values: write the "
+                "values out"
+            )
+        if isinstance(value, dict | list):
+            waiting += value.values() if isinstance(value, dict) else value
 
 
 def _value_behind(name: str, kind: Any, waiting: list[str]) -> str:
