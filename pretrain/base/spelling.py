@@ -121,7 +121,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
     except UnicodeDecodeError as error:
         raise ValueError(f"{path} is not YAML: it is no UTF-8 text") from error
     except (yaml.YAMLError, RecursionError) as error:
-        raise ValueError(f"{path} is not YAML: {error}") from error
+        raise ValueError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
     except ValueError as error:
         raise ValueError(f"{path}: {error}: keep one of them") from error
     if not isinstance(content, dict):
@@ -278,5 +278,8 @@ def _fits(value: Any, kind: Any) -> tuple[bool, str]:
             return False, "a whole number" if kind is int else "a number"
         return math.isfinite(number) and not isinstance(value, bool), "a finite number"
     if kind is Path:
-        return value is not None and text not in ("null", "") and "\0" not in text, "a path"
+        is_path = isinstance(value, str | Path) and text not in ("null", "") and "\0" not in text
+        return is_path, "a path"
+    if _hints(kind) is not None or _mapped(kind) is not None:
+        return isinstance(value, dict | str), "a mapping of names to values"  # a text may hold one
     return True, ""

@@ -172,6 +172,8 @@ def open_dataset(folder: Path, draw: random.Random) -> int:
             "other",
             *draw.choice([("--by", "number"), ("--file", folder / "weights/even.npy")]),
         ]
+    if command == "inspect":
+        more = ["--out", folder.parent / "page.html"]
     if command == "verify":
         more = ["--workers", "1"]
     return prep(command, folder, *more)

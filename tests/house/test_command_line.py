@@ -132,6 +132,24 @@ def test_a_recipe_that_unfolds_without_end_is_refused_at_once(content, told, tmp
     assert told in capsys.readouterr().err and time.monotonic() - begin < 5
 
 
+@pytest.mark.parametrize("value", ["[every_steps]", "7", "[]", "true", "null", ".nan", "[{a: 1}]"])
+@pytest.mark.parametrize("option", ["checkpoint", "stages", "model", "data.loader", "model.text"])
+def test_a_section_of_a_recipe_that_is_no_mapping_is_one_line(option, value, tmp_path):
+    for name in reversed(option.split(".")):
+        value = f"{{{name}: {value}}}"
+    (tmp_path / "r.yaml").write_text(value)
+    with pytest.raises(ValueError, match=f"r.yaml: {option}=.* not understood: give a mapping"):
+        parse(["--config", TINY, "--config", str(tmp_path / "r.yaml")])
+
+
+def test_what_is_no_yaml_or_no_path_is_one_line(tmp_path):
+    for content in ("a: 1\n---\nb: 2\n", "data: {train: 7}", "data: {train: [x]}", "a: [}"):
+        (tmp_path / "r.yaml").write_text(content)
+        with pytest.raises(ValueError, match=r"r\.yaml") as raised:
+            parse(["--config", TINY, "--config", str(tmp_path / "r.yaml")])
+        assert "\n" not in str(raised.value)
+
+
 def test_a_stored_recipe_that_is_no_yaml_is_one_line(tmp_path, capsys):
     (tmp_path / "recipe.yaml").write_text("stages: [}\n")
     for command in ([EVALUATE, "--abilities", "true"], [EXPORT]):
