@@ -31,10 +31,12 @@ class Door:
 
 def refusing(check: Callable[[], None]) -> int:
     """What promises a ValueError or an OSError of one line, as a command."""
+    from pretrain.base.faults import one_line
+
     try:
         check()
     except (ValueError, OSError) as error:
-        print("error:", error)
+        print("error:", one_line(error))  # as the command that calls it does
         return 2 if "\n" not in str(error) else 70
     return 0
 
