@@ -15,10 +15,12 @@ SEEDS ?= 0
 COMPARISON ?= runs/comparison.json
 LAW ?= benchmarks/results/law_demo
 SLICE ?=
+DOOR ?= all
+MINUTES ?= 15
 PARALLEL := --numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: help setup demo data test lint soak compare law cuda-check clean
+.PHONY: help setup demo data test lint soak fuzz compare law cuda-check clean
 
 help: ## Show what there is
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -67,6 +69,9 @@ test: $(VENV)/.ready-dev ## Run every test
 
 soak: $(VENV)/.ready-dev ## Run the slow tests too
 	$(BIN)/python -m pytest $(PARALLEL)
+
+fuzz: $(VENV)/.ready-dev ## Open mutated files, MINUTES=15 a door; DOOR=tars for one of them
+	$(BIN)/python tests/fuzz/doors.py $(DOOR) --minutes $(MINUTES)
 
 cuda-check: RANKS = 1
 cuda-check: $(VENV)/.ready ## Training on this machine's GPUs is correct: a table; RANKS=8 for eight

@@ -14,6 +14,7 @@ import numpy as np
 from data_prep.build.tasks import DOWNLOADS
 from data_prep.build.writer import array_file, write_index, write_manifest
 from data_prep.sources.links import LinkCounts
+from pretrain.base.arrays import read_array
 from pretrain.base.checks import check_local, check_positive
 from pretrain.base.files import file_sha256, sync, write_durably
 from pretrain.base.lock import locked
@@ -204,7 +205,7 @@ def _join_index(out: Path, tier: str, sources: list[Path], manifests: list[Manif
             theirs = path_inside(source, f"{tier}/{INDEX_FILE}", "tiers")
             if file_sha256(theirs) != manifest.tiers[tier].index_sha256:
                 raise ValueError(f"{theirs}: its sha256 is not the manifest's; {COPY_AGAIN}")
-            rows = np.load(theirs, mmap_mode="r", allow_pickle=False)
+            rows = read_array(theirs)
             for first in range(0, len(rows), _BLOCK_ROWS):
                 block = rows[first : first + _BLOCK_ROWS].copy()
                 block["shard"] += shards

@@ -12,6 +12,7 @@ import numpy as np
 from data_prep.build.duplicates import repeated_rows
 from data_prep.build.writer import verify_shard
 from data_prep.pool import PoolOptions, Report, run_in_pool
+from pretrain.base.arrays import read_array
 from pretrain.base.files import file_sha256, final_name, why_not_written
 from pretrain.base.progress import Bar
 from pretrain.dataset.captions import Recaption, recaption_names
@@ -142,7 +143,7 @@ def index_faults(directory: Path, manifest: Manifest, tier: str) -> Iterator[str
         path = path_inside(directory, f"{tier}/{INDEX_FILE}", "tiers")
         if file_sha256(path) != manifest.tiers[tier].index_sha256:
             yield f"{path}: its sha256 is not the manifest's"
-        rows = np.load(path, mmap_mode="r", allow_pickle=False)
+        rows = read_array(path)
     except (ValueError, OSError) as error:
         yield f"{path}: {error}"
         return
@@ -163,9 +164,7 @@ def stray_files(directory: Path, manifest: Manifest, tier: str) -> Iterator[str]
 
 def row_faults(directory: Path, manifest: Manifest) -> Iterator[str]:
     """What the indices contradict each other or themselves in. They are right as files."""
-    indices = {
-        tier: np.load(directory / tier / INDEX_FILE, mmap_mode="r") for tier in manifest.tiers
-    }
+    indices = {tier: read_array(directory / tier / INDEX_FILE) for tier in manifest.tiers}
     name, one = next(iter(indices.items()))
     starts = range(0, manifest.samples, BLOCK_ROWS)
     for tier, index in indices.items():
@@ -221,7 +220,7 @@ def shard_faults(state: VerifyState, check: ShardCheck, report: Report) -> list[
         if file_sha256(path) != check.info.sha256:
             faults.append(f"{path}: its sha256 is not the manifest's")
         if check.tier in state.indexed:
-            index = np.load(state.directory / check.tier / INDEX_FILE, mmap_mode="r")
+            index = read_array(state.directory / check.tier / INDEX_FILE)
             rows = index[check.first : check.first + check.info.samples]
             verify_shard(path, rows.tolist(), members_inside(check.info.pictures))
             if check.info.pictures is not None:

@@ -36,6 +36,7 @@ from data_prep.build.writer import (
 )
 from data_prep.pool import Report, run_in_pool
 from data_prep.rejection import REASONS
+from pretrain.base.arrays import read_array
 from pretrain.base.files import file_sha256, sync, write_durably
 from pretrain.base.lock import locked
 from pretrain.base.progress import Bar
@@ -76,8 +77,7 @@ class ShardPlace:
 
     def rows(self, tier: str) -> np.ndarray:
         """Its index rows in a tier."""
-        rows: np.ndarray = np.load(self.path(tier, "npy"), allow_pickle=False)
-        return rows
+        return np.array(read_array(self.path(tier, "npy")))
 
 
 def merge(out: Path, workers: int | None) -> Built:
@@ -97,7 +97,7 @@ def read_built(out: Path) -> Built:
     """A finished dataset. FileNotFoundError names the remedy if it is none."""
     manifest = read_manifest(out)
     index = out / next(iter(manifest.tiers)) / INDEX_FILE
-    return manifest, np.load(index, mmap_mode="r", allow_pickle=False)["tokens"]
+    return manifest, read_array(index)["tokens"]
 
 
 def join(out: Path, workers: int | None) -> Built:

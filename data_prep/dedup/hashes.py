@@ -21,6 +21,7 @@ from scipy.fft import dctn
 
 from data_prep.build.writer import array_file
 from data_prep.pool import Report, run_in_pool
+from pretrain.base.arrays import read_array
 from pretrain.base.files import file_sha256, write_durably
 from pretrain.base.progress import Bar
 from pretrain.dataset.manifest import COPY_AGAIN, Manifest, path_inside
@@ -78,8 +79,7 @@ def _kept(folder: Path, told: dict[str, str]) -> NDArray[np.uint64] | None:
             return None
     except (FileNotFoundError, ValueError):
         return None
-    hashes: NDArray[np.uint64] = np.load(folder / HASH_FILE, allow_pickle=False)
-    return hashes
+    return np.array(read_array(folder / HASH_FILE))
 
 
 def row_blocks(samples: int) -> list[range]:

@@ -14,10 +14,20 @@ from pretrain.base.launch import say_ended
 
 # A launcher ends all ranks when the first one leaves: so the silent ones let the speaker speak.
 _SPEAKER_S = 3.0
+_LINE = 2000  # characters of an error's line
 
 
 class StoppedError(ValueError):
     """What all ranks found together, at the same place: one of them says it, with the remedy."""
+
+
+def one_line(error: BaseException) -> str:
+    """What an error says, on one line: a value from a file may be a book, or move the cursor."""
+    line = " ".join(str(error).split())
+    line = "".join(c if c.isprintable() else repr(c)[1:-1] for c in line)
+    cut = len(line) - _LINE
+    half = _LINE // 2
+    return line if cut <= 0 else f"{line[:half]} … {cut:,} characters … {line[-half:]}"
 
 
 @contextmanager
@@ -35,9 +45,9 @@ def one_line_faults(*, known_to_all: bool = False) -> Iterator[None]:
             traceback.print_exc()
         rank, local = os.environ.get("RANK", "0"), os.environ.get("LOCAL_RANK", "0")
         if rank == "0":
-            print("error:", " ".join(str(error).split()), file=sys.stderr)
+            print("error:", one_line(error), file=sys.stderr)
         elif local == "0" and not known_to_all:
-            print(f"error on {os.uname().nodename}:", " ".join(str(error).split()), file=sys.stderr)
+            print(f"error on {os.uname().nodename}:", one_line(error), file=sys.stderr)
         else:
             time.sleep(_SPEAKER_S)
         leave(REFUSED)
@@ -51,7 +61,7 @@ def ended_at_once() -> Iterator[None]:
         yield
     except StoppedError as error:
         if os.environ.get("RANK", "0") == "0":  # on a line of its own, below a progress bar
-            print("\nerror:", " ".join(str(error).split()), file=sys.stderr)
+            print("\nerror:", one_line(error), file=sys.stderr)
         leave(FAILED)
     except Exception:
         traceback.print_exc()

@@ -18,6 +18,8 @@ from typing import Any, Literal, Union, get_args, get_origin
 
 import yaml
 
+# Of a recipe; the largest that come along have 2 KB. PyYAML reads some 100 KB a second.
+_MOST_BYTES, _MOST_VALUES = 1 << 17, 1 << 16
 _TRUE_OR_FALSE = ("true", "false", "yes", "no")
 
 
@@ -113,17 +115,35 @@ def read_yaml(path: Path) -> dict[str, Any]:
         raise FileNotFoundError(
             f"--config {path}: there is no such file; pretrain/recipes/ holds those that come along"
         )
+    if (size := path.stat().st_size) > _MOST_BYTES:
+        raise ValueError(f"{path} has {size:,} bytes, over {_MOST_BYTES:,}: it is no recipe")
     try:
         content = yaml.load(path.read_text(encoding="utf-8"), _UniqueKeys)
     except UnicodeDecodeError as error:
         raise ValueError(f"{path} is not YAML: it is no UTF-8 text") from error
     except (yaml.YAMLError, RecursionError) as error:
-        raise ValueError(f"{path} is not YAML: {error}") from error
+        raise ValueError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
     except ValueError as error:
         raise ValueError(f"{path}: {error}: keep one of them") from error
     if not isinstance(content, dict):
         raise ValueError(f"{path} holds no options: see pretrain/recipes/demo.yaml")
+    _check_unfolded(content, path)
     return content
+
+
+def _check_unfolded(content: Any, path: Path) -> None:
+    """ValueError where aliases (*name) stand for a value in itself, or for too many values: each
+    reader of the options walks through all."""
+    waiting, values = [content], 0
+    while waiting:
+        value, values = waiting.pop(), values + 1
+        if values > _MOST_VALUES:
+            raise ValueError(
+                f"{path}: its aliases (*name) unfold to over {_MOST_VALUES:,} values: write the "
+                "values out"
+            )
+        if isinstance(value, dict | list):
+            waiting += value.values() if isinstance(value, dict) else value
 
 
 def _value_behind(name: str, kind: Any, waiting: list[str]) -> str:
@@ -274,5 +294,8 @@ def _fits(value: Any, kind: Any) -> tuple[bool, str]:
         inside = ", ".join(f".{name}" for name in names[:6]) + (", …" if names[6:] else "")
         return isinstance(value, dict) or Path(text).is_file(), f"an option inside it ({inside})"
     if kind is Path:
-        return value is not None and text not in ("null", "") and "\0" not in text, "a path"
+        is_path = isinstance(value, str | Path) and text not in ("null", "") and "\0" not in text
+        return is_path, "a path"
+    if _hints(kind) is not None or _mapped(kind) is not None:
+        return isinstance(value, dict | str), "a mapping of names to values"  # a text may hold one
     return True, ""

@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import ConfigDict, TypeAdapter, ValidationError, with_config
 
+from pretrain.base.arrays import read_array
 from pretrain.base.files import file_sha256
 from pretrain.dataset.manifest import RECAPTIONS_FOLDER, Manifest, recaption_folder
 from pretrain.dataset.shards import SHARD_READER
@@ -90,10 +91,7 @@ class Recaption:
                     f"{self.folder / file} has {size:,} bytes, {INFO_FILE} says {told.bytes:,}: "
                     f"copy it again, or remove its folder and {AGAIN}"
                 )
-        self._check_sha256(INDEX_FILE)
-        self.index: NDArray[Any] = np.load(
-            self.folder / INDEX_FILE, mmap_mode="r", allow_pickle=False
-        )
+        self.index = self._read_array(INDEX_FILE)
         if self.index.dtype != INDEX_DTYPE or self.index.shape != (manifest.samples,):
             raise ValueError(
                 f"{self.folder / INDEX_FILE} holds {self.index.dtype} {self.index.shape}, needed "
@@ -123,6 +121,15 @@ class Recaption:
                 f"remove its folder and {AGAIN}"
             )
 
+    def _read_array(self, file: str) -> NDArray[Any]:
+        self._check_sha256(file)
+        try:
+            return read_array(self.folder / file)
+        except ValueError as error:
+            raise ValueError(
+                f"{self.folder / file} is {error}: remove its folder and {AGAIN}"
+            ) from error
+
     def check_whole(self) -> None:
         """ValueError where a file is not the recorded one; reads all."""
         for file in FILES:
@@ -131,9 +138,7 @@ class Recaption:
     @cached_property
     def counts(self) -> NDArray[np.uint64]:
         """(vocab_size,) how often each id occurs."""
-        self._check_sha256(COUNTS_FILE)
-        counts: NDArray[np.uint64] = np.load(self.folder / COUNTS_FILE, allow_pickle=False)
-        return counts
+        return self._read_array(COUNTS_FILE)
 
     def read(self, row: int) -> tuple[NDArray[np.integer], NDArray[np.uint8]] | None:
         """(ids, word classes) of a sample that has the caption; None where they are damaged."""

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import ConfigDict, TypeAdapter, ValidationError, with_config
 
+from pretrain.base.arrays import read_array
 from pretrain.dataset.manifest import Manifest, embeddings_folder
 
 EMBEDDINGS_FILE = "embeddings.json"
@@ -72,8 +73,8 @@ class Embeddings:
     def _open(self, shard: int, kind: Kind, samples: int) -> NDArray[np.float16]:
         path, wanted = shard_file(self.folder, shard, kind), (samples, self.info.dimension)
         try:
-            vectors = np.load(path, mmap_mode="r", allow_pickle=False)
-        except (ValueError, EOFError, FileNotFoundError) as error:
+            vectors = read_array(path)
+        except (ValueError, FileNotFoundError) as error:
             raise ValueError(
                 f"{path} is missing or damaged: remove its folder and {AGAIN}"
             ) from error

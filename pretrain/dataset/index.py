@@ -3,12 +3,12 @@
 import itertools
 from collections.abc import Iterator
 from pathlib import Path
-from tokenize import TokenError
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from pretrain.base.arrays import read_array
 from pretrain.base.files import file_sha256
 from pretrain.dataset.manifest import (
     COPY_AGAIN,
@@ -38,10 +38,9 @@ def open_index(path: Path, manifest: Manifest, tier: TierInfo) -> NDArray[Any]:
         raise FileNotFoundError(f"index {path} is missing: {COPY_AGAIN}")
     expected = index_dtype(len(manifest.captions))
     try:
-        index = np.lib.format.open_memmap(path, mode="r")
-    except (ValueError, EOFError, OverflowError, SyntaxError, TokenError) as error:
-        reason = str(error).splitlines()[0]  # NumPy's advice to trust the file is not ours
-        raise ValueError(f"index {path} is not a NumPy file: {reason}; {COPY_AGAIN}") from error
+        index = read_array(path)
+    except ValueError as error:
+        raise ValueError(f"index {path} is {error}; {COPY_AGAIN}") from error
     if index.dtype != expected or index.shape != (manifest.samples,):
         raise ValueError(
             f"index {path} holds {index.shape} rows of {index.dtype.itemsize} bytes, the manifest "

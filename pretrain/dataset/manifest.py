@@ -28,6 +28,7 @@ from typing import Any
 import numpy as np
 from pydantic import ConfigDict, TypeAdapter, ValidationError, with_config
 
+from pretrain.base.arrays import read_array
 from pretrain.base.files import file_sha256
 
 FORMAT_VERSION = 2
@@ -274,7 +275,10 @@ def read_token_counts(dataset_dir: Path, manifest: Manifest) -> np.ndarray:
     path = path_inside(dataset_dir, told.file, "token_counts.file")
     if file_sha256(path) != told.sha256:
         raise ValueError(f"{path}: its sha256 is not the manifest's; {COPY_AGAIN}")
-    counts: np.ndarray = np.load(path, allow_pickle=False)
+    try:
+        counts = np.array(read_array(path))
+    except ValueError as error:
+        raise ValueError(f"{path} is {error}; {COPY_AGAIN}") from error
     size = manifest.tokenizer.vocab_size
     if counts.dtype != np.dtype("<u8") or counts.shape != (size,):
         raise ValueError(

@@ -7,12 +7,12 @@ DIR/weights/NAME.json    of which state of the dataset, and the file's sha256
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from tokenize import TokenError
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import ConfigDict, TypeAdapter, ValidationError, with_config
 
+from pretrain.base.arrays import read_array
 from pretrain.base.files import aside, file_sha256, write_durably
 from pretrain.dataset.manifest import Manifest, weights_file
 
@@ -137,10 +137,9 @@ def open_values(path: Path, samples: int, option: str) -> NDArray[np.float32]:
     """(samples,) finite weights of a .npy file, mapped; ValueError names the option, the file and
     its fault."""
     try:
-        values = np.lib.format.open_memmap(path, mode="r")
-    except (ValueError, EOFError, OverflowError, SyntaxError, TokenError) as error:
-        reason = str(error).splitlines()[0]
-        raise ValueError(f"{option}: {path} is no NumPy file: {reason}") from error
+        values = read_array(path)
+    except ValueError as error:
+        raise ValueError(f"{option}: {path} is {error}") from error
     if fault := _fault(values, samples):
         raise ValueError(
             f"{option}: {path} {fault}: make it again with `python -m data_prep weigh`, or leave "

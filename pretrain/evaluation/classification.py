@@ -144,7 +144,7 @@ def _read(option: str, file: Path) -> Any:
         if path.suffix not in (".yaml", ".yml"):
             return [line.strip() for line in text.splitlines() if line.strip()]
         found = yaml.safe_load(text)
-    except (UnicodeDecodeError, yaml.YAMLError) as error:
+    except (ValueError, RecursionError, yaml.YAMLError) as error:
         raise ValueError(f"{option}={file}: {' '.join(str(error).split())}") from error
     if not isinstance(found, list | dict):
         raise ValueError(f"{option}={file}: it holds neither a list nor a mapping of names")

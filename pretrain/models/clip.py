@@ -4,10 +4,13 @@ Letters used in shapes everywhere: B local batch, G global batch, N image tokens
 tokens, T text tokens, D tower width, E embedding width.
 """
 
+import json
+from dataclasses import asdict
 from typing import Any
 
 import torch
 import torch.nn.functional as F
+from pydantic import TypeAdapter, ValidationError
 from torch import Tensor, nn
 
 from pretrain.base import compat
@@ -29,7 +32,14 @@ def read_model_options(raw: dict[str, Any]) -> ModelOptions:
         "image": ImageTowerOptions(**raw["image"]),
         "text": TextTowerOptions(**raw["text"]),
     }
-    return ModelOptions(**{**raw, **towers})
+    options = ModelOptions(**{**raw, **towers})
+    try:  # a dataclass takes any value
+        TypeAdapter(ModelOptions).validate_json(json.dumps(asdict(options)), strict=True)
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(map(str, ("model", *first["loc"])))
+        raise ValueError(f"{place}={first['input']!r:.80}: {first['msg']}") from error
+    return options
 
 
 class CLIP(nn.Module):

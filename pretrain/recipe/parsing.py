@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
 from jsonargparse import ArgumentParser, Namespace
 
 from pretrain.base.run_files import RECIPE_FILE
@@ -128,7 +127,7 @@ def stored_recipe(run: Path) -> dict[str, Any]:
     path = run / RECIPE_FILE
     if not path.is_file():
         raise FileNotFoundError(f"no {RECIPE_FILE} in {run}: not a run folder; check --run_dir")
-    return yaml.safe_load(path.read_text(encoding="utf-8"))
+    return read_yaml(path)
 
 
 def read_recipe(run: Path) -> Recipe:

@@ -144,7 +144,7 @@ def _options(run: Run) -> dict[str, str]:
     """The resolved recipe by full option name; nothing where it is not there or no YAML."""
     try:
         values = yaml.safe_load(run.recipe or "")
-    except yaml.YAMLError:
+    except (ValueError, RecursionError, yaml.YAMLError):
         run.notes.append(f"recipe.yaml of {run.name} could not be read and is left out")
         return {}
     found: dict[str, str] = {}

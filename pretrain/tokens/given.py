@@ -5,6 +5,7 @@ A SentencePiece model stays as it is; all others become a tokenizer.json that sa
 
 import gzip
 import importlib.util
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ CLIP = Path("clip")  # as --tokenizer: CLIP's merges, of the installed open_clip
 _MERGES_FILE = "bpe_simple_vocab_16e6.txt.gz"
 # Of the file's merges CLIP takes so many (open_clip, SimpleTokenizer).
 _CLIP_MERGES = 49_152 - 256 - 2
+_MOST_BYTES = 1 << 28  # of a packed file; CLIP's merges unpack to 3 MB
 _WORD_PIECE_SPECIALS = ("[PAD]", "[CLS]", "[SEP]")
 # (pad, bos, eos) as well-known vocabularies call them, where a tokenizer.json does not say.
 _WELL_KNOWN = (
@@ -36,9 +38,15 @@ def read_given(given: Path, special_tokens: str | None) -> bytes:
     content = path.read_bytes()
     if content[:2] == b"\x1f\x8b":
         try:
-            content = gzip.decompress(content)
-        except (OSError, EOFError) as error:
+            with gzip.open(path) as file:
+                content = file.read(_MOST_BYTES + 1)
+        except (OSError, EOFError, zlib.error) as error:
             raise ValueError(f"tokenizer={path} is damaged ({error}); fetch it again") from error
+        if len(content) > _MOST_BYTES:
+            raise ValueError(
+                f"tokenizer={path} unpacks to more than {_MOST_BYTES:,} bytes, which no list of "
+                "merges has; fetch it again"
+            )
     lines = _lines(content)
     if lines and "#version" in lines[0]:
         return _as_file(clip_bpe(path, lines[1:]))
@@ -91,7 +99,12 @@ def clip_bpe(path: Path, merges: list[str]) -> Any:
     names += [left + right for left, right in pairs]
     bos, eos = "<start_of_text>", "<end_of_text>"
     vocabulary = {name: place for place, name in enumerate([*names, bos, eos])}
-    fast = Tokenizer(models.BPE(vocabulary, pairs, end_of_word_suffix="</w>"))
+    try:
+        fast = Tokenizer(models.BPE(vocabulary, pairs, end_of_word_suffix="</w>"))
+    except Exception as error:  # the package raises bare Exception
+        raise ValueError(
+            f"tokenizer={path}: its merges are not of one list ({error}); fetch it again"
+        ) from error
     fast.normalizer = normalizers.Sequence(
         [
             normalizers.NFC(),

@@ -113,7 +113,7 @@ def test_weights_that_are_missing_or_no_array_or_elsewhere_are_named(tmp_path):
     store(tmp_path, "some", np.ones(10, np.float32)).with_name("text.npy").write_text("no array")
     with pytest.raises(FileNotFoundError, match=r"data\.weights='other'.*\['some', 'text'\]"):
         open_weights(tmp_path, "other", TEN)
-    with pytest.raises(ValueError, match=r"data\.weights='text'.*no NumPy file"):
+    with pytest.raises(ValueError, match=r"data\.weights='text'.*not a NumPy file"):
         open_weights(tmp_path, "text", TEN)
     with pytest.raises(ValueError, match=r"data\.weights='\.\./some'"):
         open_weights(tmp_path, "../some", TEN)

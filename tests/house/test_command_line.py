@@ -1,8 +1,10 @@
 """One door for every command: how options are written, what a mistake costs, what help says."""
 
 import dataclasses
+import json
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -103,6 +105,56 @@ def test_a_key_that_stands_twice_is_named_with_both_lines(tmp_path):
     twice.write_text("seed: 1\nstages:\n  full: {steps: 2}\n  full: {steps: 3}\n")
     with pytest.raises(ValueError, match=r"twice.yaml: the key 'full' stands in line 3 and in 4"):
         parse(["--config", TINY, "--config", str(twice)])
+
+
+@pytest.mark.parametrize("value", ["x" * 10**5, "\x1b[2J\x00\u202e", "\ud800"])
+def test_a_value_of_a_file_is_told_in_a_readable_line(value, tmp_path, capsys):
+    (tmp_path / "r.yaml").write_text(f"seed: {json.dumps(value)}\n")
+    assert run(TRAIN, ["--config", str(tmp_path / "r.yaml")]) == 2
+    told = capsys.readouterr().err
+    assert told.count("\n") == 1 and told[:-1].isprintable() and len(told) < 2100, told[:3000]
+    assert "r.yaml" in told and ("seed" in told or "\ud800" in value), told
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        ("seed: [" + "0, " * 200_000 + "]", "bytes, over 131,072"),
+        ("".join(f"{chr(98 + n)}: &{chr(98 + n)} [{f'*{chr(97 + n)}, ' * 9}]\n" for n in range(9)),
+         "unfold to over"),
+        ("seed: &b [*b]\n", "unfold to over"),
+    ],
+)  # fmt: skip
+def test_a_recipe_that_unfolds_without_end_is_refused_at_once(content, told, tmp_path, capsys):
+    (tmp_path / "r.yaml").write_text("a: &a [x, x]\n" + content)
+    begin = time.monotonic()
+    assert run(TRAIN, ["--config", str(tmp_path / "r.yaml")]) == 2
+    assert told in capsys.readouterr().err and time.monotonic() - begin < 5
+
+
+@pytest.mark.parametrize("value", ["[every_steps]", "7", "[]", "true", "null", ".nan", "[{a: 1}]"])
+@pytest.mark.parametrize("option", ["checkpoint", "stages", "model", "data.loader", "model.text"])
+def test_a_section_of_a_recipe_that_is_no_mapping_is_one_line(option, value, tmp_path):
+    for name in reversed(option.split(".")):
+        value = f"{{{name}: {value}}}"
+    (tmp_path / "r.yaml").write_text(value)
+    with pytest.raises(ValueError, match=f"r.yaml: {option}=.* not understood: give a mapping"):
+        parse(["--config", TINY, "--config", str(tmp_path / "r.yaml")])
+
+
+def test_what_is_no_yaml_or_no_path_is_one_line(tmp_path):
+    for content in ("a: 1\n---\nb: 2\n", "data: {train: 7}", "data: {train: [x]}", "a: [}"):
+        (tmp_path / "r.yaml").write_text(content)
+        with pytest.raises(ValueError, match=r"r\.yaml") as raised:
+            parse(["--config", TINY, "--config", str(tmp_path / "r.yaml")])
+        assert "\n" not in str(raised.value)
+
+
+def test_a_stored_recipe_that_is_no_yaml_is_one_line(tmp_path, capsys):
+    (tmp_path / "recipe.yaml").write_text("stages: [}\n")
+    for command in ([EVALUATE, "--abilities", "true"], [EXPORT]):
+        assert run(command[0], ["--run_dir", str(tmp_path), *command[1:]]) == 2
+        assert "recipe.yaml is not YAML" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("content", ["run_dir: {{RUN}}\n", "? [a, b]\n: 1\n", "{[a]: 1}\n"])
