@@ -71,7 +71,7 @@ def check_weights(
     weights: dict[str, Tensor], options: ModelOptions, tokens: TokenOptions, file: Path
 ) -> None:
     """ValueError names one of our towers' weights that a file's, by our names, do not give, or
-    give in another shape."""
+    give in another shape or without finite values."""
     model = meta_model(options, tokens, len(weights[TOKEN_TABLE]))
     wanted = model.state_dict()
     missing = sorted(set(wanted) - set(weights))
@@ -85,6 +85,11 @@ def check_weights(
             raise ValueError(
                 f"{file}: {name}, by our name, is {tuple(weight.shape)}, its configuration asks "
                 f"for {tuple(wanted[name].shape)}: get the whole model again"
+            )
+        if not weight.isfinite().all():
+            raise ValueError(
+                f"{file}: {name}, by our name, is not finite: its training diverged, or the file "
+                "is damaged"
             )
 
 

@@ -55,7 +55,7 @@ def test_a_ds_config_that_repeats_the_recipe_is_refused(tmp_path):
             {"zero_optimization": {"stage": 3, "stage3_gather_16bit_weights_on_model_save": True}},
             ["written here"],
         ),
-        ({"zero_optimization": {"stage": 1, "xyzzy": 1}}, ["'xyzzy'", "there are ["]),
+        ({"zero_optimization": {"stage": 1, "xyzzy": 1}}, ["xyzzy'", "there are ["]),
         (
             {"zero_optimization": {"stage": 3, "zero_quantized_weights": True}},
             ["'zero_optimization.zero_quantized_weights'", "another model"],

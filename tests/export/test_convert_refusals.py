@@ -100,18 +100,19 @@ def test_other_ways_to_name_code(text, told, tmp_path):
 
 @pytest.mark.parametrize("tower", ["text", "vision"])
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_embeddings_that_are_not_finite_are_refused(tower, value, tmp_path):
+def test_weights_that_are_not_finite_are_refused(tower, value, tmp_path):
     source = a_clip_model_folder(tmp_path / "source", 513)
     assert convert(source, tmp_path / "out")[0] < 1e-5
-    weights = load_file(source / "model.safetensors")
+    good = load_file(source / "model.safetensors")
+    weights = {name: weight.clone() for name, weight in good.items()}
     for name in (n for n in weights if n.startswith(f"{tower}_model.") and n.endswith("bias")):
         weights[name].fill_(value)
     save_file(weights, source / "model.safetensors", {"format": "pt"})
-    kind = {"text": "text", "vision": "picture"}[tower]
+    ours = {"text": "text.encoder.", "vision": "image.vit."}[tower]
     # The good one of before stays, byte by byte.
-    refused(source, tmp_path / "out", f"{kind} embeddings of {source} are not finite")
-    weights["logit_scale"].fill_(value)
-    save_file(weights, source / "model.safetensors", {"format": "pt"})
+    refused(source, tmp_path / "out", "model.safetensors: " + ours, "is not finite")
+    good["logit_scale"].fill_(value)
+    save_file(good, source / "model.safetensors", {"format": "pt"})
     refused(source, tmp_path / "out", "its logit_scale is", "not finite")
 
 

@@ -145,7 +145,10 @@ def test_later_files_and_dotted_options_override(tmp_path):
         (["--stages.ful.steps", "3"], "stages has"),
         (["--engine.precision", "fp16"], "auto, bf16, autocast, fp32"),
         (["--stages.full.steps", "-3"], r"stages\.full\.steps=-3"),
-        (["--stages.full.epochs", "2"], r"stages\.full\.steps, samples, epochs"),
+        (
+            ["--stages.full.epochs=2", "--stages.full.steps=2"],
+            r"stages\.full\.steps, samples, epochs",
+        ),
         (["--stages.full.warmup_steps", "-5"], r"stages\.full\.warmup_steps=-5"),
         (["--stages.full.warmup_steps", "5"], "only 4 steps"),
         (["--stages.full.tokens.image_px", "0"], r"stages\.full\.tokens\.image_px=0"),
