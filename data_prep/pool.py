@@ -19,9 +19,9 @@ T = TypeVar("T")
 R = TypeVar("R")
 Report = Callable[[Any], None]
 
-REPORT_S = 0.5  # a worker tells of its progress no more often
-WAIT_S = 0.2
-WINDOW = 4  # items for each worker that are handed over at once
+_REPORT_S = 0.5  # a worker tells of its progress no more often
+_WAIT_S = 0.2
+_WINDOW = 4  # items for each worker that are handed over at once
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,7 +60,7 @@ class RunOptions(PoolOptions):
             )
 
 
-class WorkerStoppedError(Exception):
+class _WorkerStoppedError(Exception):
     """Another process failed, or the user interrupted: what this one does is not wanted."""
 
 
@@ -99,10 +99,10 @@ def run_in_pool(
     )
     try:
         left = iter(items)
-        waiting = {pool.submit(_run, item) for item in islice(left, WINDOW * workers)}
+        waiting = {pool.submit(_run, item) for item in islice(left, _WINDOW * workers)}
         while waiting:
             # Each wait looks at all that wait: a window of them keeps it linear in the items.
-            done, waiting = wait(waiting, WAIT_S, FIRST_COMPLETED)
+            done, waiting = wait(waiting, _WAIT_S, FIRST_COMPLETED)
             waiting |= {pool.submit(_run, item) for item in islice(left, len(done))}
             while not reports.empty():
                 report(reports.get())
@@ -141,7 +141,7 @@ def _start(
 
     def report(value: Any) -> None:
         if stop.is_set():
-            raise WorkerStoppedError
+            raise _WorkerStoppedError
         reports.put(value)
 
     threading.Thread(target=end_with_parent, daemon=True).start()
@@ -162,7 +162,7 @@ class Pace:
     def is_due(self) -> bool:
         """At most once in REPORT_S."""
         now = time.monotonic()
-        if now - self.last < REPORT_S:
+        if now - self.last < _REPORT_S:
             return False
         self.last = now
         return True

@@ -20,7 +20,7 @@ from pretrain.dataset.rows import smallest_tier, spaced_rows
 
 CONTEXTS = (8, 16, 32, 77)  # text lengths of CLIPA's recipes and of CLIP
 SPECIAL_TOKENS = 1  # of a context; towers with bos and eos have two
-QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95, 0.99)
+_QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95, 0.99)
 SIZES = {
     "width_px": "width, px",
     "height_px": "height, px",
@@ -122,7 +122,7 @@ def survey(directory: Path, samples: int | None) -> Survey:
             for place, (details,) in enumerate(reader.members(rows, ("json",))):
                 found = json.loads(details)
                 pixels[place] = found["width"], found["height"]
-            add_sizes(sizes, pixels)
+            _add_sizes(sizes, pixels)
             looked_at += len(rows)
             bar.update(len(rows))
     return Survey(
@@ -136,7 +136,7 @@ def survey(directory: Path, samples: int | None) -> Survey:
     )
 
 
-def add_sizes(sizes: dict[str, Tally], pixels: NDArray[np.int64]) -> None:
+def _add_sizes(sizes: dict[str, Tally], pixels: NDArray[np.int64]) -> None:
     """pixels: (n, 2), width and height."""
     width, height = pixels[:, 0], pixels[:, 1]
     sizes["width_px"].add(width)
@@ -151,7 +151,7 @@ def stats(directory: Path, options: StatsOptions) -> str:
     if options.json is not None:
         content = json.dumps(figures_of(found), indent=2, ensure_ascii=False) + "\n"
         write_durably(options.json, content.encode())
-    return format_table(found)
+    return _format_table(found)
 
 
 def figures_of(found: Survey) -> dict[str, Any]:
@@ -178,7 +178,7 @@ def figures_of(found: Survey) -> dict[str, Any]:
             for name, tally in found.sizes.items()
         },
         "captions": {
-            name: caption_figures(tally, found.looked_at) for name, tally in found.lengths.items()
+            name: _caption_figures(tally, found.looked_at) for name, tally in found.lengths.items()
         },
         "vocabulary": {
             "ids": len(found.token_counts),
@@ -190,7 +190,7 @@ def figures_of(found: Survey) -> dict[str, Any]:
     }
 
 
-def caption_figures(tally: Tally, looked_at: int) -> dict[str, Any]:
+def _caption_figures(tally: Tally, looked_at: int) -> dict[str, Any]:
     """Tokens without special ones. cut_at: the share that a context of so many tokens cuts, one of
     which is special."""
     if not tally.total:
@@ -200,12 +200,12 @@ def caption_figures(tally: Tally, looked_at: int) -> dict[str, Any]:
         "share": tally.total / looked_at,
         "mean": tally.mean,
         "max": tally.quantile(1),
-        "percentiles": {f"{share:.0%}": tally.quantile(share) for share in QUANTILES},
+        "percentiles": {f"{share:.0%}": tally.quantile(share) for share in _QUANTILES},
         "cut_at": {str(tokens): tally.share_above(tokens - SPECIAL_TOKENS) for tokens in CONTEXTS},
     }
 
 
-def format_table(found: Survey) -> str:
+def _format_table(found: Survey) -> str:
     """The survey for a screen."""
     plain = figures_of(found)
     part = "" if found.looked_at == plain["samples"] else f", {found.looked_at:,} looked at"
@@ -231,7 +231,9 @@ def format_table(found: Survey) -> str:
         for reason, count in found.rejected.items()
     ]
     head = "\n".join(f"{label:<24}{value}" for label, value in lines)
-    return "\n\n".join([head, align_columns(size_rows(plain["pictures"])), *caption_tables(plain)])
+    return "\n\n".join(
+        [head, _align_columns(size_rows(plain["pictures"])), *_caption_tables(plain)]
+    )
 
 
 def size_rows(pictures: dict[str, Any]) -> list[list[str]]:
@@ -247,7 +249,7 @@ def size_rows(pictures: dict[str, Any]) -> list[list[str]]:
 
 def caption_rows(captions: dict[str, Any]) -> list[list[str]]:
     """Lengths of each caption, with a heading."""
-    quantiles, contexts = [f"{share:.0%}" for share in QUANTILES], [str(c) for c in CONTEXTS]
+    quantiles, contexts = [f"{share:.0%}" for share in _QUANTILES], [str(c) for c in CONTEXTS]
     rows = [["tokens", "samples", "mean", *quantiles, "max", *(f"cut at {c}" for c in contexts)]]
     for name, told in captions.items():
         if not told["samples"]:
@@ -264,16 +266,16 @@ def caption_rows(captions: dict[str, Any]) -> list[list[str]]:
     return rows
 
 
-def caption_tables(plain: dict[str, Any]) -> list[str]:
+def _caption_tables(plain: dict[str, Any]) -> list[str]:
     """The captions' lengths, and what `cut at` means."""
     note = (
         "Tokens are without special ones; cut at 8: the share of the captions that a context of 8 "
         f"tokens, {SPECIAL_TOKENS} of them special, cuts."
     )
-    return [align_columns(caption_rows(plain["captions"])), note]
+    return [_align_columns(caption_rows(plain["captions"])), note]
 
 
-def align_columns(rows: list[list[str]]) -> str:
+def _align_columns(rows: list[list[str]]) -> str:
     """Cells under one another: the first left, the others right."""
     wide = [max(map(len, cells)) for cells in zip(*rows, strict=True)]
     return "\n".join(

@@ -31,11 +31,11 @@ from pretrain.dataset.manifest import (
 from pretrain.dataset.pictures_in_place import checked_pictures, read_pictures_root
 from pretrain.dataset.sample_weights import read_weights
 
-BLOCK_ROWS = 1 << 20
+_BLOCK_ROWS = 1 << 20
 
 
 @dataclass(frozen=True, kw_only=True)
-class ShardCheck:
+class _ShardCheck:
     """One shard and the range of index rows that describe it."""
 
     tier: str
@@ -44,7 +44,7 @@ class ShardCheck:
 
 
 @dataclass(frozen=True, kw_only=True)
-class VerifyState:
+class _VerifyState:
     """What the check of every shard needs."""
 
     directory: Path
@@ -69,31 +69,31 @@ def dataset_faults(directory: Path, workers: int | None) -> Iterator[str]:
     except (ValueError, OSError) as error:
         yield str(error)
         return
-    yield from tokenizer_faults(directory, manifest)
-    yield from token_counts_faults(directory, manifest)
-    yield from faults_beside(directory, manifest)
+    yield from _tokenizer_faults(directory, manifest)
+    yield from _token_counts_faults(directory, manifest)
+    yield from _faults_beside(directory, manifest)
     indexed: set[str] = set()
     for tier in manifest.tiers:
-        faults = list(index_faults(directory, manifest, tier))
+        faults = list(_index_faults(directory, manifest, tier))
         if not faults:
             indexed.add(tier)
         yield from faults
-        yield from stray_files(directory, manifest, tier)
+        yield from _stray_files(directory, manifest, tier)
     if len(indexed) == len(manifest.tiers):
-        yield from row_faults(directory, manifest)
-    checks: list[ShardCheck] = []
+        yield from _row_faults(directory, manifest)
+    checks: list[_ShardCheck] = []
     for tier in manifest.tiers:
         first = 0
         for info in manifest.tiers[tier].shards:
-            checks.append(ShardCheck(tier=tier, info=info, first=first))
+            checks.append(_ShardCheck(tier=tier, info=info, first=first))
             first += info.samples
-    state = VerifyState(directory=directory, indexed=indexed)
-    results = run_in_pool(shard_faults, state, checks, workers, lambda _: None)
+    state = _VerifyState(directory=directory, indexed=indexed)
+    results = run_in_pool(_shard_faults, state, checks, workers, lambda _: None)
     for faults in Bar(results, total=len(checks), unit="shards", what="verify"):
         yield from faults
 
 
-def tokenizer_faults(directory: Path, manifest: Manifest) -> Iterator[str]:
+def _tokenizer_faults(directory: Path, manifest: Manifest) -> Iterator[str]:
     """What is wrong with the tokenizer's file."""
     try:
         path = path_inside(directory, manifest.tokenizer.file, "tokenizer.file")
@@ -103,7 +103,7 @@ def tokenizer_faults(directory: Path, manifest: Manifest) -> Iterator[str]:
         yield str(error)
 
 
-def token_counts_faults(directory: Path, manifest: Manifest) -> Iterator[str]:
+def _token_counts_faults(directory: Path, manifest: Manifest) -> Iterator[str]:
     """What is wrong with the counts of token ids."""
     try:
         read_token_counts(directory, manifest)
@@ -111,7 +111,7 @@ def token_counts_faults(directory: Path, manifest: Manifest) -> Iterator[str]:
         yield str(error)
 
 
-def faults_beside(directory: Path, manifest: Manifest) -> Iterator[str]:
+def _faults_beside(directory: Path, manifest: Manifest) -> Iterator[str]:
     """What is wrong with the captions, weights and embeddings that came later."""
 
     def captions(name: str) -> None:
@@ -136,7 +136,7 @@ def faults_beside(directory: Path, manifest: Manifest) -> Iterator[str]:
                 yield str(error)
 
 
-def index_faults(directory: Path, manifest: Manifest, tier: str) -> Iterator[str]:
+def _index_faults(directory: Path, manifest: Manifest, tier: str) -> Iterator[str]:
     """What is wrong with a tier's index as a file."""
     path = directory / tier / INDEX_FILE
     try:
@@ -153,7 +153,7 @@ def index_faults(directory: Path, manifest: Manifest, tier: str) -> Iterator[str
         yield f"{path}: {len(rows)} rows, the manifest has {manifest.samples} samples"
 
 
-def stray_files(directory: Path, manifest: Manifest, tier: str) -> Iterator[str]:
+def _stray_files(directory: Path, manifest: Manifest, tier: str) -> Iterator[str]:
     """Shards that the manifest does not name."""
     known = {shard.file for shard in manifest.tiers[tier].shards}
     folder = directory / tier
@@ -162,19 +162,19 @@ def stray_files(directory: Path, manifest: Manifest, tier: str) -> Iterator[str]
             yield f"{path}: the manifest does not name it"
 
 
-def row_faults(directory: Path, manifest: Manifest) -> Iterator[str]:
+def _row_faults(directory: Path, manifest: Manifest) -> Iterator[str]:
     """What the indices contradict each other or themselves in. They are right as files."""
     indices = {tier: read_array(directory / tier / INDEX_FILE) for tier in manifest.tiers}
     name, one = next(iter(indices.items()))
-    starts = range(0, manifest.samples, BLOCK_ROWS)
+    starts = range(0, manifest.samples, _BLOCK_ROWS)
     for tier, index in indices.items():
         ends = np.cumsum([shard.samples for shard in manifest.tiers[tier].shards])
         for start in Bar(starts, unit="blocks of rows", what=f"look through {tier}/{INDEX_FILE}"):
-            part = slice(start, start + BLOCK_ROWS)
+            part = slice(start, start + _BLOCK_ROWS)
             path = directory / tier / INDEX_FILE
             if (index["key"][part] != one["key"][part]).any():
                 yield f"{path}: its keys are not those of the tier {name}"
-            numbers = np.arange(start, min(start + BLOCK_ROWS, manifest.samples))
+            numbers = np.arange(start, min(start + _BLOCK_ROWS, manifest.samples))
             if (index["shard"][part] != np.searchsorted(ends, numbers, side="right")).any():
                 yield f"{path}: its shard numbers do not go with the manifest's counts"
             tokens = index["tokens"][part].sum(axis=1, dtype=np.int64)
@@ -184,7 +184,7 @@ def row_faults(directory: Path, manifest: Manifest) -> Iterator[str]:
             ).any():
                 yield f"{path}: its token counts do not go with the sizes of ids and pos"
     try:
-        keys = (one["key"][start : start + BLOCK_ROWS] for start in starts)
+        keys = (one["key"][start : start + _BLOCK_ROWS] for start in starts)
         again = repeated_rows(keys, manifest.samples, Path(gettempdir()))
     except ValueError:
         yield f"{directory / name / INDEX_FILE}: keys that are not 16 hexadecimal digits"
@@ -199,7 +199,7 @@ def row_faults(directory: Path, manifest: Manifest) -> Iterator[str]:
         yield f"{directory / MANIFEST_FILE}: {len(again)} keys occur twice, e.g. in row {again[0]}"
 
 
-def picture_faults(tar: Path, rows: np.ndarray) -> Iterator[str]:
+def _picture_faults(tar: Path, rows: np.ndarray) -> Iterator[str]:
     """Pictures of a tar in place that are not what they were; row by row, each read once."""
     with tar.open("rb") as file:
         for offset, size, crc32 in rows["jpg"].tolist():
@@ -208,7 +208,7 @@ def picture_faults(tar: Path, rows: np.ndarray) -> Iterator[str]:
                 yield f"{tar}: the picture at byte {offset:,} is another than was indexed"
 
 
-def shard_faults(state: VerifyState, check: ShardCheck, report: Report) -> list[str]:
+def _shard_faults(state: _VerifyState, check: _ShardCheck, report: Report) -> list[str]:
     """What is wrong with one shard. Its members are compared with the index where that is there."""
     del report
     faults: list[str] = []
@@ -225,7 +225,7 @@ def shard_faults(state: VerifyState, check: ShardCheck, report: Report) -> list[
             verify_shard(path, rows.tolist(), members_inside(check.info.pictures))
             if check.info.pictures is not None:
                 root = read_pictures_root(state.directory)
-                faults += picture_faults(checked_pictures(root, check.info.pictures), rows)
+                faults += _picture_faults(checked_pictures(root, check.info.pictures), rows)
     except (ValueError, OSError) as error:
         return [*faults, str(error)]
     return faults

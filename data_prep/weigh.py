@@ -75,12 +75,12 @@ def weigh(directory: Path, options: WeighOptions) -> str:
     groups, names = _chosen_groups(directory, manifest, options)
     sizes = np.bincount(groups)
     target = options.target or manifest.samples
-    weights = group_weights(sizes, options.alpha, target)
+    weights = _group_weights(sizes, options.alpha, target)
     write_weights(directory, options.out, manifest, weights[groups])
     return _table(path, names, sizes, weights)
 
 
-def group_weights(sizes: np.ndarray, alpha: float, target: int) -> np.ndarray:
+def _group_weights(sizes: np.ndarray, alpha: float, target: int) -> np.ndarray:
     """(groups,) weight of a sample of each group of `sizes` samples.
 
     DynamiCS (arXiv 2604.27932): a group of n is shown n^alpha / sum(n^alpha) x target times an

@@ -68,16 +68,16 @@ def index(
 
 def merge(directory: Path, pool: PoolOptions) -> str:
     """Join the shares of a build and say what is in it."""
-    return summarise(directory, *joining.merge(directory, pool.workers))
+    return _summarise(directory, *joining.merge(directory, pool.workers))
 
 
 def _build(options: BuildOptions) -> str:
     if options.run.task_index is not None:
         return build_share(options)
-    return summarise(options.writer.out, *build_dataset(options))
+    return _summarise(options.writer.out, *build_dataset(options))
 
 
-def summarise(out: Path, manifest: Manifest, tokens: np.ndarray) -> str:
+def _summarise(out: Path, manifest: Manifest, tokens: np.ndarray) -> str:
     """A short table of what was written and what was left out."""
     lines = [("dataset", str(out)), ("samples", f"{manifest.samples:,}")]
     for name, tier in manifest.tiers.items():

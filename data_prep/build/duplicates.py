@@ -8,7 +8,7 @@ import numpy as np
 
 # Rows whose keys are sorted at once: 16 bytes each, and as much again for sorting.
 BUCKET_ROWS = 1 << 22
-BUCKETS_CAP = 256  # files open at once; memory grows beyond a billion rows
+_BUCKETS_CAP = 256  # files open at once; memory grows beyond a billion rows
 
 _ENTRY = np.dtype([("key", "<u8"), ("row", "<u8")])
 
@@ -19,7 +19,7 @@ def repeated_rows(blocks: Iterable[np.ndarray], total: int, folder: Path) -> np.
     `blocks` are the keys of `total` rows in order, 16 hex digits each. They are spread over files
     in `folder` by their last bits, so that equal keys meet in one file: 16 bytes a row of disk.
     """
-    buckets = min(BUCKETS_CAP, max(1, -(-total // BUCKET_ROWS)))
+    buckets = min(_BUCKETS_CAP, max(1, -(-total // BUCKET_ROWS)))
     with TemporaryDirectory(dir=folder) as spill:
         files = [(Path(spill) / str(bucket)).open("w+b") for bucket in range(buckets)]
         try:

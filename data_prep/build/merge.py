@@ -57,14 +57,14 @@ from pretrain.dataset.manifest import (
     read_manifest,
 )
 
-KEPT = "kept"  # a part once more, without the samples that earlier parts have
+_KEPT = "kept"  # a part once more, without the samples that earlier parts have
 
 # A dataset's manifest, and the tokens of each caption (samples, captions), read when asked for.
 Built = tuple[Manifest, np.ndarray]
 
 
 @dataclass(frozen=True, kw_only=True)
-class ShardPlace:
+class _ShardPlace:
     """A part on the disk: FOLDER/STEM.json and its other files."""
 
     folder: Path
@@ -106,12 +106,12 @@ def join(out: Path, workers: int | None) -> Built:
         plan = read_plan(out)
         if plan is None:  # another process was here first
             return read_built(out)
-        places = find_parts(out, plan)
-        rejected = count_rejections(places)
-        kept, repeated = drop_repeated(out, plan, places, workers)
+        places = _find_parts(out, plan)
+        rejected = _count_rejections(places)
+        kept, repeated = _drop_repeated(out, plan, places, workers)
         rejected["duplicate_key"] += repeated
-        check_result(out, plan, kept, rejected)
-        tiers = place_shards(out, plan, kept)
+        _check_result(out, plan, kept, rejected)
+        tiers = _place_shards(out, plan, kept)
         samples = sum(place.part.samples for place in kept)
         rows = sum(place.part.rows for place in places)
         manifest = Manifest(
@@ -123,7 +123,7 @@ def join(out: Path, workers: int | None) -> Built:
             tagger=plan.tagger,
             rejected=dict(rejected),
             format_version=FORMAT_VERSION if plan.pictures_root is None else IN_PLACE_VERSION,
-            token_counts=write_token_counts(out, plan, kept),
+            token_counts=_write_token_counts(out, plan, kept),
             provenance={**plan.request, "rows_selected": rows, **left_out(places)},
         )
         if plan.pictures_root is not None:
@@ -133,9 +133,9 @@ def join(out: Path, workers: int | None) -> Built:
     return read_built(out)
 
 
-def find_parts(out: Path, plan: Plan) -> list[ShardPlace]:
+def _find_parts(out: Path, plan: Plan) -> list[_ShardPlace]:
     """The parts of all tasks in order. ValueError if a task is not done."""
-    places: list[ShardPlace] = []
+    places: list[_ShardPlace] = []
     missing: list[int] = []
     for number in range(len(plan.tasks)):
         folder = task_folder(out, number)
@@ -143,7 +143,7 @@ def find_parts(out: Path, plan: Plan) -> list[ShardPlace]:
         if not (parts and parts[-1].last):
             missing.append(number)
         places += [
-            ShardPlace(folder=folder, stem=str(i), part=part) for i, part in enumerate(parts)
+            _ShardPlace(folder=folder, stem=str(i), part=part) for i, part in enumerate(parts)
         ]
     if missing:
         shown = ", ".join(map(str, missing[:8])) + (" …" if len(missing) > 8 else "")
@@ -155,13 +155,13 @@ def find_parts(out: Path, plan: Plan) -> list[ShardPlace]:
     return places
 
 
-def left_out(places: list[ShardPlace]) -> dict[str, int]:
+def left_out(places: list[_ShardPlace]) -> dict[str, int]:
     """How many entries of lists of captions were too many, where some were."""
     count = sum(place.part.captions_left_out for place in places)
     return {CAPTIONS_LEFT_OUT: count} if count else {}
 
 
-def count_rejections(places: list[ShardPlace]) -> Counter[str]:
+def _count_rejections(places: list[_ShardPlace]) -> Counter[str]:
     """All reasons, those that never occurred too."""
     rejected: Counter[str] = Counter({reason: 0 for reason in REASONS})
     for place in places:
@@ -169,9 +169,9 @@ def count_rejections(places: list[ShardPlace]) -> Counter[str]:
     return rejected
 
 
-def drop_repeated(
-    out: Path, plan: Plan, places: list[ShardPlace], workers: int | None
-) -> tuple[list[ShardPlace], int]:
+def _drop_repeated(
+    out: Path, plan: Plan, places: list[_ShardPlace], workers: int | None
+) -> tuple[list[_ShardPlace], int]:
     """The parts that hold samples, none of which an earlier part has; and how many that cost."""
     filled = [place for place in places if place.part.samples]
     sizes = [place.part.samples for place in filled]
@@ -180,30 +180,30 @@ def drop_repeated(
     repeated = repeated_rows(keys, sum(sizes), out / WORK_FOLDER)
     starts = np.cumsum([0, *sizes])
     cuts = np.searchsorted(repeated, starts)
-    kept: list[ShardPlace] = []
-    todo: list[tuple[ShardPlace, np.ndarray]] = []
+    kept: list[_ShardPlace] = []
+    todo: list[tuple[_ShardPlace, np.ndarray]] = []
     for i, place in enumerate(filled):
         dropped = (repeated[cuts[i] : cuts[i + 1]] - starts[i]).astype(np.int64)
         if len(dropped):
             todo.append((place, dropped))
-            place = replace(place, stem=f"{place.stem}.{KEPT}")
+            place = replace(place, stem=f"{place.stem}.{_KEPT}")
         kept.append(place)
-    for _ in run_in_pool(rewrite_part, plan, todo, workers, lambda _: None):
+    for _ in run_in_pool(_rewrite_part, plan, todo, workers, lambda _: None):
         pass
     read = [
         replace(place, part=read_record(place.folder / f"{place.stem}.json", Part))
-        if place.stem.endswith(KEPT)
+        if place.stem.endswith(_KEPT)
         else place
         for place in kept
     ]
     return [place for place in read if place.part.samples], len(repeated)
 
 
-def rewrite_part(plan: Plan, item: tuple[ShardPlace, np.ndarray], report: Report) -> None:
+def _rewrite_part(plan: Plan, item: tuple[_ShardPlace, np.ndarray], report: Report) -> None:
     """Write a part again without some of its samples, and give up the shards that had them."""
     del report
     place, dropped = item
-    stem = f"{place.stem}.{KEPT}"
+    stem = f"{place.stem}.{_KEPT}"
     tiers = [tier.name for tier in plan.tiers]
     told = place.part.shards[tiers[0]]
     if not (place.folder / f"{stem}.json").exists():
@@ -233,7 +233,7 @@ def rewrite_part(plan: Plan, item: tuple[ShardPlace, np.ndarray], report: Report
         place.path(tier, "tar").unlink(missing_ok=True)
 
 
-def check_result(out: Path, plan: Plan, kept: list[ShardPlace], rejected: Counter[str]) -> None:
+def _check_result(out: Path, plan: Plan, kept: list[_ShardPlace], rejected: Counter[str]) -> None:
     """ValueError if no sample is left, with why each was left out; the build is given up."""
     if kept:
         return
@@ -245,20 +245,20 @@ def check_result(out: Path, plan: Plan, kept: list[ShardPlace], rejected: Counte
     )
 
 
-def place_shards(out: Path, plan: Plan, kept: list[ShardPlace]) -> dict[str, TierInfo]:
+def _place_shards(out: Path, plan: Plan, kept: list[_ShardPlace]) -> dict[str, TierInfo]:
     """Give the shards their numbers and write the indices."""
     tiers: dict[str, TierInfo] = {}
     for tier in plan.tiers:
         folder = out / tier.name
         folder.mkdir(exist_ok=True)
         told = Bar(kept, unit="shards", what=f"place {tier.name}")
-        infos = [move_shard(out, tier.name, i, place) for i, place in enumerate(told)]
+        infos = [_move_shard(out, tier.name, i, place) for i, place in enumerate(told)]
         sync(folder)
         digest = write_index(
             folder / INDEX_FILE,
             index_dtype(len(plan.captions)),
             sum(place.part.samples for place in kept),
-            numbered_rows(tier.name, kept),
+            _numbered_rows(tier.name, kept),
         )
         tiers[tier.name] = TierInfo(
             shortest_px=tier.shortest_px,
@@ -269,7 +269,7 @@ def place_shards(out: Path, plan: Plan, kept: list[ShardPlace]) -> dict[str, Tie
     return tiers
 
 
-def write_token_counts(out: Path, plan: Plan, kept: list[ShardPlace]) -> TokenCountsInfo:
+def _write_token_counts(out: Path, plan: Plan, kept: list[_ShardPlace]) -> TokenCountsInfo:
     """How often each id occurs in what is kept: the sum of the parts' counts."""
     total = np.zeros(plan.tokenizer.vocab_size, "<u8")
     for place in kept:
@@ -279,7 +279,7 @@ def write_token_counts(out: Path, plan: Plan, kept: list[ShardPlace]) -> TokenCo
     return TokenCountsInfo(file=path.name, sha256=file_sha256(path))
 
 
-def move_shard(out: Path, tier: str, number: int, place: ShardPlace) -> ShardInfo:
+def _move_shard(out: Path, tier: str, number: int, place: _ShardPlace) -> ShardInfo:
     """Rename a shard, unless that was done before a kill. OSError if it is nowhere."""
     name = f"{tier}/{SHARD_FILE.format(shard=number)}"
     info = replace(place.part.shards[tier], file=name)
@@ -293,7 +293,7 @@ def move_shard(out: Path, tier: str, number: int, place: ShardPlace) -> ShardInf
     return info
 
 
-def numbered_rows(tier: str, kept: list[ShardPlace]) -> Iterator[np.ndarray]:
+def _numbered_rows(tier: str, kept: list[_ShardPlace]) -> Iterator[np.ndarray]:
     """The index rows of each part with its shard's number."""
     for number, place in enumerate(kept):
         rows = place.rows(tier)

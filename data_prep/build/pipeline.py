@@ -21,7 +21,7 @@ def build_dataset(options: BuildOptions) -> Built:
     job = prepare(options)
     if job is None:
         return read_built(options.writer.out)
-    run_tasks(job, share_of(len(job.plan.tasks), None, None))
+    _run_tasks(job, share_of(len(job.plan.tasks), None, None))
     with writing(options.writer.out):
         return join(options.writer.out, options.run.workers)
 
@@ -34,14 +34,14 @@ def build_share(options: BuildOptions) -> str:
         return f"{out} is finished: there is no share to do"
     index, count = options.run.task_index, options.run.task_count
     share = share_of(len(job.plan.tasks), index, count)
-    run_tasks(job, share)
+    _run_tasks(job, share)
     return (
         f"share {index} of {count} is done: {len(share)} of {len(job.plan.tasks)} tasks; when all "
         f"shares are: python -m data_prep merge {out}"
     )
 
 
-def run_tasks(job: BuildJob, numbers: list[int]) -> None:
+def _run_tasks(job: BuildJob, numbers: list[int]) -> None:
     """Do what is missing of some tasks, with a line that tells how far it is."""
     out = job.options.writer.out
     rejected: Counter[str] = Counter()

@@ -39,7 +39,7 @@ from pretrain.dataset.manifest import MANIFEST_FILE, TokenizerInfo, read_manifes
 from pretrain.tokens.given import read_given
 from pretrain.tokens.tokenizer import is_json, open_tokenizer, parse_tokenizer
 
-TOKENIZER_FILES = {False: "tokenizer.model", True: "tokenizer.json"}  # whether it is the latter
+_TOKENIZER_FILES = {False: "tokenizer.model", True: "tokenizer.json"}  # whether it is the latter
 
 
 def prepare(options: BuildOptions) -> BuildJob | None:
@@ -57,44 +57,44 @@ def prepare(options: BuildOptions) -> BuildJob | None:
     templates = templates_of(options, corpus)
     state = corpus.source.state()
     request = describe_request(options, corpus, templates)
-    if is_finished(options, request):
+    if _is_finished(options, request):
         return None
     with writing(out):
         (out / WORK_FOLDER).mkdir(parents=True, exist_ok=True)
     with locked(out / WORK_FOLDER):  # of many shares, the first one plans for all
-        if is_finished(options, request):  # by another process, meanwhile
+        if _is_finished(options, request):  # by another process, meanwhile
             return None
         replaced = (out / MANIFEST_FILE).exists()
         plan = None if replaced else read_plan(out)
         if plan is not None and not options.writer.overwrite:
-            refuse_other(
+            _refuse_other(
                 options, request, plan.request, plan.tokenizer, "holds an unfinished build"
             )
             refuse_changed(options, state, plan)
         if (
             plan is None
             or plan.source_state != state
-            or any(what_differs(options, request, plan.request, plan.tokenizer))
+            or any(_what_differs(options, request, plan.request, plan.tokenizer))
         ):
-            say_what_was_chosen(corpus, options)
-            plan = plan_anew(options, corpus, templates, request, state)
+            _say_what_was_chosen(corpus, options)
+            plan = _plan_anew(options, corpus, templates, request, state)
     return BuildJob(options=options, corpus=corpus, plan=plan)
 
 
-def is_finished(options: BuildOptions, request: dict[str, Any]) -> bool:
+def _is_finished(options: BuildOptions, request: dict[str, Any]) -> bool:
     """Whether `out` holds the very dataset that is asked for, and is not to be built again."""
     out = options.writer.out
     if options.writer.overwrite or not (out / MANIFEST_FILE).exists():
         return False
     manifest = read_manifest(out)
     found = {**manifest.provenance, "rows_selected": None, CAPTIONS_LEFT_OUT: None}
-    refuse_other(options, request, found, manifest.tokenizer, "already holds a dataset")
+    _refuse_other(options, request, found, manifest.tokenizer, "already holds a dataset")
     remove_work(out)  # a kill may have left it
     print(f"note: {out} is finished; --overwrite builds it again", file=sys.stderr)
     return True
 
 
-def plan_anew(
+def _plan_anew(
     options: BuildOptions,
     corpus: Corpus,
     templates: list[CaptionTemplate],
@@ -106,9 +106,9 @@ def plan_anew(
     # Before `out` is cleared: a given tokenizer may lie there, and a corpus without a caption must
     # not cost the dataset that it was to replace.
     try:
-        given = given_model(options)
-        model = train_on_corpus(corpus, templates, options) if given is None else given
-        tasks = planned_tasks(corpus, options)
+        given = _given_model(options)
+        model = _train_on_corpus(corpus, templates, options) if given is None else given
+        tasks = _planned_tasks(corpus, options)
         if not tasks:
             raise ValueError(
                 f"no row of {options.source.source} passes where={options.source.where!r}; "
@@ -121,10 +121,10 @@ def plan_anew(
     tiers = [TierPlan(**asdict(tier)) for tier in options.stored_tiers] or [in_place.TIER]
     with writing(out):
         clear(out, [tier.name for tier in tiers])
-        file = TOKENIZER_FILES[is_json(model)]
+        file = _TOKENIZER_FILES[is_json(model)]
         write_durably(out / file, model)
-        (out / TOKENIZER_FILES[not is_json(model)]).unlink(missing_ok=True)  # of what was replaced
-        tokenizer = tokenizer_info(out / file)
+        (out / _TOKENIZER_FILES[not is_json(model)]).unlink(missing_ok=True)  # of what was replaced
+        tokenizer = _tokenizer_info(out / file)
         plan = Plan(
             request=request,
             source_state=state,
@@ -142,7 +142,7 @@ def plan_anew(
     return plan
 
 
-def given_model(options: BuildOptions) -> bytes | None:
+def _given_model(options: BuildOptions) -> bytes | None:
     """The file of a given tokenizer as a dataset holds it; ValueError if it is none."""
     given = options.vocabulary.tokenizer
     if given is None:
@@ -152,16 +152,16 @@ def given_model(options: BuildOptions) -> bytes | None:
     return model
 
 
-def planned_tasks(corpus: Corpus, options: BuildOptions) -> list[Task]:
+def _planned_tasks(corpus: Corpus, options: BuildOptions) -> list[Task]:
     """The tasks of the whole corpus; where pictures stay in place, each of one tar."""
     task_rows = options.writer.shard_samples
     if options.in_place is None:
-        return cut_tasks(corpus, task_rows, [])
-    tasks = cut_tasks(corpus, task_rows, in_place.tar_borders(corpus))
+        return _cut_tasks(corpus, task_rows, [])
+    tasks = _cut_tasks(corpus, task_rows, in_place.tar_borders(corpus))
     return in_place.with_pictures(corpus, options, tasks)
 
 
-def cut_tasks(corpus: Corpus, task_rows: int, borders: list[int]) -> list[Task]:
+def _cut_tasks(corpus: Corpus, task_rows: int, borders: list[int]) -> list[Task]:
     """Ranges of the source's rows, in each of which so many pass --where; fewer in the last.
 
     borders: rows, ascending, at which a range ends in any case.
@@ -189,18 +189,18 @@ def cut_tasks(corpus: Corpus, task_rows: int, borders: list[int]) -> list[Task]:
     return tasks
 
 
-def what_differs(
+def _what_differs(
     options: BuildOptions, request: dict[str, Any], found: dict[str, Any], tokenizer: TokenizerInfo
 ) -> Iterator[str]:
     """Dotted names of what is asked for now and is not as `out` was begun or built."""
     yield from differing(found, request, "")
-    given = given_model(options)
+    given = _given_model(options)
     # By name it may be the same.
     if given is not None and hashlib.sha256(given).hexdigest() != tokenizer.sha256:
         yield "options.vocabulary.tokenizer"
 
 
-def refuse_other(
+def _refuse_other(
     options: BuildOptions,
     request: dict[str, Any],
     found: dict[str, Any],
@@ -208,7 +208,7 @@ def refuse_other(
     state: str,
 ) -> None:
     """FileExistsError that names what differs from what `out` was begun or built with."""
-    other = list(dict.fromkeys(what_differs(options, request, found, tokenizer)))
+    other = list(dict.fromkeys(_what_differs(options, request, found, tokenizer)))
     if other:
         raise FileExistsError(
             f"out={options.writer.out} {state} made with other {', '.join(other[:6])}; give the "
@@ -227,7 +227,7 @@ def refuse_changed(options: BuildOptions, state: str, plan: Plan) -> None:
         )
 
 
-def say_what_was_chosen(corpus: Corpus, options: BuildOptions) -> None:
+def _say_what_was_chosen(corpus: Corpus, options: BuildOptions) -> None:
     """On stderr, a line each: what was decided for the user, and what is left alone."""
     notes = list(corpus.source.notes)
     if not options.captions.caption and corpus.caption_column != DEFAULT_CAPTION_COLUMN:
@@ -238,7 +238,7 @@ def say_what_was_chosen(corpus: Corpus, options: BuildOptions) -> None:
         print(f"note: {note}", file=sys.stderr)
 
 
-def train_on_corpus(
+def _train_on_corpus(
     corpus: Corpus, templates: list[CaptionTemplate], options: BuildOptions
 ) -> bytes:
     """A tokenizer trained on the captions of a first pass, which reads no pictures."""
@@ -268,7 +268,7 @@ def train_on_corpus(
     return train_tokenizer(texts, options.vocabulary)
 
 
-def tokenizer_info(path: Path) -> TokenizerInfo:
+def _tokenizer_info(path: Path) -> TokenizerInfo:
     """The manifest's entry for the dataset's tokenizer."""
     tokenizer = open_tokenizer(path)
     vocabulary = tokenizer.vocabulary

@@ -19,7 +19,7 @@ from data_prep.text.captions import CaptionTemplate
 from pretrain.dataset.manifest import MANIFEST_FILE, read_manifest
 
 # The libraries whose releases may change a byte of the output.
-LIBRARIES = ("ftfy", "pillow", "sentencepiece", "simplejpeg", "textblob", "tokenizers", "torch")
+_LIBRARIES = ("ftfy", "pillow", "sentencepiece", "simplejpeg", "textblob", "tokenizers", "torch")
 
 
 def describe_request(
@@ -64,7 +64,7 @@ def describe_request(
         },
         "libraries": {
             # Without what tells builds of a release apart (2.13.0+cpu): nodes may differ there.
-            **{name: version(name).partition("+")[0] for name in LIBRARIES},
+            **{name: version(name).partition("+")[0] for name in _LIBRARIES},
             "libjpeg_turbo": features.version_feature("libjpeg_turbo"),
         },
     }
@@ -89,7 +89,7 @@ def begun_at(options: BuildOptions) -> tuple[str | None, Look | None]:
     found = {} if plan is None else plan.request
     if (out / MANIFEST_FILE).exists():
         found = read_manifest(out).provenance
-        look = look_of(found)
+        look = _look_of(found)
     elif plan is not None:
         look = read_look(out)
     begun: dict[str, str] = found.get(HUB, {})
@@ -98,7 +98,7 @@ def begun_at(options: BuildOptions) -> tuple[str | None, Look | None]:
     return begun["commit"], look
 
 
-def look_of(provenance: dict[str, Any]) -> Look | None:
+def _look_of(provenance: dict[str, Any]) -> Look | None:
     """As much of what was found in tars on the hub as tells a finished build from another."""
     origin = dict(provenance.get(HUB, {}))
     columns = origin.pop("columns", None)

@@ -49,7 +49,7 @@ class SampleMaker:
         if any(len(ids) > TOKENS_CAP for ids, _ in encoded.values()):
             raise RejectedError("caption_too_long")
         text = next(iter(captions.values()))
-        key = sample_key(record.image or b"", text)
+        key = _sample_key(record.image or b"", text)
         if key in seen:
             raise RejectedError("duplicate_key")
         if record.refused is not None:
@@ -58,7 +58,7 @@ class SampleMaker:
         pictures: dict[str, bytes] = {}
         if self.options.in_place:
             width, height = measure_in_place(record.image, limits)
-            stored = place_of(record)
+            stored = _place_of(record)
         else:
             made = store(record.image, limits, self.options.stored_tiers)
             width, height, pictures = made.width, made.height, made.files
@@ -77,30 +77,30 @@ class SampleMaker:
             details={
                 "captions": captions,
                 "tokens": {name: len(ids) for name, (ids, _) in encoded.items()},
-                "meta": {name: plain_value(value) for name, value in record.columns.items()},
+                "meta": {name: _plain_value(value) for name, value in record.columns.items()},
                 "width": width,
                 "height": height,
             },
         )
 
 
-def place_of(record: Record) -> Place:
+def _place_of(record: Record) -> Place:
     """Where the picture lies in its tar, as an index row has it."""
     assert record.stored is not None and record.image is not None  # a tar's, and it was decoded
     return record.stored.offset, record.stored.size, zlib.crc32(record.image)
 
 
-def sample_key(image: bytes, text: str) -> str:
+def _sample_key(image: bytes, text: str) -> str:
     """First 64 bits of the sha256 over picture and first caption, in hex."""
     return hashlib.sha256(image + b"\0" + text.encode()).hexdigest()[:KEY_CHARS]
 
 
-def plain_value(value: Any) -> Any:
+def _plain_value(value: Any) -> Any:
     """A column's value as JSON can hold it: dates as text, undecodable bytes and NaN as null."""
     if isinstance(value, dict):
-        return {str(name): plain_value(item) for name, item in value.items()}
+        return {str(name): _plain_value(item) for name, item in value.items()}
     if isinstance(value, list | tuple):
-        return [plain_value(item) for item in value]
+        return [_plain_value(item) for item in value]
     if isinstance(value, bytes) or (isinstance(value, float) and not math.isfinite(value)):
         return None
     return value if value is None or isinstance(value, str | int | float) else str(value)

@@ -34,9 +34,9 @@ from pretrain.dataset.manifest import (
 )
 
 WORK_FOLDER = ".build"
-PLAN_FILE = "plan.json"
-LOOK_FILE = "look.json"
-REPLACED_FILE = "replaced.json"  # the manifest of the dataset that gives way
+_PLAN_FILE = "plan.json"
+_LOOK_FILE = "look.json"
+_REPLACED_FILE = "replaced.json"  # the manifest of the dataset that gives way
 CAPTIONS_LEFT_OUT = "captions_left_out"  # of a manifest's provenance, where there are some
 HUB = "hub"  # of a manifest's provenance, where the corpus lies there
 DOWNLOADS = "downloads"  # of a manifest's provenance, where img2dataset fetched the corpus
@@ -108,28 +108,28 @@ def share_of(tasks: int, index: int | None, count: int | None) -> list[int]:
 
 def has_plan(out: Path) -> bool:
     """Whether a build of `out` is unfinished."""
-    return (out / WORK_FOLDER / PLAN_FILE).exists()
+    return (out / WORK_FOLDER / _PLAN_FILE).exists()
 
 
 def read_plan(out: Path) -> Plan | None:
     """The plan of an unfinished build; None if there is none."""
-    return read_record(out / WORK_FOLDER / PLAN_FILE, Plan) if has_plan(out) else None
+    return read_record(out / WORK_FOLDER / _PLAN_FILE, Plan) if has_plan(out) else None
 
 
 def write_plan(out: Path, plan: Plan) -> None:
     """With the plan written, the same command goes on with it."""
-    write_record(out / WORK_FOLDER / PLAN_FILE, plan)
+    _write_record(out / WORK_FOLDER / _PLAN_FILE, plan)
 
 
 def read_look(out: Path) -> Look | None:
     """What the planner found in the corpus's tars; None if it looked through none."""
-    path = out / WORK_FOLDER / LOOK_FILE
+    path = out / WORK_FOLDER / _LOOK_FILE
     return read_record(path, Look) if path.exists() else None
 
 
 def write_look(out: Path, look: Look) -> None:
     """Written before the plan, so that whoever finds that need not look again."""
-    write_record(out / WORK_FOLDER / LOOK_FILE, look)
+    _write_record(out / WORK_FOLDER / _LOOK_FILE, look)
 
 
 def read_parts(folder: Path) -> list[Part]:
@@ -150,7 +150,7 @@ def forget_parts(folder: Path) -> None:
 
 def write_part(folder: Path, stem: str, part: Part) -> None:
     """Makes a part done."""
-    write_record(folder / f"{stem}.json", part)
+    _write_record(folder / f"{stem}.json", part)
 
 
 def read_record(path: Path, kind: type[Any]) -> Any:
@@ -164,7 +164,7 @@ def read_record(path: Path, kind: type[Any]) -> Any:
         ) from error
 
 
-def write_record(path: Path, record: Any) -> None:
+def _write_record(path: Path, record: Any) -> None:
     """Durably, as JSON."""
     write_durably(path, json.dumps(asdict(record), ensure_ascii=False, sort_keys=True) + "\n")
 
@@ -177,10 +177,10 @@ def clear(out: Path, tiers: list[str]) -> None:
     """
     work = out / WORK_FOLDER
     work.mkdir(parents=True, exist_ok=True)
-    for manifest in (work / REPLACED_FILE, out / MANIFEST_FILE):
+    for manifest in (work / _REPLACED_FILE, out / MANIFEST_FILE):
         if not manifest.exists():
             continue
-        replaced = manifest.replace(work / REPLACED_FILE)
+        replaced = manifest.replace(work / _REPLACED_FILE)
         found = json.loads(replaced.read_text(encoding="utf-8")).get("tiers", {})
         for name in found:
             remove_shards(out / Path(name).name)
@@ -189,7 +189,7 @@ def clear(out: Path, tiers: list[str]) -> None:
     plan = read_plan(out)
     for name in {*tiers, *([tier.name for tier in plan.tiers] if plan else [])}:
         remove_shards(out / name)
-    (work / PLAN_FILE).unlink(missing_ok=True)  # first: tasks without a plan count for nothing
+    (work / _PLAN_FILE).unlink(missing_ok=True)  # first: tasks without a plan count for nothing
     for path in work.iterdir():
         if path.is_dir():
             shutil.rmtree(path)

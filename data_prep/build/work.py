@@ -82,11 +82,11 @@ def run_task(job: BuildJob, number: int, report: Report) -> None:
         last, stem = False, len(parts)
         while not last:
             bounds = replace(task, start=start)
-            part = make_part(job, maker, records, folder, str(stem), bounds, report)
+            part = _make_part(job, maker, records, folder, str(stem), bounds, report)
             start, last, stem = part.stop, part.last, stem + 1
 
 
-def make_part(
+def _make_part(
     job: BuildJob,
     maker: SampleMaker,
     records: Iterator[Record],
@@ -109,14 +109,14 @@ def make_part(
     with PartWriter(folder, stem, tiers, len(plan.captions), ids, task.pictures) as writer:
         for record in records:
             rows += 1
-            sample = make_sample(maker, record, seen, rejected)
+            sample = _make_sample(maker, record, seen, rejected)
             if sample is not None:
                 left_out += entries_left_out(maker.templates, record.columns)
                 with writing(options.out):
                     members = tier_members(sample, tiers)
                     writer.add(sample.key, members, sample.tokens, sample.stored)
             if pace.is_due():
-                counted = tell(report, counted, rows, writer.bytes, rejected)
+                counted = _tell(report, counted, rows, writer.bytes, rejected)
             if writer.is_full(options):
                 stop, last = record.number + 1, record.number + 1 == task.stop
                 break
@@ -132,11 +132,11 @@ def make_part(
                 shards=writer.finish(),
             )
             write_part(folder, stem, part)
-    tell(report, counted, rows, writer.bytes, rejected)
+    _tell(report, counted, rows, writer.bytes, rejected)
     return part
 
 
-def make_sample(
+def _make_sample(
     maker: SampleMaker, record: Record, seen: set[str], rejected: Counter[str]
 ) -> NewSample | None:
     """The record's sample, or None and a reason counted. ValueError names a row that fits none."""
@@ -153,7 +153,7 @@ def make_sample(
         ) from error
 
 
-def tell(
+def _tell(
     report: Report, before: Progress, rows: int, written: int, rejected: Counter[str]
 ) -> Progress:
     """Report what was done since `before`; returns what has been told by now."""

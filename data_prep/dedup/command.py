@@ -53,7 +53,7 @@ class DedupOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Counts:
+class _Counts:
     """How many samples each reason leaves out; one sample can have several."""
 
     base: int  # of weight 0 before
@@ -74,9 +74,9 @@ def dedup(directory: Path, options: DedupOptions, pool: PoolOptions) -> str:
     """
     path = weights_file(directory, options.out, "--out")
     manifest = read_manifest(directory)
-    caption = chosen_caption(manifest, options.caption_name)
+    caption = _chosen_caption(manifest, options.caption_name)
     weights = base_weights(directory, options.weights, manifest)
-    sets = [(one, read_manifest(one)) for one in checked_sets(directory, options.against)]
+    sets = [(one, read_manifest(one)) for one in _checked_sets(directory, options.against)]
     samples = manifest.samples + sum(told.samples for _, told in sets)
     seconds = estimated_s(samples, options.distance)
     if seconds > LONG_S:
@@ -106,7 +106,7 @@ def dedup(directory: Path, options: DedupOptions, pool: PoolOptions) -> str:
             f"--distance={options.distance}, --against and --weights"
         )
     write_weights(directory, options.out, manifest, np.where(kept, weights, 0))
-    counts = Counts(
+    counts = _Counts(
         base=int(np.count_nonzero(~before)),
         repeats=int(np.count_nonzero(repeats)),
         groups=found.groups,
@@ -116,7 +116,7 @@ def dedup(directory: Path, options: DedupOptions, pool: PoolOptions) -> str:
         flat=int(np.count_nonzero(hashes == FLAT)),
         kept=int(np.count_nonzero(kept)),
     )
-    told = format_counts(path, manifest.samples, options, counts)
+    told = _format_counts(path, manifest.samples, options, counts)
     if options.page is not None:
         corpora = Sets(
             directory=directory,
@@ -130,7 +130,7 @@ def dedup(directory: Path, options: DedupOptions, pool: PoolOptions) -> str:
     return told
 
 
-def chosen_caption(manifest: Manifest, name: str | None) -> str:
+def _chosen_caption(manifest: Manifest, name: str | None) -> str:
     """The caption to compare; ValueError where the dataset has none of that name."""
     if name is not None and name not in manifest.captions:
         raise ValueError(
@@ -140,7 +140,7 @@ def chosen_caption(manifest: Manifest, name: str | None) -> str:
     return name or manifest.captions[0]
 
 
-def checked_sets(directory: Path, against: Sequence[Path]) -> Sequence[Path]:
+def _checked_sets(directory: Path, against: Sequence[Path]) -> Sequence[Path]:
     """ValueError where an evaluation set is the dataset itself."""
     for one in against:
         if one.resolve() == directory.resolve():
@@ -151,7 +151,7 @@ def checked_sets(directory: Path, against: Sequence[Path]) -> Sequence[Path]:
     return against
 
 
-def format_counts(path: Path, samples: int, options: DedupOptions, counts: Counts) -> str:
+def _format_counts(path: Path, samples: int, options: DedupOptions, counts: _Counts) -> str:
     """What was written, and what each reason leaves out of it."""
     lines = [("weights", str(path)), ("samples", f"{samples:,}")]
     if options.weights is not None:

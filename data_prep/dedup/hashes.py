@@ -28,11 +28,11 @@ from pretrain.dataset.manifest import COPY_AGAIN, Manifest, path_inside
 from pretrain.dataset.pictures import decode, is_plain_jpeg, open_picture
 from pretrain.dataset.rows import smallest_tier
 
-RULE = "phash-1"  # another rule's hashes are made anew
-HASH_FILE = "phash.npy"
-TOLD_FILE = "phash.json"
+_RULE = "phash-1"  # another rule's hashes are made anew
+_HASH_FILE = "phash.npy"
+_TOLD_FILE = "phash.json"
 FLAT = np.uint64(0)  # no hash: half the bits of a real one are set
-FLAT_LEVELS = 2.0  # root mean square of a picture's low frequencies, of 255 grey levels
+_FLAT_LEVELS = 2.0  # root mean square of a picture's low frequencies, of 255 grey levels
 _PX = 32
 _SIDE = 8
 _BLOCK_ROWS = 1024
@@ -40,7 +40,7 @@ _BLOCKS = 4096  # at most: what the pool waits for at once
 
 
 @dataclass(frozen=True, kw_only=True)
-class HashState:
+class _HashState:
     """What every worker needs."""
 
     directory: Path
@@ -53,33 +53,33 @@ def dataset_hashes(directory: Path, manifest: Manifest, workers: int | None) -> 
     ValueError or OSError name the picture or file that cannot be read.
     """
     folder = path_inside(directory, "hashes", "hashes")
-    told = {"rule": RULE, "dataset": manifest.fingerprint}
+    told = {"rule": _RULE, "dataset": manifest.fingerprint}
     kept = _kept(folder, told)
     if kept is not None:
         return kept
     hashes = np.empty(manifest.samples, np.uint64)
     blocks = row_blocks(manifest.samples)
-    state = HashState(directory=directory, manifest=manifest)
-    results = run_in_pool(hash_block, state, blocks, workers, lambda _: None)
+    state = _HashState(directory=directory, manifest=manifest)
+    results = run_in_pool(_hash_block, state, blocks, workers, lambda _: None)
     with Bar(total=len(hashes), unit="samples", what=f"hash {directory}") as bar:
         for first, part in results:
             hashes[first : first + len(part)] = part
             bar.update(len(part))
-    write_durably(folder / HASH_FILE, array_file(hashes.astype("<u8", copy=False)))
-    told["sha256"] = file_sha256(folder / HASH_FILE)
-    write_durably(folder / TOLD_FILE, json.dumps(told, indent=2) + "\n")
+    write_durably(folder / _HASH_FILE, array_file(hashes.astype("<u8", copy=False)))
+    told["sha256"] = file_sha256(folder / _HASH_FILE)
+    write_durably(folder / _TOLD_FILE, json.dumps(told, indent=2) + "\n")
     return hashes
 
 
 def _kept(folder: Path, told: dict[str, str]) -> NDArray[np.uint64] | None:
     """The hashes of an earlier call, if they are whole and of the same dataset and rule."""
     try:
-        found = json.loads((folder / TOLD_FILE).read_bytes())
-        if found != {**told, "sha256": file_sha256(folder / HASH_FILE)}:
+        found = json.loads((folder / _TOLD_FILE).read_bytes())
+        if found != {**told, "sha256": file_sha256(folder / _HASH_FILE)}:
             return None
     except (FileNotFoundError, ValueError):
         return None
-    return np.array(read_array(folder / HASH_FILE))
+    return np.array(read_array(folder / _HASH_FILE))
 
 
 def row_blocks(samples: int) -> list[range]:
@@ -88,7 +88,7 @@ def row_blocks(samples: int) -> list[range]:
     return [range(first, min(first + size, samples)) for first in range(0, samples, size)]
 
 
-def hash_block(state: HashState, rows: range, report: Report) -> tuple[int, NDArray[np.uint64]]:
+def _hash_block(state: _HashState, rows: range, report: Report) -> tuple[int, NDArray[np.uint64]]:
     """First row and the hashes of a range of rows."""
     del report
     reader = smallest_tier(state.directory, state.manifest)
@@ -126,5 +126,5 @@ def hash_pictures(pictures: NDArray[np.float32]) -> NDArray[np.uint64]:
     bits = np.zeros(waves.shape, np.uint8)
     bits[:, 1:] = changes > np.median(changes, axis=1, keepdims=True)
     hashes = np.packbits(bits, axis=1).view(">u8").ravel().astype(np.uint64)
-    hashes[np.sqrt(np.square(changes).sum(axis=1)) / _PX < FLAT_LEVELS] = FLAT
+    hashes[np.sqrt(np.square(changes).sum(axis=1)) / _PX < _FLAT_LEVELS] = FLAT
     return hashes

@@ -26,14 +26,14 @@ from scipy.sparse.csgraph import connected_components
 from data_prep.dedup import NOBODY
 from data_prep.dedup.hashes import FLAT
 
-BITS = 64
+_BITS = 64
 _SORT_COST = 2  # sorting one hash costs as much as so many comparisons: 41 ns and 18, measured
 _MOST_PARTS = 8  # bands that a table is sorted by
 _COMPARISON_S = 8e-8  # sorting among them, at 10 million hashes; 2e-8 where they fit the caches
 _BLOCK = 1 << 22  # pairs compared at once
 _HELD_PAIRS = 1 << 24
 
-Pairs = tuple[NDArray[np.int64], NDArray[np.int64]]
+_Pairs = tuple[NDArray[np.int64], NDArray[np.int64]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,8 +70,8 @@ def find(
         hit[np.searchsorted(values, other)] = True
     held = [hit.copy() for hit in near]
 
-    def own_pairs() -> Iterator[Pairs]:
-        for left, right in near_pairs(values, distance):
+    def own_pairs() -> Iterator[_Pairs]:
+        for left, right in _near_pairs(values, distance):
             for hit, has in zip(near, held, strict=True):
                 hit[left[has[right]]] = True
                 hit[right[has[left]]] = True
@@ -95,7 +95,7 @@ def find(
     )
 
 
-def near_pairs(values: NDArray[np.uint64], distance: int) -> Iterator[Pairs]:
+def _near_pairs(values: NDArray[np.uint64], distance: int) -> Iterator[_Pairs]:
     """Places of all pairs of different `values` within the distance, some more than once."""
     for mask in masks(len(values), distance):
         order = np.argsort(values & mask)
@@ -122,20 +122,20 @@ def masks(count: int, distance: int) -> list[np.uint64]:
     """The bits of each table: so many of the distance + k bands that `count` hashes cost least."""
     if distance == 0:
         return []  # the values differ
-    _, parts = cheapest(count, distance)
-    edges = [BITS * band // (distance + parts) for band in range(distance + parts + 1)]
+    _, parts = _cheapest(count, distance)
+    edges = [_BITS * band // (distance + parts) for band in range(distance + parts + 1)]
     bands = [(1 << stop) - (1 << start) for start, stop in pairwise(edges)]
     return [np.uint64(sum(chosen)) for chosen in combinations(bands, parts)]
 
 
-def cheapest(count: int, distance: int) -> tuple[float, int]:
+def _cheapest(count: int, distance: int) -> tuple[float, int]:
     """Comparisons that `count` hashes cost at least, and the k of it.
 
     Of bits that are set by chance, n hashes make n^2 / 2^(bits + 1) pairs in a table.
     """
 
     def cost(parts: int) -> float:
-        bits = parts * (BITS // (distance + parts))
+        bits = parts * (_BITS // (distance + parts))
         return comb(distance + parts, parts) * count * (_SORT_COST + count / 2 ** (bits + 1))
 
     return min((cost(parts), parts) for parts in range(1, _MOST_PARTS + 1))
@@ -143,10 +143,10 @@ def cheapest(count: int, distance: int) -> tuple[float, int]:
 
 def estimated_s(count: int, distance: int) -> float:
     """About how many seconds of one core the pairs of `count` hashes take."""
-    return cheapest(count, distance)[0] * _COMPARISON_S if distance else 0.0
+    return _cheapest(count, distance)[0] * _COMPARISON_S if distance else 0.0
 
 
-def roots(pairs: Iterable[Pairs], count: int) -> NDArray[np.int64]:
+def roots(pairs: Iterable[_Pairs], count: int) -> NDArray[np.int64]:
     """(count,) the smallest number that pairs chain each number to: itself where it is in none."""
     forest = np.empty((2, 0), np.int64)
     held: list[NDArray[np.int64]] = []
@@ -155,15 +155,15 @@ def roots(pairs: Iterable[Pairs], count: int) -> NDArray[np.int64]:
         held.append(np.stack([left, right]))
         size += len(left)
         if size > _HELD_PAIRS + forest.shape[1]:
-            forest = fold(np.concatenate([forest, *held], axis=1))
+            forest = _fold(np.concatenate([forest, *held], axis=1))
             held, size = [], 0
-    forest = fold(np.concatenate([forest, *held], axis=1))
+    forest = _fold(np.concatenate([forest, *held], axis=1))
     root = np.arange(count)
     root[forest[0]] = forest[1]
     return root
 
 
-def fold(pairs: NDArray[np.int64]) -> NDArray[np.int64]:
+def _fold(pairs: NDArray[np.int64]) -> NDArray[np.int64]:
     """(2, pairs) to (2, numbers in them): each number with the smallest of its component."""
     numbers, compact = np.unique(pairs, return_inverse=True)
     left, right = compact.reshape(2, -1)

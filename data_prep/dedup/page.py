@@ -20,10 +20,10 @@ from data_prep.similarity.left_out import (
 )
 from pretrain.dataset.manifest import Manifest
 
-LARGEST_GROUPS = 4
-LARGEST_SHOWN = 8  # of such a group, beside the kept one
-SMALL_GROUPS = 10
-PAIRS = 24  # of a training and an evaluation picture, over all sets
+_LARGEST_GROUPS = 4
+_LARGEST_SHOWN = 8  # of such a group, beside the kept one
+_SMALL_GROUPS = 10
+_PAIRS = 24  # of a training and an evaluation picture, over all sets
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,20 +48,20 @@ def write_page(
         others = np.flatnonzero(found.keeper == row)
         apart = np.bitwise_count(sets.hashes[others] ^ sets.hashes[row]).astype(np.float64)
         entries = [_first(mine, row, kept)]
-        for one in spread_rows(others, apart, LARGEST_SHOWN):
+        for one in spread_rows(others, apart, _LARGEST_SHOWN):
             bits = np.bitwise_count(sets.hashes[row] ^ sets.hashes[one])
             entries.append(Entry(source=mine, row=one, is_kept=False, note=f"distance {bits}"))
         title = f"{len(others) + 1:,} pictures" if len(others) > 2 else ""
         return ShownGroup(title=title, entries=entries, is_wide=len(others) > 2)
 
-    small = draw_rows(keepers[counts < 3], SMALL_GROUPS, seed)
+    small = draw_rows(keepers[counts < 3], _SMALL_GROUPS, seed)
     sections = [
         Section(
             title="The largest groups",
             note="Distances are to the first picture, at equal steps from the nearest to the "
             "farthest. One above --distance is joined through others. A first one that "
             "is left out too is near an evaluation picture or over the caption cap.",
-            groups=[group(row) for row in keepers[:LARGEST_GROUPS].tolist()],
+            groups=[group(row) for row in keepers[:_LARGEST_GROUPS].tolist()],
         ),
         Section(
             title="Groups of two or three",
@@ -71,7 +71,7 @@ def write_page(
     ]
     for ((directory, manifest), hashes), flags in zip(sets.others, found.contaminated, strict=True):
         other = ShownDataset(directory=directory, manifest=manifest, caption=manifest.captions[0])
-        rows = draw_rows(np.flatnonzero(flags), max(1, PAIRS // len(sets.others)), seed)
+        rows = draw_rows(np.flatnonzero(flags), max(1, _PAIRS // len(sets.others)), seed)
         sections.append(
             Section(
                 title=f"Evaluation pictures of {directory.name}",

@@ -15,7 +15,7 @@ from pretrain.base.progress import Bar
 from pretrain.dataset.manifest import Manifest
 from pretrain.dataset.rows import smallest_tier
 
-ABSENT = np.uint64(0)
+_ABSENT = np.uint64(0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,7 +33,7 @@ def caption_digests(state: Captions, workers: int | None) -> NDArray[np.uint64]:
     Different captions share them with a chance of 3 in 10,000 among 100 million.
     """
     digests = np.empty(state.manifest.samples, np.uint64)
-    results = run_in_pool(digest_block, state, row_blocks(len(digests)), workers, lambda _: None)
+    results = run_in_pool(_digest_block, state, row_blocks(len(digests)), workers, lambda _: None)
     with Bar(total=len(digests), unit="samples", what="captions") as bar:
         for first, part in results:
             digests[first : first + len(part)] = part
@@ -41,26 +41,26 @@ def caption_digests(state: Captions, workers: int | None) -> NDArray[np.uint64]:
     return digests
 
 
-def digest_block(state: Captions, rows: range, report: Report) -> tuple[int, NDArray[np.uint64]]:
+def _digest_block(state: Captions, rows: range, report: Report) -> tuple[int, NDArray[np.uint64]]:
     """First row and the digests of a range of rows."""
     del report
     reader = smallest_tier(state.directory, state.manifest)
     digests = np.empty(len(rows), np.uint64)
     for place, (details,) in enumerate(reader.members(np.array(rows, np.int64), ("json",))):
-        text = normalised(json.loads(details)["captions"].get(state.name, ""))
+        text = _normalised(json.loads(details)["captions"].get(state.name, ""))
         told = hashlib.blake2b(text.encode(), digest_size=8).digest()
-        digests[place] = max(int.from_bytes(told, "little"), 1) if text else ABSENT
+        digests[place] = max(int.from_bytes(told, "little"), 1) if text else _ABSENT
     return rows.start, digests
 
 
-def normalised(text: str) -> str:
+def _normalised(text: str) -> str:
     """The text without what does not count: case, white space, forms of the same character."""
     return " ".join(unicodedata.normalize("NFKC", text).casefold().split())
 
 
 def over_cap(digests: NDArray[np.uint64], wanted: NDArray[np.bool_], cap: int) -> NDArray[np.bool_]:
     """(N,) which of the wanted rows come after the first `cap` wanted ones of the same caption."""
-    rows = np.flatnonzero(wanted & (digests != ABSENT))
+    rows = np.flatnonzero(wanted & (digests != _ABSENT))
     order = np.argsort(digests[rows], kind="stable")
     ranked = digests[rows][order]
     over = np.zeros(len(digests), bool)

@@ -24,12 +24,12 @@ from pretrain.base.files import write_durably
 from pretrain.base.lock import locked
 
 # Beside the shards: img2dataset takes every .json of its own folder for a shard's statistics.
-STATE_FOLDER = ".download"
-REQUEST_FILE = "request.json"
-REQUIREMENTS = "requirements-download.txt"
-ROBOTS_DIRECTIVES = ["noai", "noimageai", "noindex", "noimageindex"]
+_STATE_FOLDER = ".download"
+_REQUEST_FILE = "request.json"
+_REQUIREMENTS = "requirements-download.txt"
+_ROBOTS_DIRECTIVES = ["noai", "noimageai", "noindex", "noimageindex"]
 # What may change when a download goes on.
-FREE_OPTIONS = ("processes", "threads", "timeout_s", "retries", "user_agent_token", "python")
+_FREE_OPTIONS = ("processes", "threads", "timeout_s", "retries", "user_agent_token", "python")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,14 +95,14 @@ def download(table: str, out: Path, options: DownloadOptions) -> str:
     that ended early, which the same command takes up again.
     """
     check_local({"out": out})
-    program = find_img2dataset(options.python)
-    request = describe_request(table, options)
+    program = _find_img2dataset(options.python)
+    request = _describe_request(table, options)
     if out.exists() and not out.is_dir():
         raise FileExistsError(f"out={out} is a file; name a folder")
-    state = out / STATE_FOLDER
-    refuse_other(out, request)
+    state = out / _STATE_FOLDER
+    _refuse_other(out, request)
     with locked(state) as lock:
-        write_durably(state / REQUEST_FILE, json.dumps(request, indent=2) + "\n")
+        write_durably(state / _REQUEST_FILE, json.dumps(request, indent=2) + "\n")
         names = None if options.columns is None else options.columns.split(",")
         asked = (options.url_column, options.caption_column, options.sha256_column)
         texts = [name for name in asked if name is not None]
@@ -112,11 +112,11 @@ def download(table: str, out: Path, options: DownloadOptions) -> str:
         )
         if columns.dropped:
             print(f"note: columns left out: {columns.dropped}", file=sys.stderr)
-        drop_damaged(out)
-        if counts_of(out).links < rows:
-            command = [*program, *arguments(out, columns, options)]
-            run_logged(command, state / "log.txt", rows, lambda: counts_of(out), lock)
-        found = counts_of(out)
+        _drop_damaged(out)
+        if _counts_of(out).links < rows:
+            command = [*program, *_arguments(out, columns, options)]
+            run_logged(command, state / "log.txt", rows, lambda: _counts_of(out), lock)
+        found = _counts_of(out)
     if found.links != rows:
         raise OSError(
             f"{out}: img2dataset ended after {found.links:,} of {rows:,} links; give the same "
@@ -127,7 +127,7 @@ def download(table: str, out: Path, options: DownloadOptions) -> str:
     return f"{table_text}\npython -m data_prep build --source {out} --out DIR"
 
 
-def find_img2dataset(python: Path | None) -> list[str]:
+def _find_img2dataset(python: Path | None) -> list[str]:
     """The words that start img2dataset. FileNotFoundError says how to install it."""
     asked = python if python is not None else Path(sys.executable)
     if python is not None and shutil.which(python) is None:
@@ -141,20 +141,20 @@ def find_img2dataset(python: Path | None) -> list[str]:
         raise FileNotFoundError(
             f"img2dataset is not found ({where}); install it into an environment of its own "
             f"(Python 3.10 to 3.12): python -m venv .venv-download && .venv-download/bin/pip "
-            f"install -r {REQUIREMENTS}, and name .venv-download/bin/python with --python"
+            f"install -r {_REQUIREMENTS}, and name .venv-download/bin/python with --python"
         )
     return [program]
 
 
-def describe_request(table: str, options: DownloadOptions) -> dict[str, Any]:
+def _describe_request(table: str, options: DownloadOptions) -> dict[str, Any]:
     """What decides which link goes to which tar, and what is stored of it."""
-    fixed = {name: value for name, value in asdict(options).items() if name not in FREE_OPTIONS}
+    fixed = {name: value for name, value in asdict(options).items() if name not in _FREE_OPTIONS}
     return {"files": table_files(table), "options": fixed}
 
 
-def refuse_other(out: Path, request: dict[str, Any]) -> None:
+def _refuse_other(out: Path, request: dict[str, Any]) -> None:
     """FileExistsError if `out` holds anything but an earlier part of this very download."""
-    file = out / STATE_FOLDER / REQUEST_FILE
+    file = out / _STATE_FOLDER / _REQUEST_FILE
     if file.is_file():
         other = list(differing(json.loads(file.read_bytes()), request, ""))
         if other:
@@ -166,7 +166,7 @@ def refuse_other(out: Path, request: dict[str, Any]) -> None:
         raise FileExistsError(f"out={out} holds other files; choose an empty or new folder")
 
 
-def drop_damaged(out: Path) -> None:
+def _drop_damaged(out: Path) -> None:
     """Remove statistics that a kill left half written, so that their tar is made anew."""
     for path in out.glob("*" + STATS_SUFFIX):
         try:
@@ -175,7 +175,7 @@ def drop_damaged(out: Path) -> None:
             path.unlink()
 
 
-def counts_of(out: Path) -> LinkCounts:
+def _counts_of(out: Path) -> LinkCounts:
     """The counts of all tars that are done; one whose file is being written counts later."""
     total = LinkCounts()
     for path in out.glob("*" + STATS_SUFFIX):
@@ -186,10 +186,10 @@ def counts_of(out: Path) -> LinkCounts:
     return total
 
 
-def arguments(out: Path, columns: Columns, options: DownloadOptions) -> Iterator[str]:
+def _arguments(out: Path, columns: Columns, options: DownloadOptions) -> Iterator[str]:
     """The options of img2dataset 1.47.0; as Python literals, which is how it reads them."""
     values: dict[str, Any] = {
-        "url_list": str((out / STATE_FOLDER / "table").resolve()),
+        "url_list": str((out / _STATE_FOLDER / "table").resolve()),
         "input_format": "parquet",
         "url_col": columns.url,
         "caption_col": columns.caption,
@@ -202,7 +202,7 @@ def arguments(out: Path, columns: Columns, options: DownloadOptions) -> Iterator
         "timeout": options.timeout_s,
         "retries": options.retries,
         "user_agent_token": options.user_agent_token,
-        "disallowed_header_directives": ROBOTS_DIRECTIVES,
+        "disallowed_header_directives": _ROBOTS_DIRECTIVES,
         "incremental_mode": "incremental",
         "compute_hash": "sha256",
         "enable_wandb": False,

@@ -12,10 +12,10 @@ from types import FrameType
 from data_prep.sources.links import LinkCounts
 from pretrain.base.progress import Bar
 
-LOOK_S = 0.5
-END_S = 10  # for its processes to end when they are told to
+_LOOK_S = 0.5
+_END_S = 10  # for its processes to end when they are told to
 # Of albumentations, which img2dataset imports: it asks the network for newer releases.
-QUIET = {"NO_ALBUMENTATIONS_UPDATE": "1", "PYTHONUNBUFFERED": "1"}
+_QUIET = {"NO_ALBUMENTATIONS_UPDATE": "1", "PYTHONUNBUFFERED": "1"}
 
 
 def run_logged(
@@ -26,28 +26,28 @@ def run_logged(
     It holds `lock`, a file descriptor, as long as it lives: where SIGKILL ends this process alone,
     the next one waits for what goes on.
     """
-    with log_file.open("ab") as log, ended_by_sigterm():
+    with log_file.open("ab") as log, _ended_by_sigterm():
         process = subprocess.Popen(
             command,
             stdout=log,
             stderr=subprocess.STDOUT,
             stdin=subprocess.DEVNULL,
-            env={**os.environ, **QUIET},
+            env={**os.environ, **_QUIET},
             start_new_session=True,
             pass_fds=[lock],
         )
         try:
-            watch(process, links, count)
+            _watch(process, links, count)
         finally:
-            end_group(process)
+            _end_group(process)
     if process.returncode != 0:
         raise OSError(
-            f"img2dataset failed with exit status {process.returncode}: {last_line(log_file)} "
+            f"img2dataset failed with exit status {process.returncode}: {_last_line(log_file)} "
             f"(all it said is in {log_file}); give the same command again to go on"
         )
 
 
-def watch(process: subprocess.Popen[bytes], links: int, count: Callable[[], LinkCounts]) -> None:
+def _watch(process: subprocess.Popen[bytes], links: int, count: Callable[[], LinkCounts]) -> None:
     """Show the links that are done until the process ends; they come by whole tars."""
     with Bar(total=links, unit="links", what="download") as bar:
         while True:
@@ -58,15 +58,15 @@ def watch(process: subprocess.Popen[bytes], links: int, count: Callable[[], Link
             bar.update(found.links - bar.n)
             if ended:
                 return
-            time.sleep(LOOK_S)
+            time.sleep(_LOOK_S)
 
 
-def end_group(process: subprocess.Popen[bytes]) -> None:
+def _end_group(process: subprocess.Popen[bytes]) -> None:
     """End the process and those that it started; nothing where all have ended."""
     for ending in (signal.SIGTERM, signal.SIGKILL):
         try:
             os.killpg(process.pid, ending)
-            process.wait(END_S)
+            process.wait(_END_S)
         except ProcessLookupError:
             break
         except subprocess.TimeoutExpired:
@@ -75,7 +75,7 @@ def end_group(process: subprocess.Popen[bytes]) -> None:
 
 
 @contextmanager
-def ended_by_sigterm() -> Iterator[None]:
+def _ended_by_sigterm() -> Iterator[None]:
     """Within, SIGTERM is as Ctrl-C, so that nothing goes on behind a command that was ended."""
 
     def interrupt(number: int, frame: FrameType | None) -> None:
@@ -88,7 +88,7 @@ def ended_by_sigterm() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
-def last_line(log_file: Path) -> str:
+def _last_line(log_file: Path) -> str:
     """What the program said last."""
     with log_file.open("rb") as log:
         log.seek(max(0, log_file.stat().st_size - 4096))

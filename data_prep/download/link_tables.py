@@ -27,7 +27,7 @@ from data_prep.sources.values import NUMBERS
 from pretrain.base.files import aside
 
 # img2dataset's own names for what it writes (`arguments_validator` in img2dataset/main.py).
-RESERVED = frozenset(
+_RESERVED = frozenset(
     (
         *("key", "caption", "url", "width", "height", "original_width", "original_height"),
         *("status", "error_message", "exif", "md5", "sha256", "sha512"),
@@ -35,7 +35,7 @@ RESERVED = frozenset(
 )
 
 
-GROUP_ROWS = 1 << 14  # of the Parquet files that are written
+_GROUP_ROWS = 1 << 14  # of the Parquet files that are written
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,24 +71,24 @@ def stage_tables(
             missing.append(file)
     if missing:
         cells = [file for file in missing if file.suffix.lower() in DELIMITERS]
-        table = PlainTable(missing, {file: cell_format(file, names) for file in cells})
+        table = PlainTable(missing, {file: _cell_format(file, names) for file in cells})
         known = {*LINK_NAMES, *CAPTION_NAMES, *TITLE_NAMES, *(name.lower() for name in texts)}
         table.schema = pa.schema(
-            (f.name, pa.string() if f.name.lower() in known and is_plain(f.type) else f.type)
+            (f.name, pa.string() if f.name.lower() in known and _is_plain(f.type) else f.type)
             for f in table.schema
         )
         for file in missing:
-            convert(table, file, staged[file])
+            _convert(table, file, staged[file])
     footers = read_footers(LocalFiles(list(staged.values())))
     return footers.schema, sum(footers.rows)
 
 
-def convert(table: PlainTable, file: Path, target: Path) -> None:
+def _convert(table: PlainTable, file: Path, target: Path) -> None:
     """Write a text table as Parquet. ValueError names the rows where it is no UTF-8."""
-    schema = numbers_alone(table.schema.empty_table()).schema
+    schema = _numbers_alone(table.schema.empty_table()).schema
     with aside(target) as part, pq.ParquetWriter(part, schema) as writer:
-        for places, rows in table.tables(file, table.columns, GROUP_ROWS):
-            rows = numbers_alone(rows)
+        for places, rows in table.tables(file, table.columns, _GROUP_ROWS):
+            rows = _numbers_alone(rows)
             try:
                 rows.validate(full=True)
             except pa.ArrowInvalid as error:
@@ -99,7 +99,7 @@ def convert(table: PlainTable, file: Path, target: Path) -> None:
             writer.write_table(rows)
 
 
-def numbers_alone(table: pa.Table) -> pa.Table:
+def _numbers_alone(table: pa.Table) -> pa.Table:
     """The table with numbers as Parquet has them."""
     for i, field in enumerate(table.schema):
         if field.type == NUMBERS:
@@ -107,7 +107,7 @@ def numbers_alone(table: pa.Table) -> pa.Table:
     return table
 
 
-def cell_format(file: Path, names: list[str] | None) -> CellFormat:
+def _cell_format(file: Path, names: list[str] | None) -> CellFormat:
     """How a text table is written: without a line of names (CC12M) quotes in a TSV are text."""
     delimiter, cells = first_cells(file)
     if not any(is_link(cell) for cell in cells):
@@ -115,7 +115,7 @@ def cell_format(file: Path, names: list[str] | None) -> CellFormat:
     plain = delimiter == "\t"
     if not plain:
         (cells,) = csv.reader([delimiter.join(cells)], delimiter=delimiter)
-    names = names or guess_names(file, cells)
+    names = names or _guess_names(file, cells)
     if len(names) != len(cells):
         raise ValueError(
             f"columns={','.join(names)}: the first line of {file} has {len(cells)} cells; name "
@@ -124,7 +124,7 @@ def cell_format(file: Path, names: list[str] | None) -> CellFormat:
     return CellFormat(delimiter=delimiter, names=names, quoted=not plain)
 
 
-def guess_names(file: Path, cells: list[str]) -> list[str]:
+def _guess_names(file: Path, cells: list[str]) -> list[str]:
     """`url` and `caption` for the two cells of a first line that is a row already."""
     if len(cells) == 2 and is_link(cells[0]) != is_link(cells[1]):
         return ["url", "caption"] if is_link(cells[0]) else ["caption", "url"]
@@ -143,7 +143,7 @@ def choose_columns(
     """
     found = ", ".join(f"{field.name}: {field.type}" for field in schema)
     chosen = {
-        "--url-column": url or only_known(text_columns(schema), "url", LINK_NAMES),
+        "--url-column": url or only_known(_text_columns(schema), "url", LINK_NAMES),
         "--caption-column": caption or choose_caption_column(schema),
         "--sha256-column": used,
     }
@@ -153,7 +153,7 @@ def choose_columns(
     url, caption = chosen["--url-column"], chosen["--caption-column"]
     assert url is not None and caption is not None
     others = [f for f in schema if f.name not in (url, caption, used)]
-    kept = [f.name for f in others if f.name not in RESERVED and is_plain(f.type)]
+    kept = [f.name for f in others if f.name not in _RESERVED and _is_plain(f.type)]
     return Columns(
         url=url,
         caption=caption,
@@ -162,12 +162,12 @@ def choose_columns(
     )
 
 
-def text_columns(schema: pa.Schema) -> list[str]:
+def _text_columns(schema: pa.Schema) -> list[str]:
     """Columns of texts."""
     return [field.name for field in schema if holds_text(field.type)]
 
 
-def is_plain(kind: pa.DataType) -> bool:
+def _is_plain(kind: pa.DataType) -> bool:
     """Whether JSON holds values of this type."""
     numbers = pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_boolean(kind)
     return kind == NUMBERS or numbers or holds_text(kind) or holds_texts(kind)

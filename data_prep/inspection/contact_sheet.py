@@ -18,13 +18,13 @@ from pretrain.dataset.rows import spaced_rows
 from pretrain.tokens.tokenizer import open_tokenizer
 from pretrain.tokens.word_classes import SENTENCE_START
 
-SHEET_PX = 240  # longest side of a picture on the contact sheet
-CLASS_NAMES = {1: "noun", 2: "adjective", 3: "verb"}
-OTHER = "other"
+_SHEET_PX = 240  # longest side of a picture on the contact sheet
+_CLASS_NAMES = {1: "noun", 2: "adjective", 3: "verb"}
+_OTHER = "other"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Token:
+class _Token:
     """One token as the page shows it."""
 
     text: str
@@ -41,7 +41,7 @@ class Caption:
     text: str
     ids: NDArray[np.int64]
     classes: NDArray[np.int64]  # class bytes
-    tokens: list[Token]
+    tokens: list[_Token]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,7 +81,7 @@ def read_shots(directory: Path, manifest: Manifest, wanted: int) -> list[Shot]:
                             text=told["captions"].get(name, ""),
                             ids=numbers[mine],
                             classes=kinds[mine],
-                            tokens=tokens_of(numbers[mine], kinds[mine], pieces, are_spaced),
+                            tokens=_tokens_of(numbers[mine], kinds[mine], pieces, are_spaced),
                         )
                     )
             key = reader.index["key"][row].decode()
@@ -93,14 +93,14 @@ def read_shots(directory: Path, manifest: Manifest, wanted: int) -> list[Shot]:
     return shots
 
 
-def tokens_of(
+def _tokens_of(
     ids: NDArray[np.int64], classes: NDArray[np.int64], pieces: list[str], are_spaced: bool
-) -> list[Token]:
+) -> list[_Token]:
     """are_spaced: whether pieces hold the white space before a word, or else all stand apart."""
     return [
-        Token(
+        _Token(
             text=show_token(pieces, token),
-            word_class=CLASS_NAMES.get(kind & ~SENTENCE_START, OTHER),
+            word_class=_CLASS_NAMES.get(kind & ~SENTENCE_START, _OTHER),
             begins_word=not are_spaced or pieces[token : token + 1] in ([], [" "])
             or pieces[token][:1] == " ",
             begins_sentence=place > 0 and bool(kind & SENTENCE_START),
@@ -132,7 +132,7 @@ def shrink_to_data_url(jpeg: bytes) -> str | None:
     picture = open_picture_or_none(jpeg)
     if picture is None:
         return None
-    picture.thumbnail((SHEET_PX, SHEET_PX))
+    picture.thumbnail((_SHEET_PX, _SHEET_PX))
     return encode_data_url(picture)
 
 

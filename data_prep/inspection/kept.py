@@ -17,7 +17,7 @@ TEXT_TOKENS = 8
 
 
 @dataclass(frozen=True, kw_only=True)
-class KeptPatches:
+class _KeptPatches:
     """One way of keeping a quarter of a picture's tokens."""
 
     name: str
@@ -31,17 +31,17 @@ class KeptPatches:
         return [(place % self.grid, place // self.grid) for place in sorted(places)]
 
 
-def kept_patches() -> list[KeptPatches]:
+def kept_patches() -> list[_KeptPatches]:
     """All tokens, then each reduction: resize first, whose tokens are larger."""
     draws = np.random.default_rng(0)
-    found: list[KeptPatches] = []
+    found: list[_KeptPatches] = []
     for name in get_args(ImageReduction):
         needed = draws_needed(name, GRID)
         keep = None if name in ("none", "grid") else KEEP_TOKENS
         index = keep_index(name, GRID, keep, draws.random((1, needed)))
         kept = list(range(GRID**2)) if index is None else index[0].tolist()
-        found.append(KeptPatches(name=name, grid=GRID, kept=kept))
-    small = KeptPatches(name="resize", grid=GRID // 2, kept=list(range(KEEP_TOKENS)))
+        found.append(_KeptPatches(name=name, grid=GRID, kept=kept))
+    small = _KeptPatches(name="resize", grid=GRID // 2, kept=list(range(KEEP_TOKENS)))
     return [found[0], small, *found[1:]]
 
 

@@ -40,16 +40,16 @@ from pretrain.report.histogram import Bin, histogram
 from pretrain.report.table import Table
 from pretrain.report.template import template
 
-MOST_BINS = 36
-TAIL = 0.995  # what lies beyond is one bin, so that a few long captions do not flatten the rest
-FREQUENT_TOKENS = 8
-EXAMPLE_TOKENS = 3 * TEXT_TOKENS  # of the caption that the reductions are shown by, or nearly so
+_MOST_BINS = 36
+_TAIL = 0.995  # what lies beyond is one bin, so that a few long captions do not flatten the rest
+_FREQUENT_TOKENS = 8
+_EXAMPLE_TOKENS = 3 * TEXT_TOKENS  # of the caption that the reductions are shown by, or nearly so
 
 
 def render(found: Survey, shots: list[Shot], pieces: list[str]) -> str:
     """The page as HTML text."""
     plain = figures_of(found)
-    caption = example(shots)
+    caption = _example(shots)
     picture = next((shot for shot in shots if shot.picture and caption in shot.captions), None)
     picture = picture or next((shot for shot in shots if shot.picture), None)
     return template("inspection.html", Path(__file__).parent).render(
@@ -58,29 +58,29 @@ def render(found: Survey, shots: list[Shot], pieces: list[str]) -> str:
         cards=cards(found),
         found=found,
         shots=shots,
-        captions=as_table(caption_rows(plain["captions"])),
+        captions=_as_table(caption_rows(plain["captions"])),
         special_tokens=SPECIAL_TOKENS,
         length_charts=length_charts(found),
-        token_charts=[occurrences(found), frequent_tokens(found, pieces)],
-        sizes=as_table(size_rows(plain["pictures"])),
+        token_charts=[_occurrences(found), _frequent_tokens(found, pieces)],
+        sizes=_as_table(size_rows(plain["pictures"])),
         size_charts=size_charts(found),
-        rejected=rejections(found),
-        patches=patch_figures(picture),
+        rejected=_rejections(found),
+        patches=_patch_figures(picture),
         patch_numbers=(IMAGE_PX, PATCH_PX, GRID**2, KEEP_TOKENS),
         caption=caption,
-        kept=None if caption is None else caption_figures(caption, found),
+        kept=None if caption is None else _caption_figures(caption, found),
         text_tokens=TEXT_TOKENS,
         sentences=0 if caption is None else sentences(caption.classes),
     )
 
 
-def example(shots: list[Shot]) -> Caption | None:
+def _example(shots: list[Shot]) -> Caption | None:
     """The caption that shows most: of several sentences if there is one, and of nearly
     EXAMPLE_TOKENS."""
     captions = [caption for shot in shots for caption in shot.captions]
     return max(
         captions,
-        key=lambda one: (sentences(one.classes) > 1, -abs(len(one.ids) - EXAMPLE_TOKENS)),
+        key=lambda one: (sentences(one.classes) > 1, -abs(len(one.ids) - _EXAMPLE_TOKENS)),
         default=None,
     )
 
@@ -90,14 +90,14 @@ def cards(found: Survey) -> list[tuple[str, str, str]]:
     manifest = found.manifest
     sizes = {name: tier.bytes for name, tier in manifest.tiers.items()}
     shards = plural(sum(len(tier.shards) for tier in manifest.tiers.values()), "shard")
-    tiers = ", ".join(f"{name}: {short_bytes(size)}" for name, size in sizes.items())
+    tiers = ", ".join(f"{name}: {_short_bytes(size)}" for name, size in sizes.items())
     rejected = sum(found.rejected.values())
     used = percent(found.used_ids / len(found.token_counts))
     side = found.sizes["shorter_px"]
     ids = f"{found.used_ids:,} of {len(found.token_counts):,} ids occur"
     return [
         ("Samples", f"{manifest.samples:,}", f"{percent(rejected / found.rows)} rejected"),
-        ("On disk", short_bytes(sum(sizes.values())), f"{shards}; {tiers}"),
+        ("On disk", _short_bytes(sum(sizes.values())), f"{shards}; {tiers}"),
         ("Vocabulary in use", used, ids),
         (
             "Shorter side",
@@ -107,7 +107,7 @@ def cards(found: Survey) -> list[tuple[str, str, str]]:
     ]
 
 
-def short_bytes(size: float) -> str:
+def _short_bytes(size: float) -> str:
     """A size as 68.6 MB."""
     for unit in ("kB", "MB", "GB"):
         size /= 1000
@@ -116,12 +116,12 @@ def short_bytes(size: float) -> str:
     return f"{size / 1000:.1f} TB"
 
 
-def as_table(rows: list[list[str]]) -> Table:
+def _as_table(rows: list[list[str]]) -> Table:
     """Rows with a heading, as the report's template takes them."""
     return Table(head=["", *rows[0][1:]], rows=[("", row) for row in rows[1:]])
 
 
-def rejections(found: Survey) -> Table | None:
+def _rejections(found: Survey) -> Table | None:
     """Rows left out by reason; None if none was."""
     rows = [
         ("", [reason, f"{count:,}", percent(count / found.rows)])
@@ -133,8 +133,8 @@ def rejections(found: Survey) -> Table | None:
 def bins_of(tally: Tally, unit: str, step: float = 1) -> list[Bin]:
     """Bins of whole multiples of `step` between the smallest value and the tail's begin; the last
     has the tail too."""
-    low, top, last = tally.quantile(0), tally.quantile(TAIL), tally.quantile(1)
-    wide = max(math.ceil((top - low) / step / MOST_BINS), 1) * step
+    low, top, last = tally.quantile(0), tally.quantile(_TAIL), tally.quantile(1)
+    wide = max(math.ceil((top - low) / step / _MOST_BINS), 1) * step
     count = int((top - low) / wide + 1e-9) + 1
     counts = np.zeros(count, np.int64)
     for value, times in tally.counts.items():
@@ -182,7 +182,7 @@ def size_charts(found: Survey) -> list[Chart]:
     ]
 
 
-def occurrences(found: Survey) -> Chart:
+def _occurrences(found: Survey) -> Chart:
     """How many ids occur never, once, twice or thrice, four to seven times, …"""
     levels = np.frexp(found.token_counts.astype(np.float64))[1]  # 0, 1, 2, 2, 3, 3, 3, 3, 4, …
     counts = np.bincount(levels)
@@ -193,21 +193,21 @@ def occurrences(found: Survey) -> Chart:
         name = f"ids that occur {times} times"
         bins.append(Bin(low=level - 0.5, high=level + 0.5, count=ids, name=name))
     every = max(len(counts) // 6, 1)
-    names = {0.0: "0"} | {float(n): binary(n - 1) for n in range(1, len(counts), every)}
+    names = {0.0: "0"} | {float(n): _binary(n - 1) for n in range(1, len(counts), every)}
     never = percent(counts[0] / counts.sum())
     title = "Ids by how often they occur"
     label = "occurrences, from … upwards"
     return histogram(title, bins, label, colour="c4", keys={"never": never}, names=names)
 
 
-def binary(power: int) -> str:
+def _binary(power: int) -> str:
     """A power of two for an axis: 1, 64, 1k for 1024, 32k."""
     return f"{2 ** (power % 10)}{('', 'k', 'M', 'G', 'T', 'P', 'E')[power // 10]}"
 
 
-def frequent_tokens(found: Survey, pieces: list[str]) -> Chart:
+def _frequent_tokens(found: Survey, pieces: list[str]) -> Chart:
     """The tokens that occur most, with their share of all."""
-    order = np.argsort(-found.token_counts.astype(np.int64), kind="stable")[:FREQUENT_TOKENS]
+    order = np.argsort(-found.token_counts.astype(np.int64), kind="stable")[:_FREQUENT_TOKENS]
     total = max(int(found.token_counts.sum()), 1)
     groups: dict[str, list[Bar]] = {}
     for token in order.tolist():
@@ -218,7 +218,7 @@ def frequent_tokens(found: Survey, pieces: list[str]) -> Chart:
     return bar_chart("Most frequent tokens", groups)
 
 
-def patch_figures(shot: Shot | None) -> list[dict[str, Any]]:
+def _patch_figures(shot: Shot | None) -> list[dict[str, Any]]:
     """The same picture for each image reduction, with the patches that it drops."""
     picture = None if shot is None else open_picture_or_none(shot.jpeg)
     if picture is None:
@@ -234,7 +234,7 @@ def patch_figures(shot: Shot | None) -> list[dict[str, Any]]:
     return found
 
 
-def caption_figures(caption: Caption, found: Survey) -> dict[str, list[int]]:
+def _caption_figures(caption: Caption, found: Survey) -> dict[str, list[int]]:
     """Places of the caption's tokens that each text reduction keeps."""
     ids = np.minimum(caption.ids, len(found.token_counts) - 1)
     return kept_tokens(ids, caption.classes, found.token_counts)

@@ -8,13 +8,13 @@ from pretrain.dataset.pictures import (
     jpeg_segments,
 )
 
-END = b"\xff\xd9"
+_END = b"\xff\xd9"
 # Markers (ITU T.81, table B.1) of what pixels are made of: Huffman and quantisation tables,
 # restart interval, the frame of a baseline JPEG, and Adobe's segment, which tells its colours.
 BASELINE, ADOBE, JFIF = 0xC0, 0xEE, 0xE0
-KEPT = frozenset({0xC4, 0xDB, 0xDD, BASELINE, ADOBE})
+_KEPT = frozenset({0xC4, 0xDB, 0xDD, BASELINE, ADOBE})
 # JFIF 1.01, square pixels, no thumbnail.
-PLAIN_JFIF = b"\xff\xe0\x00\x10JFIF\0\x01\x01\x00\x00\x01\x00\x01\x00\x00"
+_PLAIN_JFIF = b"\xff\xe0\x00\x10JFIF\0\x01\x01\x00\x00\x01\x00\x01\x00\x00"
 
 
 def without_metadata(file: bytes) -> bytes | None:
@@ -32,10 +32,10 @@ def without_metadata(file: bytes) -> bytes | None:
         if marker == START_OF_SCAN:
             # Its length, then how many components: all three in one scan.
             scan = _scan(file, stop) if segment[4:5] == b"\x03" else None
-            return None if scan is None else b"".join([*kept, segment, scan, END])
+            return None if scan is None else b"".join([*kept, segment, scan, _END])
         if marker == JFIF and segment[4:9] == b"JFIF\0":
-            kept.append(PLAIN_JFIF)
-        elif marker in KEPT:
+            kept.append(_PLAIN_JFIF)
+        elif marker in _KEPT:
             kept.append(segment)
         elif not (0xE0 <= marker <= 0xEF or marker == 0xFE):  # neither application data nor comment
             return None
@@ -50,6 +50,6 @@ def _is_plain_frame(marker: int, segment: bytes) -> bool:
 def _scan(file: bytes, start: int) -> bytes | None:
     """The coded pixels from `start` on; None where something else than the end follows them."""
     end = MARKER_IN_SCAN.search(file, start)
-    if end is None or end.group() != END:
+    if end is None or end.group() != _END:
         return None
     return file[start : end.start()]

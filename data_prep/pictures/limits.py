@@ -9,7 +9,7 @@ from data_prep.rejection import RejectedError
 from pretrain.dataset.pictures import TooLargeError, check_coded, decode, open_picture, upright_rgb
 
 # Every tier is JPEG, and libjpeg writes no longer side (JPEG_MAX_DIMENSION in its jmorecfg.h).
-SIDE_PX_CAP = 65_500
+_SIDE_PX_CAP = 65_500
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,8 +77,8 @@ def open_checked(data: bytes | None, options: PictureLimits) -> Image.Image:
     """
     if data is None:
         raise RejectedError("image_missing")
-    picture = open_header(data)
-    check_size(picture, options)
+    picture = _open_header(data)
+    _check_size(picture, options)
     return picture
 
 
@@ -95,7 +95,7 @@ def upright(picture: Image.Image, data: bytes) -> Image.Image:
             return upright_rgb(picture)
         # Damaged files make decoders raise nearly anything, and one must not end the run.
         except Exception as error:
-            cut = is_truncation(error)
+            cut = _is_truncation(error)
             raise RejectedError("image_truncated" if cut else "image_unreadable") from error
 
 
@@ -110,12 +110,12 @@ def measure_in_place(data: bytes | None, options: PictureLimits) -> tuple[int, i
         height, width, _ = decode(data).shape
     except ValueError as error:
         raise RejectedError(
-            "image_truncated" if is_truncation(error) else "image_unreadable"
+            "image_truncated" if _is_truncation(error) else "image_unreadable"
         ) from error
     return width, height
 
 
-def open_header(data: bytes) -> Image.Image:
+def _open_header(data: bytes) -> Image.Image:
     """The picture, its size known, nothing decoded. RejectedError if the header is no good."""
     try:
         return open_picture(data)
@@ -127,10 +127,10 @@ def open_header(data: bytes) -> Image.Image:
         raise RejectedError("image_truncated" if cut else "image_unreadable") from error
 
 
-def check_size(picture: Image.Image, options: PictureLimits) -> None:
+def _check_size(picture: Image.Image, options: PictureLimits) -> None:
     """RejectedError if the picture is too large, too small or too long, by its header."""
     shortest, longest = min(picture.size), max(picture.size)
-    if longest > SIDE_PX_CAP:
+    if longest > _SIDE_PX_CAP:
         raise RejectedError("image_too_large")
     if shortest < options.min_image_px:
         raise RejectedError("image_too_small")
@@ -138,7 +138,7 @@ def check_size(picture: Image.Image, options: PictureLimits) -> None:
         raise RejectedError("image_aspect")
 
 
-def is_truncation(error: Exception) -> bool:
+def _is_truncation(error: Exception) -> bool:
     """Whether a decoder's error says that the file ends early, rather than being malformed."""
     text = str(error).lower()
     return isinstance(error, EOFError) or "truncated" in text or "premature" in text

@@ -17,17 +17,17 @@ from pretrain.dataset.pictures import UPRIGHT, read_orientation, srgb_transform
 
 # Up to this shortest side the chroma planes keep full resolution: halved, a 64 px drawing would
 # have 32 px of colour, fewer than a model trained at 64 px sees.
-FULL_CHROMA_PX = 128
+_FULL_CHROMA_PX = 128
 # What is shrunk has at least so many times the side of what it becomes: a JPEG that is decoded to
 # a part of its size, and a larger tier of which a smaller is made. Measured in docs/speed.md.
 DECODED_MARGIN, TIER_MARGIN = 1.25, 2
 # libjpeg-turbo decodes to any number of eighths, but to others than these slower than to the whole.
-PARTS = (8, 4, 2)
-Pixels = NDArray[np.uint8]  # (H, W, 3) sRGB
+_PARTS = (8, 4, 2)
+_Pixels = NDArray[np.uint8]  # (H, W, 3) sRGB
 
 
 @dataclass(frozen=True, kw_only=True)
-class TierFiles:
+class _TierFiles:
     """A picture as it is stored."""
 
     width: int  # upright, of the original
@@ -35,7 +35,7 @@ class TierFiles:
     files: dict[str, bytes]  # a baseline RGB JPEG without metadata for every tier
 
 
-def store(data: bytes | None, limits: PictureLimits, tiers: list[Tier]) -> TierFiles:
+def store(data: bytes | None, limits: PictureLimits, tiers: list[Tier]) -> _TierFiles:
     """The tiers' files of a picture's file. Each tier's shortest side is its own, or the picture's
     if that is less.
 
@@ -53,7 +53,7 @@ def store(data: bytes | None, limits: PictureLimits, tiers: list[Tier]) -> TierF
     pixels = np.array(upright(picture, data))
     height, width, _ = pixels.shape
     size = (width, height)
-    return TierFiles(width=width, height=height, files=_encode_all(pixels, size, tiers, size))
+    return _TierFiles(width=width, height=height, files=_encode_all(pixels, size, tiers, size))
 
 
 def _is_upright_srgb_jpeg(picture: Image.Image) -> bool:
@@ -66,7 +66,7 @@ def _is_upright_srgb_jpeg(picture: Image.Image) -> bool:
     return read_orientation(picture) not in UPRIGHT  # by Exif, or else by XMP
 
 
-def _store_jpeg(data: bytes, size: tuple[int, int], tiers: list[Tier]) -> TierFiles:
+def _store_jpeg(data: bytes, size: tuple[int, int], tiers: list[Tier]) -> _TierFiles:
     """ValueError where it is not decoded without a complaint: what is kept must be whole."""
     width, height = size
     files: dict[str, bytes] = {}
@@ -80,7 +80,7 @@ def _store_jpeg(data: bytes, size: tuple[int, int], tiers: list[Tier]) -> TierFi
         data, "RGB", min_width=-(-width // part), min_height=-(-height // part), strict=True
     )
     files |= _encode_all(pixels, size, missing, (width / part, height / part))
-    return TierFiles(
+    return _TierFiles(
         width=width, height=height, files={tier.name: files[tier.name] for tier in tiers}
     )
 
@@ -88,9 +88,9 @@ def _store_jpeg(data: bytes, size: tuple[int, int], tiers: list[Tier]) -> TierFi
 def _part(size: tuple[int, int], tiers: list[Tier]) -> int:
     """By how much the sides of a JPEG are divided when it is decoded for these tiers."""
     if not tiers:
-        return PARTS[0]
+        return _PARTS[0]
     wanted = max(_size(size, tier)[0] for tier in tiers)
-    return next((part for part in PARTS if size[0] / part >= wanted * DECODED_MARGIN), 1)
+    return next((part for part in _PARTS if size[0] / part >= wanted * DECODED_MARGIN), 1)
 
 
 def _size(size: tuple[int, int], tier: Tier) -> tuple[int, int]:
@@ -103,7 +103,7 @@ def _size(size: tuple[int, int], tier: Tier) -> tuple[int, int]:
 
 
 def _encode_all(
-    pixels: Pixels,
+    pixels: _Pixels,
     size: tuple[int, int],
     tiers: list[Tier],
     extent: tuple[float, float],
@@ -126,7 +126,7 @@ def _encode_all(
     return {tier.name: files[tier.name] for tier in tiers}
 
 
-def shrink(pixels: Pixels, size: tuple[int, int], extent: tuple[float, float]) -> Pixels:
+def shrink(pixels: _Pixels, size: tuple[int, int], extent: tuple[float, float]) -> _Pixels:
     """(height, width, 3) of an extent (width, height) of larger (H, W, 3) pixels."""
     import torch  # two seconds, for nothing but a build
 
@@ -141,15 +141,15 @@ def shrink(pixels: Pixels, size: tuple[int, int], extent: tuple[float, float]) -
         )
     finally:
         torch.set_num_threads(threads)
-    shrunk: Pixels = np.empty((size[1], size[0], 3), np.uint8)
+    shrunk: _Pixels = np.empty((size[1], size[0], 3), np.uint8)
     for colour, plane in enumerate(small[0].numpy()):
         shrunk[..., colour] = plane
     return shrunk
 
 
-def encode(pixels: Pixels, tier: Tier) -> bytes:
+def encode(pixels: _Pixels, tier: Tier) -> bytes:
     """A baseline JPEG of a tier's quality."""
-    sampling = "444" if min(pixels.shape[:2]) <= FULL_CHROMA_PX else "420"
+    sampling = "444" if min(pixels.shape[:2]) <= _FULL_CHROMA_PX else "420"
     try:
         return simplejpeg.encode_jpeg(
             pixels,

@@ -43,7 +43,7 @@ from pretrain.dataset.manifest import (
 )
 from pretrain.dataset.rows import sample_metadata, smallest_tier, spaced_rows
 
-WORK_FOLDER = ".unfinished"  # in DIR/captions
+_WORK_FOLDER = ".unfinished"  # in DIR/captions
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -196,7 +196,7 @@ def _working(directory: Path) -> Iterator[Path]:
     """A folder for what is unfinished, which nobody else uses; gone at the end, as is what a kill
     has left. OSError says why a write failed."""
     root = directory / RECAPTIONS_FOLDER
-    work = root / WORK_FOLDER
+    work = root / _WORK_FOLDER
     try:
         with locked(root):
             shutil.rmtree(work, ignore_errors=True)
@@ -227,10 +227,10 @@ def _table_entries(
     used = list(dict.fromkeys(name for one in templates for name in one.columns))
     columns = list(dict.fromkeys([options.key, *used]))
     for place, row in table.rows(columns):
-        key = key_text(row[options.key], f"--key {options.key} at {place}")
+        key = _key_text(row[options.key], f"--key {options.key} at {place}")
         if key is None:
             rejected["key_missing"] += 1
-        elif options.match is None and not is_hex_key(key):
+        elif options.match is None and not _is_hex_key(key):
             raise ValueError(
                 f"--key {options.key} at {place} holds {key[:40]!r}, no sample's key of "
                 f"{KEY_CHARS} lower-case hexadecimal digits: choose another column, or name "
@@ -259,12 +259,12 @@ def _sample_entries(
                 f"--match {options.match}: {directory} has no such metadata (sample {row}); choose "
                 f"one of {sorted(meta)}"
             )
-        key = key_text(meta[options.match], f"--match {options.match} in sample {row}")
+        key = _key_text(meta[options.match], f"--match {options.match} in sample {row}")
         if key is not None:
             yield key, row
 
 
-def key_text(value: Any, where: str) -> str | None:
+def _key_text(value: Any, where: str) -> str | None:
     """A key as text; None where it is null or empty. ValueError for what is no text or number."""
     if value is None or value == "":
         return None
@@ -276,7 +276,7 @@ def key_text(value: Any, where: str) -> str | None:
     return str(value)
 
 
-def is_hex_key(key: str) -> bool:
+def _is_hex_key(key: str) -> bool:
     """Whether it looks like a sample's key."""
     return len(key) == KEY_CHARS and not key.strip("0123456789abcdef")
 

@@ -25,9 +25,9 @@ from data_prep.text.captions import CaptionTemplate, entries_left_out, make_capt
 from data_prep.text.word_classes import TaggerName, TokenTagger
 from pretrain.tokens.tokenizer import open_tokenizer
 
-BUCKET_BYTES = 1 << 26  # of the table; a bucket takes some times as much in memory
+_BUCKET_BYTES = 1 << 26  # of the table; a bucket takes some times as much in memory
 BUCKET_ROWS = 1 << 19  # of the dataset
-BUCKETS_CAP = 800  # files open at once
+_BUCKETS_CAP = 800  # files open at once
 
 # Sides of the join; no caption has such a name.
 TABLE, SAMPLES = "the-table", "the-samples"
@@ -65,8 +65,8 @@ class Joined:
 
 def bucket_count(table_bytes: int, samples: int) -> int:
     """How many buckets keep each one small."""
-    wanted = max(table_bytes // BUCKET_BYTES, samples // BUCKET_ROWS) + 1
-    return min(wanted, BUCKETS_CAP)
+    wanted = max(table_bytes // _BUCKET_BYTES, samples // BUCKET_ROWS) + 1
+    return min(wanted, _BUCKETS_CAP)
 
 
 def spread(entries: Iterable[tuple[str, Any]], work: Path, side: str, buckets: int) -> int:

@@ -5,10 +5,10 @@ from numpy.typing import NDArray
 
 from pretrain.dataset.embeddings import Embeddings
 
-ITERATIONS = 25
+_ITERATIONS = 25
 # Rows a cluster that the centroids are fitted on, FAISS's own default: with 10,000 clusters of 512
 # numbers, 5 GB of memory, however large the dataset is.
-FITTED_ROWS = 256
+_FITTED_ROWS = 256
 
 
 def cluster(embeddings: Embeddings, clusters: int, seed: int, starts: int) -> NDArray[np.int64]:
@@ -27,15 +27,15 @@ def cluster(embeddings: Embeddings, clusters: int, seed: int, starts: int) -> ND
     kmeans = faiss.Kmeans(
         embeddings.info.dimension,
         clusters,
-        niter=ITERATIONS,
+        niter=_ITERATIONS,
         nredo=starts,
         seed=seed,
         init_method=faiss.ClusteringInitMethod_KMEANS_PLUS_PLUS,
         spherical=True,
         min_points_per_centroid=1,  # small datasets are no mistake
-        max_points_per_centroid=FITTED_ROWS,
+        max_points_per_centroid=_FITTED_ROWS,
     )
-    kmeans.train(_fitted_rows(embeddings, min(samples, clusters * FITTED_ROWS)))
+    kmeans.train(_fitted_rows(embeddings, min(samples, clusters * _FITTED_ROWS)))
     found = np.empty(samples, np.int64)
     for first, vectors in embeddings.shards("image"):
         _, nearest = kmeans.index.search(vectors.astype(np.float32), 1)

@@ -22,7 +22,7 @@ from pretrain.dataset.manifest import Manifest, read_manifest, weights_file
 from pretrain.dataset.rows import base_weights, smallest_tier
 from pretrain.dataset.sample_weights import write_weights
 
-QUANTILES = (0, 0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99, 1)
+_QUANTILES = (0, 0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99, 1)
 _SHOWN_CAPTIONS = 5
 _SHOWN_CHARS = 90
 
@@ -77,7 +77,7 @@ def filter_by_similarity(directory: Path, options: FilterOptions) -> str:
     manifest = read_manifest(directory)
     embeddings = open_embeddings(directory, manifest, options.embeddings)
     weights = base_weights(directory, options.weights, manifest).copy()
-    scores = similarities(embeddings)
+    scores = _similarities(embeddings)
     shown, told = _drop_lowest(directory, manifest, embeddings, scores, weights, options)
     found = _repeats(embeddings, scores, weights, options)
     pairs, more = _drop_repeats(directory, manifest, embeddings, found, weights)
@@ -168,7 +168,7 @@ def _drop_repeats(
     ]
 
 
-def similarities(embeddings: Embeddings) -> NDArray[np.float64]:
+def _similarities(embeddings: Embeddings) -> NDArray[np.float64]:
     """(samples,) cosine of picture and text; NaN without a text."""
     scores = np.full(sum(embeddings.info.shard_samples), np.nan)
     for (first, image), (_, text) in zip(
@@ -192,8 +192,8 @@ def _quantiles(
 ) -> list[str]:
     """Quantiles, and the captions of the lowest and the highest scores."""
     lines = [f"{'quantile':<12}cosine"]
-    values = np.quantile(scores[scored], QUANTILES).tolist() if len(scored) else []
-    lines += [f"{at:<12g}{value:.4f}" for at, value in zip(QUANTILES, values, strict=False)]
+    values = np.quantile(scores[scored], _QUANTILES).tolist() if len(scored) else []
+    lines += [f"{at:<12g}{value:.4f}" for at, value in zip(_QUANTILES, values, strict=False)]
     for name, rows in (
         ("lowest", scored[:_SHOWN_CAPTIONS]),
         ("highest", scored[::-1][:_SHOWN_CAPTIONS]),

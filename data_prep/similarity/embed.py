@@ -40,7 +40,7 @@ from pretrain.dataset.reader import Dataset
 if TYPE_CHECKING:
     from pretrain.export.inference import Model
 
-KINDS: tuple[Kind, ...] = ("image", "text")
+_KINDS: tuple[Kind, ...] = ("image", "text")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,7 +71,7 @@ class EmbedOptions(RunOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
-class ModelInputs:
+class _ModelInputs:
     """Some rows of a shard, read and decoded."""
 
     pictures: list[Image.Image]
@@ -165,7 +165,7 @@ def _finish(folder: Path, info: EmbeddingsInfo) -> int:
 
 
 def _is_done(folder: Path, shard: int) -> bool:
-    return all(shard_file(folder, shard, kind).exists() for kind in KINDS)
+    return all(shard_file(folder, shard, kind).exists() for kind in _KINDS)
 
 
 def _embed_shards(
@@ -189,7 +189,7 @@ def _embed_shards(
                 bar.update(samples)
                 continue
             rows = np.arange(firsts[shard], firsts[shard] + samples)
-            vectors = {kind: np.zeros((samples, info.dimension), "<f2") for kind in KINDS}
+            vectors = {kind: np.zeros((samples, info.dimension), "<f2") for kind in _KINDS}
             done = 0
             for batch in _read_ahead(pool, reader, rows, options):
                 here = slice(done, done + len(batch.pictures))
@@ -202,16 +202,16 @@ def _embed_shards(
                 done = here.stop
                 bar.update(len(batch.pictures))
             with writing(folder), locked(folder):  # two processes may have made the same
-                for kind in KINDS:
+                for kind in _KINDS:
                     if not shard_file(folder, shard, kind).exists():
                         write_durably(shard_file(folder, shard, kind), array_file(vectors[kind]))
 
 
 def _read_ahead(
     pool: ThreadPoolExecutor, reader: Dataset, rows: NDArray[np.int64], options: EmbedOptions
-) -> Iterator[ModelInputs]:
+) -> Iterator[_ModelInputs]:
     """The batches of some rows in order, as many ahead of the model as there are threads."""
-    waiting: deque[Future[ModelInputs]] = deque()
+    waiting: deque[Future[_ModelInputs]] = deque()
     for at in range(0, len(rows), options.batch):
         some = rows[at : at + options.batch]
         waiting.append(pool.submit(_read, reader, some, options.caption))
@@ -221,7 +221,7 @@ def _read_ahead(
         yield waiting.popleft().result()
 
 
-def _read(reader: Dataset, rows: NDArray[np.int64], caption: str | None) -> ModelInputs:
+def _read(reader: Dataset, rows: NDArray[np.int64], caption: str | None) -> _ModelInputs:
     """ValueError names a sample whose picture cannot be decoded."""
     pictures: list[Image.Image] = []
     texts: list[str | None] = []
@@ -241,4 +241,4 @@ def _read(reader: Dataset, rows: NDArray[np.int64], caption: str | None) -> Mode
         texts.append(
             words.decode() if caption is None else json.loads(words)["captions"].get(caption)
         )
-    return ModelInputs(pictures=pictures, texts=texts)
+    return _ModelInputs(pictures=pictures, texts=texts)

@@ -18,11 +18,11 @@ from data_prep.similarity.left_out import (
     write_sections,
 )
 
-LEAST_ALIKE = 8
-RANDOM = 6
-LARGEST_SETS = 3
-LARGEST_SHOWN = 8  # of such a set, beside the kept one
-SCORED = 24  # at each end
+_LEAST_ALIKE = 8
+_RANDOM = 6
+_LARGEST_SETS = 3
+_LARGEST_SHOWN = 8  # of such a set, beside the kept one
+_SCORED = 24  # at each end
 
 
 def write_page(
@@ -39,8 +39,8 @@ def write_page(
     ascending = np.argsort(scores, kind="stable")
     ascending = ascending[: np.count_nonzero(~np.isnan(scores))]
     for title, rows in (
-        ("The lowest cosines of picture and text", ascending[:SCORED]),
-        ("The highest cosines of picture and text", ascending[::-1][:SCORED]),
+        ("The lowest cosines of picture and text", ascending[:_SCORED]),
+        ("The highest cosines of picture and text", ascending[::-1][:_SCORED]),
     ):
         entries = [
             Entry(
@@ -60,7 +60,7 @@ def write_page(
 def _duplicates(source: ShownDataset, found: Repeats, seed: int) -> list[Section]:
     """Pairs at the threshold, pairs by the seed, and the largest sets."""
     repeats = np.flatnonzero(found.keeper != NOBODY)
-    least = repeats[np.argsort(found.cosine[repeats], kind="stable")[:LEAST_ALIKE]]
+    least = repeats[np.argsort(found.cosine[repeats], kind="stable")[:_LEAST_ALIKE]]
     keepers, counts = group_by_keeper(found.keeper)
 
     def together(row: int, others: list[int], title: str) -> ShownGroup:
@@ -76,10 +76,10 @@ def _duplicates(source: ShownDataset, found: Repeats, seed: int) -> list[Section
 
     largest: list[ShownGroup] = []
     for row, count in zip(
-        keepers[:LARGEST_SETS].tolist(), counts[:LARGEST_SETS].tolist(), strict=True
+        keepers[:_LARGEST_SETS].tolist(), counts[:_LARGEST_SETS].tolist(), strict=True
     ):
         others = np.flatnonzero(found.keeper == row)
-        shown = spread_rows(others, found.cosine[others].astype(np.float64), LARGEST_SHOWN)
+        shown = spread_rows(others, found.cosine[others].astype(np.float64), _LARGEST_SHOWN)
         largest.append(together(row, shown, f"{count + 1:,} pictures"))
     return [
         Section(
@@ -90,7 +90,7 @@ def _duplicates(source: ShownDataset, found: Repeats, seed: int) -> list[Section
         Section(
             title="Near duplicates",
             note=f"Drawn by the seed {seed}, not picked.",
-            groups=pairs(draw_rows(repeats, RANDOM, seed)),
+            groups=pairs(draw_rows(repeats, _RANDOM, seed)),
         ),
         Section(
             title="The largest sets",

@@ -9,10 +9,10 @@ from data_prep.sources.values import NUMBERS
 
 DEFAULT_IMAGE_COLUMN = "image"
 DEFAULT_CAPTION_COLUMN = "caption"
-DEFAULT_PATH_COLUMN = "file_name"  # as in the imagefolder of Hugging Face
+_DEFAULT_PATH_COLUMN = "file_name"  # as in the imagefolder of Hugging Face
 # Names that corpora in the field use, in lower case.
-IMAGE_NAMES = ("image", "jpg", "jpeg", "png", "webp", "img", "picture", "image_bytes", "img_bytes")
-PATH_NAMES = (
+_IMAGE_NAMES = ("image", "jpg", "jpeg", "png", "webp", "img", "picture", "image_bytes", "img_bytes")
+_PATH_NAMES = (
     *("file_name", "filename", "file", "filepath", "file_path", "path", "image_path", "img_path"),
     *("image_file", "image_name", "image", "img", "picture"),
 )
@@ -29,12 +29,12 @@ def choose_image_column(
 
     With `paths`, the pictures may also be files that a column of text names.
     """
-    usable = [f.name for f in schema if holds_pictures(f.type) or (paths and holds_text(f.type))]
+    usable = [f.name for f in schema if _holds_pictures(f.type) or (paths and holds_text(f.type))]
     found = ", ".join(f"{field.name}: {field.type}" for field in schema)
     if not usable:
         links = [field.name for field in schema if field.name.lower() in LINK_NAMES]
         if links:
-            raise links_alone(source, links[0], schema.names)
+            raise _links_alone(source, links[0], schema.names)
         raise ValueError(
             f"no column of {source} can hold encoded pictures (binary, or struct<bytes: binary, "
             f"path: string>), it has {found}; if one holds paths of pictures, name their folder "
@@ -47,9 +47,9 @@ def choose_image_column(
                 f"{found}; choose one of {usable} with --image-column"
             )
         return asked
-    chosen = only_known(usable, DEFAULT_IMAGE_COLUMN, IMAGE_NAMES)
+    chosen = only_known(usable, DEFAULT_IMAGE_COLUMN, _IMAGE_NAMES)
     if chosen is None and paths:
-        chosen = only_known(usable, DEFAULT_PATH_COLUMN, PATH_NAMES)
+        chosen = only_known(usable, _DEFAULT_PATH_COLUMN, _PATH_NAMES)
     if chosen is None:
         raise ValueError(
             f"which column of {source} holds the pictures? It has {found}; choose one of "
@@ -61,25 +61,25 @@ def choose_image_column(
 def choose_path_column(source: str, record: dict[str, Any], asked: str | None) -> str:
     """The column of a table that names the files of the pictures. ValueError if none is clear."""
     names = list(record)
-    chosen = asked if asked is not None else only_known(names, DEFAULT_PATH_COLUMN, PATH_NAMES)
+    chosen = asked if asked is not None else only_known(names, _DEFAULT_PATH_COLUMN, _PATH_NAMES)
     if chosen is None or chosen not in names:
         links = [name for name in names if name.lower() in LINK_NAMES]
         if links and asked is None:
-            raise links_alone(source, links[0], names)
+            raise _links_alone(source, links[0], names)
         asks = "which column" if asked is None else f"image_column={asked!r}: which column"
         raise ValueError(
             f"{asks} of {source} holds the paths of the pictures? Its first line names {names}; "
             "choose one of these with --image-column"
         )
     if is_link(record[chosen]):
-        raise links_alone(source, chosen, names)
+        raise _links_alone(source, chosen, names)
     return chosen
 
 
 def refuse_links(source: str, first: list[str]) -> None:
     """ValueError for a table of links whose first line is a row already, not names."""
     if any(is_link(cell) for cell in first):
-        raise links_alone(source, "the first", ["no names: the first line is a row"])
+        raise _links_alone(source, "the first", ["no names: the first line is a row"])
 
 
 def is_link(value: Any) -> bool:
@@ -88,7 +88,7 @@ def is_link(value: Any) -> bool:
     return isinstance(value, str) and value.lstrip('"').lower().startswith(schemes)
 
 
-def links_alone(source: str, column: str, names: list[str]) -> ValueError:
+def _links_alone(source: str, column: str, names: list[str]) -> ValueError:
     """What to say of a table of links."""
     return ValueError(
         f"{source} is a table of links (column {column!r} of {names}), the pictures are not in it; "
@@ -115,12 +115,12 @@ def choose_caption_column(schema: pa.Schema) -> str:
 
 def list_columns(schema: pa.Schema) -> list[str]:
     """The columns that are lists of texts or numbers."""
-    return [f.name for f in schema if is_list(f.type) and not holds_objects(f.type)]
+    return [f.name for f in schema if _is_list(f.type) and not _holds_objects(f.type)]
 
 
 def object_columns(schema: pa.Schema) -> list[str]:
     """The columns that hold objects, or lists of lists."""
-    return [field.name for field in schema if holds_objects(field.type)]
+    return [field.name for field in schema if _holds_objects(field.type)]
 
 
 def only_known(names: list[str], default: str, known: tuple[str, ...]) -> str | None:
@@ -131,7 +131,7 @@ def only_known(names: list[str], default: str, known: tuple[str, ...]) -> str | 
     return familiar[0] if len(familiar) == 1 else None
 
 
-def holds_pictures(kind: pa.DataType) -> bool:
+def _holds_pictures(kind: pa.DataType) -> bool:
     """Whether a column of this type can hold encoded pictures."""
     if pa.types.is_struct(kind) and kind.get_field_index("bytes") >= 0:
         kind = kind.field("bytes").type
@@ -140,17 +140,17 @@ def holds_pictures(kind: pa.DataType) -> bool:
 
 def holds_texts(kind: pa.DataType) -> bool:
     """Whether a column of this type is lists of texts."""
-    return is_list(kind) and holds_text(kind.value_type)
+    return _is_list(kind) and holds_text(kind.value_type)
 
 
-def holds_objects(kind: pa.DataType) -> bool:
+def _holds_objects(kind: pa.DataType) -> bool:
     """Whether values of this type have parts of their own, which no text can stand for."""
-    if is_list(kind):
-        return is_list(kind.value_type) or holds_objects(kind.value_type)
+    if _is_list(kind):
+        return _is_list(kind.value_type) or _holds_objects(kind.value_type)
     return kind != NUMBERS and pa.types.is_nested(kind)
 
 
-def is_list(kind: pa.DataType) -> bool:
+def _is_list(kind: pa.DataType) -> bool:
     """Whether values of this type are lists."""
     return any(is_kind(kind) for is_kind in LISTS)
 

@@ -7,10 +7,10 @@ import pyarrow as pa
 
 from data_prep.sources.values import NESTED, NUMBERS, Written, text_of
 
-INT64 = range(-(1 << 63), 1 << 63)
+_INT64 = range(-(1 << 63), 1 << 63)
 # What is plainly a number: 007 and 1e5 stay text.
-INTEGER = re.compile(r"0|-?[1-9][0-9]{0,17}")
-DECIMAL = re.compile(r"-?(0|[1-9][0-9]*)\.[0-9]+")
+_INTEGER = re.compile(r"0|-?[1-9][0-9]{0,17}")
+_DECIMAL = re.compile(r"-?(0|[1-9][0-9]*)\.[0-9]+")
 # All that a column can have, by the names that Arrow prints.
 TYPES = {
     str(kind): kind
@@ -27,21 +27,21 @@ class ColumnTypes:
     def see(self, record: dict[str, Any]) -> None:
         """Note the columns and kinds of one record."""
         for name, value in record.items():
-            self.kinds.setdefault(name, set()).add(kind_of(value))
+            self.kinds.setdefault(name, set()).add(_kind_of(value))
 
     def fields(self) -> list[tuple[str, pa.DataType]]:
         """Each column's type, in the order in which the columns were first seen."""
-        return [(name, arrow_type(kinds - {"null"})) for name, kinds in self.kinds.items()]
+        return [(name, _arrow_type(kinds - {"null"})) for name, kinds in self.kinds.items()]
 
 
-def kind_of(value: Any) -> str:
+def _kind_of(value: Any) -> str:
     """The kind of a JSON value. Whole numbers beyond 64 bits can only be text."""
     if value is None:
         return "null"
     if isinstance(value, bool):
         return "bool"
     if isinstance(value, int):
-        return "int" if value in INT64 else "text"
+        return "int" if value in _INT64 else "text"
     if isinstance(value, float):
         return "float"
     if isinstance(value, list):
@@ -49,7 +49,7 @@ def kind_of(value: Any) -> str:
     return "object" if isinstance(value, dict) else "text"
 
 
-def arrow_type(kinds: set[str]) -> pa.DataType:
+def _arrow_type(kinds: set[str]) -> pa.DataType:
     """The narrowest type that holds all these kinds of value."""
     if kinds == {"bool"}:
         return pa.bool_()
@@ -70,7 +70,7 @@ def to_array(values: list[Any], kind: pa.DataType) -> pa.Array:
     Text may hold bytes that are no UTF-8, for the reader of the column to judge.
     """
     if pa.types.is_string(kind):
-        encoded = [None if value is None else text_bytes(value) for value in values]
+        encoded = [None if value is None else _text_bytes(value) for value in values]
         return pa.array(encoded, pa.binary()).view(pa.string())
     if pa.types.is_list(kind):
         offsets = [0]
@@ -92,7 +92,7 @@ def to_array(values: list[Any], kind: pa.DataType) -> pa.Array:
     return pa.array(values, kind)
 
 
-def text_bytes(value: Any) -> bytes:
+def _text_bytes(value: Any) -> bytes:
     """A value as text: strings and bytes as they are, numbers as written, the rest as JSON."""
     if isinstance(value, bytes):
         return value
@@ -107,6 +107,6 @@ def cell_value(cell: str) -> Any:
     """The value of a cell of a CSV file: null if empty, a number if it is plainly one."""
     if not cell:
         return None
-    if INTEGER.fullmatch(cell):
+    if _INTEGER.fullmatch(cell):
         return int(cell)
-    return Written(cell) if DECIMAL.fullmatch(cell) else cell
+    return Written(cell) if _DECIMAL.fullmatch(cell) else cell

@@ -17,7 +17,7 @@ from data_prep.sources.look import Look
 from data_prep.sources.source import Record, RowBatch
 from data_prep.sources.values import column_values, searchable
 
-COUNTED_ROWS = 1 << 20
+_COUNTED_ROWS = 1 << 20
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,7 +75,7 @@ class Corpus:
             if self.look is not None:
                 self.hub = {**self.hub, "columns": self.look.columns}
         else:
-            refuse_hub_options(options)
+            _refuse_hub_options(options)
             self.format, self.source, self.look = open_source(
                 options.source, options.format, *given, look
             )
@@ -86,7 +86,7 @@ class Corpus:
         self.object_columns = object_columns(self.source.schema)
         self.where = None
         if options.where is not None:
-            self.where = compile_where(options.where, options.source, self.source.schema)
+            self.where = _compile_where(options.where, options.source, self.source.schema)
 
     def records(
         self, columns: list[str], *, with_images: bool, start: int = 0, stop: int | None = None
@@ -95,17 +95,17 @@ class Corpus:
 
         `start` and `stop` bound the numbers of the rows in the source.
         """
-        tested = [] if self.where is None else columns_of(self.where)
+        tested = [] if self.where is None else _columns_of(self.where)
         needed = [name for name in self.columns if name in {*columns, *tested}]
         first = start
         for batch in self.source.batches(needed, with_images=with_images, start=start, stop=stop):
             rows = list(range(batch.table.num_rows))
             if self.where is not None:
-                rows = matching_rows(batch.table, self.where)
+                rows = _matching_rows(batch.table, self.where)
             table = batch.table.take(pa.array(rows, pa.int64()))
             values = [column_values(table.column(name)) for name in columns]
             for i, row in enumerate(rows):
-                image, refused = read_image(batch, row) if with_images else (None, None)
+                image, refused = _read_image(batch, row) if with_images else (None, None)
                 yield Record(
                     image=image,
                     refused=refused,
@@ -119,16 +119,16 @@ class Corpus:
     def selected(self) -> Iterator[np.ndarray]:
         """The numbers of the rows that pass `where`, in order; no other column is read."""
         if self.where is None:
-            for first in range(0, self.rows, COUNTED_ROWS):
-                yield np.arange(first, min(first + COUNTED_ROWS, self.rows))
+            for first in range(0, self.rows, _COUNTED_ROWS):
+                yield np.arange(first, min(first + _COUNTED_ROWS, self.rows))
             return
         first = 0
-        for batch in self.source.batches(columns_of(self.where), with_images=False):
-            yield first + np.array(matching_rows(batch.table, self.where), np.int64)
+        for batch in self.source.batches(_columns_of(self.where), with_images=False):
+            yield first + np.array(_matching_rows(batch.table, self.where), np.int64)
             first += batch.table.num_rows
 
 
-def refuse_hub_options(options: SourceOptions) -> None:
+def _refuse_hub_options(options: SourceOptions) -> None:
     """ValueError where an option of the hub's is given for a source on this machine."""
     for name in ("hub_config", "hub_split", "hub_cache"):
         if (value := getattr(options, name)) is not None:
@@ -139,7 +139,7 @@ def refuse_hub_options(options: SourceOptions) -> None:
             )
 
 
-def read_image(batch: RowBatch, row: int) -> tuple[bytes | None, Reason | None]:
+def _read_image(batch: RowBatch, row: int) -> tuple[bytes | None, Reason | None]:
     """A row's picture, or why there is none."""
     try:
         return batch.image(row), None
@@ -147,11 +147,11 @@ def read_image(batch: RowBatch, row: int) -> tuple[bytes | None, Reason | None]:
         return None, rejection.reason
 
 
-def compile_where(where: str, source: str, schema: pa.Schema) -> pl.Expr:
+def _compile_where(where: str, source: str, schema: pa.Schema) -> pl.Expr:
     """The expression, checked against the columns. ValueError if it is not a row test."""
     try:
         expression = pl.sql_expr(where)
-        names = columns_of(expression)
+        names = _columns_of(expression)
         missing = [name for name in names if name not in schema.names]
         if missing:
             raise ValueError(
@@ -170,12 +170,12 @@ def compile_where(where: str, source: str, schema: pa.Schema) -> pl.Expr:
     return expression
 
 
-def columns_of(expression: pl.Expr) -> list[str]:
+def _columns_of(expression: pl.Expr) -> list[str]:
     """The columns that an expression reads, each once."""
     return list(dict.fromkeys(expression.meta.root_names()))
 
 
-def matching_rows(table: pa.Table, expression: pl.Expr) -> list[int]:
+def _matching_rows(table: pa.Table, expression: pl.Expr) -> list[int]:
     """Numbers of the rows that pass; unknown counts as false, as in SQL."""
-    frame = pl.DataFrame(searchable(table.select(columns_of(expression))))
+    frame = pl.DataFrame(searchable(table.select(_columns_of(expression))))
     return frame.select(expression).to_series().arg_true().to_list()

@@ -8,7 +8,7 @@ from data_prep.sources.source import ACCEPTED
 from pretrain.dataset.tars import is_hidden
 
 # What to do with files that hold pictures or rows, but not as they are read.
-OTHER_ENDINGS = {
+_OTHER_ENDINGS = {
     (".gz", ".tgz", ".bz2", ".tbz2", ".xz", ".txz", ".zst", ".lz4"): "decompress it first",
     (".zip", ".7z", ".rar"): "unpack it first, and name the folder",
     (".json",): "write it as JSON Lines, an object a line, named .jsonl (jq -c '.[]')",
@@ -19,10 +19,10 @@ OTHER_ENDINGS = {
         "write it as Parquet or as tars"
     ),
 }
-REMEDIES = {ending: remedy for endings, remedy in OTHER_ENDINGS.items() for ending in endings}
+REMEDIES = {ending: remedy for endings, remedy in _OTHER_ENDINGS.items() for ending in endings}
 _BRACES = re.compile(r"\{([^{}]*)\}")
 _RANGE = re.compile(r"(\d+)\.\.(\d+)")
-EXPANDED = 1_000_000  # files; more are a slip of the hand
+_EXPANDED = 1_000_000  # files; more are a slip of the hand
 
 
 def find_files(source: str, suffixes: tuple[str, ...], option: str = "source") -> list[Path]:
@@ -47,7 +47,7 @@ def find_files(source: str, suffixes: tuple[str, ...], option: str = "source") -
             )
         return files
     files = [path] if path.is_file() else []
-    for pattern in [] if files else expand_braces(source):
+    for pattern in [] if files else _expand_braces(source):
         names = glob.glob(pattern, recursive=True)  # noqa: PTH207
         found = {Path(name) for name in names if Path(name).is_file()}
         if not found:
@@ -56,7 +56,7 @@ def find_files(source: str, suffixes: tuple[str, ...], option: str = "source") -
         files += found
     for file in files:
         if file.suffix.lower() not in suffixes:
-            refuse_ending(option, file)
+            _refuse_ending(option, file)
     return sorted(set(files))
 
 
@@ -71,14 +71,14 @@ def refuse_address(option: str, source: str) -> None:
         )
 
 
-def refuse_ending(option: str, file: Path) -> None:
+def _refuse_ending(option: str, file: Path) -> None:
     """ValueError, with the remedy, for a kind of file that is known and not read."""
     remedy = REMEDIES.get(file.suffix.lower())
     if remedy is not None:
         raise ValueError(f"{option}={file}: {file.suffix} is not read as it is; {remedy}")
 
 
-def expand_braces(source: str) -> list[str]:
+def _expand_braces(source: str) -> list[str]:
     """The paths that a shell, or webdataset, makes of {00000..00001} and {a,b}."""
     found = _BRACES.search(source)
     if found is None:
@@ -91,10 +91,10 @@ def expand_braces(source: str) -> list[str]:
             parts.append(part)
             continue
         first, last = int(ends[1]), int(ends[2])
-        if not first <= last < first + EXPANDED:
+        if not first <= last < first + _EXPANDED:
             raise ValueError(f"source={source}: {found[0]} is no range upwards; mend it")
         parts += [f"{number:0{len(ends[1])}d}" for number in range(first, last + 1)]
     if parts == [inside]:
         return [source]
     head, tail = source[: found.start()], source[found.end() :]
-    return [path for part in parts for path in expand_braces(head + part + tail)]
+    return [path for part in parts for path in _expand_braces(head + part + tail)]

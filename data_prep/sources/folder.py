@@ -53,7 +53,7 @@ def list_folder(folder: Path) -> Listing:
     listing = Listing()
     root = str(folder)
     inside = folder.resolve()
-    for entry in walk_files(root):
+    for entry in _walk_files(root):
         path = os.fspath(entry.path)[len(root) :].lstrip("/")
         suffix = Path(entry.name).suffix.lower()
         if entry.is_symlink():
@@ -83,7 +83,7 @@ def list_folder(folder: Path) -> Listing:
     return listing
 
 
-def walk_files(root: str) -> Iterator[os.DirEntry[str]]:
+def _walk_files(root: str) -> Iterator[os.DirEntry[str]]:
     """All that is not a folder, in the disk's order, without hidden names."""
     folders = [root]
     while folders:
@@ -114,7 +114,7 @@ class FolderSource:
         self.rows = len(self.pictures)
         self.listing_sha256: str | None = None
         self.schema, found = look_into(self.sidecars, self.pictures)
-        self.notes = listing_notes(listing) + sidecar_notes(found)
+        self.notes = _listing_notes(listing) + sidecar_notes(found)
 
     def state(self) -> str:
         """Another after a file changed."""
@@ -190,7 +190,7 @@ class FolderSource:
         return None if name is None else values[name]
 
 
-def listing_notes(listing: Listing) -> list[str]:
+def _listing_notes(listing: Listing) -> list[str]:
     """What a user may not expect of the folder, a line each."""
     notes: list[str] = []
     bare = listing.without_text()

@@ -16,9 +16,9 @@ from data_prep.sources.hub_files import HubFiles, persistently
 from pretrain.dataset.far_files import FarFile, FarFiles
 
 HubFormat = Literal["parquet", "webdataset"]
-SUFFIXES: dict[str, HubFormat] = {".tar": "webdataset", ".parquet": "parquet"}
-CACHE_NAME = "clipa-pretrain"
-TIMEOUT_S = 300.0  # without a byte; huggingface_hub itself gives up and tries again much sooner
+_SUFFIXES: dict[str, HubFormat] = {".tar": "webdataset", ".parquet": "parquet"}
+_CACHE_NAME = "clipa-pretrain"
+_TIMEOUT_S = 300.0  # without a byte; huggingface_hub itself gives up and tries again much sooner
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,16 +61,16 @@ def find_on_hub(
             f"hub_split={options.hub_split} choose others: leave out --hub-config and --hub-split, "
             "or the path"
         )
-    if kind is not None and kind not in SUFFIXES.values():
+    if kind is not None and kind not in _SUFFIXES.values():
         raise ValueError(
-            f"format={kind}: of {asked} only {sorted(SUFFIXES.values())} are read; leave out "
-            "--format, or " + instead(asked)
+            f"format={kind}: of {asked} only {sorted(_SUFFIXES.values())} are read; leave out "
+            "--format, or " + _instead(asked)
         )
-    at, there = look_up(asked, commit)
-    chosen = matching(at, there) if asked.path else files_of_split(at, options)
-    chosen_kind, names, left_alone = of_one_kind(asked, chosen, kind)
+    at, there = _look_up(asked, commit)
+    chosen = _matching(at, there) if asked.path else _files_of_split(at, options)
+    chosen_kind, names, left_alone = _of_one_kind(asked, chosen, kind)
     # Never the folder itself: what lies there of the user's must not make room.
-    cache = (options.hub_cache or Path(constants.HF_HOME)) / CACHE_NAME
+    cache = (options.hub_cache or Path(constants.HF_HOME)) / _CACHE_NAME
     gib = options.hub_cache_gib
     origin = {"address": str(asked), "commit": at.revision}
     for option in ("hub_config", "hub_split"):
@@ -82,7 +82,7 @@ def find_on_hub(
         copies=FarFiles(
             cache,
             None if gib is None else int(gib * 2**30),
-            timeout_s=TIMEOUT_S,
+            timeout_s=_TIMEOUT_S,
             options=("hub_cache", "hub_cache_gib", "timeout_s"),
         ),
         origin=origin,
@@ -90,7 +90,7 @@ def find_on_hub(
     )
 
 
-def look_up(asked: HubAddress, commit: str | None) -> tuple[HubAddress, dict[str, FarFile]]:
+def _look_up(asked: HubAddress, commit: str | None) -> tuple[HubAddress, dict[str, FarFile]]:
     """The address at its commit, and all files that are there, by their paths."""
     from huggingface_hub import HfApi, RepoFile
     from huggingface_hub.errors import RevisionNotFoundError
@@ -126,7 +126,7 @@ def look_up(asked: HubAddress, commit: str | None) -> tuple[HubAddress, dict[str
     }
 
 
-def matching(at: HubAddress, there: dict[str, FarFile]) -> list[str]:
+def _matching(at: HubAddress, there: dict[str, FarFile]) -> list[str]:
     """The files at a path, below a folder or of a glob pattern. ValueError if there are none."""
     from fsspec.utils import glob_translate
 
@@ -141,7 +141,7 @@ def matching(at: HubAddress, there: dict[str, FarFile]) -> list[str]:
     return found
 
 
-def files_of_split(at: HubAddress, options: HubOptions) -> list[str]:
+def _files_of_split(at: HubAddress, options: HubOptions) -> list[str]:
     """The files of a configuration's split, as `datasets` finds them (the card's `configs`, or by
     their names). ValueError where one is to be named."""
     import datasets  # slow to import, and needed for this kind of source only
@@ -157,7 +157,7 @@ def files_of_split(at: HubAddress, options: HubOptions) -> list[str]:
             raise
         raise ValueError(
             f"{name} is made by a program of its owner's, which is not run here ({error}); "
-            + instead(at)
+            + _instead(at)
         ) from error
     except (ValueError, datasets.exceptions.DatasetsError) as error:
         if str(error).startswith("source="):
@@ -178,36 +178,36 @@ def files_of_split(at: HubAddress, options: HubOptions) -> list[str]:
     elsewhere = next((file for file in files if not file.startswith(prefix)), None)
     if elsewhere is not None:
         raise ValueError(
-            f"{name} names the file {elsewhere}, which is not part of it; " + instead(at)
+            f"{name} names the file {elsewhere}, which is not part of it; " + _instead(at)
         )
     return [file.removeprefix(prefix) for file in files]
 
 
-def of_one_kind(
+def _of_one_kind(
     asked: HubAddress, names: list[str], kind: str | None
 ) -> tuple[HubFormat, list[str], Counter[str]]:
     """The tars or the Parquet files among some, and how many others there are, by suffix.
     ValueError if there are neither, or both and none is named."""
     suffixes = Counter(Path(name).suffix.lower() or name for name in names)
     there = [
-        suffix for suffix, told in SUFFIXES.items() if suffixes[suffix] and kind in (None, told)
+        suffix for suffix, told in _SUFFIXES.items() if suffixes[suffix] and kind in (None, told)
     ]
     if not there:
         raise ValueError(
-            f"source={asked} holds files of {sorted(suffixes)[:8]}, read are {sorted(SUFFIXES)}; "
-            + instead(asked)
+            f"source={asked} holds files of {sorted(suffixes)[:8]}, read are {sorted(_SUFFIXES)}; "
+            + _instead(asked)
         )
     if len(there) > 1:
         raise ValueError(
             f"source={asked} holds {describe_suffixes(suffixes)}: name one kind with --format "
-            f"{' or '.join(SUFFIXES.values())}, or by a pattern in the address"
+            f"{' or '.join(_SUFFIXES.values())}, or by a pattern in the address"
         )
     suffix = there[0]
     del suffixes[suffix]
-    return SUFFIXES[suffix], [n for n in names if n.lower().endswith(suffix)], suffixes
+    return _SUFFIXES[suffix], [n for n in names if n.lower().endswith(suffix)], suffixes
 
 
-def instead(asked: HubAddress) -> str:
+def _instead(asked: HubAddress) -> str:
     """How else a dataset can be read."""
     return (
         f"download it (hf download --repo-type dataset {asked.dataset} --local-dir DIR) and name "

@@ -11,15 +11,15 @@ from urllib.parse import unquote
 
 from pretrain.dataset.far_files import FarFileError
 
-SCHEME = "hf://"
-DEFAULT_REVISION = "main"
+_SCHEME = "hf://"
+_DEFAULT_REVISION = "main"
 # A revision with a slash in it is one of these, or has %2F there.
 _ADDRESS = re.compile(
     r"hf://(?:datasets/)?(?P<dataset>[^/@]+/[^/@]+)"
     r"(?:@(?P<revision>refs/(?:convert|pr)/[^/]+|[^/]+))?(?:/(?P<path>.*))?"
 )
 _OTHER_KINDS = ("models", "spaces", "buckets", "kernels")
-LOGIN = "set HF_TOKEN to a token that may read it, or run `hf auth login`"
+_LOGIN = "set HF_TOKEN to a token that may read it, or run `hf auth login`"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,17 +27,17 @@ class HubAddress:
     """A dataset at a revision, or some of its files: a path, a folder or a glob pattern."""
 
     dataset: str
-    revision: str = DEFAULT_REVISION
+    revision: str = _DEFAULT_REVISION
     path: str = ""
 
     def __str__(self) -> str:
         path = "/" + self.path if self.path else ""
-        return f"{SCHEME}datasets/{self.dataset}@{self.revision}{path}"
+        return f"{_SCHEME}datasets/{self.dataset}@{self.revision}{path}"
 
 
 def is_hub_address(source: str) -> bool:
     """Whether a source lies on a hub."""
-    return source.startswith(SCHEME)
+    return source.startswith(_SCHEME)
 
 
 def parse_address(source: str) -> HubAddress:
@@ -48,7 +48,7 @@ def parse_address(source: str) -> HubAddress:
             f"source={source}: a dataset on the hub is hf://datasets/OWNER/NAME, or some of its "
             "files hf://datasets/OWNER/NAME@REVISION/PATH; mend --source"
         )
-    revision = unquote(found["revision"] or DEFAULT_REVISION)
+    revision = unquote(found["revision"] or _DEFAULT_REVISION)
     path = (found["path"] or "").strip("/")
     names = unquote(f"{found['dataset']}/{revision}/{path}").split("/")
     if {".", ".."} & set(names):
@@ -96,12 +96,13 @@ def describe(error: Exception) -> str:
         return "no such revision; name a branch, a tag or a commit behind the @"
     if isinstance(reason, hub.GatedRepoError):
         return (
-            f"its owner grants access on {constants.ENDPOINT} only ({said}); ask there, and {LOGIN}"
+            f"its owner grants access on {constants.ENDPOINT} only ({said}); ask there, and "
+            f"{_LOGIN}"
         )
     if isinstance(reason, hub.RepositoryNotFoundError) or status in (401, 403):
         # A private dataset looks like none to who may not see it.
         token = "no token was found" if get_token() is None else "a token was sent"
-        return f"no such dataset, or a private one ({token}; {said}): mend --source, or {LOGIN}"
+        return f"no such dataset, or a private one ({token}; {said}): mend --source, or {_LOGIN}"
     if status is not None:
         return (
             f"{constants.ENDPOINT} refused ({status}: {said}); give the same command again to go on"

@@ -13,9 +13,9 @@ from data_prep.sources.hub_address import HubAddress, asking, describe, is_passi
 from pretrain.dataset.far_files import FarFile, FarFileError, FarFiles, open_far
 
 T = TypeVar("T")
-ATTEMPTS = 3  # at a file; huggingface_hub itself tries each request several times
-WAIT_S = 2.0  # after the first failure, then twice as long
-GLANCE_BYTES = 1 << 20  # asked for at once where a part of a file is read
+_ATTEMPTS = 3  # at a file; huggingface_hub itself tries each request several times
+_WAIT_S = 2.0  # after the first failure, then twice as long
+_GLANCE_BYTES = 1 << 20  # asked for at once where a part of a file is read
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,22 +55,22 @@ class HubFiles:
         with suppress(FileNotFoundError):  # another process made room
             if self.copies.is_whole(far):
                 return opening(self.copies.path(far))
-        return opening(PartsOfFile(far))
+        return opening(_PartsOfFile(far))
 
 
 def persistently(request: Callable[[], T]) -> T:
     """What a request gives, tried several times where it may succeed later."""
-    for attempt in range(ATTEMPTS - 1):
+    for attempt in range(_ATTEMPTS - 1):
         try:
             return request()
         except Exception as error:
             if not is_passing(error):
                 raise
-        time.sleep(WAIT_S * 2**attempt)
+        time.sleep(_WAIT_S * 2**attempt)
     return request()
 
 
-class PartsOfFile(RawIOBase):
+class _PartsOfFile(RawIOBase):
     """A file on the hub, of which the parts are read that are asked for.
 
     To be read in the thread that opened it: pyarrow's own threads would outlive an error.
@@ -80,7 +80,7 @@ class PartsOfFile(RawIOBase):
         super().__init__()
         self.name = far.address
         with asking(self.name):
-            self.file = persistently(lambda: open_far(far.address, far.bytes, GLANCE_BYTES))
+            self.file = persistently(lambda: open_far(far.address, far.bytes, _GLANCE_BYTES))
 
     def readable(self) -> bool:
         return True

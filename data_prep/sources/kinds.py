@@ -25,8 +25,8 @@ from data_prep.sources.webdataset import WebDatasetSource
 from pretrain.dataset.manifest import INDEX_FILE, MANIFEST_FILE
 
 Format = Literal["parquet", "saved", "folder", "webdataset", "table", "imagefolder"]
-FORMATS: tuple[Format, ...] = get_args(Format)
-USING_ROOT = ("parquet", "table", "imagefolder")
+_FORMATS: tuple[Format, ...] = get_args(Format)
+_USING_ROOT = ("parquet", "table", "imagefolder")
 
 
 def open_source(
@@ -42,9 +42,9 @@ def open_source(
     look: what was found earlier; of other files, it counts for nothing.
     """
     refuse_address("source", source)
-    kind = kind or detect(source)
+    kind = kind or _detect(source)
     if image_root is not None:
-        if kind not in USING_ROOT:
+        if kind not in _USING_ROOT:
             raise ValueError(
                 f"image_root={image_root}: {source} is read as {kind}, which holds its pictures; "
                 "leave out --image-root"
@@ -54,11 +54,11 @@ def open_source(
     if kind == "webdataset":
         files = LocalFiles(find_files(source, (".tar",)))
         asked = {"state": files.state(), "image_column": image_column}
-        return kind, *open_tars(source, files, asked, look, counts_of_tars(files.paths))
-    return kind, OPENERS[kind](source, image_column, image_root), None
+        return kind, *_open_tars(source, files, asked, look, counts_of_tars(files.paths))
+    return kind, _OPENERS[kind](source, image_column, image_root), None
 
 
-def open_tars(
+def _open_tars(
     source: str,
     files: Files,
     asked: dict[str, Any],
@@ -92,9 +92,9 @@ def open_on_hub(
     opened: Source
     if kind == "webdataset":
         asked = {**files.origin, "image_column": image_column}
-        opened, look = open_tars(source, files, asked, look)
+        opened, look = _open_tars(source, files, asked, look)
     else:
-        opened, look = with_pictures(ParquetSource(source, files, image_column, None)), None
+        opened, look = _with_pictures(ParquetSource(source, files, image_column, None)), None
     size = sum(files.size(path) for path in files.paths)
     if files.left_alone:
         others = describe_suffixes(files.left_alone)
@@ -106,7 +106,7 @@ def open_on_hub(
     return opened, look
 
 
-def detect(source: str) -> Format:
+def _detect(source: str) -> Format:
     """The format of what stands at a path, folder or pattern. ValueError if it is none."""
     path = Path(source)
     if not path.is_dir():
@@ -121,10 +121,10 @@ def detect(source: str) -> Format:
             f"source={source} is a dataset directory, ready for training; name the corpus that "
             "it was built from"
         )
-    return detect_folder(source, list_folder(path), any(path.rglob("*.parquet")))
+    return _detect_folder(source, list_folder(path), any(path.rglob("*.parquet")))
 
 
-def detect_folder(source: str, listing: Listing, parquet: bool) -> Format:
+def _detect_folder(source: str, listing: Listing, parquet: bool) -> Format:
     """The format of a folder. `parquet` counts links too: huggingface_hub's cache is of them."""
     if listing.others[".tar"]:
         return "webdataset"  # Parquet beside tars tells of the downloads, and holds no pictures
@@ -141,23 +141,23 @@ def detect_folder(source: str, listing: Listing, parquet: bool) -> Format:
     )
     raise ValueError(
         f"source={source} holds {listing.describe()}{remedy}; {ACCEPTED}; --format names one of "
-        f"{list(FORMATS)}"
+        f"{list(_FORMATS)}"
     )
 
 
-def open_parquet(source: str, image_column: str | None, image_root: str | None) -> Source:
+def _open_parquet(source: str, image_column: str | None, image_root: str | None) -> Source:
     """Parquet files, their pictures seen to be there."""
     files = LocalFiles(find_files(source, (".parquet",)))
-    return with_pictures(ParquetSource(source, files, image_column, image_root))
+    return _with_pictures(ParquetSource(source, files, image_column, image_root))
 
 
-def open_saved(source: str, image_column: str | None, image_root: str | None) -> Source:
+def _open_saved(source: str, image_column: str | None, image_root: str | None) -> Source:
     """A folder saved by Hugging Face `datasets`, its pictures seen to be there."""
     del image_root
-    return with_pictures(SavedDatasetSource(Path(source), image_column))
+    return _with_pictures(SavedDatasetSource(Path(source), image_column))
 
 
-def open_folder(source: str, image_column: str | None, image_root: str | None) -> Source:
+def _open_folder(source: str, image_column: str | None, image_root: str | None) -> Source:
     """A folder of pictures with their texts."""
     del image_root
     if image_column is not None:
@@ -168,27 +168,27 @@ def open_folder(source: str, image_column: str | None, image_root: str | None) -
     return FolderSource(Path(source), list_folder(Path(source)))
 
 
-def open_table(source: str, image_column: str | None, image_root: str | None) -> Source:
+def _open_table(source: str, image_column: str | None, image_root: str | None) -> Source:
     """CSV, TSV or JSON Lines of paths."""
     return PathTableSource(source, find_tables(source), image_column, image_root)
 
 
-def open_imagefolder(source: str, image_column: str | None, image_root: str | None) -> Source:
+def _open_imagefolder(source: str, image_column: str | None, image_root: str | None) -> Source:
     """Pictures with metadata.csv or metadata.jsonl beside them."""
     return PathTableSource(source, find_metadata(source), image_column, image_root)
 
 
-def with_pictures(source: TableSource) -> TableSource:
+def _with_pictures(source: TableSource) -> TableSource:
     """The source, its pictures seen to be there."""
     refuse_bare_paths(source)
     return source
 
 
-Opener = Callable[[str, str | None, str | None], Source]
-OPENERS: dict[Format, Opener] = {
-    "parquet": open_parquet,
-    "saved": open_saved,
-    "folder": open_folder,
-    "table": open_table,
-    "imagefolder": open_imagefolder,
+_Opener = Callable[[str, str | None, str | None], Source]
+_OPENERS: dict[Format, _Opener] = {
+    "parquet": _open_parquet,
+    "saved": _open_saved,
+    "folder": _open_folder,
+    "table": _open_table,
+    "imagefolder": _open_imagefolder,
 }

@@ -13,7 +13,7 @@ from typing import Any
 
 STATS_SUFFIX = "_stats.json"
 # What a message holds -> the reason under which it is counted; the first that fits.
-REASONS = (
+_REASONS = (
     ("disallowed by X-Robots-Tag", "robots_tag"),
     ("timed out", "timeout"),
     ("hash mismatch", "hash_mismatch"),
@@ -23,7 +23,7 @@ REASONS = (
     ("Remote end closed", "connection_lost"),
     ("Connection reset", "connection_lost"),
 )
-HTTP_ERROR = "HTTP Error "  # then the status: "HTTP Error 404: Not Found"
+_HTTP_ERROR = "HTTP Error "  # then the status: "HTTP Error 404: Not Found"
 
 
 @dataclass(kw_only=True)
@@ -46,7 +46,7 @@ class LinkCounts:
         return {"links": self.links, "downloaded": self.downloaded, "failed": failed}
 
 
-def stats_file(tar: Path) -> Path:
+def _stats_file(tar: Path) -> Path:
     """Where the statistics of a shard stand."""
     return tar.with_name(tar.stem + STATS_SUFFIX)
 
@@ -59,7 +59,7 @@ def read_counts(path: Path) -> LinkCounts:
         failed: Counter[str] = Counter()
         for message, count in found["status_dict"].items():
             if message != "success":
-                failed[reason_of(message)] += int(count)
+                failed[_reason_of(message)] += int(count)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(
             f"source: {path} is no statistics of img2dataset ({error!r}); remove it and give "
@@ -71,11 +71,11 @@ def read_counts(path: Path) -> LinkCounts:
     return LinkCounts(links=links, downloaded=downloaded, failed=failed)
 
 
-def reason_of(message: str) -> str:
+def _reason_of(message: str) -> str:
     """The reason for a message of urllib or of img2dataset."""
-    if message.startswith(HTTP_ERROR):
-        return "http_" + message.removeprefix(HTTP_ERROR)[:3]
-    return next((reason for part, reason in REASONS if part in message), "other")
+    if message.startswith(_HTTP_ERROR):
+        return "http_" + message.removeprefix(_HTTP_ERROR)[:3]
+    return next((reason for part, reason in _REASONS if part in message), "other")
 
 
 def counts_of_tars(tars: Iterable[Path]) -> LinkCounts | None:
@@ -87,15 +87,15 @@ def counts_of_tars(tars: Iterable[Path]) -> LinkCounts | None:
     having: set[Path] = set()
     lacking: list[Path] = []
     for tar in tars:
-        if stats_file(tar).is_file():
-            total.add(read_counts(stats_file(tar)))
+        if _stats_file(tar).is_file():
+            total.add(read_counts(_stats_file(tar)))
             having.add(tar.parent)
         else:
             lacking.append(tar)
     unfinished = [tar for tar in lacking if tar.parent in having]
     if unfinished:
         raise ValueError(
-            f"source: {unfinished[0]} has no {stats_file(unfinished[0]).name} beside it, so its "
+            f"source: {unfinished[0]} has no {_stats_file(unfinished[0]).name} beside it, so its "
             f"download was not finished ({len(unfinished)} such tars); give the command of "
             "`python -m data_prep download` again, or leave it out of --source"
         )

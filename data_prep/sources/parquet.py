@@ -76,7 +76,7 @@ def read_range(
                 row = row if groups else first
                 groups.append(group)
             first = after
-        for batch in read_batches(path, parquet, groups, columns, threads=whole):
+        for batch in _read_batches(path, parquet, groups, columns, threads=whole):
             low, high = max(0, start - row), min(batch.num_rows, stop - row)
             if low < high:
                 table = pa.Table.from_batches([batch.slice(low, high - low)])
@@ -84,7 +84,7 @@ def read_range(
             row += batch.num_rows
 
 
-def read_batches(
+def _read_batches(
     path: Path, parquet: pq.ParquetFile, groups: list[int], columns: list[str], *, threads: bool
 ) -> Iterator[pa.RecordBatch]:
     """Row groups, READ_ROWS rows at a time. ValueError names the file if its content is damaged.
@@ -109,7 +109,7 @@ def read_batches(
 
 
 @dataclass(frozen=True, kw_only=True)
-class Footers:
+class _Footers:
     """What the ends of some files say."""
 
     schema: pa.Schema  # that all share
@@ -117,7 +117,7 @@ class Footers:
     digests: list[str]  # sha256 of each footer: places, sizes and extremes of all columns' parts
 
 
-def read_footers(files: Files) -> Footers:
+def read_footers(files: Files) -> _Footers:
     """The footers of all files. ValueError names the odd file out."""
     schema: pa.Schema | None = None
     rows: list[int] = []
@@ -147,4 +147,4 @@ def read_footers(files: Files) -> Footers:
         footer.write_metadata_file(written)
         digests.append(hashlib.sha256(written.getvalue()).hexdigest())
     assert schema is not None
-    return Footers(schema=schema, rows=rows, digests=digests)
+    return _Footers(schema=schema, rows=rows, digests=digests)

@@ -23,10 +23,10 @@ TABLE_SUFFIXES = (*DELIMITERS, *LINES_SUFFIXES)
 # No row is as long; a binary file without line ends, or an open quote, must not fill the memory.
 LINE_CHARS_CAP = 1 << 24
 csv.field_size_limit(LINE_CHARS_CAP)  # of a cell; the module's own limit is shorter than some texts
-LOOKED_AT = 1000  # rows among which a picture must be found, or the root is wrong
+_LOOKED_AT = 1000  # rows among which a picture must be found, or the root is wrong
 
 # Where a row begins in a table: (as the open file tells it, lines before it).
-Position = tuple[int, int]
+_Position = tuple[int, int]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,7 +67,7 @@ class PathTableSource(RowSource):
                     self.image_column = choose_path_column(source, record, image_column)
                 types.see(record)
                 rows += 1
-                if not found and rows <= LOOKED_AT:
+                if not found and rows <= _LOOKED_AT:
                     value = record.get(self.image_column or "")
                     found = self.roots[path].holds(value if isinstance(value, str) else None)
                     missed = missed or f"{place}: {value!r}"
@@ -94,7 +94,7 @@ class PathTableSource(RowSource):
         """Names and sizes of the tables."""
         return [{"name": path.name, "bytes": path.stat().st_size} for path in self.paths]
 
-    def read_rows(self, file: int, place: Position | None) -> Iterator[Row]:
+    def read_rows(self, file: int, place: _Position | None) -> Iterator[Row]:
         """All rows from a place in a table on."""
         assert self.image_column is not None
         for path in self.paths[file:]:
@@ -109,8 +109,8 @@ class PathTableSource(RowSource):
         return Row(columns=record, image=lambda: root.read(path), place=place)
 
     def records_of(
-        self, path: Path, begin: Position | None = None
-    ) -> Iterator[tuple[str, dict[str, Any], Callable[[], Position]]]:
+        self, path: Path, begin: _Position | None = None
+    ) -> Iterator[tuple[str, dict[str, Any], Callable[[], _Position]]]:
         """Each row of one table: its place, its columns, and what tells where the next begins."""
         read = read_lines if path.suffix.lower() in LINES_SUFFIXES else read_cells
         for line, record, tell in read(path, begin):
@@ -131,8 +131,8 @@ def find_metadata(source: str) -> list[Path]:
 
 
 def read_cells(
-    path: Path, begin: Position | None = None, form: CellFormat | None = None
-) -> Iterator[tuple[int, dict[str, Any], Callable[[], Position]]]:
+    path: Path, begin: _Position | None = None, form: CellFormat | None = None
+) -> Iterator[tuple[int, dict[str, Any], Callable[[], _Position]]]:
     """Rows of a CSV or TSV file by its first line's names, after their line numbers.
 
     Without `form`, links are refused. ValueError names the line that has more or fewer cells, a
@@ -153,7 +153,7 @@ def read_cells(
         )
         skipped = 0
 
-        def tell() -> Position:
+        def tell() -> _Position:
             return file.tell(), skipped + reader.line_num
 
         try:
@@ -185,7 +185,7 @@ def read_cells(
             ) from error
 
 
-def refuse_other_text(path: Path) -> None:
+def _refuse_other_text(path: Path) -> None:
     """ValueError for a table that is not written in UTF-8, or begins with a line for Excel."""
     with path.open("rb") as file:
         head = file.read(4096)
@@ -205,14 +205,14 @@ def first_cells(path: Path) -> tuple[str, list[str]]:
 
     ValueError if it is no text in UTF-8.
     """
-    refuse_other_text(path)
+    _refuse_other_text(path)
     with path.open(encoding="utf-8-sig", errors="surrogateescape") as file:
         line = file.readline(LINE_CHARS_CAP).rstrip("\n")
-    delimiter = choose_delimiter(path, line)
+    delimiter = _choose_delimiter(path, line)
     return delimiter, line.split(delimiter)
 
 
-def choose_delimiter(path: Path, first: str) -> str:
+def _choose_delimiter(path: Path, first: str) -> str:
     """Tab or comma by the file's suffix; the first line tells where a .csv has other ones."""
     usual = DELIMITERS.get(path.suffix.lower(), ",")
     if usual in first:
@@ -221,15 +221,15 @@ def choose_delimiter(path: Path, first: str) -> str:
 
 
 def read_lines(
-    path: Path, begin: Position | None = None
-) -> Iterator[tuple[int, dict[str, Any], Callable[[], Position]]]:
+    path: Path, begin: _Position | None = None
+) -> Iterator[tuple[int, dict[str, Any], Callable[[], _Position]]]:
     """Rows of a JSON Lines file, after their line numbers. ValueError names a line that is none."""
-    refuse_other_text(path)
+    _refuse_other_text(path)
     with path.open("rb") as file:
         offset, number = begin or (0, 0)
         file.seek(offset)
 
-        def tell() -> Position:
+        def tell() -> _Position:
             return file.tell(), number
 
         while line := file.readline(LINE_CHARS_CAP):

@@ -9,7 +9,7 @@ from typing import BinaryIO
 from data_prep.rejection import RejectedError
 
 # No picture of 64 MP, the most that is decoded, is as large in any common format.
-PICTURE_BYTES_CAP = 1 << 28
+_PICTURE_BYTES_CAP = 1 << 28
 
 
 class PictureRoot:
@@ -53,8 +53,8 @@ class PictureRoot:
 def read_bounded(path: str | Path) -> bytes:
     """A whole file. RejectedError (image_too_large) beyond PICTURE_BYTES_CAP."""
     with Path(path).open("rb", buffering=0) as file:
-        data = read_some(file, PICTURE_BYTES_CAP + 1)
-    if len(data) > PICTURE_BYTES_CAP:
+        data = _read_some(file, _PICTURE_BYTES_CAP + 1)
+    if len(data) > _PICTURE_BYTES_CAP:
         raise RejectedError("image_too_large")
     return data
 
@@ -64,17 +64,17 @@ def read_range(path: Path, file: BinaryIO, offset: int, size: int) -> bytes:
 
     OSError if the range ends early: that is the storage's fault, not the picture's.
     """
-    if size > PICTURE_BYTES_CAP:
+    if size > _PICTURE_BYTES_CAP:
         raise RejectedError("image_too_large")
     file.seek(offset)
-    data = read_some(file, size)
+    data = _read_some(file, size)
     if len(data) < size:
         end = offset + len(data)
         raise OSError(f"{path} ends at byte {end}, needed {offset + size}: it changed")
     return data
 
 
-def read_some(file: BinaryIO | FileIO, wanted: int) -> bytes:
+def _read_some(file: BinaryIO | FileIO, wanted: int) -> bytes:
     """So many bytes from where the file stands, or all that are left."""
     parts: list[bytes] = []
     got = 0

@@ -22,7 +22,7 @@ from pretrain.base.progress import Bar
 
 # No caption may be as long; a giant that is called .txt by mistake must not fill the memory.
 TEXT_BYTES_CAP = 1 << 20
-KNOWN_CAPTIONS = (CAPTION_NAMES, LIST_NAMES, TITLE_NAMES)  # the first that a .json has, goes
+_KNOWN_CAPTIONS = (CAPTION_NAMES, LIST_NAMES, TITLE_NAMES)  # the first that a .json has, goes
 
 
 @dataclass(kw_only=True)
@@ -54,7 +54,7 @@ class Sidecars:
 
 
 @dataclass(kw_only=True)
-class SidecarFindings:
+class _SidecarFindings:
     """What a look into all .json files found besides columns."""
 
     names: Counter[str] = field(default_factory=Counter)  # where captions stand -> files
@@ -62,9 +62,9 @@ class SidecarFindings:
     silent: list[str] = field(default_factory=list)  # pictures that have no caption at all
 
 
-def look_into(sidecars: Sidecars, pictures: Iterable[str]) -> tuple[pa.Schema, SidecarFindings]:
+def look_into(sidecars: Sidecars, pictures: Iterable[str]) -> tuple[pa.Schema, _SidecarFindings]:
     """The columns of all pictures, those of their .json files after the folder's own."""
-    types, found = ColumnTypes(("path", "folder", "caption")), SidecarFindings()
+    types, found = ColumnTypes(("path", "folder", "caption")), _SidecarFindings()
     looked_at = [path for path in pictures if stem(path) in sidecars.metadata]
     for picture in Bar(looked_at, unit="files", what="look into .json"):
         values = sidecars.read_metadata(picture)
@@ -88,11 +88,11 @@ def look_into(sidecars: Sidecars, pictures: Iterable[str]) -> tuple[pa.Schema, S
 
 def caption_name(values: dict[str, Any]) -> str | None:
     """Which of a .json's names holds the caption; None if none is clear."""
-    chosen = (only_known(list(values), DEFAULT_CAPTION_COLUMN, known) for known in KNOWN_CAPTIONS)
+    chosen = (only_known(list(values), DEFAULT_CAPTION_COLUMN, known) for known in _KNOWN_CAPTIONS)
     return next(filter(None, chosen), None)
 
 
-def sidecar_notes(found: SidecarFindings) -> list[str]:
+def sidecar_notes(found: _SidecarFindings) -> list[str]:
     """What a user may not expect of the .json files, a line each."""
     notes: list[str] = []
     for name, count in found.names.items():

@@ -63,10 +63,10 @@ class TableSource(ABC):
         asked = [*columns, self.image_column] if with_images else columns
         for where, first, table in self.tables(asked, start, stop):
             pictures = table.column(self.image_column) if with_images else None
-            yield make_batch(table.select(columns), pictures, self.root, where, first)
+            yield _make_batch(table.select(columns), pictures, self.root, where, first)
 
 
-def make_batch(
+def _make_batch(
     table: pa.Table,
     pictures: pa.ChunkedArray | None,
     root: PictureRoot | None,
@@ -74,8 +74,8 @@ def make_batch(
     first: int,
 ) -> RowBatch:
     """Rows of one table, the first of which is number `first` in `where`."""
-    encoded = None if pictures is None else encoded_pictures(pictures)
-    paths = None if pictures is None or root is None else picture_paths(pictures)
+    encoded = None if pictures is None else _encoded_pictures(pictures)
+    paths = None if pictures is None or root is None else _picture_paths(pictures)
 
     def image(row: int) -> bytes | None:
         data = None if encoded is None else encoded[row].as_py()
@@ -106,7 +106,7 @@ def refuse_bare_paths(source: TableSource) -> None:
         )
 
 
-def encoded_pictures(column: pa.ChunkedArray) -> pa.ChunkedArray | None:
+def _encoded_pictures(column: pa.ChunkedArray) -> pa.ChunkedArray | None:
     """The bytes of a binary or {bytes, path} column, null where there are none; None of paths.
 
     A `path` is followed only below a root that the user named: a corpus must not choose which
@@ -117,7 +117,7 @@ def encoded_pictures(column: pa.ChunkedArray) -> pa.ChunkedArray | None:
     return pc.struct_field(column, "bytes") if pa.types.is_struct(column.type) else column
 
 
-def picture_paths(column: pa.ChunkedArray) -> list[str | bytes | None] | None:
+def _picture_paths(column: pa.ChunkedArray) -> list[str | bytes | None] | None:
     """The paths of a column of text or {bytes, path}; None if it has none."""
     if pa.types.is_struct(column.type):
         if column.type.get_field_index("path") < 0:

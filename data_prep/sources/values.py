@@ -49,11 +49,11 @@ def column_values(column: pa.ChunkedArray) -> list[Any]:
         column = column.cast(pa.large_binary())
         kind = column.type
     if pa.types.is_binary(kind) or pa.types.is_large_binary(kind):
-        return [as_text(value) for value in column.to_pylist()]
+        return [_as_text(value) for value in column.to_pylist()]
     try:
         return column.to_pylist()
     except UnicodeDecodeError:
-        return [nested_value(scalar) for scalar in column]
+        return [_nested_value(scalar) for scalar in column]
 
 
 def searchable(table: pa.Table) -> pa.Table:
@@ -64,7 +64,7 @@ def searchable(table: pa.Table) -> pa.Table:
     return table
 
 
-def as_text(value: bytes | None) -> str | bytes | None:
+def _as_text(value: bytes | None) -> str | bytes | None:
     """Text of UTF-8 bytes; other bytes unchanged."""
     try:
         return None if value is None else value.decode("utf-8")
@@ -72,7 +72,7 @@ def as_text(value: bytes | None) -> str | bytes | None:
         return value
 
 
-def nested_value(scalar: pa.Scalar) -> Any:
+def _nested_value(scalar: pa.Scalar) -> Any:
     """Python value of a nested scalar; bytes that no one can read if text inside is not UTF-8."""
     try:
         return scalar.as_py()

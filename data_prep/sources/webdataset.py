@@ -29,16 +29,16 @@ from pretrain.base.progress import Bar
 from pretrain.dataset.pictures import SUFFIXES
 from pretrain.dataset.tars import Member, is_hidden, read_tar
 
-KEY_AND_EXTENSION = re.compile(r"((?:.*/|)[^.]+)[.]([^/]*)")
+_KEY_AND_EXTENSION = re.compile(r"((?:.*/|)[^.]+)[.]([^/]*)")
 # What webdataset itself decodes as text or as a number's text, and the field's other names.
-TEXT_EXTENSIONS = frozenset(
+_TEXT_EXTENSIONS = frozenset(
     ("txt", "text", "caption", "transcript", "cls", "class", "index", "id", "url", "label")
 )
-CAPTION_EXTENSION = "txt"
+_CAPTION_EXTENSION = "txt"
 
 
 @dataclass(kw_only=True)
-class MemberGroup:
+class _MemberGroup:
     """The members of one key, by extension in lower case; texts with their content."""
 
     key: str
@@ -48,7 +48,7 @@ class MemberGroup:
 
 
 @dataclass(kw_only=True)
-class TarFindings:
+class _TarFindings:
     """What a look through all archives found besides columns."""
 
     groups: int = 0
@@ -60,7 +60,7 @@ class TarFindings:
     others: Counter[str] = field(default_factory=Counter)  # suffix -> members left alone
 
 
-class OpenTar:
+class _OpenTar:
     """An archive that is opened once for all that is read of it: one from a hub may be gone from
     this machine's disk meanwhile. Closed with the last record that may ask for its picture.
     """
@@ -110,11 +110,11 @@ class WebDatasetSource(RowSource):
     def look_through(self, source: str) -> None:
         """Find the columns, count the records, and see that every archive is whole."""
         types = ColumnTypes(("key", "caption"))
-        found = TarFindings()
+        found = _TarFindings()
         paths = Bar(self.parts.paths, unit="tars", what="look through")
         for number, path in enumerate(paths):
             seen: set[str] = set()
-            for group in read_groups(OpenTar(self.parts, path), found.others):
+            for group in _read_groups(_OpenTar(self.parts, path), found.others):
                 if len(seen) % MARKED_ROWS == 0:
                     self.marks.add(found.groups, number, group.begin)
                 if group.key in seen:
@@ -141,7 +141,7 @@ class WebDatasetSource(RowSource):
         if not types.kinds["caption"]:
             del types.kinds["caption"]  # others may have the captions
         self.schema = pa.schema(types.fields())
-        self.notes = notes_of(found)
+        self.notes = _notes_of(found)
 
     def look(self, of: dict[str, Any]) -> Look:
         """What the look through the archives found, to be kept."""
@@ -155,11 +155,11 @@ class WebDatasetSource(RowSource):
         )
 
     def look_at(
-        self, path: Path, group: MemberGroup, types: ColumnTypes, found: TarFindings
+        self, path: Path, group: _MemberGroup, types: ColumnTypes, found: _TarFindings
     ) -> None:
         """Note what one record holds. ValueError if it has several pictures and none is named."""
         found.groups += 1
-        pictures = [name for name in group.members if is_picture(name)]
+        pictures = [name for name in group.members if _is_picture(name)]
         found.pictures.update(pictures)
         if len(pictures) > 1 and self.image_column is None:
             raise ValueError(
@@ -169,7 +169,7 @@ class WebDatasetSource(RowSource):
         if not pictures:
             found.bare += 1
             found.without_picture = found.without_picture or [f"{path} {group.key}"]
-        columns, damaged = columns_of(group)
+        columns, damaged = _columns_of(group)
         types.see(columns)
         if damaged:
             found.damaged += 1
@@ -185,14 +185,14 @@ class WebDatasetSource(RowSource):
     def read_rows(self, file: int, place: int) -> Iterator[Row]:
         """All records from the byte `place` of an archive on."""
         for path in self.parts.paths[file:]:
-            tar = OpenTar(self.parts, path)
-            for group in read_groups(tar, Counter(), place):
+            tar = _OpenTar(self.parts, path)
+            for group in _read_groups(tar, Counter(), place):
                 yield self.make_row(tar, group)
             place = 0
 
-    def make_row(self, tar: OpenTar, group: MemberGroup) -> Row:
+    def make_row(self, tar: _OpenTar, group: _MemberGroup) -> Row:
         """One record; its picture stays in the archive until it is asked for."""
-        names = [name for name in group.members if is_picture(name)]
+        names = [name for name in group.members if _is_picture(name)]
         name = self.image_column or (names[0] if names else None)
         member = group.members.get(name) if name is not None else None
 
@@ -206,25 +206,25 @@ class WebDatasetSource(RowSource):
         if member is not None:
             stored = FilePlace(file=tar.path, offset=member.offset, size=member.size)
         return Row(
-            columns=columns_of(group)[0],
+            columns=_columns_of(group)[0],
             image=image,
             place=f"{tar.path} {group.key}",
             stored=stored,
         )
 
 
-def read_groups(tar: OpenTar, others: Counter[str], begin: int = 0) -> Iterator[MemberGroup]:
+def _read_groups(tar: _OpenTar, others: Counter[str], begin: int = 0) -> Iterator[_MemberGroup]:
     """Neighbouring members of one key, small texts read. What is no part of a record is counted.
 
     ValueError if a key has two members of one extension.
     """
-    group: MemberGroup | None = None
+    group: _MemberGroup | None = None
     path, file = tar.path, tar.file
     for member in read_tar(path, file, begin):
         if is_hidden(member.name):
             others["hidden"] += 1
             continue
-        split = KEY_AND_EXTENSION.fullmatch(member.name)
+        split = _KEY_AND_EXTENSION.fullmatch(member.name)
         if not member.regular or split is None:
             if not member.name.endswith("/"):
                 others["unnamed or special"] += 1
@@ -233,54 +233,54 @@ def read_groups(tar: OpenTar, others: Counter[str], begin: int = 0) -> Iterator[
         if group is None or key != group.key:
             if group is not None:
                 yield group
-            group = MemberGroup(key=key, begin=member.begin)
+            group = _MemberGroup(key=key, begin=member.begin)
         if extension in group.members:
             raise ValueError(
                 f"source: {path} holds {key}.{extension} twice; make it again with one of them"
             )
         group.members[extension] = member
-        if is_text(extension) or is_json(extension):
+        if _is_text(extension) or _is_json(extension):
             file.seek(member.offset)
             group.texts[extension] = file.read(min(member.size, TEXT_BYTES_CAP))
-        elif not is_picture(extension):
+        elif not _is_picture(extension):
             others["." + extension] += 1
     if group is not None:
         yield group
 
 
-def columns_of(group: MemberGroup) -> tuple[dict[str, Any], bool]:
+def _columns_of(group: _MemberGroup) -> tuple[dict[str, Any], bool]:
     """The record's columns, and whether a .json in it could not be read."""
     columns: dict[str, Any] = {"key": group.key}
     damaged = False
     for extension, text in group.texts.items():
-        if extension == CAPTION_EXTENSION:
+        if extension == _CAPTION_EXTENSION:
             columns["caption"] = text
-        elif is_text(extension):
+        elif _is_text(extension):
             columns[extension.replace(".", "_")] = text
     for extension, text in group.texts.items():
-        if is_json(extension):
+        if _is_json(extension):
             values = parse_object(text)
             damaged = damaged or values is None
             columns = {**(values or {}), **columns}
     return columns, damaged
 
 
-def is_picture(extension: str) -> bool:
+def _is_picture(extension: str) -> bool:
     """Whether members of this extension are pictures."""
     return "." + extension.rpartition(".")[2] in SUFFIXES
 
 
-def is_json(extension: str) -> bool:
+def _is_json(extension: str) -> bool:
     """Whether members of this extension hold columns."""
     return extension.rpartition(".")[2] == "json"
 
 
-def is_text(extension: str) -> bool:
+def _is_text(extension: str) -> bool:
     """Whether members of this extension are a column each."""
-    return extension.rpartition(".")[2] in TEXT_EXTENSIONS
+    return extension.rpartition(".")[2] in _TEXT_EXTENSIONS
 
 
-def notes_of(found: TarFindings) -> list[str]:
+def _notes_of(found: _TarFindings) -> list[str]:
     """What a user may not expect of the archives, a line each."""
     notes: list[str] = []
     if found.bare:

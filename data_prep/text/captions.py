@@ -18,7 +18,7 @@ from pretrain.base.checks import check_positive
 
 # A caption may have at most 65,535 tokens (the index counts them in 16 bits). A character can
 # become several tokens (bytes, compatibility decomposition), so stay far below.
-CAPTION_CHARS_CAP = 16_000
+_CAPTION_CHARS_CAP = 16_000
 # Zero width, soft hyphens, direction marks. The joiners (200c, 200d) stay where Persian, Indic
 # scripts and emoji need them, which is between characters beyond ASCII.
 UNSEEN = re.compile(
@@ -47,9 +47,9 @@ class CaptionOptions:
     None, N/A, punctuation alone (caption_placeholder), or with HTML tags (caption_markup)."""
 
     def __post_init__(self) -> None:
-        if not 1 <= self.caption_max_chars <= CAPTION_CHARS_CAP:
+        if not 1 <= self.caption_max_chars <= _CAPTION_CHARS_CAP:
             raise ValueError(
-                f"caption_max_chars={self.caption_max_chars}: choose 1 to {CAPTION_CHARS_CAP}"
+                f"caption_max_chars={self.caption_max_chars}: choose 1 to {_CAPTION_CHARS_CAP}"
             )
         check_positive({"--captions-per-list": self.captions_per_list})
 
@@ -83,7 +83,7 @@ def parse_templates(
         name, equals, template = text.partition("=")
         if not equals or not name.isidentifier():
             raise ValueError(f"caption={text!r}: write --caption NAME=TEMPLATE, NAME a plain word")
-        used = template_columns(template)
+        used = _template_columns(template)
         missing = [column for column in used if column not in columns]
         if missing or not used:
             raise ValueError(
@@ -98,7 +98,7 @@ def parse_templates(
                 "that is meant a column of its own"
             )
         made = [CaptionTemplate(name=name, template=template, columns=used, drop=drop)]
-        if options.captions_per_list is not None and is_list(template, used, lists):
+        if options.captions_per_list is not None and _is_list(template, used, lists):
             made = [
                 replace(made[0], name=name if entry == 0 else f"{name}_{entry + 1}", entry=entry)
                 for entry in range(options.captions_per_list)
@@ -110,12 +110,12 @@ def parse_templates(
     return templates
 
 
-def is_list(template: str, columns: tuple[str, ...], lists: Collection[str]) -> bool:
+def _is_list(template: str, columns: tuple[str, ...], lists: Collection[str]) -> bool:
     """Whether a template is a column of lists and nothing else."""
     return len(columns) == 1 and template == f"{{{columns[0]}}}" and columns[0] in lists
 
 
-def template_columns(template: str) -> tuple[str, ...]:
+def _template_columns(template: str) -> tuple[str, ...]:
     """Columns named by a template: plain {name} fields only. ValueError for anything else."""
     try:
         parts = list(string.Formatter().parse(template))
@@ -150,7 +150,7 @@ def make_captions(
     for template in templates:
         for column in template.columns:
             if column not in entries:
-                entries[column] = column_entries(row[column], dropped if template.drop else None)
+                entries[column] = _column_entries(row[column], dropped if template.drop else None)
         if template.entry is not None:
             cleaned = filter(None, map(clean_text, entries[template.columns[0]]))
             text = next(islice(cleaned, template.entry, None), "")
@@ -167,14 +167,14 @@ def make_captions(
     return captions
 
 
-def column_entries(value: Any, dropped: list[Reason] | None) -> list[str]:
+def _column_entries(value: Any, dropped: list[Reason] | None) -> list[str]:
     """The texts of a column's value, one if it is no list, without the empty ones.
 
     With `dropped`, those that say nothing are left out, and their reasons added to it.
     RejectedError: caption_not_utf8.
     """
     items = value if isinstance(value, list) else [value]
-    texts = [text for text in map(field_text, items) if text]
+    texts = [text for text in map(_field_text, items) if text]
     if dropped is None:
         return texts
     reasons = [why_dropped(clean_text(text)) for text in texts]
@@ -192,12 +192,12 @@ def entries_left_out(templates: list[CaptionTemplate], row: dict[str, Any]) -> i
     for name, last in taken.items():
         count = (last.entry or 0) + 1
         if len(row[name] or []) > count:
-            texts = map(clean_text, column_entries(row[name], [] if last.drop else None))
+            texts = map(clean_text, _column_entries(row[name], [] if last.drop else None))
             left_out += max(sum(map(bool, texts)) - count, 0)
     return left_out
 
 
-def field_text(value: Any) -> str:
+def _field_text(value: Any) -> str:
     """A value as text, None as nothing."""
     if value is None:
         return ""
@@ -211,7 +211,7 @@ def field_texts(value: Any) -> str | list[str]:
 
     RejectedError: caption_not_utf8.
     """
-    return [field_text(item) for item in value] if isinstance(value, list) else field_text(value)
+    return [_field_text(item) for item in value] if isinstance(value, list) else _field_text(value)
 
 
 def clean_text(text: str) -> str:

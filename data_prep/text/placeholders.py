@@ -5,7 +5,7 @@ import string
 
 from data_prep.rejection import Reason
 
-WORDS = frozenset(
+_WORDS = frozenset(
     ("", "null", "nan", "none", "nil", "n/a", "n.a", "na", "undefined", "no caption", "untitled")
 )
 # HTML's elements, so that <3 and a <start of something> stay.
@@ -16,11 +16,11 @@ _ELEMENTS = (
     "small|source|span|strike|strong|style|sub|sup|svg|table|tbody|td|textarea|tfoot|th|thead|"
     "time|title|tr|u|ul|video"
 )
-MARKUP = re.compile(rf"</?(?:{_ELEMENTS})(?:\s[^<>]*)?/?>|<!--", re.IGNORECASE)
+_MARKUP = re.compile(rf"</?(?:{_ELEMENTS})(?:\s[^<>]*)?/?>|<!--", re.IGNORECASE)
 
 
 def why_dropped(text: str) -> Reason | None:
     """Why a cleaned text says nothing; None if it may say something."""
-    if text.strip(string.punctuation + " ").casefold() in WORDS:
+    if text.strip(string.punctuation + " ").casefold() in _WORDS:
         return "caption_placeholder"
-    return "caption_markup" if MARKUP.search(text) else None
+    return "caption_markup" if _MARKUP.search(text) else None

@@ -14,11 +14,11 @@ from pretrain.tokens.word_classes import SENTENCE_START, WordClass
 
 TaggerName = Literal["textblob", "spacy", "vocabulary", "none"]
 # A text's class at each of its characters, uint8: its word's; white space has that of what follows.
-Classes = Callable[[str], NDArray[np.uint8]]
+_Classes = Callable[[str], NDArray[np.uint8]]
 
-WORD = re.compile(r"\w+(?:['’-]\w+)*")
-CLASSES = {"NN": WordClass.NOUN, "JJ": WordClass.ADJECTIVE, "VB": WordClass.VERB}
-SPACY_MODEL = "en_core_web_sm"
+_WORD = re.compile(r"\w+(?:['’-]\w+)*")
+_CLASSES = {"NN": WordClass.NOUN, "JJ": WordClass.ADJECTIVE, "VB": WordClass.VERB}
+_SPACY_MODEL = "en_core_web_sm"
 
 
 class TokenTagger:
@@ -28,15 +28,15 @@ class TokenTagger:
     def __init__(self, name: TaggerName, tokenizer: Tokenizer) -> None:
         """ValueError, with the remedy, where the tagger's package is not installed."""
         self.tokenizer = tokenizer
-        self.by_character: Classes | None = None
+        self.by_character: _Classes | None = None
         self.by_id: NDArray[np.uint8] | None = None
         if name == "textblob":
-            self.by_character = textblob_classes
+            self.by_character = _textblob_classes
         elif name == "spacy":
             load_spacy()
-            self.by_character = spacy_classes
+            self.by_character = _spacy_classes
         elif name == "vocabulary":
-            self.by_id = class_table(tuple(tokenizer.pieces()))
+            self.by_id = _class_table(tuple(tokenizer.pieces()))
 
     def encode(self, text: str) -> tuple[list[int], bytes]:
         """(token ids, class bytes); a token has the class of the word in which it starts."""
@@ -63,29 +63,29 @@ def tag_words(words: list[str]) -> list[WordClass]:
     lexicon = parser.lexicon
     spelled = [word.lower() if word.lower() in lexicon else word for word in words]
     tags = parser.find_tags(spelled)
-    return [CLASSES.get(tag[:2], WordClass.OTHER) for _, tag in tags]
+    return [_CLASSES.get(tag[:2], WordClass.OTHER) for _, tag in tags]
 
 
-def textblob_classes(text: str) -> NDArray[np.uint8]:
+def _textblob_classes(text: str) -> NDArray[np.uint8]:
     """Classes of a text's characters by TextBlob."""
-    words = list(WORD.finditer(text))
+    words = list(_WORD.finditer(text))
     found = tag_words([word.group() for word in words])
-    return spread(text, [(*word.span(), kind) for word, kind in zip(words, found, strict=True)])
+    return _spread(text, [(*word.span(), kind) for word, kind in zip(words, found, strict=True)])
 
 
-def spacy_classes(text: str) -> NDArray[np.uint8]:
+def _spacy_classes(text: str) -> NDArray[np.uint8]:
     """Classes of a text's characters by spaCy."""
-    return spread(
+    return _spread(
         text,
         [
-            (token.idx, token.idx + len(token), CLASSES[token.tag_[:2]])
+            (token.idx, token.idx + len(token), _CLASSES[token.tag_[:2]])
             for token in load_spacy()(text)
-            if token.tag_[:2] in CLASSES
+            if token.tag_[:2] in _CLASSES
         ],
     )
 
 
-def spread(text: str, words: list[tuple[int, int, WordClass]]) -> NDArray[np.uint8]:
+def _spread(text: str, words: list[tuple[int, int, WordClass]]) -> NDArray[np.uint8]:
     """Words (start, end, class) to characters, and one beyond the last."""
     classes = np.full(len(text) + 1, WordClass.OTHER, np.uint8)
     for start, end, word_class in words:
@@ -102,24 +102,24 @@ def load_spacy() -> Any:
     try:
         import spacy
 
-        return spacy.load(SPACY_MODEL, exclude=["parser", "ner", "lemmatizer"])
+        return spacy.load(_SPACY_MODEL, exclude=["parser", "ner", "lemmatizer"])
     except (ImportError, OSError) as error:
         raise ValueError(
-            f"tagger=spacy needs spaCy and its model {SPACY_MODEL}, found neither or one "
+            f"tagger=spacy needs spaCy and its model {_SPACY_MODEL}, found neither or one "
             f"({' '.join(str(error).split())[:80]}): pip install spacy && python -m spacy download "
-            f"{SPACY_MODEL}, or choose --tagger textblob"
+            f"{_SPACY_MODEL}, or choose --tagger textblob"
         ) from error
 
 
 @lru_cache(maxsize=1)
-def class_table(pieces: tuple[str, ...]) -> NDArray[np.uint8]:
+def _class_table(pieces: tuple[str, ...]) -> NDArray[np.uint8]:
     """The class of each piece by itself, whatever stands around it, by TextBlob.
 
     Source: clipa_jax, `noun_tokenize`, which tags each vocabulary entry once.
     """
     table = np.full(len(pieces), WordClass.OTHER, np.uint8)
     for place, piece in enumerate(pieces):
-        word = WORD.search(piece)
+        word = _WORD.search(piece)
         if word is not None and not piece.startswith("<"):
             table[place] = tag_words([word.group()])[0]
     return table
