@@ -15,6 +15,7 @@ from pretrain.batches.collate import Collator
 from pretrain.batches.feed import DeviceBatch, feed
 from pretrain.batches.loader import batches
 from pretrain.engine.result import StepResult, TrainingEngine
+from pretrain.export.open_clip import inexpressible
 from pretrain.losses.build import build_objective
 from pretrain.models.build import build_model
 from pretrain.recipe.recipe import Recipe
@@ -49,6 +50,11 @@ def train(recipe: Recipe, resolved: str, runtime: Runtime, signals: Signals) -> 
     watch(recipe.watchdog, recipe.run_dir, runtime.rank)
     if runtime.is_main:
         job.log.say(job.expectation.line())
+        if missing := inexpressible(recipe.model):
+            job.log.say(
+                f"note: the export will open in transformers, not in open_clip, which has no "
+                f"counterpart of {', '.join(missing)}"
+            )
     with job.saver:
         for index in range(state.stage, len(job.stages)):
             state = run_stage(job, index, state, tag, signals)
@@ -84,7 +90,8 @@ def run_stage(job: Job, index: int, state: RunState, tag: str | None, signals: S
         device=device,
     )
     stream = feed(built, device)
-    meter = Meter(workload(recipe, stage, ranks=ranks, device=device), device)
+    work = workload(recipe, stage, precision=job.precision, ranks=ranks, device=device)
+    meter = Meter(work, device)
     spikes = SpikeWatch(recipe.log.spikes)
     signals.training()
     while state.stage_step < stage.steps:
@@ -108,6 +115,8 @@ def run_stage(job: Job, index: int, state: RunState, tag: str | None, signals: S
             step=state.step + 1,
             samples_seen=state.samples_seen + batch_samples,
         )
+        if (step_s := meter.third_step_s()) is not None:
+            say_forecast(job, stage, state, step_s)
         due = job.saver.due(state.stage_step) and not is_last
         saves = due or result.stop
         if saves or logs:
@@ -118,9 +127,7 @@ def run_stage(job: Job, index: int, state: RunState, tag: str | None, signals: S
             log_step(job, stage, state, engine, result, rate, reading)
             if (usual := spikes.see(result.loss)) is not None:
                 log_spike(job, stage, state, result.loss, usual)
-            if meter.readings == 2:  # the first holds what happens once
-                say_forecast(job, stage, state, reading["step_s"])
-            if meter.readings > 1:
+            if meter.readings > 1:  # the first holds what happens once
                 say_shortfalls(job, stage, reading)
         if _due(recipe.evaluation.every_steps, state.stage_step) and not is_last:
             _evaluate(job, stage, state, engine)

@@ -51,9 +51,9 @@ def weight_names(options: ModelOptions) -> dict[str, tuple[str, ...]]:
     return found
 
 
-def check_expressible(model: CLIP) -> None:
-    """ValueError names the option that open_clip has no counterpart of."""
-    shared, image, text = model.options, model.options.image, model.options.text
+def inexpressible(shared: ModelOptions) -> list[str]:
+    """The options, with their values, that open_clip has no exact counterpart of."""
+    image, text = shared.image, shared.text
     hides = text.padding_mask and not (text.causal and text.pool == "eos")
     quick = [tower.gelu == "quick" for tower in (image, text)]
     reasons = {
@@ -66,8 +66,12 @@ def check_expressible(model: CLIP) -> None:
         # A causal tower never sees what stands behind its eos, so hiding it changes nothing.
         f"model.text.padding_mask={text.padding_mask}": hides,
     }
-    found = [option for option, refused in reasons.items() if refused]
-    if found:
+    return [option for option, refused in reasons.items() if refused]
+
+
+def check_expressible(model: CLIP) -> None:
+    """ValueError names the option that open_clip has no counterpart of."""
+    if found := inexpressible(model.options):
         raise ValueError(
             f"open_clip has no exact counterpart of {', '.join(found)}: export with "
             "--format transformers, or train with another value"

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 import torch
 
 from pretrain.engine.ds_config import read_ds_config
+from pretrain.engine.options import TrainedIn
 from pretrain.engine.precision import resolve_precision
 from pretrain.plan import communication
 from pretrain.plan.flops import Flops, count_parameters, executed_flops, meta_model, stage_flops
@@ -50,7 +51,7 @@ class StageEstimate:
     text_tokens: int
     flops: Flops
     executed_flops: float  # of one sample in training
-    precision: str
+    precision: TrainedIn
     zero_stage: int
     memory: Memory
     micro: int
@@ -168,13 +169,14 @@ def stage_estimate(
         largest_micro={z: memory.largest_micro(room, local) for z, memory in memories.items()},
         sent=sent,
         sent_s=sent_s,
-        step_s=local * executed / (machine.hardware.peak_tflops * 1e12 * machine.mfu) + sent_s,
+        step_s=local * executed / (machine.hardware.tflops(precision) * 1e12 * machine.mfu)
+        + sent_s,
         loader_images_per_s=loader_rate(options.tokens.image_px, tier),
         tier=tier,
     )
 
 
-def _precision(recipe: Recipe, machine: Machine) -> str:
+def _precision(recipe: Recipe, machine: Machine) -> TrainedIn:
     if machine.is_cpu or recipe.engine.precision != "auto":
         return resolve_precision(recipe.engine.precision, torch.device("cpu"))
     return "bf16"  # every GPU that is listed computes in it

@@ -1,7 +1,8 @@
 """Accelerators as data: peak, memory, power, and the share of the peak that CLIP training reaches.
 
-Peaks are dense bf16 with fp32 accumulation, from the vendors' data sheets: NVIDIA H100 SXM (989.4),
-H200 SXM (989.4), A100 (312), L40S (362, without sparsity), RTX 4090 (165.2, Ada whitepaper).
+Peaks are dense bf16 with fp32 accumulation, and fp32 without TF32, from the vendors' data sheets:
+NVIDIA H100 SXM and H200 SXM (989.4, 67), A100 (312, 19.5), L40S (362 without sparsity, 91.6),
+RTX 4090 (165.2, 82.6; Ada whitepaper).
 Watts are the boards' limits. A data sheet's GB of an HBM board is what the driver shows in GiB.
 
 Shares of the peak, over all FLOPs executed:
@@ -16,6 +17,8 @@ Shares of the peak, over all FLOPs executed:
 
 from dataclasses import dataclass
 
+from pretrain.engine.options import TrainedIn
+
 GIB = 2**30
 
 
@@ -24,39 +27,48 @@ class Hardware:
     """One accelerator."""
 
     peak_tflops: float  # dense bf16
+    fp32_tflops: float
     memory_gib: float
     mfu: float  # default share of the peak
     link_gb_per_s: float  # to its neighbours in a node, one direction
     price_per_hour: float | None = None  # USD, where a published one is at hand
     marks: tuple[str, ...] = ()  # words of its device name
 
+    def tflops(self, precision: TrainedIn) -> float:
+        """Peak of matrix products in bf16 (autocast too) or fp32."""
+        return self.fp32_tflops if precision == "fp32" else self.peak_tflops
+
 
 # A100: USD 1.575 an hour is the price that CLIPA-v2's cost table is reckoned with.
 # Links: NVLink 4 450 GB/s, NVLink 3 300 GB/s, PCIe 4 x16 32 GB/s, each in one direction.
 HARDWARE = {
     "h100": Hardware(
-        peak_tflops=989.4, memory_gib=80, mfu=0.20, link_gb_per_s=450, marks=("H100",)
+        peak_tflops=989.4, fp32_tflops=67, memory_gib=80, mfu=0.20, link_gb_per_s=450,
+        marks=("H100",)
     ),
     "h200": Hardware(
-        peak_tflops=989.4, memory_gib=141, mfu=0.29, link_gb_per_s=450, marks=("H200",)
+        peak_tflops=989.4, fp32_tflops=67, memory_gib=141, mfu=0.29, link_gb_per_s=450,
+        marks=("H200",)
     ),
     "a100-80g": Hardware(
-        peak_tflops=312, memory_gib=80, mfu=0.33, link_gb_per_s=300,
+        peak_tflops=312, fp32_tflops=19.5, memory_gib=80, mfu=0.33, link_gb_per_s=300,
         price_per_hour=1.575, marks=("A100", "80GB"),
     ),
     "a100-40g": Hardware(
-        peak_tflops=312, memory_gib=40, mfu=0.33, link_gb_per_s=300,
+        peak_tflops=312, fp32_tflops=19.5, memory_gib=40, mfu=0.33, link_gb_per_s=300,
         price_per_hour=1.575, marks=("A100",),
     ),
     "l40s": Hardware(
-        peak_tflops=362, memory_gib=48, mfu=0.20, link_gb_per_s=32, marks=("L40S",)
+        peak_tflops=362, fp32_tflops=91.6, memory_gib=48, mfu=0.20, link_gb_per_s=32,
+        marks=("L40S",)
     ),
     "rtx4090": Hardware(
-        peak_tflops=165.2, memory_gib=24, mfu=0.20, link_gb_per_s=32, marks=("4090",)
+        peak_tflops=165.2, fp32_tflops=82.6, memory_gib=24, mfu=0.20, link_gb_per_s=32,
+        marks=("4090",)
     ),
     # One core of a server CPU: 64 bf16 FLOP a cycle (one AVX512-BF16 instruction) at 3.5 GHz, with
-    # its share of a 2 GiB-a-core machine's memory and of a 64-core socket's 320 W.
-    "cpu": Hardware(peak_tflops=0.224, memory_gib=2, mfu=0.45, link_gb_per_s=10),
+    # its share of a 2 GiB-a-core machine's memory; 32 fp32 FLOP a cycle.
+    "cpu": Hardware(peak_tflops=0.224, fp32_tflops=0.112, memory_gib=2, mfu=0.45, link_gb_per_s=10),
 }  # fmt: skip
 
 

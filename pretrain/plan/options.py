@@ -58,6 +58,7 @@ class PlanOptions:
             hardware = replace(
                 hardware,
                 peak_tflops=hardware.peak_tflops * self.gpus,
+                fp32_tflops=hardware.fp32_tflops * self.gpus,
                 memory_gib=self.gpu_memory_gib or hardware.memory_gib * self.gpus,
             )
         return Machine(

@@ -34,7 +34,8 @@ class DataOptions:
     each once. `python -m data_prep weigh` makes one."""
     max_repeated_share: float = 0.5
     """Share of a global batch that may be repeats of its own samples, which are then negatives of
-    themselves: over the border of an epoch, or by weights."""
+    themselves: over the border of an epoch, or by weights. The first batch of a stage and those
+    over its first epochs' borders are looked at; no batch may be larger than the dataset."""
     shuffle_window_samples: int = WINDOW_SAMPLES
     """Samples shuffled into each other: at least 16 of the largest global batch."""
     normalisation: Normalisation = "imagenet"
@@ -121,6 +122,17 @@ class Recipe:
                     f"stages.{name}.fixed_positions=True with model.image.positions="
                     f"{image.positions}, which are always fixed: set it to false, or positions to "
                     "learned_from_sincos"
+                )
+            if stage.fixed_positions and stage.locked == "image":
+                raise ValueError(
+                    f"stages.{name}.fixed_positions=True with stages.{name}.locked=image, which "
+                    "keeps the whole tower as it is: leave one of them out"
+                )
+            is_random = image.positions == "learned" and self.start == StartOptions()
+            if stage.fixed_positions and is_random and name == next(iter(self.stages)):
+                raise ValueError(
+                    f"stages.{name}.fixed_positions=True with model.image.positions=learned: the "
+                    "table would stay as random as it begins; set positions to learned_from_sincos"
                 )
             try:
                 image_tokens(self, stage)

@@ -101,6 +101,14 @@ class _Tensors(Mapping[str, Tensor]):
         return len(self._files)
 
 
+def _remove(path: Path) -> None:
+    """A folder with all in it; of a link never what it leads to."""
+    if path.is_symlink():
+        path.unlink()
+    else:
+        shutil.rmtree(path)
+
+
 def newest(folder: Path, *, late_files_s: float) -> Checkpoint | None:
     """The newest whole checkpoint; None without any. For the main rank alone.
 
@@ -109,13 +117,10 @@ def newest(folder: Path, *, late_files_s: float) -> Checkpoint | None:
     written one. What killed saves left is removed: the caller owns the folder.
     """
     for path in folder.glob("step-*" + ASIDE):
-        if path.is_symlink():
-            path.unlink()  # never what it leads to
-        else:
-            shutil.rmtree(path)  # of a save that was killed
+        _remove(path)  # of a save that was killed
     for path in folder.glob("step-*" + REPLACED):
         if (own := path.with_name(path.name.removesuffix(REPLACED))).exists():
-            shutil.rmtree(path)
+            _remove(path)
         else:  # killed before the new one had its name
             path.rename(own)
     damaged: list[Path] = []

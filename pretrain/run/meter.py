@@ -9,10 +9,13 @@ import psutil
 import torch
 
 from pretrain.batches.collate import Batch
+from pretrain.engine.options import TrainedIn
 from pretrain.plan.flops import executed_flops
 from pretrain.plan.hardware import GIB, HARDWARE, hardware_of_device
 from pretrain.recipe.recipe import Recipe, image_tokens
 from pretrain.recipe.stages import Stage
+
+_FIRST_STEPS = 3
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,10 +41,12 @@ class RankReading:
     device_memory_peak_gib: float | None
 
 
-def workload(recipe: Recipe, stage: Stage, *, ranks: int, device: torch.device) -> Workload:
+def workload(
+    recipe: Recipe, stage: Stage, *, precision: TrainedIn, ranks: int, device: torch.device
+) -> Workload:
     """A stage's on so many ranks with devices like this one."""
     kept, _ = image_tokens(recipe, stage.options)
-    peak = recipe.log.peak_tflops or known_peak_tflops(device)
+    peak = recipe.log.peak_tflops or known_peak_tflops(device, precision)
     return Workload(
         batch_samples=stage.options.global_batch_samples,
         tokens_per_sample=kept + stage.options.tokens.text_tokens,
@@ -50,12 +55,12 @@ def workload(recipe: Recipe, stage: Stage, *, ranks: int, device: torch.device) 
     )
 
 
-def known_peak_tflops(device: torch.device) -> float | None:
-    """Of the accelerator that the device's name says it is."""
+def known_peak_tflops(device: torch.device, precision: TrainedIn) -> float | None:
+    """Of the accelerator that the device's name says it is, in that precision."""
     if device.type != "cuda":
         return None
     name = hardware_of_device(torch.cuda.get_device_name(device))
-    return None if name is None else HARDWARE[name].peak_tflops
+    return None if name is None else HARDWARE[name].tflops(precision)
 
 
 class Meter:
@@ -66,6 +71,7 @@ class Meter:
         self.readings = 0
         self._device = device
         self._process = psutil.Process()
+        self._ends: list[float] = []  # of the first steps
         self._replaced: dict[str, int] = {}
         self._replaced_first: dict[str, str] = {}
         self._in_a_row = 0
@@ -80,10 +86,16 @@ class Meter:
 
     def stepped(self, batch: Batch) -> None:
         self._steps += 1
+        if len(self._ends) <= _FIRST_STEPS:
+            self._ends.append(time.perf_counter())
         for reason, count in batch["replaced"].items():
             self._replaced[reason] = self._replaced.get(reason, 0) + count
         self._replaced_first = {**batch["replaced_first"], **self._replaced_first}
         self._in_a_row = max(self._in_a_row, batch["replaced_in_a_row"])
+
+    def third_step_s(self) -> float | None:
+        """Seconds of the third step, right after it: what happens once is over. None else."""
+        return self._ends[-1] - self._ends[-2] if len(self._ends) == _FIRST_STEPS else None
 
     def of_this_rank(self, ready_s: float) -> RankReading:
         """This rank's part of a reading; unusable samples since the last such part.

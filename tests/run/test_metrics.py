@@ -61,7 +61,7 @@ def test_mfu_of_a_given_peak_the_plan_at_the_start_and_a_trace(tiny_dataset, tmp
     assert [step["step"] for step in steps] == [3, 6, 9, 10]
     for step in steps:
         assert step["mfu"] == pytest.approx(step["tflop_per_s"] / (2 * 0.5))
-    assert known_peak_tflops(torch.device("cpu")) is None
+    assert known_peak_tflops(torch.device("cpu"), "bf16") is None
 
 
 def test_a_trace_of_no_steps_is_refused():
@@ -119,7 +119,7 @@ def test_a_workload_counts_what_a_step_executes():
     words = ["--stages.full.micro_batch_samples", "4", "--engine.checkpoint_image", "true"]
     recipe, _ = parse(["--config", str(ROOT / "pretrain/recipes/tiny.yaml"), *words])
     stage = plan_stages(recipe.stages, 1000)[1]
-    work = workload(recipe, stage, ranks=2, device=torch.device("cpu"))
+    work = workload(recipe, stage, precision="fp32", ranks=2, device=torch.device("cpu"))
     flops = forward_flops(recipe.model, kept=36, full=36, text_tokens=12)
     assert work.flops_per_sample == pytest.approx(5 * flops.image + 4 * flops.text)
     assert (work.tokens_per_sample, work.peak_tflops) == (48, None)

@@ -253,6 +253,13 @@ def test_positions_that_are_no_table_cannot_be_fixed_by_a_stage():
     with pytest.raises(ValueError, match=r"stages\.reduced\.fixed_positions=True with") as refusal:
         parse(tiny)
     assert "learned_from_sincos" in str(refusal.value) and "\n" not in str(refusal.value)
+    table = ["--model.image.positions", "learned"]
+    with pytest.raises(ValueError, match="as random as it begins"):
+        parse([*tiny, *table])
+    with pytest.raises(ValueError, match="leave one of them out"):
+        parse(
+            [*tiny, "--model.image.positions=learned_from_sincos", "--stages.reduced.locked=image"]
+        )
 
 
 @pytest.mark.parametrize("name", ["../../x", "", "a.b", "a b", "ä", "<b>", "a\n", "/x"])
