@@ -56,6 +56,13 @@ use_shard_cache() { # TRAINING OPTIONS...
 
 # --- pretraining ----------------------------------------------------------------------------------
 
+# The run folder that a recipe names: plain, in quotes, with a comment, with Windows' line ends.
+run_dir_of() { # RECIPE
+    [[ -f $1 ]] || return 0
+    sed -n 's/\r$//; s/^["'"'"']\{0,1\}run_dir["'"'"']\{0,1\}[[:space:]]*:[[:space:]]*//p' "$1" | tail -n 1 |
+        sed -E "s/^\"([^\"]*)\".*$/\1/; t; s/^'([^']*)'.*$/\1/; t; s/(^|[[:space:]]+)#.*$//; s/[[:space:]]+$//; s/^(null|~)$//"
+}
+
 # Sets RECIPE and RUN_DIR from what the template was called with, or ends the job.
 check_pretrain_request() {
     RECIPE=${1:-}
@@ -65,14 +72,20 @@ check_pretrain_request() {
     [[ -f $RECIPE ]] || fail "no recipe $RECIPE in $PWD; those that exist: pretrain/recipes"
     export RECIPE
 
-    RUN_DIR=$(sed -n 's/^run_dir: *//p' "$RECIPE")
+    local typed="" found
+    RUN_DIR=$(run_dir_of "$RECIPE")
     while (($# > 1)); do
         shift
         case $1 in
-            --run_dir) RUN_DIR=${2:-} ;;
-            --run_dir=*) RUN_DIR=${1#*=} ;;
+            --run_dir | --run-dir) typed=${2:-} ;;
+            --run_dir=* | --run-dir=*) typed=${1#*=} ;;
+            --config | --config=*)
+                found=$(run_dir_of "$([[ $1 == *=* ]] && echo "${1#*=}" || echo "${2:-}")")
+                RUN_DIR=${found:-$RUN_DIR}
+                ;;
         esac
     done
+    RUN_DIR=${typed:-$RUN_DIR}
     [[ -n $RUN_DIR ]] || fail "$RECIPE names no run folder: add --run_dir runs/x"
 }
 

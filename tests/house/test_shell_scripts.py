@@ -8,6 +8,8 @@ import sys
 import pytest
 from tiny_runs import ROOT
 
+from pretrain.recipe.parsing import parse
+
 SCRIPTS = sorted(
     path
     for pattern in ("slurm/*.sh", "slurm/*.sbatch", "tests/slurm/*.sh", ".ci/run")
@@ -49,3 +51,46 @@ def test_a_container_reaches_every_srun(tmp_path):
     for call in calls:
         assert f"--container-image=image.sqsh --container-mounts={ROOT}:{ROOT} " in call
         assert f"--container-workdir={ROOT}" in call
+
+
+@pytest.mark.parametrize(
+    ("line", "more", "wanted"),
+    [
+        ("run_dir: runs/x", (), "runs/x"),
+        ('run_dir: "runs/x"', (), "runs/x"),
+        ("run_dir: 'runs/x y'  # quoted", (), "runs/x y"),
+        ("run_dir: runs/x  # the big disk", (), "runs/x"),
+        ("run_dir: runs/a#b", (), "runs/a#b"),
+        ('"run_dir" : runs/x\r', (), "runs/x"),
+        ("# mine\nrun_dir:   runs/x   ", (), "runs/x"),
+        ("run_dir: runs/x", ("--run_dir", "runs/y"), "runs/y"),
+        ("run_dir: runs/x", ("--run-dir=runs/y",), "runs/y"),
+        ("run_dir: runs/x", ("--config", "later.yaml"), "runs/later"),
+        ("run_dir: runs/x", ("--config=plain.yaml", "--seed", "1"), "runs/x"),
+        ("run_dir: runs/z", ("--run_dir=runs/y", "--config", "later.yaml"), "runs/y"),
+    ],
+)
+def test_the_run_folder_is_the_one_that_training_uses(tmp_path, line, more, wanted):
+    """Else a job that goes on would be taken for one that stands still."""
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin/python").symlink_to(sys.executable)
+    recipe = tmp_path / "recipe.yaml"
+    tiny = (ROOT / "pretrain/recipes/tiny.yaml").read_text().replace("run_dir: runs/tiny\n", "")
+    recipe.write_bytes((line + "\n" + tiny).encode())
+    (tmp_path / "later.yaml").write_text("run_dir: 'runs/later' # moved\n")
+    (tmp_path / "plain.yaml").write_text("seed: 3\n")
+    words = [str(tmp_path / w) if w.endswith(".yaml") and "=" not in w else w for w in more]
+    words = [w.replace("=plain", f"={tmp_path}/plain") for w in words]
+    script = (
+        'VENV=$1; source slurm/preamble.sh; shift; check_pretrain_request "$@"; echo "$RUN_DIR"'
+    )
+    done = subprocess.run(
+        ["bash", "-euc", script, "bash", tmp_path, recipe, *words],
+        cwd=ROOT,
+        env={**os.environ, "SLURM_JOB_NAME": "x"},
+        capture_output=True,
+        text=True,
+    )
+    assert done.stdout.splitlines()[-1:] == [wanted], done.stderr
+    parsed, _ = parse(["--config", str(recipe), *words])
+    assert str(parsed.run_dir) == wanted
