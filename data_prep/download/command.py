@@ -15,6 +15,7 @@ from subprocess import DEVNULL, run
 from typing import Any
 
 from data_prep.build.request import differing
+from data_prep.download import guard
 from data_prep.download.img2dataset_run import run_logged
 from data_prep.download.link_tables import Columns, choose_columns, stage_tables, table_files
 from data_prep.pool import usable_workers
@@ -29,7 +30,15 @@ _REQUEST_FILE = "request.json"
 _REQUIREMENTS = "requirements-download.txt"
 _ROBOTS_DIRECTIVES = ["noai", "noimageai", "noindex", "noimageindex"]
 # What may change when a download goes on.
-_FREE_OPTIONS = ("processes", "threads", "timeout_s", "retries", "user_agent_token", "python")
+_FREE_OPTIONS = (
+    "processes",
+    "threads",
+    "timeout_s",
+    "retries",
+    "user_agent_token",
+    "python",
+    "private_addresses",
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,6 +77,9 @@ class DownloadOptions:
     user_agent_token: str | None = None
     """Name under which the download makes itself known; X-Robots-Tag lines for this name are heeded
     beside those for everybody."""
+    private_addresses: bool = False
+    """Whether links to this machine and to private networks are followed: for a mirror of your own.
+    Else they are counted as failed, as is every link that is not http or https."""
     python: Path | None = None
     """Interpreter of the environment that has img2dataset. Null: this one, or else the img2dataset
     on PATH."""
@@ -115,7 +127,11 @@ def download(table: str, out: Path, options: DownloadOptions) -> str:
         _drop_damaged(out)
         if _counts_of(out).links < rows:
             command = [*program, *_arguments(out, columns, options)]
-            run_logged(command, state / "log.txt", rows, lambda: _counts_of(out), lock)
+            write_durably(state / "guard/sitecustomize.py", Path(guard.__file__).read_bytes())
+            environment = {"PYTHONPATH": str((state / "guard").resolve())}
+            if options.private_addresses:
+                environment[guard.ALLOW] = "1"
+            run_logged(command, environment, state / "log.txt", rows, lambda: _counts_of(out), lock)
         found = _counts_of(out)
     if found.links != rows:
         raise OSError(

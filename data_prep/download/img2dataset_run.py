@@ -19,7 +19,12 @@ _QUIET = {"NO_ALBUMENTATIONS_UPDATE": "1", "PYTHONUNBUFFERED": "1"}
 
 
 def run_logged(
-    command: list[str], log_file: Path, links: int, count: Callable[[], LinkCounts], lock: int
+    command: list[str],
+    environment: dict[str, str],
+    log_file: Path,
+    links: int,
+    count: Callable[[], LinkCounts],
+    lock: int,
 ) -> None:
     """Run to the end. OSError names the log if it fails; on a signal its processes end, too.
 
@@ -32,7 +37,7 @@ def run_logged(
             stdout=log,
             stderr=subprocess.STDOUT,
             stdin=subprocess.DEVNULL,
-            env={**os.environ, **_QUIET},
+            env={**os.environ, **_QUIET, **environment},
             start_new_session=True,
             pass_fds=[lock],
         )

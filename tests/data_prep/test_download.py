@@ -40,6 +40,7 @@ pytestmark = pytest.mark.skipif(
 KINDS = ["good"] * 9 + ["png", "gone", "gone", "broken", "page", "cut", "slow", "noai", "named"]
 SLOW_KINDS = ["good"] * 8 + ["slow"] * 8 + ["good"] * 8
 QUICK = ["--timeout-s", "2", "--retries", "1", "--shard-links", "8", "--processes", "1"]
+QUICK += ["--private-addresses", "true"]  # the server is on loopback
 
 
 @pytest.fixture(scope="module")
