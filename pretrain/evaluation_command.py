@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from pretrain.base import distributed
-from pretrain.base.faults import ended_at_once
+from pretrain.base.faults import ended_at_once, one_line_faults
 from pretrain.base.files import write_durably
 from pretrain.base.run_files import WATCHED_FILE
 from pretrain.evaluation.evaluator import Evaluator
@@ -63,7 +63,9 @@ def evaluate(options: EvaluateOptions) -> None:
     runtime = distributed.start(timeout_s=_TIMEOUT_S)
 
     def judge(one: EvaluatedModel, at: TokenOptions) -> list[Figure]:
-        return evaluator.evaluate(one.build(at, runtime.device), kept_tokens(at))
+        with one_line_faults(known_to_all=True):  # weights that are not this model's
+            model = one.build(at, runtime.device)
+        return evaluator.evaluate(model, kept_tokens(at))
 
     def judge_checkpoint(one: EvaluatedModel) -> tuple[TokenOptions, list[Figure]]:
         at = lengths(one, options.image_px, options.text_tokens)

@@ -16,7 +16,7 @@ from pretrain.models.clip import CLIP
 from pretrain.models.options import ModelOptions
 from pretrain.recipe.parsing import read_recipe
 from pretrain.recipe.recipe import Recipe
-from pretrain.run.stage_weights import read_stage_weights
+from pretrain.run.stage_weights import finished_stage_weights
 from pretrain.tokens.context import special_count
 from pretrain.tokens.options import TokenOptions
 from pretrain.tokens.tokenizer import Tokenizer
@@ -40,7 +40,7 @@ def find_model(folder: Path, stage: str | None) -> EvaluatedModel:
         return _exported(folder, stage)
     recipe = read_recipe(folder)
     stage = stage or list(recipe.stages)[-1]
-    return of_stage(recipe, stage, read_stage_weights(folder, stage)[0])
+    return of_stage(recipe, stage, finished_stage_weights(folder, stage)[0])
 
 
 def of_stage(recipe: Recipe, stage: str, weights: dict[str, Tensor]) -> EvaluatedModel:

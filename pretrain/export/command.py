@@ -24,7 +24,7 @@ from pretrain.models.build import build_model
 from pretrain.models.starting import CONFIG_FILE
 from pretrain.recipe.parsing import read_recipe
 from pretrain.recipe.recipe import Recipe
-from pretrain.run.stage_weights import read_stage_weights
+from pretrain.run.stage_weights import finished_stage_weights
 
 # What a format's folder is judged with: the oldest versions that this was tried with.
 _NEEDS = {"transformers": ("transformers", (5, 20)), "open_clip": ("open_clip_torch", (3, 3))}
@@ -43,7 +43,7 @@ def export(
     then `out` is what it was before.
 
     onnx: image.onnx and text.onnx too."""
-    weights, objective = read_stage_weights(recipe.run_dir, stage)
+    weights, objective = finished_stage_weights(recipe.run_dir, stage)
     config = export_config(recipe, stage, objective)
     # A cache is a training node's; here it serves only shards that have no other way.
     far = recipe.data.shards if recipe.data.shards.url is not None else None

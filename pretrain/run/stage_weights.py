@@ -10,13 +10,14 @@ from torch import Tensor
 
 from pretrain.base.distributed import agreed
 from pretrain.base.files import why_not_written, write_tensors
-from pretrain.base.run_files import STAGES
+from pretrain.base.run_files import CHECKPOINTS, STAGES
 from pretrain.losses.objective import Objective
 from pretrain.models.clip import CLIP, resized_weights
 from pretrain.models.options import StartOptions
 from pretrain.models.starting import load_start
+from pretrain.run.checkpoint import complete
 from pretrain.run.late_files import await_seen, unseen
-from pretrain.run.record import FileSum, file_sum
+from pretrain.run.record import FileSum, file_sum, read_record
 
 _OBJECTIVE = "loss."  # stands before the names of the objective's own parameters
 
@@ -47,8 +48,15 @@ def check_stage_weights(run_dir: Path, stage: str, told: FileSum, late_files_s: 
     `told` says."""
     path = stage_file(run_dir, stage)
     await_seen(lambda: unseen(path, told.bytes), f"weights {path}", late_files_s)
+    _check_sum(path, told)
+
+
+def _check_sum(path: Path, told: FileSum) -> None:
     if file_sum(path) != told:
-        raise ValueError(f"weights {path} differ from the sha256 of the checkpoint that names them")
+        raise ValueError(
+            f"weights {path} differ from the sha256 of the checkpoint that names them: put the "
+            "file back"
+        )
 
 
 def read_stage_weights(run_dir: Path, stage: str) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
@@ -69,6 +77,22 @@ def read_stage_weights(run_dir: Path, stage: str) -> tuple[dict[str, Tensor], di
         raise ValueError(f"weights {path} are damaged ({error}): put the file back") from error
     own = [name for name in weights if name.startswith(_OBJECTIVE)]
     return weights, {name.removeprefix(_OBJECTIVE): weights.pop(name) for name in own}
+
+
+def finished_stage_weights(
+    run_dir: Path, stage: str
+) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """The same for who did not train them: checked against the newest checkpoint that names them.
+    A run folder without checkpoints has nothing to check them by."""
+    for path in reversed(complete(run_dir / CHECKPOINTS)):
+        try:
+            told = read_record(path).state.stage_weights.get(stage)
+        except (OSError, ValueError, RuntimeError):
+            continue  # damaged, or removed meanwhile: one before it may tell
+        if told is not None and stage_file(run_dir, stage).is_file():
+            _check_sum(stage_file(run_dir, stage), told)
+            break
+    return read_stage_weights(run_dir, stage)
 
 
 def load_stage_weights(

@@ -17,9 +17,11 @@ from forked_runs import TINY, train
 from ranks import run_ranks
 from safetensors.torch import load_file, save_file
 
+from pretrain.export.command import export
 from pretrain.models.positions import sincos_2d
-from pretrain.recipe.parsing import parse
+from pretrain.recipe.parsing import parse, read_recipe
 from pretrain.run.checkpoint import newest
+from pretrain.subject import find_model
 
 NOW = ("--checkpoint.keep", "9", "--checkpoint.late_files_s", "0")
 
@@ -226,6 +228,27 @@ def test_another_version_is_named_with_its_remedy(undisturbed, tiny_dataset, tmp
     (error,) = [line for line in ended.output.splitlines() if line.startswith("error:")]
     assert ended.code == 2 and "Traceback" not in ended.output
     assert "format version 7, this code reads 1" in error and "pretrain.train" in error
+
+
+def test_weights_that_changed_are_neither_evaluated_nor_exported(tiny_run, tmp_path):
+    """One bit of a finished run's stage; the whole file of another run."""
+    run_dir = tmp_path / "run"
+    shutil.copytree(tiny_run, run_dir)
+    assert find_model(run_dir, "full").model.embed_dim == 32
+    path = run_dir / "stages/full.safetensors"
+    whole = path.read_bytes()
+    other = bytearray(whole)
+    other[-5] ^= 1
+    for content in (bytes(other), (run_dir / "stages/reduced.safetensors").read_bytes()):
+        path.write_bytes(content)
+        with pytest.raises(ValueError, match=r"full\.safetensors differ from the sha256 .* back"):
+            find_model(run_dir, "full")
+        with pytest.raises(ValueError, match="differ from the sha256"):
+            export(read_recipe(run_dir), "full", tmp_path / "out", "native")
+        assert not (tmp_path / "out").exists()
+    shutil.rmtree(run_dir / "checkpoints")
+    path.write_bytes(whole)
+    find_model(run_dir, "full")
 
 
 def test_fixed_positions_are_learned_from_where_a_stage_says_so(tiny_dataset, tmp_path):
