@@ -53,6 +53,11 @@ class JoinOptions:
 
     def __post_init__(self) -> None:
         check_positive({"--target": self.target})
+        if self.target is not None and not self.share:
+            raise ValueError(
+                f"--target={self.target}: does nothing without --share, by which the sources are "
+                "weighted; give one for each source, or leave --target out"
+            )
         if len({source.resolve() for source in self.source}) < len(self.source):
             raise ValueError(f"--source {list(map(str, self.source))}: one of them comes twice")
         if len(self.source) < 2:

@@ -27,8 +27,8 @@ class WeighOptions:
     clusters: int | None = None
     """So many groups of like pictures: spherical k-means over `embeddings`."""
     file: Path | None = None
-    """A .npy file of your own weights, one float32 a sample in the dataset's order: checked, and
-    kept as the dataset's."""
+    """A .npy file of your own weights, one number a sample in the dataset's order: checked, and
+    kept as the dataset's, in float32."""
     embeddings: str | None = None
     """Name of the embeddings that are clustered: DIR/embeddings/NAME, which `data_prep embed`
     writes."""
@@ -58,6 +58,16 @@ class WeighOptions:
                 f"--clusters={self.clusters}, --embeddings={self.embeddings}: clusters are made of "
                 "embeddings; give both or neither"
             )
+        of_clusters = ["seed", "starts"] if self.clusters is None else []
+        of_groups = ["alpha", "target"] if self.file is not None else []
+        if idle := [name for name in (*of_groups, *of_clusters) if self._is_given(name)]:
+            told = ", ".join(f"--{name}={getattr(self, name)}" for name in idle)
+            given = f"--by={self.by}" if self.file is None else f"--file={self.file}"
+            raise ValueError(f"{told}: does nothing beside {given}; leave it out")
+
+    def _is_given(self, name: str) -> bool:
+        """Whether an option is another than by default."""
+        return bool(getattr(self, name) != getattr(WeighOptions, name))
 
 
 def weigh(directory: Path, options: WeighOptions) -> str:
@@ -69,7 +79,7 @@ def weigh(directory: Path, options: WeighOptions) -> str:
     path = weights_file(directory, options.out, "--out")
     manifest = read_manifest(directory)
     if options.file is not None:
-        values = open_values(options.file, manifest.samples, f"--file={options.file}")
+        values = open_values(options.file, manifest.samples, f"--file={options.file}", given=True)
         write_weights(directory, options.out, manifest, values)
         return f"{path}: {values.sum(dtype=np.float64):,.0f} samples shown an epoch"
     groups, names = _chosen_groups(directory, manifest, options)

@@ -31,6 +31,7 @@ from data_prep.rejection import RejectedError
 from data_prep.sources import Corpus
 from data_prep.sources.column_choice import DEFAULT_CAPTION_COLUMN
 from data_prep.text.captions import CaptionTemplate, make_captions
+from data_prep.text.placeholders import say_dropped
 from data_prep.text.vocabulary import sample_texts, train_tokenizer
 from data_prep.text.word_classes import load_spacy
 from pretrain.base.files import write_durably
@@ -264,6 +265,7 @@ def _train_on_corpus(
             f"where={options.source.where!r}, caption={asked}, {dict(rejected)}; it has the "
             f"columns {corpus.columns}; change --where or --caption"
             + (", or write the texts in UTF-8" if "caption_not_utf8" in rejected else "")
+            + say_dropped(rejected)
         )
     return train_tokenizer(texts, options.vocabulary)
 

@@ -62,20 +62,20 @@ def stage_tables(
     staged = {
         file: folder / f"{number:05d}.{file.stem}.parquet" for number, file in enumerate(files)
     }
-    missing: list[Path] = []
-    for file, target in staged.items():
-        if file.suffix.lower() == ".parquet":
-            target.unlink(missing_ok=True)
-            target.symlink_to(file.resolve())
-        elif not target.exists():
-            missing.append(file)
-    if missing:
-        cells = [file for file in missing if file.suffix.lower() in DELIMITERS]
-        table = PlainTable(missing, {file: _cell_format(file, names) for file in cells})
+    written = [file for file in files if file.suffix.lower() != ".parquet"]
+    for file in files:
+        if file not in written:
+            staged[file].unlink(missing_ok=True)
+            staged[file].symlink_to(file.resolve())
+    if missing := [file for file in written if not staged[file].exists()]:
+        cells = [file for file in written if file.suffix.lower() in DELIMITERS]
+        # Columns and types are those of all, whatever a kill has left.
+        table = PlainTable(written, {file: _cell_format(file, names) for file in cells})
         known = {*LINK_NAMES, *CAPTION_NAMES, *TITLE_NAMES, *(name.lower() for name in texts)}
+        as_text = {f.name for f in table.schema if f.name.lower() in known and _is_scalar(f.type)}
+        as_text |= {f.name for f in table.schema if f.type == NUMBERS} & table.beyond_floats
         table.schema = pa.schema(
-            (f.name, pa.string() if f.name.lower() in known and _is_plain(f.type) else f.type)
-            for f in table.schema
+            (f.name, pa.string() if f.name in as_text else f.type) for f in table.schema
         )
         for file in missing:
             _convert(table, file, staged[file])
@@ -152,6 +152,14 @@ def choose_columns(
             raise ValueError(f"{option}={name}: {source} has the columns {found}; choose one of it")
     url, caption = chosen["--url-column"], chosen["--caption-column"]
     assert url is not None and caption is not None
+    for option, name in (("--url-column", url), ("--caption-column", caption)):
+        kind = schema.field(name).type
+        if kind != NUMBERS and pa.types.is_nested(kind):
+            raise ValueError(
+                f"{option}={name}: {source} has lists or objects there, in some row at least, and "
+                "img2dataset takes one text a row; name a column of texts, or write the one that "
+                "is meant into a column of its own"
+            )
     others = [f for f in schema if f.name not in (url, caption, used)]
     kept = [f.name for f in others if f.name not in _RESERVED and _is_plain(f.type)]
     return Columns(
@@ -169,8 +177,13 @@ def _text_columns(schema: pa.Schema) -> list[str]:
 
 def _is_plain(kind: pa.DataType) -> bool:
     """Whether JSON holds values of this type."""
+    return _is_scalar(kind) or holds_texts(kind)
+
+
+def _is_scalar(kind: pa.DataType) -> bool:
+    """Whether values of this type are single texts, numbers or truths."""
     numbers = pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_boolean(kind)
-    return kind == NUMBERS or numbers or holds_text(kind) or holds_texts(kind)
+    return kind == NUMBERS or numbers or holds_text(kind)
 
 
 def table_files(source: str) -> list[dict[str, str | int]]:

@@ -1,5 +1,6 @@
 """Captions of a second table for a finished dataset: DIR/captions/NAME, beside its shards."""
 
+import os
 import shutil
 from collections import Counter
 from collections.abc import Iterator
@@ -16,7 +17,9 @@ from data_prep.recaption.join import (
     Joined,
     JoinState,
     bucket_count,
+    is_hex_key,
     join_bucket,
+    key_text,
     spread,
 )
 from data_prep.rejection import RejectedError
@@ -28,6 +31,7 @@ from data_prep.text.captions import (
     field_texts,
     parse_templates,
 )
+from data_prep.text.placeholders import say_dropped
 from data_prep.text.word_classes import TaggerName
 from pretrain.base.files import file_sha256, rename_durably, why_not_written
 from pretrain.base.lock import LOCK_FILE, locked
@@ -73,7 +77,10 @@ def recaption(
     path = path_inside(directory, manifest.tokenizer.file, "tokenizer.file")
     if file_sha256(path) != manifest.tokenizer.sha256:
         raise ValueError(f"{path}: its sha256 is not the manifest's; put the dataset's own back")
-    tables = {path.name: file_sha256(path) for path in table.paths}
+    base = os.path.commonpath([path.parent.absolute() for path in table.paths])
+    tables = {
+        path.absolute().relative_to(base).as_posix(): file_sha256(path) for path in table.paths
+    }
     requests = {one.name: _request(manifest, one, options, captions, tables) for one in templates}
     if not any(_is_missing(directory, manifest, *one) for one in requests.items()):
         return "\n".join(f"{directory}: the caption {name} is finished" for name in requests)
@@ -227,10 +234,10 @@ def _table_entries(
     used = list(dict.fromkeys(name for one in templates for name in one.columns))
     columns = list(dict.fromkeys([options.key, *used]))
     for place, row in table.rows(columns):
-        key = _key_text(row[options.key], f"--key {options.key} at {place}")
+        key = key_text(row[options.key], f"--key {options.key} at {place}")
         if key is None:
             rejected["key_missing"] += 1
-        elif options.match is None and not _is_hex_key(key):
+        elif options.match is None and not is_hex_key(key):
             raise ValueError(
                 f"--key {options.key} at {place} holds {key[:40]!r}, no sample's key of "
                 f"{KEY_CHARS} lower-case hexadecimal digits: choose another column, or name "
@@ -259,26 +266,9 @@ def _sample_entries(
                 f"--match {options.match}: {directory} has no such metadata (sample {row}); choose "
                 f"one of {sorted(meta)}"
             )
-        key = _key_text(meta[options.match], f"--match {options.match} in sample {row}")
+        key = key_text(meta[options.match], f"--match {options.match} in sample {row}")
         if key is not None:
             yield key, row
-
-
-def _key_text(value: Any, where: str) -> str | None:
-    """A key as text; None where it is null or empty. ValueError for what is no text or number."""
-    if value is None or value == "":
-        return None
-    if isinstance(value, bool) or not isinstance(value, str | int):
-        raise ValueError(
-            f"{where} holds {str(value)[:40]!r} of type {type(value).__name__}: keys are texts or "
-            "whole numbers; choose another column, or write it as one of these"
-        )
-    return str(value)
-
-
-def _is_hex_key(key: str) -> bool:
-    """Whether it looks like a sample's key."""
-    return len(key) == KEY_CHARS and not key.strip("0123456789abcdef")
 
 
 def _add(total: Joined, one: Joined) -> None:
@@ -309,7 +299,7 @@ def _check(directory: Path, options: RecaptionOptions, joined: Joined) -> None:
             f"no caption came of {joined.rows:,} rows of --source {options.source}: "
             f"{joined.unmatched_rows:,} have a --key {options.key} that no sample of {directory} "
             f"has (compared with {with_what}), rejected {dict(joined.rejected)}; change --key or "
-            "--match"
+            "--match, or --caption" + say_dropped(joined.rejected)
         )
 
 

@@ -23,10 +23,12 @@ from data_prep.pool import Report
 from data_prep.rejection import RejectedError
 from data_prep.text.captions import CaptionTemplate, entries_left_out, make_captions
 from data_prep.text.word_classes import TaggerName, TokenTagger
+from pretrain.dataset.manifest import KEY_CHARS
 from pretrain.tokens.tokenizer import open_tokenizer
 
 _BUCKET_BYTES = 1 << 26  # of the table; a bucket takes some times as much in memory
 BUCKET_ROWS = 1 << 19  # of the dataset
+_EXACT = 1 << 53  # whole numbers up to this one are exact as floats
 _BUCKETS_CAP = 800  # files open at once
 
 # Sides of the join; no caption has such a name.
@@ -61,6 +63,25 @@ class Joined:
     rejected: Counter[str] = field(default_factory=Counter)
     having: Counter[str] = field(default_factory=Counter)  # caption -> rows that give it
     counts: dict[str, NDArray[np.uint64]] = field(default_factory=dict)  # caption -> of each id
+
+
+def key_text(value: Any, where: str) -> str | None:
+    """A key as text; None where it is null or empty. ValueError for what is no text or number."""
+    if value is None or value == "":
+        return None
+    if isinstance(value, float) and value.is_integer() and abs(value) <= _EXACT:
+        value = int(value)  # of a column with decimals, or of whole numbers and nulls
+    if isinstance(value, bool) or not isinstance(value, str | int):
+        raise ValueError(
+            f"{where} holds {str(value)[:40]!r} of type {type(value).__name__}: keys are texts or "
+            "whole numbers; choose another column, or write it as one of these"
+        )
+    return str(value)
+
+
+def is_hex_key(key: str) -> bool:
+    """Whether it looks like a sample's key."""
+    return len(key) == KEY_CHARS and not key.strip("0123456789abcdef")
 
 
 def bucket_count(table_bytes: int, samples: int) -> int:

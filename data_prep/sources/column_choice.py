@@ -4,8 +4,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from data_prep.sources.plain_types import LISTS
-from data_prep.sources.values import NUMBERS
+from data_prep.sources.values import NUMBERS, is_list
 
 DEFAULT_IMAGE_COLUMN = "image"
 DEFAULT_CAPTION_COLUMN = "caption"
@@ -115,12 +114,12 @@ def choose_caption_column(schema: pa.Schema) -> str:
 
 def list_columns(schema: pa.Schema) -> list[str]:
     """The columns that are lists of texts or numbers."""
-    return [f.name for f in schema if _is_list(f.type) and not _holds_objects(f.type)]
+    return [f.name for f in schema if is_list(f.type) and not holds_objects(f.type)]
 
 
 def object_columns(schema: pa.Schema) -> list[str]:
     """The columns that hold objects, or lists of lists."""
-    return [field.name for field in schema if _holds_objects(field.type)]
+    return [field.name for field in schema if holds_objects(field.type)]
 
 
 def only_known(names: list[str], default: str, known: tuple[str, ...]) -> str | None:
@@ -140,19 +139,14 @@ def _holds_pictures(kind: pa.DataType) -> bool:
 
 def holds_texts(kind: pa.DataType) -> bool:
     """Whether a column of this type is lists of texts."""
-    return _is_list(kind) and holds_text(kind.value_type)
+    return is_list(kind) and holds_text(kind.value_type)
 
 
-def _holds_objects(kind: pa.DataType) -> bool:
+def holds_objects(kind: pa.DataType) -> bool:
     """Whether values of this type have parts of their own, which no text can stand for."""
-    if _is_list(kind):
-        return _is_list(kind.value_type) or _holds_objects(kind.value_type)
+    if is_list(kind):
+        return is_list(kind.value_type) or holds_objects(kind.value_type)
     return kind != NUMBERS and pa.types.is_nested(kind)
-
-
-def _is_list(kind: pa.DataType) -> bool:
-    """Whether values of this type are lists."""
-    return any(is_kind(kind) for is_kind in LISTS)
 
 
 def holds_text(kind: pa.DataType) -> bool:

@@ -8,6 +8,7 @@ import pyarrow as pa
 from data_prep.sources.values import NESTED, NUMBERS, Written, text_of
 
 _INT64 = range(-(1 << 63), 1 << 63)
+_EXACT = 1 << 53  # whole numbers beyond it are not exact as floats
 # What is plainly a number: 007 and 1e5 stay text.
 _INTEGER = re.compile(r"0|-?[1-9][0-9]{0,17}")
 _DECIMAL = re.compile(r"-?(0|[1-9][0-9]*)\.[0-9]+")
@@ -33,6 +34,10 @@ class ColumnTypes:
         """Each column's type, in the order in which the columns were first seen."""
         return [(name, _arrow_type(kinds - {"null"})) for name, kinds in self.kinds.items()]
 
+    def beyond_floats(self) -> set[str]:
+        """Columns of decimals and of whole numbers that no float holds."""
+        return {name for name, kinds in self.kinds.items() if {"long", "float"} <= kinds}
+
 
 def _kind_of(value: Any) -> str:
     """The kind of a JSON value. Whole numbers beyond 64 bits can only be text."""
@@ -41,7 +46,9 @@ def _kind_of(value: Any) -> str:
     if isinstance(value, bool):
         return "bool"
     if isinstance(value, int):
-        return "int" if value in _INT64 else "text"
+        if value not in _INT64:
+            return "text"
+        return "int" if abs(value) <= _EXACT else "long"
     if isinstance(value, float):
         return "float"
     if isinstance(value, list):
@@ -51,6 +58,7 @@ def _kind_of(value: Any) -> str:
 
 def _arrow_type(kinds: set[str]) -> pa.DataType:
     """The narrowest type that holds all these kinds of value."""
+    kinds = {"int" if kind == "long" else kind for kind in kinds}
     if kinds == {"bool"}:
         return pa.bool_()
     if kinds == {"int"}:

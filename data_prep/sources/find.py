@@ -28,18 +28,19 @@ _EXPANDED = 1_000_000  # files; more are a slip of the hand
 def find_files(source: str, suffixes: tuple[str, ...], option: str = "source") -> list[Path]:
     """The files that a path, folder or pattern stands for, sorted.
 
-    Of a folder, all below it with one of these suffixes, hidden ones and what lies in hidden
-    folders left out: macOS and notebooks leave copies there. FileNotFoundError if there is none,
-    ValueError for one that is to be unpacked or written otherwise first.
+    Of a folder, all below it with one of these suffixes in any case, hidden ones and what lies in
+    hidden folders left out: macOS and notebooks leave copies there. FileNotFoundError if there is
+    none, ValueError for one that is to be unpacked or written otherwise first.
     """
     refuse_address(option, source)
     path = Path(source)
     if path.is_dir():
         files = sorted(
             file
-            for suffix in suffixes
-            for file in path.rglob("*" + suffix)
-            if file.is_file() and not is_hidden(file.relative_to(path).as_posix())
+            for file in path.rglob("*")
+            if file.name.lower().endswith(suffixes)
+            and file.is_file()
+            and not is_hidden(file.relative_to(path).as_posix())
         )
         if not files:
             raise FileNotFoundError(
@@ -47,8 +48,9 @@ def find_files(source: str, suffixes: tuple[str, ...], option: str = "source") -
             )
         return files
     files = [path] if path.is_file() else []
-    for pattern in [] if files else _expand_braces(source):
-        names = glob.glob(pattern, recursive=True)  # noqa: PTH207
+    for pattern in [] if files else expand_braces(source, option):
+        whole = Path(pattern).is_file()  # though its name may look like a pattern
+        names = [pattern] if whole else glob.glob(pattern, recursive=True)  # noqa: PTH207
         found = {Path(name) for name in names if Path(name).is_file()}
         if not found:
             of = "" if pattern == source else f" ({pattern})"
@@ -78,7 +80,7 @@ def _refuse_ending(option: str, file: Path) -> None:
         raise ValueError(f"{option}={file}: {file.suffix} is not read as it is; {remedy}")
 
 
-def _expand_braces(source: str) -> list[str]:
+def expand_braces(source: str, option: str) -> list[str]:
     """The paths that a shell, or webdataset, makes of {00000..00001} and {a,b}."""
     found = _BRACES.search(source)
     if found is None:
@@ -92,9 +94,9 @@ def _expand_braces(source: str) -> list[str]:
             continue
         first, last = int(ends[1]), int(ends[2])
         if not first <= last < first + _EXPANDED:
-            raise ValueError(f"source={source}: {found[0]} is no range upwards; mend it")
+            raise ValueError(f"{option}={source}: {found[0]} is no range upwards; mend it")
         parts += [f"{number:0{len(ends[1])}d}" for number in range(first, last + 1)]
     if parts == [inside]:
         return [source]
     head, tail = source[: found.start()], source[found.end() :]
-    return [path for part in parts for path in _expand_braces(head + part + tail)]
+    return [path for part in parts for path in expand_braces(head + part + tail, option)]

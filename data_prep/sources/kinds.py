@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from data_prep.sources.files import Files, LocalFiles
-from data_prep.sources.find import REMEDIES, find_files, refuse_address
+from data_prep.sources.find import REMEDIES, expand_braces, find_files, refuse_address
 from data_prep.sources.folder import FolderSource, Listing, describe_suffixes, list_folder
 from data_prep.sources.hub import HubFormat
 from data_prep.sources.hub_files import HubFiles
@@ -110,7 +110,8 @@ def _detect(source: str) -> Format:
     """The format of what stands at a path, folder or pattern. ValueError if it is none."""
     path = Path(source)
     if not path.is_dir():
-        suffix = path.suffix.lower()  # of a pattern, too
+        named = source if path.is_file() else expand_braces(source, "source")[0]
+        suffix = Path(named).suffix.lower()  # of a pattern, too
         if suffix == ".tar":
             return "webdataset"
         return "table" if suffix in TABLE_SUFFIXES else "parquet"
@@ -121,7 +122,8 @@ def _detect(source: str) -> Format:
             f"source={source} is a dataset directory, ready for training; name the corpus that "
             "it was built from"
         )
-    return _detect_folder(source, list_folder(path), any(path.rglob("*.parquet")))
+    parquet = any(file.suffix.lower() == ".parquet" for file in path.rglob("*"))
+    return _detect_folder(source, list_folder(path), parquet)
 
 
 def _detect_folder(source: str, listing: Listing, parquet: bool) -> Format:

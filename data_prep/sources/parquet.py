@@ -6,10 +6,12 @@ Measured with datasets 5.2.0, pyarrow 26.0.1; huggingface/datasets#7467, hugging
 """
 
 import hashlib
+import os
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
+from io import RawIOBase
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +19,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from data_prep.sources.files import Files
-from data_prep.sources.plain_types import plain_schema, plain_table
+from data_prep.sources.plain_types import merged_type, plain_schema, plain_table
 from data_prep.sources.source import ACCEPTED, READ_ROWS
 from data_prep.sources.tables import TableSource
 
+_TAIL_BYTES = 1 << 16  # of a file, read at once: most footers are shorter
+
 
 class ParquetSource(TableSource):
-    """Files whose columns have the same names."""
+    """Files whose columns have the same names, and values of one kind in each."""
 
     def __init__(
         self, source: str, files: Files, image_column: str | None, image_root: str | None
@@ -31,6 +35,7 @@ class ParquetSource(TableSource):
         self.parts = files
         footers = read_footers(files)
         self.counts, self.digests = footers.rows, footers.digests
+        self.types = footers.schema
         super().__init__(source, footers.schema, sum(self.counts), image_column, image_root)
 
     def state(self) -> str:
@@ -54,17 +59,28 @@ class ParquetSource(TableSource):
         for path, count in zip(self.parts.paths, self.counts, strict=True):
             if first < end and start < first + count:
                 low, high = max(0, start - first), end - first
-                for row, table in read_range(self.parts, path, columns, low, high, whole=whole):
+                reading = read_range(
+                    self.parts, path, columns, low, high, whole=whole, types=self.types
+                )
+                for row, table in reading:
                     yield str(path), row, table
             first += count
 
 
 def read_range(
-    files: Files, path: Path, columns: list[str], start: int, stop: int, *, whole: bool = True
+    files: Files,
+    path: Path,
+    columns: list[str],
+    start: int,
+    stop: int,
+    *,
+    whole: bool = True,
+    types: pa.Schema,
 ) -> Iterator[tuple[int, pa.Table]]:
     """Some rows of one file, as (number of the first row in the file, rows).
 
-    whole: the columns are most of the file, which is worth bringing from afar.
+    whole: the columns are most of the file, which is worth bringing from afar. types: the columns'
+    in all files.
     """
     opening = partial(pq.ParquetFile, page_checksum_verification=True)
     with closing(files.read(path, opening) if whole else files.glance(path, opening)) as parquet:
@@ -80,7 +96,7 @@ def read_range(
             low, high = max(0, start - row), min(batch.num_rows, stop - row)
             if low < high:
                 table = pa.Table.from_batches([batch.slice(low, high - low)])
-                yield row + low, plain_table(table, parquet.schema_arrow)
+                yield row + low, plain_table(table, parquet.schema_arrow, types)
             row += batch.num_rows
 
 
@@ -124,10 +140,10 @@ def read_footers(files: Files) -> _Footers:
     digests: list[str] = []
     for file in files.paths:
         try:
-            footer = files.glance(file, pq.read_metadata)
+            footer, digest = files.glance(file, _read_footer)
         except (pa.ArrowInvalid, OSError) as error:
             remedy = ACCEPTED
-            if file.suffix == ".parquet":
+            if file.suffix.lower() == ".parquet":
                 remedy = "get this file again, or leave it out of --source"
             raise ValueError(
                 f"source={file}: not a readable Parquet file ({error}); {remedy}"
@@ -136,15 +152,44 @@ def read_footers(files: Files) -> _Footers:
             found = plain_schema(footer.schema.to_arrow_schema())
         except ValueError as error:
             raise ValueError(f"source: {file}: {error}") from error
-        if schema is not None and found.names != schema.names:
-            raise ValueError(
-                f"source: {file} has columns {found.names}, {files.paths[0]} has {schema.names}; "
-                "name files of one kind"
-            )
-        schema = found if schema is None else schema
+        schema = found if schema is None else _merged(schema, found, file, files.paths[0])
         rows.append(footer.num_rows)
-        written = pa.BufferOutputStream()
-        footer.write_metadata_file(written)
-        digests.append(hashlib.sha256(written.getvalue()).hexdigest())
+        digests.append(digest)
     assert schema is not None
     return _Footers(schema=schema, rows=rows, digests=digests)
+
+
+def _read_footer(file: Path | RawIOBase) -> tuple[pq.FileMetaData, str]:
+    """A file's footer, and the sha256 of its bytes. Its length and a name end the file."""
+    with file.open("rb") if isinstance(file, Path) else file as opened:
+        size = opened.seek(0, os.SEEK_END)
+
+        def last(count: int) -> bytes:
+            opened.seek(max(size - count, 0))
+            return opened.read() or b""
+
+        tail = last(_TAIL_BYTES)
+        if tail.endswith(b"PAR1"):
+            footer = int.from_bytes(tail[-8:-4], "little") + 8
+            tail = tail[-footer:] if footer <= len(tail) else last(footer)
+    return pq.read_metadata(pa.BufferReader(tail)), hashlib.sha256(tail).hexdigest()
+
+
+def _merged(known: pa.Schema, found: pa.Schema, file: Path, first: Path) -> pa.Schema:
+    """The columns of all files up to this one. ValueError names it if they do not fit."""
+    if found.names != known.names:
+        raise ValueError(
+            f"source: {file} has columns {found.names}, {first} has {known.names}; name files of "
+            "one kind"
+        )
+    fields = []
+    for column, other in zip(known, found, strict=True):
+        try:
+            fields.append(column.with_type(merged_type(column.type, other.type)))
+        except ValueError as error:
+            raise ValueError(
+                f"source: column {column.name!r} is {other.type} in {file}, {column.type} in files "
+                f"before it, from {first} on; name files of one kind, or write it alike in all "
+                "(the names of a ClassLabel stand in a file's own metadata)"
+            ) from error
+    return pa.schema(fields, metadata=known.metadata)

@@ -57,6 +57,7 @@ class PlainTable:
         if len(kinds) > 1:
             raise ValueError(f"{paths[0].parent} has Parquet and other tables; name files of one")
         (self.parquet,) = kinds
+        self.beyond_floats: set[str] = set()
         if self.parquet:
             footers = read_footers(LocalFiles(paths))
             self.schema, self.count = footers.schema, sum(footers.rows)
@@ -69,6 +70,7 @@ class PlainTable:
         if not types.kinds:
             raise ValueError(f"{paths[0]} has no rows; name another table")
         self.schema = pa.schema(types.fields())
+        self.beyond_floats = types.beyond_floats()
 
     @property
     def columns(self) -> list[str]:
@@ -93,7 +95,7 @@ class PlainTable:
         if self.parquet:
             file = LocalFiles([path])
             rows = read_footers(file).rows[0]
-            for first, table in read_range(file, path, columns, 0, rows):
+            for first, table in read_range(file, path, columns, 0, rows, types=self.schema):
                 yield [f"{path} row {first + i}" for i in range(table.num_rows)], table
             return
         records = self._records(path)

@@ -56,7 +56,7 @@ class RecaptionInfo:
     limits: dict[str, Any]  # the other options of the caption
     key: str  # the table's column
     match: str | None  # the metadata column that it was compared with; None: the samples' keys
-    tables: dict[str, str]  # name of each file that was read -> its sha256
+    tables: dict[str, str]  # path of each file that was read, in their common folder -> its sha256
     samples_matched: int  # samples that have the caption
     samples_unmatched: int
     rows_matched: int  # rows of the table whose caption a sample has

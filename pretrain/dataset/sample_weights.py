@@ -133,13 +133,25 @@ def read_weights(
     return values, sha256
 
 
-def open_values(path: Path, samples: int, option: str) -> NDArray[np.float32]:
+def open_values(
+    path: Path, samples: int, option: str, *, given: bool = False
+) -> NDArray[np.float32]:
     """(samples,) finite weights of a .npy file, mapped; ValueError names the option, the file and
-    its fault."""
+    its fault.
+
+    given: by a user, as any numbers; float32 is made of them.
+    """
     try:
         values = read_array(path)
     except ValueError as error:
         raise ValueError(f"{option}: {path} is {error}") from error
+    except OSError as error:
+        raise FileNotFoundError(
+            f"{option}: {path} cannot be read ({error.strerror or error}); name a .npy file"
+        ) from error
+    if given and values.dtype.kind in "fiu":
+        with np.errstate(over="ignore"):  # to infinity, which is a fault
+            values = values.astype("<f4", copy=False)
     if fault := _fault(values, samples):
         raise ValueError(
             f"{option}: {path} {fault}: make it again with `python -m data_prep weigh`, or leave "

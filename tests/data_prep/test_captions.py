@@ -71,8 +71,21 @@ def test_zero_is_not_empty() -> None:
 
 
 NOTHING = ["NULL", "nan", "None", "N/A", " <NA> ", "#N/A", "-", "...", "\u200bnull.", "&lt;br&gt;"]
+NOTHING += [
+    "\u2026",
+    "\u2014",
+    "\u3002",
+    "\u00bf?",
+    "\uff5e",
+    "N / A",
+    "None, None",
+    "\u201cnone\u201d",
+    "nan; n.a.",
+]
 MARKED = ["<p>a dog</p>", "a <b>big</b> dog", '<img src="x.jpg" alt="a dog">', "dog<br/>", "<!-- x"]
+MARKED += ["<input disabled> x", "a <br clear=all> b", "<td nowrap>x", "x</p >"]
 SAYING = ["none of the dogs", "I <3 dogs", "a < b > c", "Nan Goldin", "<dog>", "7", "😀", "東京"]
+SAYING += ["x <b and y> z", "Nana", "na na na", "none of it, none", "<I am> here", "a <a = b> c"]
 
 
 @pytest.mark.parametrize("text", [*NOTHING, *MARKED, *SAYING])

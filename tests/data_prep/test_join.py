@@ -105,6 +105,7 @@ def test_what_does_not_fit_is_one_line_and_what_was_begun_is_made_anew(sources, 
     for wrong, more, message in (
         ([sources[0], other], (), f"{other} has tokenizer"),
         ([sources[0]], (), "give at least two"),
+        (sources, ("--target", "9"), "--target=9: does nothing without --share"),
         (sources, ("--share", "1"), "one number of at least 0 for each of the 2 sources"),
         ([sources[0], cut], (), "00001.tar is missing or has another size"),
         ([sources[0], tmp_path / "nothing"], (), "nothing"),

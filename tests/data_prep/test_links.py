@@ -157,6 +157,47 @@ def test_a_column_may_change_its_type_late(name, kind, tmp_path):
     )
 
 
+@pytest.mark.parametrize("kind", ["jsonl", "csv"])
+def test_killed_between_two_files_the_same_command_writes_the_other(kind, tmp_path):
+    """Columns and types are those of all files, whichever are written already."""
+    (tmp_path / "t").mkdir()
+    if kind == "jsonl":
+        texts = ('{"url": "http://h/0", "text": "a", "n": 1.5, "extra": "x"}\n',)
+        texts += ('{"url": "http://h/1", "text": "b", "n": 2}\n',)
+    else:
+        texts = ("url,text,n\nhttp://h/0,a,x\n", "url,text,n\nhttp://h/1,b,2\n")
+    for i, text in enumerate(texts):
+        (tmp_path / f"t/{i}.{kind}").write_text(text)
+    whole = stage_tables(str(tmp_path / "t"), None, tmp_path / "whole")
+    wanted = contents(tmp_path / "whole")
+    for gone in wanted:
+        shutil.copytree(tmp_path / "whole", tmp_path / "cut", dirs_exist_ok=True)
+        (tmp_path / "cut" / gone).unlink()
+        assert stage_tables(str(tmp_path / "t"), None, tmp_path / "cut") == whole
+        assert contents(tmp_path / "cut") == wanted
+
+
+@pytest.mark.parametrize("kind", ["jsonl", "parquet"])
+@pytest.mark.parametrize("odd", [["a", "b"], {"en": "a"}, [], [{"raw": "a"}]])
+def test_a_link_has_one_text(kind, odd, tmp_path):
+    """A list or an object is none, and no text of JSON stands for it; others may be lists."""
+    values = ["a", odd] if kind == "jsonl" else [odd, odd]
+    rows = [
+        {"url": f"http://h/{i}", "caption": value, "alt_text": 7, "tags": ["x", "y"]}
+        for i, value in enumerate(values)
+    ]
+    if kind == "jsonl":
+        (tmp_path / "t.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    else:
+        pq.write_table(pa.Table.from_pylist(rows), tmp_path / "t.parquet")
+    schema, _ = stage_tables(str(tmp_path / f"t.{kind}"), None, tmp_path / "staged")
+    with pytest.raises(ValueError, match=r"--caption-column=caption: t has lists or objects"):
+        choose_columns("t", schema, None, None, None)
+    with pytest.raises(ValueError, match=r"--url-column=tags: t has lists or objects"):
+        choose_columns("t", schema, "tags", "alt_text", None)
+    assert choose_columns("t", schema, None, "alt_text", None).kept == ["tags"]
+
+
 REFUSED = {
     "three cells": ("a.tsv", "http://h/1.jpg\ta dog\t0.5\n", [], "--columns"),
     "two cells for three names": (

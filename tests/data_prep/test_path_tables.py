@@ -7,7 +7,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from data_prep_corpus import caption, encoded, picture
+from data_prep_corpus import caption, encoded, picture, write_corpus
 
 from data_prep.__main__ import main
 from data_prep.download.link_tables import stage_tables
@@ -158,5 +158,33 @@ def test_braces_name_files_as_a_shell_does(tmp_path):
     assert find_files(str(tmp_path / "00{1..3}.csv"), (".csv",)) == wanted[:3]
     assert build(tmp_path / "{000..002}.csv", tmp_path / "out") == 0
     assert read_manifest(tmp_path / "out").samples == 3
+    braces = "{" + f"{tmp_path}/000.csv,{tmp_path}/004.csv" + "}"
+    assert build(Path(braces), tmp_path / "braces") == 0
+    assert read_manifest(tmp_path / "braces").samples == 2
     with pytest.raises(FileNotFoundError, match=r"006\.csv"):
         find_files(str(tmp_path / "{004..006}.csv"), (".csv",))
+    with pytest.raises(ValueError, match=r"^--table=.*\{3\.\.1\} is no range"):
+        find_files(str(tmp_path / "{3..1}.csv"), (".csv",), "--table")
+
+
+def test_a_folder_whose_name_looks_like_a_pattern_is_a_folder(tmp_path):
+    folder = tmp_path / "f[x]"
+    folder.mkdir()
+    for i in range(2):
+        (folder / f"{i}.csv").write_text("a\n1\n")
+    wanted = [folder / "0.csv", folder / "1.csv"]
+    assert find_files(str(folder / "{0..1}.csv"), (".csv",)) == wanted
+    assert find_files(str(folder / "0.csv"), (".csv",)) == wanted[:1]
+
+
+@pytest.mark.parametrize("ending", ["csv", "tar", "parquet"])
+def test_endings_are_known_in_any_case(tmp_path, ending):
+    names = [f"0.{ending}", f"C.{ending.upper()}"]
+    for name in names:
+        (tmp_path / name).write_bytes(b"")
+    assert [file.name for file in find_files(str(tmp_path), (f".{ending}",))] == names
+
+
+def test_a_folder_of_parquet_in_capitals_is_read(tmp_path):
+    write_corpus(tmp_path / "A.PARQUET", {"image": [encoded(picture(0))], "caption": ["a"]})
+    assert len(list(Corpus(SourceOptions(source=str(tmp_path))).selected())) == 1

@@ -208,10 +208,48 @@ def test_alpha_of_one_is_as_often_as_without_weights(copy):
         (["--out", "../x"], "--out='../x'"),
         (["--out", "x", "--target", "0"], "--target=0"),
         (["--out", "x", "--alpha", "-1"], "--alpha=-1"),
+        (["--out", "x", "--seed", "1"], "--seed=1: does nothing beside --by=artist"),
+        (["--out", "x", "--starts", "2"], "--starts=2: does nothing beside --by=artist"),
     ],
 )
 def test_a_wrong_request_to_weigh_is_one_line(copy, capsys, options, named):
     assert weigh(copy, *options) == 2
     errors = capsys.readouterr().err.strip()
     assert errors.startswith("error: ") and named in errors and "\n" not in errors
+    assert not (copy / "weights").exists()
+
+
+@pytest.mark.parametrize("kind", ["<f8", "<f2", ">f4", "<i8", "u1", "<f4"])
+def test_own_weights_may_be_any_numbers(copy, tmp_path, kind):
+    own = (np.arange(230) % 5).astype(kind)
+    np.save(tmp_path / "own.npy", own)
+    own_weights = ["weigh", str(copy), "--file", str(tmp_path / "own.npy"), "--out", "own"]
+    assert data_prep(own_weights) == 0
+    found = np.load(copy / "weights/own.npy")
+    assert found.dtype == np.dtype("<f4") and (found == own).all()
+
+
+OWN = np.ones(230)
+WRONG: dict[str, tuple[np.ndarray | None, list[str], str]] = {
+    "alpha": (OWN, ["--alpha", "0.3"], "--alpha=0.3: does nothing beside --file"),
+    "target": (OWN, ["--target", "9", "--seed", "1"], "--target=9, --seed=1: does nothing"),
+    "no such file": (None, [], "No such file"),
+    "a folder": (None, ["--file", "/"], "--file=/: / cannot be read"),
+    "beyond float32": (np.full(230, 1e300), [], "inf in row 0"),
+    "negative": (np.full(230, -1), [], "-1.0 in row 0"),
+    "no numbers": (np.full(230, "a"), [], "<U1"),
+    "truths": (np.full(230, True), [], "bool"),
+}
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_own_weights_that_do_not_fit_are_named_in_one_line(copy, tmp_path, capsys, case):
+    values, more, named = WRONG[case]
+    if values is not None:
+        np.save(tmp_path / "own.npy", values)
+    asked = ["weigh", str(copy), "--file", str(tmp_path / "own.npy"), "--out", "own", *more]
+    assert data_prep(asked) == 2
+    error = capsys.readouterr().err.strip()
+    assert error.startswith("error: ") and "\n" not in error
+    assert "--file" in error and named in error, error
     assert not (copy / "weights").exists()
