@@ -18,6 +18,7 @@ from pretrain.base.faults import StoppedError
 from pretrain.base.launch import end_with_launcher
 
 T = TypeVar("T")
+_OF_A_LAUNCHER = ("WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,6 +56,12 @@ def start(timeout_s: float = 3600.0) -> Runtime:
         }.items():
             os.environ[name] = value
     else:
+        lacking = [name for name in _OF_A_LAUNCHER if name not in os.environ]
+        if lacking:
+            raise ValueError(
+                f"RANK={os.environ['RANK']} is set, {', '.join(lacking)} are not: start the ranks "
+                "by torchrun, or unset RANK to train as one process"
+            )
         end_with_launcher()
     local_rank = int(os.environ.get("LOCAL_RANK", "0"))
     if torch.cuda.is_available():
@@ -65,9 +72,15 @@ def start(timeout_s: float = 3600.0) -> Runtime:
         _share_cores()
         compat.keep_freed_memory()
     if not dist.is_initialized():
-        dist.init_process_group(
-            "nccl" if device.type == "cuda" else "gloo", timeout=timedelta(seconds=timeout_s)
-        )
+        backend = "nccl" if device.type == "cuda" else "gloo"
+        try:
+            dist.init_process_group(backend, timeout=timedelta(seconds=timeout_s))
+        except dist.DistNetworkError as error:
+            raise OSError(
+                f"the ranks do not meet at MASTER_ADDR={os.environ['MASTER_ADDR']}, MASTER_PORT="
+                f"{os.environ['MASTER_PORT']} ({str(error).splitlines()[0]}): if another job has "
+                "that port, give another (torchrun --master_port N, or --standalone)"
+            ) from error
     return Runtime(
         rank=dist.get_rank(),
         local_rank=local_rank,

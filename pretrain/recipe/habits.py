@@ -20,6 +20,7 @@ HABITS = {
     "imagenet_val": "`python -m pretrain.evaluate --classification.images DIR "
     "--classification.classes imagenet`",
     "local_loss": "always so; leave it out",
+    "local_rank": "of no use; leave it out, with the deepspeed launcher by --no_local_rank",
     "lock_image": "--stages.NAME.locked image",
     "lock_text": "--stages.NAME.locked text",
     "logs": "--run_dir",
