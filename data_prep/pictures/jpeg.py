@@ -1,6 +1,6 @@
 """JPEG files taken apart: what is left of one without its metadata, its pixels untouched."""
 
-from pretrain.dataset.pictures import (
+from pretrain.dataset.jpeg import (
     FRAME_HEADERS,
     MARKER_IN_SCAN,
     START_OF_JPEG,

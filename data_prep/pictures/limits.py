@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from PIL import Image
 
 from data_prep.rejection import RejectedError
-from pretrain.dataset.pictures import TooLargeError, check_coded, decode, open_picture, upright_rgb
+from pretrain.dataset.jpeg import check_coded
+from pretrain.dataset.pictures import TooLargeError, decode, open_picture, upright_rgb
 
 # Every tier is JPEG, and libjpeg writes no longer side (JPEG_MAX_DIMENSION in its jmorecfg.h).
 _SIDE_PX_CAP = 65_500

@@ -13,7 +13,8 @@ from PIL import Image
 from data_prep.pictures.limits import PictureLimits, measure_in_place, parse_tiers
 from data_prep.pictures.tiers import store
 from data_prep.rejection import RejectedError
-from pretrain.dataset.pictures import SCANS_CAP, TooLargeError, decode
+from pretrain.dataset.jpeg import SCANS_CAP
+from pretrain.dataset.pictures import TooLargeError, decode
 
 END = b"\xff\xd9"
 TURNED = Image.Exif()
