@@ -292,7 +292,9 @@ def _fits(value: Any, kind: Any) -> tuple[bool, str]:
     if dataclasses.is_dataclass(kind):
         names = [field.name for field in dataclasses.fields(kind)]
         inside = ", ".join(f".{name}" for name in names[:6]) + (", …" if names[6:] else "")
-        return isinstance(value, dict) or Path(text).is_file(), f"an option inside it ({inside})"
+        return isinstance(value, dict) or Path(
+            text
+        ).is_file(), f"a mapping of its options ({inside})"
     if kind is Path:
         is_path = isinstance(value, str | Path) and text not in ("null", "") and "\0" not in text
         return is_path, "a path"

@@ -38,7 +38,7 @@ def check_repeats(order: SampleOrder, stages: list[Stage], max_share: float) -> 
     for stage in stages:
         batch, found = stage.options.global_batch_samples, most_repeats(order, stage)
         option = f"stages.{stage.name}.global_batch_samples={batch}"
-        line = f"{option}: in the batches looked at, up to {found:,} samples of one"
+        line = f"{option}: up to {found:,} samples of a batch that was looked at"
         if found > max_share * batch:
             raise ValueError(
                 f"{line} are repeats, which are negatives of themselves; "

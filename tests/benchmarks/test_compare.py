@@ -44,7 +44,7 @@ def options(
     tiny["stages"]["reduced"]["steps"] = 75
     tiny["stages"]["full"]["steps"] = 25
     full = tiny["stages"]["full"] | {"warmup_steps": None, "warmup_share": 0.1}
-    control = {"stages": {"full": full}, "checkpoint": {"every_steps": 10}}
+    control = {"stages": {"reduced": None, "full": full}, "checkpoint": {"every_steps": 10}}
     for name, recipe in (("recipe", tiny), ("control", control)):
         text = yaml.safe_dump(recipe, sort_keys=False)
         (folder / f"{name}.yaml").write_text(text)

@@ -130,11 +130,12 @@ def forked(words: list[str], folder: Path, kill_at: int | None = None) -> tuple[
     return process.exitcode, int(counted.read_text()) if counted.exists() else -1
 
 
-def test_killed_at_any_call_the_same_command_ends_in_the_same_bytes(copy, embedded, model):
+@pytest.mark.parametrize("kills", [1, pytest.param(6, marks=pytest.mark.soak)])
+def test_killed_at_any_call_the_same_command_ends_in_the_same_bytes(copy, embedded, model, kills):
     folder, wanted = copy / "embeddings/own", content(embedded / "embeddings/own")
     status, calls = forked(command(model, copy), folder)
     assert status == 0 and calls > 40 and content(folder) == wanted, (status, calls)
-    for moment in range(1, calls * 9 // 10, calls // 3):
+    for moment in range(calls // 2 // kills, calls * 9 // 10, calls // (kills + 1)):
         shutil.rmtree(folder)
         assert forked(command(model, copy), folder, moment)[0] == -signal.SIGKILL, moment
         assert forked(command(model, copy), folder)[0] == 0, moment

@@ -167,7 +167,7 @@ def killed(command: list[str], out: Path, chance: random.Random) -> bool:
 
 
 @pytest.mark.parametrize(
-    "kills", [3, pytest.param(20, marks=[pytest.mark.soak, pytest.mark.timeout(1200)])]
+    "kills", [2, pytest.param(20, marks=[pytest.mark.soak, pytest.mark.timeout(1200)])]
 )
 def test_killed_at_random_moments_it_ends_in_the_same_bytes(
     kills: int, corpus: Path, undisturbed: Path, tmp_path: Path
@@ -186,7 +186,7 @@ def test_killed_at_random_moments_it_ends_in_the_same_bytes(
 
 
 @pytest.mark.parametrize(
-    "tried", [5, pytest.param(0, marks=[pytest.mark.soak, pytest.mark.timeout(3600)])]
+    "tried", [2, pytest.param(0, marks=[pytest.mark.soak, pytest.mark.timeout(3600)])]
 )
 def test_killed_before_any_file_system_call_it_ends_in_the_same_bytes(
     tried: int, corpus: Path, undisturbed: Path, tmp_path: Path

@@ -27,7 +27,9 @@ def content(folder):
     return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
-@pytest.mark.parametrize("aside", [False, True], ids=["all inline", "weights by Git LFS"])
+@pytest.mark.parametrize(
+    "aside", [pytest.param(False, marks=pytest.mark.soak, id="all inline"), True]
+)
 def test_the_folder_arrives_and_a_later_one_takes_its_place(tiny_run, tmp_path, aside):
     keys = {"HF_TOKEN": TOKEN, "HF_HUB_DISABLE_XET": str(int(aside))}
     out = tmp_path / "model"
@@ -67,7 +69,10 @@ def test_a_public_repository_gets_nothing_that_is_to_be_private(tiny_run, tmp_pa
     ("token", "answer", "named"),
     [
         ("hf_wrong", None, "401: Invalid credentials"),
-        (TOKEN, (403, "You have no rights in lab"), "403: You have no rights in lab"),
+        pytest.param(
+            *(TOKEN, (403, "You have no rights in lab"), "403: You have no rights in lab"),
+            marks=pytest.mark.soak,
+        ),
     ],
 )
 def test_a_refusal_is_one_line_and_the_export_stays(tiny_run, tmp_path, token, answer, named):

@@ -99,9 +99,9 @@ def test_a_new_stage_is_named_by_dots():
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["--optimizer", "lion"], "an option inside it (.kind, .beta1"),
+        (["--optimizer", "lion"], "a mapping of its options (.kind, .beta1"),
         (["--optimizer.kind", "lion"], "give adamw, muon; CONTRIBUTING.md says how one is added"),
-        (["--model", "ViT-B-16"], "an option inside it (.preset"),
+        (["--model", "ViT-B-16"], "a mapping of its options (.preset"),
         (["--loss.kind", "cloob"], "give softmax, sigmoid; CONTRIBUTING.md"),
     ],
 )

@@ -46,7 +46,14 @@ def stopped(tiny_dataset, tmp_path_factory):
     return run_dir
 
 
-@pytest.mark.parametrize("damage", ["none", "bytes", "deleted", "halved"])
+@pytest.mark.parametrize(
+    "damage",
+    [
+        "bytes",
+        "deleted",
+        *(pytest.param(one, marks=pytest.mark.soak) for one in ("none", "halved")),
+    ],
+)
 def test_a_damaged_log_does_not_stop_a_resume_and_is_said(stopped, tiny_dataset, tmp_path, damage):
     run_dir = tmp_path / "run"
     shutil.copytree(stopped, run_dir)
