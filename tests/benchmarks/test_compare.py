@@ -28,6 +28,9 @@ from benchmarks.compare import (
 from benchmarks.comparison_table import verdict
 from pretrain.recipe.parsing import parse
 
+# Benchmarks are no part of the product: `make soak` runs what measures with them.
+pytestmark = pytest.mark.soak
+
 TIMEOUT_S = 240
 METRICS = "metrics.jsonl"
 

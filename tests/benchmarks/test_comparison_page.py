@@ -6,10 +6,14 @@ import re
 from pathlib import Path
 from typing import Any
 
+import pytest
 from report_run import SETS, Page, all_sets, assert_close, write_run
 
 from benchmarks.comparison_page import write_comparison_page
 from pretrain.report.run_folder import read_run
+
+# Benchmarks are no part of the product: `make soak` runs what measures with them.
+pytestmark = pytest.mark.soak
 
 
 def write_comparison(path: Path, seeds: int = 3) -> dict[str, Any]:

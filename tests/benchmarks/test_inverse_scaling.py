@@ -21,6 +21,9 @@ from benchmarks.law_rows import drops, estimate_s, noise
 from benchmarks.law_sweep import Cell, Sweep, Training, cells, resolve
 from pretrain.recipe.recipe import image_tokens
 
+# Benchmarks are no part of the product: `make soak` runs what measures with them.
+pytestmark = pytest.mark.soak
+
 TIMEOUT_S = 100
 
 

@@ -9,6 +9,9 @@ import sys
 import pytest
 from tiny_runs import ROOT
 
+# Benchmarks are no part of the product: `make soak` runs what measures with them.
+pytestmark = pytest.mark.soak
+
 
 def test_every_way_is_measured_in_turn(tmp_path):
     out = tmp_path / "rows.json"

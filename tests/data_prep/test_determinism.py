@@ -38,6 +38,7 @@ def test_two_builds_are_equal_byte_for_byte(tmp_path: Path) -> None:
     assert [name for name in first if first[name] != second[name]] == []
 
 
+@pytest.mark.soak
 def test_overwriting_leaves_nothing_of_the_old_dataset(tmp_path: Path) -> None:
     source = plain_corpus(tmp_path / "corpus.parquet", 12)
     build_dataset(options(source, tmp_path / "a", tiers="full:95"))

@@ -144,6 +144,7 @@ def test_killed_at_any_call_the_same_command_ends_in_the_same_bytes(copy, embedd
         assert not [name for name in found if found[name] != wanted[name]], moment
 
 
+@pytest.mark.soak
 def test_tasks_that_work_at_once_make_what_one_does(copy, embedded, model, capsys):
     folder, finished = copy / "embeddings/own", copy / "embeddings/own/embeddings.json"
     words = [command(model, copy, "--task-index", i, "--task-count", "2") for i in "01"]

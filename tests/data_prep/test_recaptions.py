@@ -204,6 +204,7 @@ def test_what_does_not_fit_is_one_line_and_leaves_nothing(
     assert content(beside) == before
 
 
+@pytest.mark.soak
 def test_a_kill_leaves_no_half_folder_and_the_command_given_again_makes_the_same(made, tmp_path):
     def forked(name: str, kill_at: int | None) -> tuple[int, int]:
         shutil.copytree(made / "beside", tmp_path / name)

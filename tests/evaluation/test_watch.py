@@ -80,6 +80,7 @@ def test_every_checkpoint_has_the_figures_of_training(run, capsys):
     assert (run / WATCHED_FILE).read_bytes() == before
 
 
+@pytest.mark.soak
 def test_two_ranks_that_were_killed_go_on_without_judging_twice(run):
     out = run / WATCHED_FILE
     first = subprocess.Popen(watch_command(run), cwd=ROOT)

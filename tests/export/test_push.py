@@ -55,6 +55,7 @@ def test_the_folder_arrives_and_a_later_one_takes_its_place(tiny_run, tmp_path, 
         assert server.files[NAME] == wanted and "modeling_clipa.py" not in wanted
 
 
+@pytest.mark.soak
 def test_a_public_repository_gets_nothing_that_is_to_be_private(tiny_run, tmp_path):
     with hub() as server:
         server.files[NAME], server.private[NAME] = {}, False

@@ -88,7 +88,8 @@ def test_communication_by_hand():
     assert set(alone.values()) == {0}
 
 
-@pytest.mark.parametrize("place", [0, pytest.param(1, marks=pytest.mark.soak)])
+@pytest.mark.soak
+@pytest.mark.parametrize("place", [0, 1], ids=["reduced", "full"])
 def test_memory_on_a_cpu_is_near_a_measured_step(place):
     recipe, _ = parse(["--config", DEMO])
     stage = plan_stages(recipe.stages, 10_000)[place]
