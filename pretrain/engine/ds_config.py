@@ -42,9 +42,10 @@ _RECIPE_OWNS = {
     "scheduler": "stages.NAME.base_learning_rate / warmup_steps",
     "gradient_clipping": "optimizer.gradient_clip",
     **dict.fromkeys(
-        ("bf16", "bfloat16", "fp16", "amp", "torch_autocast", "data_types",
-         "communication_data_type", "seq_parallel_communication_data_type"),
-        "engine.precision",
+        ("bf16", "bfloat16", "fp16", "amp", "torch_autocast", "data_types"), "engine.precision"
+    ),
+    **dict.fromkeys(
+        ("communication_data_type", "seq_parallel_communication_data_type"), "engine.reduce_dtype"
     ),
     "curriculum_learning": "stages",
     "data_efficiency": "stages.NAME.tokens",

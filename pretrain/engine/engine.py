@@ -20,10 +20,12 @@ from deepspeed.utils import safe_get_full_fp32_param  # noqa: E402
 from pydantic import ValidationError  # noqa: E402
 
 from pretrain.base.distributed import Runtime  # noqa: E402
+from pretrain.engine.compiled import compile_towers, forget_compiled  # noqa: E402
 from pretrain.engine.ds_config import offloads_optimizer, read_ds_config, zero_stage  # noqa: E402
 from pretrain.engine.gradient_norm import GradientNorm  # noqa: E402
 from pretrain.engine.optimizers import parameter_groups, round_first_moments  # noqa: E402
 from pretrain.engine.options import EngineOptions, OptimizerOptions, TowerName, TrainedIn  # noqa: E402
+from pretrain.engine.overhead import trim  # noqa: E402
 from pretrain.engine.result import Images, StepResult, Stopwatch, agree  # noqa: E402
 from pretrain.engine.state import (  # noqa: E402
     load_locked,
@@ -49,6 +51,12 @@ _NO_GRADIENT = "the gradient is not finite"
 def check_engine(options: EngineOptions, optimizer: OptimizerOptions) -> None:
     """ValueError where DeepSpeed would refuse the configuration later. Needs no process group."""
     config = read_ds_config(options.ds_config)
+    if options.compile and zero_stage(config) == 3:
+        # Its hooks gather weights inside every module: the graph would break at each of them.
+        raise ValueError(
+            f"engine.compile with {options.ds_config}, which asks for ZeRO 3: set engine.ds_config "
+            "to a file of stage 1 or 2, or engine.compile to false"
+        )
     try:
         DeepSpeedZeroConfig(**config["zero_optimization"])
     except ValidationError as error:
@@ -88,20 +96,22 @@ class Engine:
         gives the large batch's gradient: plain accumulation would lose its negatives."""
         deepspeed_logger.setLevel("WARNING")
         # DeepSpeed compiles Muon's update for every matrix shape: a minute on a CPU, no gain.
-        compiles = options.compile or options.compile_blocks
-        eager = runtime.device.type == "cpu" and not compiles
+        eager = runtime.device.type == "cpu" and not options.compile
         torch.compiler.set_stance("force_eager" if eager else "default")
         self.runtime = runtime
         self.micro = micro_batch_samples or local_batch_samples
         self.objective = objective.to(runtime.device)
-        self.objective.start(betas=(optimizer.beta1, optimizer.beta2), eps=optimizer.eps)
+        self.objective.start(
+            betas=(optimizer.beta1, optimizer.beta2),
+            eps=optimizer.eps,
+            tf32=precision != "fp32",
+        )
         if options.checkpoint_image:
             model.image.checkpoint_blocks(options.checkpoint_every)
         if options.checkpoint_text:
             model.text.checkpoint_blocks(options.checkpoint_every)
-        if options.compile_blocks:
-            for block in (*model.image.blocks, *model.text.blocks):
-                block.compile()
+        if options.compile:
+            compile_towers(model, memory_budget=options.activation_memory_budget)
         if locked is not None:
             model.get_submodule(locked).requires_grad_(False)
         if fixed_positions:
@@ -135,18 +145,21 @@ class Engine:
         self.engine, *_ = deepspeed.initialize(
             model=model,
             optimizer=client,
-            config=self._config(config, optimizer, precision),
+            config=self._config(config, options, optimizer, precision),
         )
+        trim(self.engine, ranks=runtime.world_size)
         if exact is not None:
             set_weights(self.engine, exact)
-        if options.compile:
-            self.engine.compile()
         self.dtype = torch.bfloat16 if precision == "bf16" else torch.float32
         self.norm = GradientNorm(self.engine, is_muon=optimizer.kind == "muon")
         self.stopwatch = Stopwatch(runtime.device)
 
     def _config(
-        self, config: dict[str, Any], optimizer: OptimizerOptions, precision: str
+        self,
+        config: dict[str, Any],
+        options: EngineOptions,
+        optimizer: OptimizerOptions,
+        precision: str,
     ) -> dict[str, Any]:
         """The DeepSpeed JSON with what the recipe owns."""
         config.update(
@@ -158,6 +171,8 @@ class Engine:
             # torch's fused AdamW runs on offloaded states; DeepSpeed's own is compiled on the spot.
             zero_force_ds_cpu_optimizer=False,
             steps_per_print=10**12,
+            # It would wait for the device twice a step, and twice more for each micro batch.
+            timers={"throughput": {"enabled": False}},
         )
         if optimizer.kind == "muon" and self.zero_stage > 1:
             # ZeRO 3 refuses both. ZeRO 2 in bf16 loses the gradients of the biases whose bucket
@@ -165,8 +180,10 @@ class Engine:
             # it the same all-reduce runs, and nothing is merged.
             config["zero_optimization"]["reduce_scatter"] = False
         if precision == "bf16":
-            config["bf16"] = {"enabled": True}
+            # Each gradient goes to fp32 inside the backward pass, where the device hides it.
+            config["bf16"] = {"enabled": True, "immediate_grad_update": True}
             config["data_types"] = {"grad_accum_dtype": "fp32"}
+            config["communication_data_type"] = options.reduce_dtype
         return config
 
     def step(
@@ -277,7 +294,7 @@ class Engine:
     def close(self) -> None:
         """Give back what the engine holds, before the next stage builds its own."""
         self.engine.destroy()
-        torch.compiler.reset()  # compiled code holds the weights, and is no use to other ones
+        forget_compiled()
 
 
 def _optimizer(

@@ -71,10 +71,14 @@ class EngineOptions:
     checkpoint_every: int = 1
     """Of a tower that recomputes, only every k-th block: 2 keeps half of the activations."""
     compile: bool = False
-    """torch.compile the model (slower start, faster steps on CUDA)."""
-    compile_blocks: bool = False
-    """torch.compile each transformer block by itself: what is compiled for one serves all of its
-    tower, so that a deep model starts several times as fast as with engine.compile."""
+    """torch.compile both towers (slower start, faster steps on a GPU); not with ZeRO 3."""
+    activation_memory_budget: float | None = None
+    """Of compiled towers: the share of their activations that is kept for the backward pass, from 0
+    to below 1; null keeps all. The compiler computes the cheapest ones again, which costs less time
+    than checkpoint_image."""
+    reduce_dtype: Literal["bf16", "fp32"] = "bf16"
+    """With precision bf16: the type in which gradients are summed between ranks. fp32 sends twice
+    the bytes."""
     max_skipped_in_a_row: int = 10
     """Updates that may be skipped one after the other because the loss or the gradient is not
     finite, before the run stops."""
@@ -87,7 +91,11 @@ class EngineOptions:
             raise ValueError(
                 f"engine.checkpoint_every={self.checkpoint_every}: 1 for every block, or more"
             )
-        if self.compile and self.compile_blocks:
-            raise ValueError("engine.compile and engine.compile_blocks: choose one")
+        check_between({"engine.activation_memory_budget": self.activation_memory_budget}, 0, 1)
+        if self.activation_memory_budget is not None and not self.compile:
+            raise ValueError(
+                f"engine.activation_memory_budget={self.activation_memory_budget} without "
+                "engine.compile, which it is for: set engine.compile to true"
+            )
         for name in ("max_skipped_in_a_row", "max_skipped_at_end"):
             check_between({f"engine.{name}": getattr(self, name)}, 0, math.inf)

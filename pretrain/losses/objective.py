@@ -8,6 +8,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from pretrain.losses.pairs import Layout
+
 
 @dataclass(frozen=True, kw_only=True)
 class LossResult:
@@ -15,6 +17,12 @@ class LossResult:
 
     loss: Tensor  # () fp32, with gradient
     measures: dict[str, Tensor] = field(default_factory=dict)  # () each, without gradient
+
+
+def accuracies(right: Tensor) -> dict[str, Tensor]:
+    """Measures of (2,) shares: of local pictures whose own caption scored above all others, and of
+    captions whose own picture did."""
+    return {"image_to_text_accuracy": right[0], "text_to_image_accuracy": right[1]}
 
 
 class Objective(nn.Module):
@@ -30,6 +38,19 @@ class Objective(nn.Module):
     """
 
     optimizer: torch.optim.Optimizer
+    tf32 = False
+
+    def __init__(self, chunk_samples: int) -> None:
+        super().__init__()
+        self.chunk_samples = chunk_samples
+
+    def layout(self, images: Tensor) -> Layout:
+        """Of this rank's pictures against the texts of all ranks."""
+        return Layout(
+            first_own=dist.get_rank() * len(images),
+            chunk_samples=self.chunk_samples,
+            tf32=self.tf32,
+        )
 
     def forward(self, images: Tensor, texts: Tensor) -> LossResult:
         """images, texts (B, E) fp32, unit norm, paired row by row."""
@@ -42,8 +63,12 @@ class Objective(nn.Module):
         """The parameters as people read them, for the log."""
         return {}
 
-    def start(self, *, betas: tuple[float, float], eps: float) -> None:
-        """Make the parameters' optimizer, AdamW, anew: each stage begins with empty moments."""
+    def start(self, *, betas: tuple[float, float], eps: float, tf32: bool) -> None:
+        """Make the parameters' optimizer, AdamW, anew: each stage begins with empty moments.
+
+        tf32: whether a GPU may make the loss's matrix products in TF32.
+        """
+        self.tf32 = tf32
         self.optimizer = torch.optim.AdamW(
             self.parameters(), lr=0.0, betas=betas, eps=eps, weight_decay=0.0
         )

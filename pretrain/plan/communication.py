@@ -9,6 +9,7 @@ def step_bytes(
     *,
     parameters: int,
     weight_bytes: int,
+    gradient_bytes: int,
     embed_dim: int,
     global_batch: int,
     ranks: int,
@@ -19,31 +20,40 @@ def step_bytes(
 
     A ring sends (N - 1) / N of a tensor for a gather or a reduce-scatter, twice that for an
     all-reduce. passes: micro batches of a step; more than one are run forward twice. ZeRO 1 reduces
-    once a step, ZeRO 2 and 3 after every backward pass; ZeRO 3 gathers the weights for every
-    forward and every backward. locked: how many of the parameters are not trained; ZeRO 3 gathers
-    these for the forwards alone, the others never send them.
+    once a step, ZeRO 2 and 3 after every backward pass; DeepSpeed 0.19.8 all-reduces at stage 2
+    too. ZeRO 3 gathers the weights for every forward and every backward. locked: how many of the
+    parameters are not trained; ZeRO 3 gathers these for the forwards alone, the others never send
+    them. The loss gathers texts, and agrees on three numbers a text.
     """
     share = (ranks - 1) / ranks
-    weights, still = (parameters - locked) * weight_bytes, locked * weight_bytes
-    features = global_batch * 2 * embed_dim * 4
-    if layout.stage == 1:
-        gradients, gathers = 2 * weights, weights
-    elif layout.stage == 2:
-        gradients, gathers = passes * weights, weights
+    trained = parameters - locked
+    weights, still, reduced = (
+        trained * weight_bytes,
+        locked * weight_bytes,
+        trained * gradient_bytes,
+    )
+    features = global_batch * embed_dim * 4
+    if layout.stage < 3:
+        gradients, gathers = 2 * reduced * (passes if layout.stage == 2 else 1), weights
     else:
-        gradients = passes * weights
+        gradients = passes * reduced
         forwards = (2 if passes > 1 else 1) * passes
         gathers = (forwards + passes) * weights + forwards * still
     sent = {
-        "features gathered": features,
+        "texts' features gathered": features,
         "their gradients reduce-scattered": features,
+        "texts' sums agreed": 2 * global_batch * 3 * 4,
         "gradients reduced": gradients,
         "weights gathered": gathers,
     }
     return {name: round(share * amount) for name, amount in sent.items()}
 
 
+# Of a link's data sheet, what a ring reaches with large tensors (nccl-tests' bus bandwidth).
+_REACHED = 0.8
+
+
 def seconds(sent: dict[str, int], links: Links, *, nodes: int) -> float:
     """On the slowest link: a ring over several nodes crosses each node's link once."""
     speed = links.gpu_gb_per_s if nodes == 1 else min(links.gpu_gb_per_s, links.node_gb_per_s)
-    return sum(sent.values()) / (speed * 1e9)
+    return sum(sent.values()) / (speed * _REACHED * 1e9)

@@ -9,7 +9,14 @@ from pretrain.engine.ds_config import read_ds_config
 from pretrain.engine.options import TrainedIn
 from pretrain.engine.precision import resolve_precision
 from pretrain.plan import communication
-from pretrain.plan.flops import Flops, count_parameters, executed_flops, meta_model, stage_flops
+from pretrain.plan.flops import (
+    Flops,
+    count_parameters,
+    executed_flops,
+    loss_flops,
+    meta_model,
+    stage_flops,
+)
 from pretrain.plan.hardware import GIB, Machine
 from pretrain.plan.memory import (
     Memory,
@@ -126,6 +133,7 @@ def stage_estimate(
         layout,
         parameters=total,
         weight_bytes=weight_bytes,
+        gradient_bytes=2 if precision == "bf16" and recipe.engine.reduce_dtype == "bf16" else 4,
         embed_dim=recipe.model.embed_dim,
         global_batch=options.global_batch_samples,
         ranks=machine.ranks,
@@ -133,6 +141,11 @@ def stage_estimate(
         locked=locked,
     )
     sent_s = communication.seconds(sent, machine.links, nodes=machine.nodes)
+    of_loss = loss_flops(recipe.model.embed_dim, options.global_batch_samples)
+    hardware = machine.hardware
+    computed_s = local * (
+        executed / hardware.tflops(precision) + of_loss / hardware.loss_tflops(precision)
+    )
     moments = moment_bytes(model, recipe.optimizer)
     memories = {
         zero: _memory(
@@ -169,8 +182,7 @@ def stage_estimate(
         largest_micro={z: memory.largest_micro(room, local) for z, memory in memories.items()},
         sent=sent,
         sent_s=sent_s,
-        step_s=local * executed / (machine.hardware.tflops(precision) * 1e12 * machine.mfu)
-        + sent_s,
+        step_s=computed_s / (1e12 * machine.mfu) + sent_s,
         loader_images_per_s=loader_rate(options.tokens.image_px, tier),
         tier=tier,
     )

@@ -97,6 +97,12 @@ def executed_flops(recipe: Recipe, stage: StageOptions, ranks: int) -> float:
     )
 
 
+def loss_flops(embed_dim: int, global_batch: int) -> float:
+    """Of one sample against all texts of the batch: its logits, these again in the backward pass,
+    and the gradients of both sides."""
+    return 4 * 2 * global_batch * embed_dim
+
+
 def meta_model(model: ModelOptions, tokens: TokenOptions, vocab_size: int) -> CLIP:
     """The model itself, without memory for its weights: its parameters' names and shapes."""
     meta = torch.device("meta")

@@ -38,6 +38,10 @@ class Hardware:
         """Peak of matrix products in bf16 (autocast too) or fp32."""
         return self.fp32_tflops if precision == "fp32" else self.peak_tflops
 
+    def loss_tflops(self, precision: TrainedIn) -> float:
+        """Peak of the loss's products: TF32, half of bf16's, or fp32 where that is asked for."""
+        return self.fp32_tflops if precision == "fp32" else self.peak_tflops / 2
+
 
 # A100: USD 1.575 an hour is the price that CLIPA-v2's cost table is reckoned with.
 # Links: NVLink 4 450 GB/s, NVLink 3 300 GB/s, PCIe 4 x16 32 GB/s, each in one direction.

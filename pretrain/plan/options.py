@@ -25,7 +25,9 @@ class PlanOptions:
     gpu_link_gb_per_s: float | None = None
     """Link of a GPU to its neighbours in GB/s, one direction; by default NVLink's or PCIe's."""
     node_link_gb_per_s: float = 50.0
-    """Link of a node to the others in GB/s, one direction, over all its adapters together."""
+    """One network adapter of a node in GB/s, one direction (400 Gb/s: 50)."""
+    node_adapters: int | None = None
+    """Network adapters of a node; by default one a GPU where NVLink joins these, else one."""
     price_per_gpu_hour: float | None = None
     """USD for a GPU-hour."""
     dataset_samples: int | None = None
@@ -61,6 +63,8 @@ class PlanOptions:
                 fp32_tflops=hardware.fp32_tflops * self.gpus,
                 memory_gib=self.gpu_memory_gib or hardware.memory_gib * self.gpus,
             )
+        nvlink = hardware.link_gb_per_s >= 300
+        adapters = self.node_adapters or (self.gpus if nvlink else 1)
         return Machine(
             name=self.gpu,
             hardware=hardware,
@@ -69,6 +73,6 @@ class PlanOptions:
             mfu=hardware.mfu if self.mfu is None else self.mfu,
             links=Links(
                 gpu_gb_per_s=self.gpu_link_gb_per_s or hardware.link_gb_per_s,
-                node_gb_per_s=self.node_link_gb_per_s,
+                node_gb_per_s=self.node_link_gb_per_s * adapters,
             ),
         )

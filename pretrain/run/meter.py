@@ -10,7 +10,7 @@ import torch
 
 from pretrain.batches.collate import Batch
 from pretrain.engine.options import TrainedIn
-from pretrain.plan.flops import executed_flops
+from pretrain.plan.flops import executed_flops, loss_flops, stage_flops
 from pretrain.plan.hardware import GIB, HARDWARE, hardware_of_device
 from pretrain.recipe.recipe import Recipe, image_tokens
 from pretrain.recipe.stages import Stage
@@ -24,7 +24,8 @@ class Workload:
 
     batch_samples: int
     tokens_per_sample: int = 0  # image and text, without CLS
-    flops_per_sample: float = 0.0  # all that is executed in training
+    flops_per_sample: float = 0.0  # of the model in training, what is computed twice counted once
+    executed_per_sample: float = 0.0  # all that is computed, the loss too
     peak_tflops: float | None = None  # of all ranks together; None where it is not known
 
 
@@ -50,7 +51,11 @@ def workload(
     return Workload(
         batch_samples=stage.options.global_batch_samples,
         tokens_per_sample=kept + stage.options.tokens.text_tokens,
-        flops_per_sample=executed_flops(recipe, stage.options, ranks),
+        flops_per_sample=stage_flops(recipe, stage.options).executed(
+            two_passes=False, locked=stage.options.locked
+        ),
+        executed_per_sample=executed_flops(recipe, stage.options, ranks)
+        + loss_flops(recipe.model.embed_dim, stage.options.global_batch_samples),
         peak_tflops=None if peak is None else ranks * peak,
     )
 
@@ -132,7 +137,8 @@ class Meter:
         steps, work = max(self._steps, 1), self.work
         step_s = (time.perf_counter() - self._begin) / steps
         images_per_s = work.batch_samples / step_s
-        tflop_per_s = images_per_s * work.flops_per_sample / 1e12
+        tflop_per_s = images_per_s * work.executed_per_sample / 1e12
+        of_peak = None if work.peak_tflops is None else images_per_s / 1e12 / work.peak_tflops
         ready = [rank.data_wait_s + rank.ready_s for rank in of_ranks]
         slowest = max(range(len(ready)), key=ready.__getitem__)
         peaks = [peak for one in of_ranks if (peak := one.device_memory_peak_gib) is not None]
@@ -141,7 +147,8 @@ class Meter:
             "images_per_s": images_per_s,
             "tokens_per_s": images_per_s * work.tokens_per_sample,
             "tflop_per_s": tflop_per_s,
-            "mfu": None if work.peak_tflops is None else tflop_per_s / work.peak_tflops,
+            "mfu": None if of_peak is None else of_peak * work.flops_per_sample,
+            "hfu": None if of_peak is None else of_peak * work.executed_per_sample,
             "step_s": step_s,
             "data_wait_s": max(rank.data_wait_s for rank in of_ranks),
             "slowest_rank": slowest,

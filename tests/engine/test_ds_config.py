@@ -2,10 +2,12 @@
 by one line that names the key."""
 
 import json
+from pathlib import Path
 
 import pytest
 
 from pretrain.engine.ds_config import _KEYS, read_ds_config
+from pretrain.engine.options import EngineOptions, OptimizerOptions
 
 ZERO = {"zero_optimization": {"stage": 1}}
 
@@ -35,7 +37,7 @@ def test_a_ds_config_that_repeats_the_recipe_is_refused(tmp_path):
             ["'zero_optimization.offload_optimizer.devise'", "'device'?"],
         ),
         ({**ZERO, "comms_logger": {"enable": True}}, ["'comms_logger.enable'", "'enabled'?"]),
-        ({**ZERO, "communication_data_type": "fp16"}, ["engine.precision"]),
+        ({**ZERO, "communication_data_type": "fp16"}, ["engine.reduce_dtype"]),
         ({**ZERO, "amp": {"enabled": True}}, ["engine.precision"]),
         ({**ZERO, "gradient_clipping": 1}, ["optimizer.gradient_clip"]),
         ({**ZERO, "elasticity": {"enabled": True}}, ["'elasticity'", "any number of ranks"]),
@@ -97,3 +99,14 @@ def test_the_keys_are_deepspeeds_own():
     fields = DeepSpeedZeroConfig.model_fields
     theirs = {field.alias or name for name, field in fields.items()}
     assert set(_KEYS["zero_optimization"]) <= theirs
+
+
+def test_compiled_towers_are_refused_with_zero_3_and_a_budget_without_them():
+    from pretrain.engine.engine import check_engine
+
+    third = EngineOptions(ds_config=Path("ds_configs/zero3.json"), compile=True)
+    with pytest.raises(ValueError, match=r"engine\.compile with .*zero3\.json.*stage 1 or 2"):
+        check_engine(third, OptimizerOptions())
+    check_engine(EngineOptions(compile=True), OptimizerOptions())
+    with pytest.raises(ValueError, match=r"activation_memory_budget=0.5 without engine\.compile"):
+        EngineOptions(activation_memory_budget=0.5)

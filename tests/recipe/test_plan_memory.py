@@ -68,7 +68,8 @@ def test_a_locked_tower_has_no_gradient_no_state_and_no_activations():
     parts, host = states(ZeroLayout(stage=2), moments=8 * 300, locked=500, **common)
     assert (parts["weights"], host) == (2 * 800, 4 * 500)
     assert parts["gradients"] == (2 + 4) * 38 and parts["optimizer"] == 4 * 38 + 300
-    sent = dict(parameters=100, weight_bytes=2, embed_dim=4, global_batch=16, ranks=4, locked=40)
+    sent = dict(parameters=100, weight_bytes=2, gradient_bytes=2, embed_dim=4, global_batch=16)
+    sent |= dict(ranks=4, locked=40)
     assert step_bytes(ZeroLayout(stage=1), passes=1, **sent)["gradients reduced"] == 2 * 120 * 0.75
     assert step_bytes(ZeroLayout(stage=1), passes=1, **sent)["weights gathered"] == 120 * 0.75
     gathered = step_bytes(ZeroLayout(stage=3), passes=1, **sent)["weights gathered"]
@@ -76,14 +77,16 @@ def test_a_locked_tower_has_no_gradient_no_state_and_no_activations():
 
 
 def test_communication_by_hand():
-    common = dict(parameters=100, weight_bytes=2, embed_dim=4, global_batch=16, ranks=4)
+    common = dict(parameters=100, weight_bytes=2, gradient_bytes=2, embed_dim=4, global_batch=16)
+    common |= dict(ranks=4)
     sent = {z: step_bytes(ZeroLayout(stage=z), passes=2, **common) for z in (1, 2, 3)}
-    assert sent[1]["features gathered"] == 16 * 2 * 4 * 4 * 3 / 4
-    assert [sent[z]["gradients reduced"] for z in (1, 2, 3)] == [300, 300, 300]
+    assert sent[1]["texts' features gathered"] == 16 * 4 * 4 * 3 / 4
+    assert sent[1]["texts' sums agreed"] == 2 * 16 * 3 * 4 * 3 / 4
+    assert [sent[z]["gradients reduced"] for z in (1, 2, 3)] == [300, 600, 300]
     assert [sent[z]["weights gathered"] for z in (1, 2, 3)] == [150, 150, 900]
     links = Links(gpu_gb_per_s=100, node_gb_per_s=10)
-    assert seconds({"x": 10**10}, links, nodes=1) == pytest.approx(0.1)
-    assert seconds({"x": 10**10}, links, nodes=2) == pytest.approx(1.0)
+    assert seconds({"x": 10**10}, links, nodes=1) == pytest.approx(0.1 / 0.8)
+    assert seconds({"x": 10**10}, links, nodes=2) == pytest.approx(1.0 / 0.8)
     alone = step_bytes(ZeroLayout(stage=3), passes=1, **{**common, "ranks": 1})
     assert set(alone.values()) == {0}
 

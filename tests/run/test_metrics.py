@@ -14,7 +14,7 @@ from launched_runs import LONG, PLAIN_PYTHON, Run
 from ranks import run_ranks
 from tiny_runs import ROOT
 
-from pretrain.plan.flops import forward_flops
+from pretrain.plan.flops import forward_flops, loss_flops
 from pretrain.recipe.parsing import parse
 from pretrain.recipe.stages import plan_stages
 from pretrain.run.meter import Meter, Workload, known_peak_tflops, workload
@@ -38,8 +38,11 @@ def test_a_run_logs_each_step_in_tokens_and_flops(tiny_run):
         kept, full, text = tokens[step["stage"]]
         assert step["tokens_per_s"] == pytest.approx(step["images_per_s"] * (kept + text))
         flops = 3 * forward_flops(recipe.model, kept=kept, full=full, text_tokens=text).forward
+        flops += loss_flops(recipe.model.embed_dim, GLOBAL_BATCH)
         assert step["tflop_per_s"] == pytest.approx(step["images_per_s"] * flops / 1e12)
-        assert step["mfu"] is None and step["device_memory_peak_gib"] is None  # no GPU, no peak
+        assert (
+            step["mfu"] is step["hfu"] is None and step["device_memory_peak_gib"] is None
+        )  # no GPU, no peak
         assert 0.1 < step["host_memory_gib"] < 8
         assert step["slowest_rank"] in (0, 1)
         assert step["median_rank_ready_s"] <= step["slowest_rank_ready_s"]
@@ -60,7 +63,8 @@ def test_mfu_of_a_given_peak_the_plan_at_the_start_and_a_trace(tiny_dataset, tmp
     steps = logged(tmp_path / "run")
     assert [step["step"] for step in steps] == [3, 6, 9, 10]
     for step in steps:
-        assert step["mfu"] == pytest.approx(step["tflop_per_s"] / (2 * 0.5))
+        assert step["hfu"] == pytest.approx(step["tflop_per_s"] / (2 * 0.5))
+        assert 0.9 * step["hfu"] < step["mfu"] < step["hfu"]  # nothing is recomputed
     assert known_peak_tflops(torch.device("cpu"), "bf16") is None
 
 
@@ -121,7 +125,10 @@ def test_a_workload_counts_what_a_step_executes():
     stage = plan_stages(recipe.stages, 1000)[1]
     work = workload(recipe, stage, precision="fp32", ranks=2, device=torch.device("cpu"))
     flops = forward_flops(recipe.model, kept=36, full=36, text_tokens=12)
-    assert work.flops_per_sample == pytest.approx(5 * flops.image + 4 * flops.text)
+    assert work.flops_per_sample == pytest.approx(3 * flops.forward)
+    of_loss = loss_flops(recipe.model.embed_dim, stage.options.global_batch_samples)
+    executed = 5 * flops.image + 4 * flops.text + of_loss
+    assert work.executed_per_sample == pytest.approx(executed)
     assert (work.tokens_per_sample, work.peak_tflops) == (48, None)
 
 

@@ -28,7 +28,8 @@ class Case:
     recompute: bool = False
     every: int = 1
     compile: bool = False
-    compile_blocks: bool = False
+    memory_budget: float | None = None
+    reduce_dtype: str = "bf16"
     gradient_clip: float | None = None
     eps: float = 1e-6
     learning_rate: float = 1e-3
@@ -106,7 +107,8 @@ def build_engine(case: Case, *, disturb: bool = False) -> Any:
             checkpoint_text=case.recompute,
             checkpoint_every=case.every,
             compile=case.compile,
-            compile_blocks=case.compile_blocks,
+            activation_memory_budget=case.memory_budget,
+            reduce_dtype=case.reduce_dtype,
         ),
         optimizer=OptimizerOptions(
             kind=case.kind,
