@@ -7,7 +7,7 @@ each sample's position; the model obeys. So a batch is the same whoever builds i
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, TypedDict
+from typing import Any, Literal, TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
@@ -88,6 +88,34 @@ class Batch(TypedDict):
     replaced: dict[str, int]  # unusable samples by reason
     replaced_first: dict[str, str]  # by reason, what was wrong with the first, and its key
     replaced_in_a_row: int  # the longest run of samples that were replaced
+
+
+def join(parts: list[Batch], asked: NDArray[np.int64], images: NDArray[np.uint8]) -> Batch:
+    """One batch of its parts, in order, whose pictures lie in `images` already.
+
+    asked: the rows as the order has them, before any substitution.
+    """
+
+    def whole(name: Literal["positions", "rows", "text_ids", "augment", "keep_index"]) -> Any:
+        return np.concatenate([part[name] for part in parts])
+
+    replaced: dict[str, int] = {}
+    told: dict[str, str] = {}
+    for part in parts:
+        for reason, count in part["replaced"].items():
+            replaced[reason] = replaced.get(reason, 0) + count
+        told = {**part["replaced_first"], **told}
+    return Batch(
+        positions=whole("positions"),
+        rows=(rows := whole("rows")),
+        images=images,
+        text_ids=whole("text_ids"),
+        keep_index=None if parts[0]["keep_index"] is None else whole("keep_index"),
+        augment=whole("augment"),
+        replaced=replaced,
+        replaced_first=told,
+        replaced_in_a_row=_longest_run(rows != asked),
+    )
 
 
 @dataclass(kw_only=True)

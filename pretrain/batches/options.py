@@ -122,7 +122,7 @@ class LoaderOptions:
     """How many of them build batches; 0 builds each batch when it is needed. By default 2, on a GPU
     the rank's share of the node's cores less 2, at most 16."""
     prefetch_batches: int = 2
-    """Batches built ahead per worker."""
+    """Batches built ahead of the step, at least; of small ones as many as keep all workers busy."""
     read_ahead: bool = True
     """Fetch the next shuffle window's pieces of the disk while this one is trained on, where
     windows fit in memory or data.shards.cache is set. Needs workers."""

@@ -2,8 +2,9 @@
 
 Threads that build batches take turns at Python's lock with the thread that gives the GPU its work,
 which then waits for it. So one server process, which knows nothing of the GPU, opens the dataset
-once and forks the workers. They write pictures into memory that lives as long as a process has it
-open: a killed run leaves nothing behind, and /dev/shm may be small.
+once and forks the workers. They write pictures where the training process reads them, in memory
+that lives as long as a process has it open: a killed run leaves nothing behind, and /dev/shm may be
+small.
 """
 
 import mmap
@@ -26,6 +27,7 @@ from numpy.typing import NDArray
 
 from pretrain.base import progress
 from pretrain.batches.collate import Batch, Collator
+from pretrain.batches.slots import Slots
 
 _IGNORED = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2, signal.SIGHUP)
 _STOPPED_S = 10.0
@@ -37,53 +39,29 @@ class _Told:
 
     collator: Collator
     sockets: list[int]  # one a worker
-    memory: "_Memory"
+    boards: int  # descriptor of each worker's board, one after the other
+    pictures: int  # and of the batches' pictures
+    shape: tuple[int, ...]  # of these, uint8
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Memory:
-    """Shared by all: each worker's board, then each worker's batch of pictures."""
-
-    descriptor: int
-    workers: int
-    shape: tuple[int, ...]  # of a batch of pictures, uint8
-
-    @property
-    def _boards(self) -> int:
-        return -(-self.workers * progress.BOARD_BYTES // mmap.PAGESIZE) * mmap.PAGESIZE
-
-    @property
-    def _batch(self) -> int:
-        return int(np.prod(self.shape))
-
-    @property
-    def size(self) -> int:
-        return self._boards + self.workers * self._batch
-
-    def map(self) -> "list[tuple[progress.Board, NDArray[np.uint8]]]":
-        """(board, pictures) of every worker."""
-        whole = memoryview(mmap.mmap(self.descriptor, self.size))
-        size = progress.BOARD_BYTES
-        boards = [progress.Board(whole[n * size : (n + 1) * size]) for n in range(self.workers)]
-        flat = np.frombuffer(whole[self._boards :], np.uint8)
-        pictures = flat.reshape(self.workers, *self.shape)
-        return list(zip(boards, pictures, strict=True))
+def _map_boards(descriptor: int, workers: int) -> list[progress.Board]:
+    size = progress.BOARD_BYTES
+    whole = memoryview(mmap.mmap(descriptor, workers * size))
+    return [progress.Board(whole[n * size : (n + 1) * size]) for n in range(workers)]
 
 
 class Workers:
-    """`count` processes that build batches of up to `samples` rows. Thread-safe; Linux only."""
+    """`count` processes that build parts of batches in `slots`. Thread-safe; Linux only."""
 
-    def __init__(self, collator: Collator, *, count: int, samples: int) -> None:
-        px = collator.tokens.image_px
-        descriptor = os.memfd_create("loader")
-        memory = _Memory(descriptor=descriptor, workers=count, shape=(samples, px, px, 3))
-        os.ftruncate(descriptor, memory.size)
+    def __init__(self, collator: Collator, *, count: int, slots: Slots) -> None:
+        boards = os.memfd_create("boards")
+        os.ftruncate(boards, count * progress.BOARD_BYTES)
         pairs = [socket.socketpair() for _ in range(count)]
         theirs = [other.fileno() for _, other in pairs]
         self._server = subprocess.Popen(
             [sys.executable, "-m", __name__],
             stdin=subprocess.PIPE,
-            pass_fds=(descriptor, *theirs),
+            pass_fds=(boards, slots.descriptor, *theirs),
             start_new_session=True,  # a group of its own, to be ended as one
             env={**os.environ, "PYTHONPATH": os.pathsep.join(_search_path())},
         )
@@ -91,36 +69,40 @@ class Workers:
             other.close()
         assert self._server.stdin is not None
         with self._server.stdin as pipe, suppress(BrokenPipeError):  # `build` tells of its end
-            pipe.write(_pickled(_Told(collator=collator, sockets=theirs, memory=memory)))
-        mapped = memory.map()
-        os.close(descriptor)
-        self._boards = [board for board, _ in mapped]
+            told = _Told(
+                collator=collator,
+                sockets=theirs,
+                boards=boards,
+                pictures=slots.descriptor,
+                shape=slots.shape,
+            )
+            pipe.write(_pickled(told))
+        self._boards = _map_boards(boards, count)
+        os.close(boards)
+        slots.close_descriptor()
         progress.watch_boards(self._boards)
-        self._free: queue.SimpleQueue[tuple[Connection, NDArray[np.uint8]]] = queue.SimpleQueue()
+        self._free: queue.SimpleQueue[Connection] = queue.SimpleQueue()
         self._connections = [Connection(mine.detach()) for mine, _ in pairs]
-        for connection, (_, pictures) in zip(self._connections, mapped, strict=True):
-            self._free.put((connection, pictures))
+        for connection in self._connections:
+            self._free.put(connection)
 
     def build(
-        self, positions: NDArray[np.int64], rows: NDArray[np.int64], images: NDArray[np.uint8]
+        self, positions: NDArray[np.int64], rows: NDArray[np.int64], slot: int, first: int
     ) -> Batch:
-        """What the collator makes of these, by a worker that is free. Its error is raised here."""
-        worker = self._free.get()
-        connection, pictures = worker
+        """What the collator makes of these, by a worker that is free: pictures in the slot from
+        place `first` on, and not in the batch. Its error is raised here."""
+        connection = self._free.get()
         try:
-            connection.send((positions, rows))
+            connection.send((positions, rows, slot, first))
             answer: Any = connection.recv()
         except (EOFError, OSError) as error:
             raise RuntimeError(
                 "a loader process is gone (its end is told above; out of memory, it was killed): "
                 "lower data.loader.workers, or set data.loader.kind to threads"
             ) from error
+        self._free.put(connection)
         if isinstance(answer, BaseException):
-            self._free.put(worker)
             raise answer
-        np.copyto(images, pictures[: len(images)])
-        self._free.put(worker)
-        answer["images"] = images
         return cast(Batch, answer)
 
     def close(self) -> None:
@@ -172,12 +154,13 @@ def _work(
     progress.show_reads(board)
     while True:
         try:
-            positions, rows = connection.recv()
+            positions, rows, slot, first = connection.recv()
         except EOFError:
             return
         answer: Any
         try:
-            answer = {**collator(positions, rows, pictures[: len(rows)]), "images": None}
+            images = pictures[slot, first : first + len(rows)]
+            answer = {**collator(positions, rows, images), "images": None}
         except Exception as error:
             answer = _sendable(error)
         with suppress(BrokenPipeError):  # asked by a process that is gone: recv says so
@@ -187,7 +170,9 @@ def _work(
 def _fork(told: _Told) -> dict[int, int]:
     """Number of each worker by its process."""
     found = {}
-    mapped = told.memory.map()
+    boards = _map_boards(told.boards, len(told.sockets))
+    memory = mmap.mmap(told.pictures, int(np.prod(told.shape)))
+    pictures = np.frombuffer(memory, np.uint8).reshape(told.shape)
     for number, own in enumerate(told.sockets):
         if process := os.fork():
             # The last who has it open ends it: so each has its own alone.
@@ -198,7 +183,7 @@ def _fork(told: _Told) -> dict[int, int]:
         try:
             for other in told.sockets[number + 1 :]:
                 os.close(other)
-            _work(told.collator, Connection(own), *mapped[number])
+            _work(told.collator, Connection(own), boards[number], pictures)
             code = 0
         finally:
             os._exit(code)

@@ -18,10 +18,11 @@ from dataset_copies import keep_weights
 
 from pretrain.base import progress
 from pretrain.base.distributed import ranks_on_node
-from pretrain.batches.collate import Collator
+from pretrain.batches.collate import Collator, join
 from pretrain.batches.loader import are_processes, batches, workers_on
 from pretrain.batches.options import LoaderOptions
 from pretrain.batches.order import SampleOrder
+from pretrain.batches.slots import Slots
 from pretrain.batches.workers import Workers
 from pretrain.dataset.sample_weights import open_weights
 
@@ -43,9 +44,11 @@ def stream(collate: Collator, options: LoaderOptions, end: int = 64):
     )
 
 
-def images_of(collate: Collator, count: int) -> np.ndarray:
+def workers_of(collate: Collator, count: int = 1) -> tuple[Workers, Slots]:
+    """Processes that build batches of four, and where they write."""
     px = collate.tokens.image_px
-    return np.empty((count, px, px, 3), np.uint8)
+    slots = Slots(count=1, shape=(4, px, px, 3), is_shared=True, is_pinned=False)
+    return Workers(collate, count=count, slots=slots), slots
 
 
 def servers() -> list[psutil.Process]:
@@ -86,27 +89,29 @@ def test_weights_are_mapped_by_the_processes_too(copy):
 
 def test_a_fault_in_a_process_is_raised_here_and_the_next_batch_is_built(copy):
     collate = collator(copy)
-    workers = Workers(collate, count=1, samples=4)
+    workers, slots = workers_of(collate)
     shard = Path(collate.dataset.shards[0])
     shard.rename(shard.with_suffix(".away"))
     with pytest.raises(OSError, match=r"00000\.tar could not be read.*start the same command"):
-        workers.build(ONE, ONE, images_of(collate, 4))
+        workers.build(ONE, ONE, 0, 0)
     shard.with_suffix(".away").rename(shard)
-    again = workers.build(ONE, ONE, images_of(collate, 4))
+    # In two parts, out of order: each has its place.
+    late = workers.build(ONE[1:], ONE[1:], 0, 1)
+    again = join([workers.build(ONE[:1], ONE[:1], 0, 0), late], ONE, slots.pictures(0))
     np.testing.assert_equal(again, collate(ONE, ONE))
     workers.close()
 
 
 def test_a_process_that_was_killed_is_told_of_in_one_line(tiny_dataset, capfd):
     collate = collator(tiny_dataset)
-    workers = Workers(collate, count=1, samples=4)
-    workers.build(ONE, ONE, images_of(collate, 4))
+    workers, _ = workers_of(collate)
+    workers.build(ONE, ONE, 0, 0)
     (server,) = servers()
     (worker,) = server.children()
     assert not [m.path for m in worker.memory_maps() if m.path.startswith("/dev/shm")]
     worker.kill()
     with pytest.raises(RuntimeError, match=r"lower data\.loader\.workers"):
-        workers.build(ONE, ONE, images_of(collate, 4))
+        workers.build(ONE, ONE, 0, 0)
     server.wait(10)
     assert f"(pid {worker.pid}) ended by signal SIGKILL" in capfd.readouterr().err
     workers.close()
@@ -115,13 +120,13 @@ def test_a_process_that_was_killed_is_told_of_in_one_line(tiny_dataset, capfd):
 def test_a_stopped_run_is_not_stopped_by_its_loader(tiny_dataset):
     """Slurm and terminals signal every process of a job; only the training process decides."""
     collate = collator(tiny_dataset)
-    workers = Workers(collate, count=1, samples=4)
-    workers.build(ONE, ONE, images_of(collate, 4))
+    workers, _ = workers_of(collate)
+    workers.build(ONE, ONE, 0, 0)
     (server,) = servers()
     for process in (server, *server.children()):
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):
             process.send_signal(number)
-    workers.build(ONE, ONE, images_of(collate, 4))
+    workers.build(ONE, ONE, 0, 0)
     workers.close()
     assert not psutil.pid_exists(server.pid)
 
@@ -132,11 +137,10 @@ from pathlib import Path
 import numpy as np
 sys.path[:0] = {paths!r}
 import psutil
-from test_loader_processes import ONE, collator, images_of
-from pretrain.batches.workers import Workers
+from test_loader_processes import ONE, collator, workers_of
 collate = collator(Path({dataset!r}))
-workers = Workers(collate, count=2, samples=4)
-workers.build(ONE, ONE, images_of(collate, 4))
+workers, _ = workers_of(collate, 2)
+workers.build(ONE, ONE, 0, 0)
 family = []
 while len(family) < 3:  # the second worker may not have been needed yet
     family = [p.pid for p in psutil.Process().children(recursive=True)]
@@ -169,7 +173,7 @@ def test_the_watchdog_sees_what_a_process_reads(copy):
     shard = Path(collate.dataset.shards[0])
     shard.unlink()
     os.mkfifo(shard)
-    workers = Workers(collate, count=1, samples=4)
+    workers, _ = workers_of(collate)
     built = stream_in_background(workers, collate)
     end = time.monotonic() + 20
     while progress.longest_read() is None:
@@ -186,11 +190,46 @@ def test_the_watchdog_sees_what_a_process_reads(copy):
 def stream_in_background(workers, collate):
     def build():
         with suppress(RuntimeError):
-            workers.build(ONE, ONE, images_of(collate, 4))
+            workers.build(ONE, ONE, 0, 0)
 
     thread = threading.Thread(target=build)
     thread.start()
     return thread
+
+
+@pytest.mark.parametrize("kind", ["threads", "processes"])
+def test_memory_is_used_again_once_a_batch_is_let_go_and_never_before(tiny_dataset, kind):
+    """More batches than there is memory for, all held, one in four, or none."""
+    options = LoaderOptions(kind=kind, workers=2, prefetch_batches=1)
+    wanted = list(stream(collator(tiny_dataset), LoaderOptions(workers=0), end=256))
+    for held_every in (1, 4, 100):
+        held, places = {}, set()
+        for number, batch in enumerate(stream(collator(tiny_dataset), options, end=256)):
+            np.testing.assert_equal(batch, wanted[number])
+            places.add(batch["images"].ctypes.data)
+            if number % held_every == 0:
+                held[number] = batch["images"][1:]  # a view holds it as well
+        for number, images in held.items():
+            np.testing.assert_equal(images, wanted[number]["images"][1:])
+    assert len(places) <= 4 + 3, f"{len(places)} batches of memory where one was held at a time"
+
+
+def test_a_batch_is_built_by_all_workers_together(tiny_dataset):
+    collate = collator(tiny_dataset)
+    built = []
+
+    class Watched(Collator):
+        def __call__(self, positions, rows, images=None):
+            built.append(len(rows))
+            return super().__call__(positions, rows, images)
+
+    watched = Watched(**{name: getattr(collate, name) for name in Collator.__dataclass_fields__})
+    order = SampleOrder(samples=len(collate.dataset), seed=0)
+    common = dict(order=order, start=0, end=2000, rank=0, world_size=1)
+    options = LoaderOptions(workers=3, prefetch_batches=1)
+    whole = next(batches(collator=watched, global_batch_samples=250, options=options, **common))
+    assert sorted(built[:3]) == [82, 84, 84]
+    np.testing.assert_equal(whole, collate(whole["positions"], order.rows(whole["positions"])))
 
 
 def test_the_number_of_workers_follows_the_device_and_the_node(monkeypatch):
