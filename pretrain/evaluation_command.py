@@ -11,6 +11,7 @@ from pretrain.base.faults import ended_at_once, one_line_faults
 from pretrain.base.files import write_durably
 from pretrain.base.run_files import WATCHED_FILE
 from pretrain.evaluation.evaluator import Evaluator
+from pretrain.evaluation.kept import join, run_folder_of
 from pretrain.evaluation.options import (
     Axis,
     EvaluateOptions,
@@ -37,8 +38,8 @@ Point = tuple[Axis | None, TokenOptions]
 
 
 def evaluate(options: EvaluateOptions) -> None:
-    """Print the figures, and write them to --out. ValueError names what cannot be, before any
-    model is put on a device. Collective."""
+    """Print the figures, and write them to --out or the run folder. ValueError names what cannot
+    be, before any model is put on a device. Collective."""
     if options.watch is None:
         source = find_model(options.model or options.run_dir or Path(), options.stage)
     else:
@@ -128,15 +129,23 @@ def _write(
     points: Sequence[Point],
     judged: dict[TokenOptions, list[Figure]],
 ) -> None:
-    """The plot and the file that were asked for."""
+    """The plot and the file that were asked for; of a run, without --out, its evaluation.json."""
     patch_px = source.model.image.patch_px
     if options.tokens is not None and options.tokens.plot is not None:
         lines = [(axis, at, judged[at]) for axis, at in points if axis is not None]
         title = str(options.model or options.run_dir)
         draw_sweep(lines, patch_px, title, options.tokens.plot)
+    records = [point_record(axis, at, patch_px, judged[at]) for axis, at in points]
+    model = options.model or options.run_dir or Path()
     if options.out is not None:
-        records = [point_record(axis, at, patch_px, judged[at]) for axis, at in points]
         write_durably(options.out, json.dumps({"points": records}, indent=2) + "\n")
+    elif (run_dir := run_folder_of(model)) is not None:
+        own = point_record(None, lengths(source, None, None), patch_px, ())
+        for record in records:
+            is_own = all(record[name] == own[name] for name in own if name != "figures")
+            record["after"] = model.resolve().name if source.stage is None else source.stage
+            record["tokens"] = record["after"] if is_own else "other"
+        print(join(run_dir, records))
 
 
 def _checked_points(

@@ -32,6 +32,8 @@ class EvaluatedModel:
     tokenizer: Tokenizer
     normalisation: Normalisation
     evaluation: EvaluationOptions
+    stage: str | None = None
+    """Of a run."""
 
 
 def find_model(folder: Path, stage: str | None) -> EvaluatedModel:
@@ -63,6 +65,7 @@ def of_stage(recipe: Recipe, stage: str, weights: dict[str, Tensor]) -> Evaluate
         tokenizer=dataset.tokenizer(),
         normalisation=recipe.data.normalisation,
         evaluation=recipe.evaluation,
+        stage=stage,
     )
 
 

@@ -18,6 +18,21 @@ from data_prep.text.captions import CaptionOptions
 from data_prep.text.vocabulary import VocabularyOptions
 from pretrain.dataset.manifest import Manifest
 
+_MANY = 0.2  # share of the rows
+# What decides a reason, by how it begins.
+_LOOK_AT = {
+    "caption_too_long": "--caption-max-chars",
+    "caption_not_utf8": "the encoding of --source",
+    "caption_empty": "--caption",
+    "caption": "--drop-placeholders and --caption",
+    "duplicate": "--source, which has the same pictures and captions again",
+    "image_too_small": "--min-image-px",
+    "image_aspect": "--max-aspect",
+    "image_missing": "--image-column and --image-root",
+    "image_outside": "--image-root",
+    "": "the files of --source",
+}
+
 
 def build(
     source: SourceOptions,
@@ -96,4 +111,17 @@ def _summarise(out: Path, manifest: Manifest, tokens: np.ndarray) -> str:
         lines += describe_counts(downloads)
     lines.append(("rejected", f"{sum(manifest.rejected.values()):,}"))
     lines += [(f"  {reason}", f"{count:,}") for reason, count in manifest.rejected.items() if count]
-    return "\n".join(f"{label:<24}{value}" for label, value in lines)
+    shown = [f"{label:<24}{value}" for label, value in lines]
+    return "\n".join([*shown, *_warning(manifest)])
+
+
+def _warning(manifest: Manifest) -> list[str]:
+    """A line where so many rows are left out that an option is more likely wrong than the rows."""
+    rejected = sum(manifest.rejected.values())
+    share = rejected / ((manifest.samples + rejected) or 1)
+    if share <= _MANY:
+        return []
+    reason, count = max(manifest.rejected.items(), key=lambda item: item[1])
+    option = next(option for begin, option in _LOOK_AT.items() if reason.startswith(begin))
+    told = f"{share:.0%} of the rows are rejected, {count:,} as {reason}: look at {option}"
+    return [f"warning: {told}"]

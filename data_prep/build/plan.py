@@ -30,6 +30,7 @@ from data_prep.build.work import BuildJob, templates_of, writing
 from data_prep.rejection import RejectedError
 from data_prep.sources import Corpus
 from data_prep.sources.column_choice import DEFAULT_CAPTION_COLUMN
+from data_prep.sources.folder import list_folder, table_in
 from data_prep.text.captions import CaptionTemplate, make_captions
 from data_prep.text.placeholders import say_dropped
 from data_prep.text.vocabulary import sample_texts, train_tokenizer
@@ -259,11 +260,13 @@ def _train_on_corpus(
 
     texts = sample_texts(all_texts(), options.vocabulary.tokenizer_captions)
     if not texts:
+        folder = Path(options.source.source)
         asked = [f"{one.name}={one.template}" for one in templates if not one.entry]
         raise ValueError(
             f"no row of {options.source.source} gives a caption: {corpus.rows} rows, "
             f"where={options.source.where!r}, caption={asked}, {dict(rejected)}; it has the "
             f"columns {corpus.columns}; change --where or --caption"
+            + (table_in(folder, list_folder(folder)) if folder.is_dir() else "")
             + (", or write the texts in UTF-8" if "caption_not_utf8" in rejected else "")
             + say_dropped(rejected)
         )

@@ -20,6 +20,7 @@ from data_prep.sources.source import READ_ROWS, RowBatch
 from pretrain.dataset.pictures import SUFFIXES
 
 TEXT_SUFFIX, METADATA_SUFFIX = ".txt", ".json"
+_TABLES = (".csv", ".jsonl", ".parquet", ".tsv")
 METADATA_FILES = ("metadata.csv", "metadata.jsonl")  # huggingface.co/docs/datasets/image_dataset
 
 
@@ -32,6 +33,7 @@ class Listing:
     sidecars: dict[str, str] = field(default_factory=dict)  # likewise, of .json beside pictures
     others: Counter[str] = field(default_factory=Counter)  # suffix -> files
     metadata: list[str] = field(default_factory=list)  # tables of an imagefolder, among the others
+    tables: list[str] = field(default_factory=list)  # that may hold captions, among the others
     links: list[str] = field(default_factory=list)  # symbolic links that are not followed
 
     def without_text(self) -> list[str]:
@@ -72,6 +74,8 @@ def list_folder(folder: Path) -> Listing:
             listing.sidecars[stem(path)] = max(path, listing.sidecars.get(stem(path), ""))
         else:
             listing.others[suffix or "without suffix"] += 1
+            if suffix in _TABLES:
+                listing.tables.append(path)
             if entry.name in METADATA_FILES:
                 listing.metadata.append(path)
     stems = {stem(path) for path in listing.pictures}
@@ -114,7 +118,7 @@ class FolderSource:
         self.rows = len(self.pictures)
         self.listing_sha256: str | None = None
         self.schema, found = look_into(self.sidecars, self.pictures)
-        self.notes = _listing_notes(listing) + sidecar_notes(found)
+        self.notes = _listing_notes(root, listing) + sidecar_notes(found)
 
     def state(self) -> str:
         """Another after a file changed."""
@@ -190,7 +194,15 @@ class FolderSource:
         return None if name is None else values[name]
 
 
-def _listing_notes(listing: Listing) -> list[str]:
+def table_in(root: Path, listing: Listing) -> str:
+    """Where captions may be meant to come from, of a folder that has none: a hint, or nothing."""
+    if not listing.tables:
+        return ""
+    first = min(listing.tables)
+    return f"; {first} lies in it: --source {root / first}"
+
+
+def _listing_notes(root: Path, listing: Listing) -> list[str]:
     """What a user may not expect of the folder, a line each."""
     notes: list[str] = []
     bare = listing.without_text()
@@ -200,7 +212,9 @@ def _listing_notes(listing: Listing) -> list[str]:
             f"{len(listing.pictures):,}, e.g. {bare[0]}; their column caption is empty"
         )
     if len(bare) == len(listing.pictures):
-        notes[-1] += ' (--caption "caption=a photo of {folder}" needs no texts)'
+        notes[-1] += (
+            table_in(root, listing) or ' (--caption "caption=a photo of {folder}" needs no texts)'
+        )
     stems = {stem(path) for path in listing.pictures}
     orphans = sorted(path for key, path in listing.texts.items() if key not in stems)
     if orphans:

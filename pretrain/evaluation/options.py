@@ -213,8 +213,9 @@ class EvaluateOptions(TaskOptions):
     tokens: SweepOptions | None = None
     """Lengths to compare the same weights at, with a plot."""
     out: Path | None = None
-    """JSON file to write the figures to; by default they are only printed. With --watch a file of
-    JSON lines to append to, by default watched.jsonl in the run folder."""
+    """JSON file to write the figures to; by default those of a run join its evaluation.json, which
+    the report reads. With --watch a file of JSON lines to append to, by default watched.jsonl in
+    the run folder."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from pretrain.base.files import aside_name, rename_durably, sync
+from pretrain.base.run_files import CHECKPOINTS, RECIPE_FILE
 
 
 @contextmanager
@@ -20,6 +21,9 @@ def folder_aside(out: Path, last: str, stale: Iterable[str] = ()) -> Iterator[Pa
     final = out.resolve()
     if final.exists() and not final.is_dir():
         raise ValueError(f"{out} is no folder: give another --out")
+    if (final / CHECKPOINTS).is_dir():
+        raise ValueError(f"{out} is a run folder, whose {RECIPE_FILE} would be lost: give another "
+                         "--out")  # fmt: skip
     final.parent.mkdir(parents=True, exist_ok=True)
     # A rename must stay on one disk, and a mount point's parent is on another.
     beside = final if os.path.ismount(final) else final.parent

@@ -1,4 +1,5 @@
-"""An open_clip folder (`local-dir:`) of the CLIP, CLIPA and SigLIP kinds by our names."""
+"""A model of open_clip, of the CLIP, CLIPA and SigLIP kinds, by our names: a folder (`local-dir:`)
+or the file that its training writes."""
 
 from dataclasses import asdict
 from pathlib import Path
@@ -53,12 +54,55 @@ def read_open_clip(folder: Path) -> ForeignModel:
     path = folder / CONFIG_FILE
     sections = ("model_cfg", "model_cfg.vision_cfg", "model_cfg.text_cfg")
     config = read_config(path, *sections)["model_cfg"]
-    options, tokens, eos_id = _options(config, path)
+    shape = _options(config, path)
     file = next((folder / name for name in _WEIGHTS if (folder / name).is_file()), None)
     if file is None:
         raise FileNotFoundError(f"{folder} has none of {', '.join(_WEIGHTS)}: put one there")
-    theirs = read_tensors(file, "SOURCE")
-    theirs = {n.removeprefix("module.").removeprefix("text."): w for n, w in theirs.items()}
+    text = config["text_cfg"]
+    return _read(shape, text, _tensors(file), file, folder, model=f"local-dir:{folder}")
+
+
+def read_open_clip_file(file: Path, name: str) -> ForeignModel:
+    """An epoch_N.pt of open_clip's training. ValueError names the first weight that is not of this
+    architecture."""
+    import open_clip
+
+    config: Any = open_clip.get_model_config(name)
+    shape, theirs = _options(config, file), _tensors(file)
+    # Training asks for a bias by --siglip, not by the architecture.
+    bias = {"init_logit_bias": 0.0} if "logit_bias" in theirs else {}
+    kind = open_clip.CustomTextCLIP if config.pop("custom_text", False) else open_clip.CLIP
+    with torch.device("meta"):
+        wanted = kind(**config, **bias).state_dict()
+    for weight in (*wanted, *theirs):
+        found, due = (
+            tuple(side[weight].shape) if weight in side else None for side in (theirs, wanted)
+        )
+        # Old files hold the mask, a constant; those of one number have one axis, or none.
+        if found != due and weight != "attn_mask" and {found, due} != {(), (1,)}:
+            raise ValueError(
+                f"{file} is no {name}: {weight} is {found or 'not in it'}, {due or 'not there'} "
+                "in that architecture; change --open-clip-name"
+            )
+    text = config["text_cfg"]
+    return _read(shape, text, theirs, file, file, model=name, pretrained=str(file), **bias)
+
+
+def _tensors(file: Path) -> dict[str, Tensor]:
+    return {n.removeprefix("module."): w for n, w in read_tensors(file, "SOURCE").items()}
+
+
+def _read(
+    shape: tuple[ModelOptions, TokenOptions, int | None],
+    text: dict[str, Any],
+    theirs: dict[str, Tensor],
+    file: Path,
+    source: Path,
+    **create: Any,
+) -> ForeignModel:
+    """By its shape, text_cfg and weights. create: what open_clip's own model is made by."""
+    options, tokens, eos_id = shape
+    theirs = {n.removeprefix("text."): w for n, w in theirs.items()}
     figures = {"logit_scale": float(take_from(theirs, file)("logit_scale").exp())}
     if "logit_bias" in theirs:
         figures["logit_bias"] = float(theirs.pop("logit_bias"))
@@ -69,7 +113,7 @@ def read_open_clip(folder: Path) -> ForeignModel:
         tokens=tokens,
         weights=weights,
         figures=figures,
-        **_inputs(folder, config["text_cfg"], eos_id, siglip=not options.image_projection),
+        **_inputs(source, text, eos_id, siglip=not options.image_projection, **create),
     )
 
 
@@ -198,17 +242,22 @@ def _weights(theirs: dict[str, Tensor], options: ModelOptions, file: Path) -> di
 
 
 def _inputs(
-    folder: Path, text: dict[str, Any], eos_id: int | None, *, siglip: bool
+    folder: Path,
+    text: dict[str, Any],
+    eos_id: int | None,
+    *,
+    siglip: bool,
+    model: str,
+    **create: Any,
 ) -> dict[str, Any]:
     """The source's own model, pixels and ids, and what of them our folder records."""
     import open_clip
 
-    name = f"local-dir:{folder}"
-    model, _, prepare = open_clip.create_model_and_transforms(name, weights_only=True)
-    model.eval()
+    made, _, prepare = open_clip.create_model_and_transforms(model, weights_only=True, **create)
+    made.eval()
     # A tokenizer without a name is open_clip's own, which has no such option.
     runs_no_code = {"trust_remote_code": False} if text.get("hf_tokenizer_name") else {}
-    theirs: Any = open_clip.get_tokenizer(name, **runs_no_code)
+    theirs: Any = open_clip.get_tokenizer(model, **runs_no_code)
     if isinstance(theirs, open_clip.SimpleTokenizer):
         content, found_eos = read_given(CLIP, None), theirs.eot_token_id
     else:
@@ -223,12 +272,12 @@ def _inputs(
         refuse(folder, [f"text_cfg.eos_id={eos_id} with a tokenizer whose eos is {found_eos}"])
 
     def embed(pixels: Tensor, ids: Tensor) -> tuple[Tensor, Tensor]:
-        return model.encode_image(pixels, normalize=True), model.encode_text(ids, normalize=True)
+        return made.encode_image(pixels, normalize=True), made.encode_text(ids, normalize=True)
 
     def pixels(pictures: list[Image.Image]) -> Tensor:
         return torch.stack([prepare(picture) for picture in pictures])
 
-    how = model.visual.preprocess_cfg
+    how = made.visual.preprocess_cfg
     ours = (how["resize_mode"], how["interpolation"]) == ("shortest", "bicubic")
     return {
         "tokenizer": content,

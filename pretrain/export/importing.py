@@ -1,5 +1,6 @@
 """A foreign model as an exported folder of ours, judged by its own library."""
 
+import difflib
 import math
 from dataclasses import replace
 from pathlib import Path
@@ -13,12 +14,13 @@ from pretrain.batches.augment import MEAN_STD
 from pretrain.batches.options import Normalisation
 from pretrain.export.aside import folder_aside
 from pretrain.export.foreign import one_line_of_library, refuse_code
-from pretrain.export.from_open_clip import read_open_clip
+from pretrain.export.from_open_clip import read_open_clip, read_open_clip_file
 from pretrain.export.from_transformers import read_transformers
 from pretrain.export.judge import embeddings, judge
 from pretrain.export.native import TOKENIZER_FILE, load, native_config, write_native
 from pretrain.export.onnx import ONNX_FILES
 from pretrain.export.open_clip import CONFIG_FILE as OPEN_CLIP_CONFIG
+from pretrain.export.options import ConvertOptions
 from pretrain.export.source import OUR_RESIZE, TOKEN_TABLE, ForeignModel
 from pretrain.export.source_ids import (
     SAMPLES,
@@ -35,16 +37,18 @@ from pretrain.tokens.tokenizer import Tokenizer, open_tokenizer
 _TOLERANCE = 1e-4
 
 
-def convert_folder(source: Path, out: Path) -> None:
+def convert_source(source: Path, out: Path, options: ConvertOptions) -> None:
     """Convert a foreign model, and say what is to be known of it."""
-    difference, notes = convert(source, out)
+    difference, notes = convert(source, out, options.open_clip_name)
     for note in notes:
         print(f"note: {note}")
     print(f"converted {source} to {out}; largest difference {difference:.1e}")
 
 
-def convert(folder: Path, out: Path) -> tuple[float, list[str]]:
+def convert(folder: Path, out: Path, name: str | None = None) -> tuple[float, list[str]]:
     """Write a foreign model as an export of ours into `out`.
+
+    folder: or a file of open_clip's training, whose architecture `name` is.
 
     Returns the largest difference of any value of an embedding from what the source's own library
     gives, each side preparing random pictures and texts by itself, and notes of one line on what
@@ -53,10 +57,15 @@ def convert(folder: Path, out: Path) -> tuple[float, list[str]]:
     """
     if folder.resolve() == out.resolve():
         raise ValueError(f"OUT={out} is SOURCE: name another folder")
-    path = _config_file(folder)
+    path = _described_by(folder, name)
     refuse_code(folder)
     with one_line_of_library(path, folder, out):
-        source = (read_open_clip if path.name == OPEN_CLIP_CONFIG else read_transformers)(folder)
+        if name is not None:
+            source = read_open_clip_file(folder, name)
+        elif path.name == OPEN_CLIP_CONFIG:
+            source = read_open_clip(folder)
+        else:
+            source = read_transformers(folder)
         _check_figures(source, folder)
         normalisation = _normalisation(source, folder)
         with folder_aside(out, CONFIG_FILE, stale=ONNX_FILES) as aside:
@@ -93,8 +102,21 @@ def _write_judged(
     return _difference(source, aside, texts, folder, out), _notes(source, options, tokenizer)
 
 
-def _config_file(folder: Path) -> Path:
-    """The file that says what the folder is, of either library."""
+def _described_by(folder: Path, name: str | None) -> Path:
+    """The file that says what the folder is, of either library; the source where it is a file."""
+    if folder.is_file():
+        if name is None:
+            raise ValueError(
+                f"{folder} is a file, which does not say its architecture: give the name that "
+                "open_clip's training got as --model, by --open-clip-name (as ViT-B-16)"
+            )
+        _check_name(name)
+        return folder
+    if name is not None and folder.is_dir():
+        raise ValueError(
+            f"--open-clip-name {name}: {folder} is a folder, which says its architecture itself: "
+            "leave the option out, or give a file of weights"
+        )
     if (folder / OPEN_CLIP_CONFIG).is_file():
         return folder / OPEN_CLIP_CONFIG
     path = folder / CONFIG_FILE
@@ -109,6 +131,19 @@ def _config_file(folder: Path) -> Path:
             "as it is to `evaluate --model`, start.export or `pretrain.load`"
         )
     return path
+
+
+def _check_name(name: str) -> None:
+    """ValueError names the nearest architectures where open_clip has none of this name."""
+    import open_clip
+
+    known = open_clip.list_models()
+    if name not in known:
+        near = difflib.get_close_matches(name, known, n=3, cutoff=0.4)
+        raise ValueError(
+            f"--open-clip-name {name}: open_clip has no such architecture; "
+            + (f"nearest are {', '.join(near)}" if near else f"it has {', '.join(known[:9])}, …")
+        )
 
 
 def _check_figures(source: ForeignModel, folder: Path) -> None:

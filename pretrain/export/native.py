@@ -9,6 +9,7 @@ from typing import Any, get_args
 
 import numpy as np
 import torch
+import yaml
 from PIL import Image
 from safetensors import SafetensorError
 from safetensors.torch import load_file
@@ -24,7 +25,7 @@ from pretrain.losses.build import build_objective
 from pretrain.models.build import build_model
 from pretrain.models.clip import CLIP, read_model_options
 from pretrain.models.options import ModelOptions
-from pretrain.models.starting import CONFIG_FILE, WEIGHTS_FILE
+from pretrain.models.starting import CONFIG_FILE, MODEL_FILE, WEIGHTS_FILE
 from pretrain.recipe.recipe import Recipe
 from pretrain.tokens.context import context
 from pretrain.tokens.options import TokenOptions
@@ -39,6 +40,11 @@ _AGAIN = (
     "write it again with `python -m pretrain.export --run_dir RUN_DIR --out FOLDER`, or, where it "
     "was converted, `python -m pretrain.convert SOURCE FOLDER`"
 )
+
+
+_MODEL_HEAD = """# What this folder's model is, and the pixels it saw, to start a training from it:
+#   --config RECIPE.yaml --config FOLDER/recipe.yaml --start.export FOLDER
+"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -138,12 +144,21 @@ def native_config(
 def write_native(
     out: Path, config: dict[str, Any], weights: dict[str, Tensor], tokenizer: Tokenizer
 ) -> None:
-    """Weights, tokenizer and, last, config: what `load` reads. A folder without config is no
-    export, so an earlier one's goes first: old and new parts never pass for one model."""
+    """Weights, tokenizer, the model in a recipe's words and, last, config: what `load` and a start
+    read. A folder without config is no export, so an earlier one's goes first: old and new parts
+    never pass for one model."""
     out.mkdir(parents=True, exist_ok=True)
     (out / CONFIG_FILE).unlink(missing_ok=True)
     write_tensors(out / WEIGHTS_FILE, weights, {"format": "pt"})
     write_durably(out / TOKENIZER_FILE, tokenizer.file.read_bytes())
+    write_durably(
+        out / MODEL_FILE,
+        _MODEL_HEAD
+        + yaml.safe_dump(
+            {"data": {"normalisation": config["normalisation"]}, "model": config["model"]},
+            sort_keys=False,
+        ),
+    )
     write_durably(out / CONFIG_FILE, json.dumps(config, indent=2) + "\n")
 
 

@@ -15,8 +15,9 @@ from pretrain.export.native import ExportedModel
 from pretrain.export.tokenizer import tokenizer_files
 from pretrain.models.clip import CLIP
 from pretrain.models.options import ModelOptions
+from pretrain.models.starting import OPEN_CLIP_CONFIG
 
-CONFIG_FILE, WEIGHTS_FILE = "open_clip_config.json", "open_clip_model.safetensors"
+CONFIG_FILE, WEIGHTS_FILE = OPEN_CLIP_CONFIG, "open_clip_model.safetensors"
 BLOCK_NAMES = {  # open_clip's name -> timm's, transformers'
     "ln_1": ("norm1", "layer_norm1"),
     "ln_2": ("norm2", "layer_norm2"),

@@ -35,3 +35,13 @@ class ExportOptions:
         check_local({"--run_dir": self.run_dir, "--out": self.out})
         if self.private and self.push_to_hub is None:
             raise ValueError("--private true without --push_to_hub: give --push_to_hub OWNER/NAME")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ConvertOptions:
+    """What a foreign model does not say of itself"""
+
+    open_clip_name: str | None = None
+    """Architecture of an epoch_N.pt, by the name that open_clip's training got as --model
+    (ViT-B-16). Pictures are then normalised as open_clip does by default: by OpenAI's mean and
+    std."""

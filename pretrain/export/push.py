@@ -8,11 +8,12 @@ from pretrain.export.hub import CODE_FILE, PICTURES_CONFIG, PICTURES_FILE
 from pretrain.export.native import TOKENIZER_FILE
 from pretrain.export.onnx import ONNX_FILES
 from pretrain.export.tokenizer import TOKENIZER_CONFIG, TOKENIZER_JSON
-from pretrain.models.starting import CONFIG_FILE, WEIGHTS_FILE
+from pretrain.models.starting import CONFIG_FILE, MODEL_FILE, WEIGHTS_FILE
 
 # What an export of any format writes: nothing else in the folder is published.
 _OURS = (
-    *(CARD_FILE, CONFIG_FILE, WEIGHTS_FILE, TOKENIZER_FILE, TOKENIZER_JSON, TOKENIZER_CONFIG),
+    *(CARD_FILE, CONFIG_FILE, MODEL_FILE, WEIGHTS_FILE, TOKENIZER_FILE),
+    *(TOKENIZER_JSON, TOKENIZER_CONFIG),
     *(CODE_FILE, PICTURES_FILE, PICTURES_CONFIG, *ONNX_FILES),
     *(open_clip.CONFIG_FILE, open_clip.WEIGHTS_FILE),
 )

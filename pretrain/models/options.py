@@ -183,8 +183,12 @@ class StartOptions:
     """Weights that the first stage starts from; by default random ones."""
 
     export: Path | None = None
-    """Folder written by `python -m pretrain.export`: both towers, their projections and the loss's
-    scale. The dataset must have its tokenizer."""
+    """Folder written by `python -m pretrain.export` or `pretrain.convert`: both towers, their
+    projections and the loss's scale. The dataset must have its tokenizer, the recipe its model and
+    pixels (--config FOLDER/recipe.yaml behind the recipe's)."""
+    accept_differences: bool = False
+    """Start from an export although it was trained under another data.normalisation, or its towers
+    compute otherwise (heads, gelu, norm_eps, causal, padding_mask, pool, specials)."""
     image: Path | None = None
     """File of a timm VisionTransformer (safetensors, or torch.save of tensors alone): the image
     tower. Positions are resized to the first stage's grid; the classifier is left out. Not in the

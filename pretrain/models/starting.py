@@ -2,6 +2,7 @@
 
 import json
 import pickle
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,11 @@ from pretrain.models.options import StartOptions
 
 # An export's.
 WEIGHTS_FILE, CONFIG_FILE = "model.safetensors", "config.json"
+# Its model and pixels in a recipe's words, to stand behind --config.
+MODEL_FILE = "recipe.yaml"
+OPEN_CLIP_CONFIG = "open_clip_config.json"
+# What a tower computes by without a weight that tells of it.
+_UNWEIGHTED = ("heads", "gelu", "norm_eps", "causal", "padding_mask", "pool", "specials")
 # What brings a missing, foreign or misshapen tensor about, by a part of its name in our model.
 _DECIDED_BY = {
     "image.vit.cls_token": "model.image.cls_token",
@@ -44,17 +50,36 @@ def find_start(options: StartOptions) -> None:
         _export_config(options.export)
 
 
-def check_start(options: StartOptions, model: CLIP, tokenizer_sha256: str) -> None:
+def check_start(
+    options: StartOptions, model: CLIP, tokenizer_sha256: str, normalisation: str
+) -> None:
     """ValueError for files that the first stage's model (without memory, on the meta device)
-    cannot start from."""
-    if options.export is not None:
-        config = _export_config(options.export)
-        if config["tokenizer_sha256"] != tokenizer_sha256:
-            raise ValueError(
-                f"start.export={options.export} was trained with another tokenizer than "
-                "data.train's: build the dataset with that folder's text.tokenizer"
-            )
+    cannot start from, or an export that saw other pixels or computes otherwise."""
+    if options.export is None:
+        read_start(options, model)
+        return
+    config, source = _export_config(options.export), f"start.export={options.export}"
+    if config["tokenizer_sha256"] != tokenizer_sha256:
+        raise ValueError(
+            f"{source} was trained with another tokenizer than data.train's: build the dataset "
+            f"with --tokenizer {options.export}/text.tokenizer, and train "
+            f"{_by_model_file(options.export)}"
+        )
     read_start(options, model)
+    asked = [("data.normalisation", config.get("normalisation"), normalisation)]
+    for side in ("image", "text"):
+        own, theirs = asdict(getattr(model.options, side)), config["model"][side]
+        asked += [
+            (f"model.{side}.{name}", theirs[name], own[name])
+            for name in _UNWEIGHTED
+            if name in own and name in theirs
+        ]
+    for name, theirs, ours in asked:
+        if theirs != ours and not options.accept_differences:
+            raise ValueError(
+                f"{source} was trained with {name}={theirs}, this recipe has {ours}: train "
+                f"{_by_model_file(options.export)}, or go on with --start.accept_differences true"
+            )
 
 
 def load_start(options: StartOptions, model: CLIP) -> dict[str, float]:
@@ -75,8 +100,12 @@ def read_start(options: StartOptions, model: CLIP) -> tuple[dict[str, Tensor], d
     figures: dict[str, float] = {}
     if options.export is not None:
         path = options.export / WEIGHTS_FILE
-        found = _fitting(own, read_tensors(path, "start.export"), f"start.export={path}", "")
         config = _export_config(options.export)
+        try:
+            theirs = read_tensors(path, "start.export")
+            found = _fitting(own, theirs, f"start.export={path}", "")
+        except ValueError as error:
+            raise ValueError(f"{error}; train {_by_model_file(options.export)}") from error
         figures = {n: config[n] for n in ("logit_scale", "logit_bias") if n in config}
     if options.image is not None:
         theirs = from_timm(read_tensors(options.image, "start.image"), model)
@@ -178,17 +207,24 @@ def _decided_by(name: str) -> str:
     return next((what for part, what in _DECIDED_BY.items() if name.startswith(part)), "model")
 
 
+def _by_model_file(folder: Path) -> str:
+    return f"by --config {folder / MODEL_FILE} behind the recipe's, its model and pixels"
+
+
 def _export_config(folder: Path) -> dict[str, Any]:
     path = folder / CONFIG_FILE
-    if not path.is_file():
+    config: dict[str, Any] = {}
+    if path.is_file():
+        config = json.loads(path.read_text(encoding="utf-8"))
+    elif not folder.is_file() and not (folder / OPEN_CLIP_CONFIG).is_file():
         raise FileNotFoundError(
             f"start.export={folder} has no {CONFIG_FILE}: give a folder that `python -m "
-            "pretrain.export` wrote"
+            "pretrain.export` or `pretrain.convert` wrote"
         )
-    config: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    if missing := {"model", "tokenizer_sha256"} - config.keys():
+    if {"model", "tokenizer_sha256"} - config.keys():
+        name = " --open-clip-name NAME" if folder.is_file() else ""
         raise ValueError(
-            f"{path} has no {min(missing)!r}: start.export takes a folder that `python -m "
-            "pretrain.export` wrote"
+            f"start.export={folder} is no export of this package: convert it first: python -m "
+            f"pretrain.convert {folder} OUT{name}"
         )
     return config

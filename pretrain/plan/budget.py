@@ -1,8 +1,11 @@
 """Which of the recipes that come along fit a budget, best published accuracy first.
 
-A recipe says what its source published in a comment line of its head:
+A recipe says in comment lines of its head what its source published, on which data, and what the
+file lacks for that figure:
 
     # published: 67.8 % ImageNet-1k zero-shot, 628 A100-hours
+    # data: LAION-400M, 400,000,000 pairs
+    # lacks: the sample weights (--data.weights)
 """
 
 import re
@@ -15,7 +18,10 @@ from pretrain.recipe.parsing import parse
 from pretrain.recipe.stages import StageOptions, plan_stages
 
 RECIPES = Path(__file__).resolve().parents[1] / "recipes"
-_LINE = re.compile(r"^#\s*published:\s*(.+?)\s*$", re.MULTILINE | re.IGNORECASE)
+_LINE = r"^#\s*{}:\s*(.+?)\s*$"
+_DATA = re.compile(r"(.+), ([\d,]+) pairs")
+# Seconds or minutes of work, to see that all works: no way to spend a budget.
+_TRIALS = {"tiny", "demo"}
 _ACCURACY = re.compile(r"(\d+(?:\.\d+)?)\s*%")
 # What every recipe needs and no plan reads.
 PLACES = ["--data.train", "DATASET", "--run_dir", "RUN"]
@@ -26,20 +32,44 @@ class Candidate:
     """A recipe with its published figure and its time on a machine."""
 
     name: str
-    published: str | None
-    accuracy: float | None  # percent
+    head: "Head"
     hours: float | None  # None where it cannot be told
     remark: str | None  # why not
 
 
-def published(text: str) -> tuple[str | None, float | None]:
-    """(figure as written, accuracy in percent) of a recipe's text; None where it has none."""
+@dataclass(frozen=True, kw_only=True)
+class Head:
+    """What a recipe's head says of its published run; None where it says nothing."""
+
+    published: str | None = None
+    accuracy: float | None = None  # percent
+    data: str | None = None
+    samples: int | None = None  # of the data
+    lacks: str | None = None
+
+    def __str__(self) -> str:
+        told = self.published or "not published"
+        told += f", on {self.data}" if self.data else ""
+        return f"{told}; this recipe lacks {self.lacks} for it" if self.lacks else told
+
+
+def read_head(text: str) -> Head:
+    """The head of a recipe's text: its comments before the first option."""
     head = text[: match.start()] if (match := re.search(r"^[^#\s]", text, re.MULTILINE)) else text
-    line = _LINE.search(head)
-    if line is None:
-        return None, None
-    accuracy = _ACCURACY.search(line[1])
-    return line[1], None if accuracy is None else float(accuracy[1])
+
+    def line(name: str) -> str | None:
+        found = re.search(_LINE.format(name), head, re.MULTILINE)
+        return None if found is None else found[1]
+
+    published = line("published")
+    accuracy, data = _ACCURACY.search(published or ""), _DATA.fullmatch(line("data") or "")
+    return Head(
+        published=published,
+        accuracy=None if accuracy is None else float(accuracy[1]),
+        data=None if data is None else data[1],
+        samples=None if data is None else int(data[2].replace(",", "")),
+        lacks=line("lacks"),
+    )
 
 
 def known_samples(stages: dict[str, StageOptions], dataset_samples: int | None) -> int:
@@ -59,15 +89,24 @@ def known_samples(stages: dict[str, StageOptions], dataset_samples: int | None) 
 def candidates(
     recipes: list[Path], machine: Machine, *, dataset_samples: int | None, vocab_size: int
 ) -> list[Candidate]:
-    """Every recipe on a machine: by accuracy, then by time; what cannot be told comes last."""
-    found = [_candidate(path, machine, dataset_samples, vocab_size) for path in recipes]
-    return sorted(found, key=lambda c: (c.hours is None, -(c.accuracy or 0), c.hours or 0, c.name))
+    """Every recipe on a machine but the trials: by accuracy, then by time; then those that lack
+    what their figure takes; what cannot be told comes last."""
+    found = [
+        _candidate(path, machine, dataset_samples, vocab_size)
+        for path in recipes
+        if path.stem not in _TRIALS
+    ]
+    return sorted(
+        found,
+        key=lambda c: (c.hours is None, c.head.lacks is not None, -(c.head.accuracy or 0),
+                       c.hours or 0, c.name),
+    )  # fmt: skip
 
 
 def _candidate(
     path: Path, machine: Machine, dataset_samples: int | None, vocab_size: int
 ) -> Candidate:
-    figure, accuracy = published(path.read_text(encoding="utf-8"))
+    head = read_head(path.read_text(encoding="utf-8"))
     hours, remark = None, None
     try:
         # The recipe's own data.train and run_dir, where it has them, come later and win.
@@ -78,6 +117,4 @@ def _candidate(
         )
     except ValueError as error:
         remark = str(error)
-    return Candidate(
-        name=path.stem, published=figure, accuracy=accuracy, hours=hours, remark=remark
-    )
+    return Candidate(name=path.stem, head=head, hours=hours, remark=remark)

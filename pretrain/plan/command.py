@@ -1,6 +1,9 @@
 """`python -m pretrain.plan`: what a recipe takes, or which recipes a budget allows."""
 
-from pretrain.plan.budget import PLACES, RECIPES, candidates, known_samples
+from dataclasses import replace
+from pathlib import Path
+
+from pretrain.plan.budget import PLACES, RECIPES, Head, candidates, known_samples, read_head
 from pretrain.plan.estimate import stage_estimate
 from pretrain.plan.hardware import Machine
 from pretrain.plan.options import PlanOptions
@@ -25,7 +28,15 @@ def plan(options: PlanOptions, recipe_words: list[str]) -> str:
         machine,
         price_per_hour=options.price,
         dataset_samples=options.dataset_samples,
+        head=_head(recipe_words, weighted=recipe.data.weights is not None),
     )
+
+
+def _head(recipe_words: list[str], *, weighted: bool) -> Head:
+    """What the first recipe says of its published run; weights that are given are not lacking."""
+    parts = [part for word in recipe_words for part in word.split("=", 1)]
+    head = read_head(Path(parts[parts.index("--config") + 1]).read_text(encoding="utf-8"))
+    return replace(head, lacks=None) if weighted else head
 
 
 def _ranking(options: PlanOptions, machine: Machine, recipe_words: list[str]) -> str:

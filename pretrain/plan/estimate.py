@@ -31,7 +31,7 @@ from pretrain.recipe.recipe import Recipe, check_ranks, image_tokens
 from pretrain.recipe.stages import Stage, StageOptions
 
 # Of a GPU's memory: the CUDA context, cuBLAS, NCCL (assumed), and what the allocator cannot use.
-_CONTEXT_GIB, _USABLE = 1.5, 0.92
+_CONTEXT_GIB, USABLE = 1.5, 0.92
 # On a CPU: what torch, oneDNN and DeepSpeed take at their first step (what a measured run of
 # a million parameters took beyond the other parts).
 _CPU_CONTEXT_GIB = 0.06
@@ -161,7 +161,7 @@ def stage_estimate(
         )
         for zero in (1, 2, 3)
     }
-    room = round(_USABLE * machine.hardware.memory_gib * GIB)
+    room = round(USABLE * machine.hardware.memory_gib * GIB)
     tier = options.tier or recipe.data.tier
     return StageEstimate(
         name=stage.name,

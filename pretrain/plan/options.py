@@ -31,7 +31,8 @@ class PlanOptions:
     price_per_gpu_hour: float | None = None
     """USD for a GPU-hour."""
     dataset_samples: int | None = None
-    """Samples of the dataset: for lengths in epochs, and for the disk."""
+    """Samples of the dataset, for lengths in epochs and for the disk. The disk's default: those of
+    the data that the recipe's published figure was made on."""
     vocab_size: int = 49408
     """Rows of the token embedding (CLIP's BPE by default; a dataset's own is in its manifest)."""
     days: float | None = None

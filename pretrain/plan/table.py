@@ -1,7 +1,7 @@
 """The plan as text: one column a stage, then what all stages take together, then a verdict."""
 
-from pretrain.plan.budget import Candidate
-from pretrain.plan.estimate import StageEstimate, say_hours, tier_bytes
+from pretrain.plan.budget import Candidate, Head
+from pretrain.plan.estimate import USABLE, StageEstimate, say_hours, tier_bytes
 from pretrain.plan.forecast import rates
 from pretrain.plan.hardware import GIB, Machine
 
@@ -14,14 +14,15 @@ def plan_table(
     *,
     price_per_hour: float | None,
     dataset_samples: int | None,
+    head: Head,
 ) -> str:
-    """The whole plan of a recipe."""
+    """The whole plan of a recipe. dataset_samples: as given; else the head's count for the disk."""
     rows: Rows = [("", [e.name for e in estimates])]
     rows += _work(estimates) + _memory(estimates) + _time(estimates)
     if machine.ranks > 1:
         rows += _communication(estimates)
     lines = [_line(label, cells) for label, cells in rows]
-    totals = _totals(estimates, machine, price_per_hour, dataset_samples)
+    totals = _totals(estimates, machine, price_per_hour, dataset_samples, head)
     lines += ["", *(f"{label:<30}{value}" for label, value in totals), ""]
     return "\n".join([*lines, verdict(estimates, machine)])
 
@@ -29,7 +30,8 @@ def plan_table(
 def verdict(estimates: list[StageEstimate], machine: Machine) -> str:
     """One line: whether it fits, how long it takes, what to change."""
     for e in estimates:
-        if e.memory_gib <= machine.hardware.memory_gib * 0.92:
+        usable = machine.hardware.memory_gib * USABLE
+        if e.memory_gib <= usable:
             continue
         largest = e.largest_micro[e.zero_stage]
         other = next((z for z, micro in e.largest_micro.items() if micro is not None), None)
@@ -41,7 +43,8 @@ def verdict(estimates: list[StageEstimate], machine: Machine) -> str:
             remedy = "more GPUs, or an engine.ds_config that offloads"
         return (
             f"verdict: does not fit: stage {e.name} needs {e.memory_gib:.1f} GiB of "
-            f"{machine.hardware.memory_gib:g}; {remedy}"
+            f"{usable:.1f} ({USABLE:.0%} of {machine.hardware.memory_gib:g} count as usable); "
+            f"{remedy}"
         )
     cores = max(e.loader_cores for e in estimates)
     return f"verdict: fits; {rates(estimates, machine)}; loaders need {cores} cores"
@@ -54,8 +57,8 @@ def budget_table(found: list[Candidate], machine: Machine, hours: float, budget:
     lines = [f"within {budget} on {machine.ranks} x {machine.name}:"]
     lines += [_candidate(c) for c in fitting] or ["  no recipe"]
     lines += ["not within it:", *(_candidate(c) for c in rest)] if rest else []
-    if fitting and fitting[0].accuracy is not None:
-        best = f"{fitting[0].name} ({fitting[0].published}), {say_hours(fitting[0].hours or 0)}"
+    if fitting and fitting[0].head.accuracy is not None:
+        best = f"{fitting[0].name} ({fitting[0].head}), {say_hours(fitting[0].hours or 0)}"
         return "\n".join([*lines, "", f"verdict: {best}"])
     return "\n".join([*lines, "", "verdict: no recipe with a published accuracy fits"])
 
@@ -63,7 +66,7 @@ def budget_table(found: list[Candidate], machine: Machine, hours: float, budget:
 def _candidate(c: Candidate) -> str:
     time = "-" if c.hours is None else say_hours(c.hours)
     remark = f" ({c.remark})" if c.remark else ""
-    return f"  {c.name:<24}{time:>12}  {c.published or 'not published'}{remark}"
+    return f"  {c.name:<24}{time:>12}  {c.head}{remark}"
 
 
 def _work(estimates: list[StageEstimate]) -> Rows:
@@ -125,11 +128,14 @@ def _totals(
     machine: Machine,
     price_per_hour: float | None,
     dataset_samples: int | None,
+    head: Head,
 ) -> list[tuple[str, str]]:
     hours = sum(e.hours for e in estimates)
     used = machine.ranks * hours
-    distinct = dataset_samples or max(e.samples for e in estimates)
-    what = "the dataset" if dataset_samples else "at most, every sample another picture"
+    distinct = dataset_samples or head.samples or max(e.samples for e in estimates)
+    what = "at most, every sample another picture"
+    if dataset_samples or head.samples:
+        what = "the dataset" if dataset_samples else f"{head.data}; --dataset_samples N for another"
     disk = {e.tier: distinct * tier_bytes(e.tier) / 1e12 for e in estimates}
     tiers = ", ".join(f"tier {tier} {_number(size)} TB" for tier, size in disk.items())
     cost = "give --price_per_gpu_hour"
@@ -139,6 +145,7 @@ def _totals(
         ("time", f"{say_hours(hours)}, {used:,.1f} GPU-hours"),
         ("cost", cost),
         ("disk", f"{tiers} ({what}: {distinct:,})"),
+        ("published", str(head)),
     ]
 
 

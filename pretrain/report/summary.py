@@ -131,7 +131,15 @@ def final_figures(run: Run) -> list[Record]:
     """The figures after the last stage, at its own token lengths."""
     points = run.evaluations if run.evaluation is None else _points(run)
     own = [one for one in points if (one.get("after") or one.get("stage")) == one.get("tokens")]
-    return figures_of((own or points)[-1]) if points else []
+    if not points:
+        return []
+    last = next((one for one in reversed(own) if "by" not in one), (own or points)[-1])
+    # What was judged later, of the same model at the same lengths.
+    later = [one for one in own if "by" in one and one.get("after") == last.get("after")]
+    if not later:
+        return figures_of(last)
+    found = {(str(f.get("set")), key_of(f)): f for one in (last, *later) for f in figures_of(one)}
+    return list(found.values())
 
 
 def _points(run: Run) -> list[Record]:

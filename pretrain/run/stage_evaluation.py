@@ -6,7 +6,8 @@ from typing import Any
 from torch import Tensor
 
 from pretrain.base.files import write_durably
-from pretrain.base.run_files import EVALUATION_FILE, GALLERY_FILE, METRICS_FILE, read_events
+from pretrain.base.run_files import GALLERY_FILE, METRICS_FILE, read_events
+from pretrain.evaluation.kept import write_training
 from pretrain.evaluation.task import HEADLINES, Figure, shown_name
 from pretrain.models.build import build_model
 from pretrain.recipe.recipe import Recipe, image_tokens
@@ -83,7 +84,7 @@ def _write_evaluation(
     """evaluation.json: this stage's points after those of earlier stages."""
     points = _earlier_stages(recipe, name)
     points += [{"after": name, "samples_seen": state.samples_seen, **r} for r in records]
-    write_durably(recipe.run_dir / EVALUATION_FILE, json.dumps({"points": points}, indent=2) + "\n")
+    write_training(recipe.run_dir, points)
 
 
 def _earlier_stages(recipe: Recipe, name: str) -> list[dict[str, Any]]:

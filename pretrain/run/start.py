@@ -152,7 +152,8 @@ def _check_start(recipe: Recipe, dataset: Dataset) -> None:
             vocabulary=dataset.vocabulary,
             device=meta,
         )
-    check_start(recipe.start, model, dataset.manifest.tokenizer.sha256)
+    sha256, normalisation = dataset.manifest.tokenizer.sha256, recipe.data.normalisation
+    check_start(recipe.start, model, sha256, normalisation)
 
 
 def _check_engine(recipe: Recipe) -> None:

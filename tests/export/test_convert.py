@@ -289,10 +289,7 @@ def test_a_converted_folder_is_evaluated_and_trained_on(tmp_path):
     assert ended.returncode == 0, ended.stderr
     assert (tmp_path / "e").stat().st_size > 0
 
-    command = train_command(
-        tmp_path / "run", data, *starting_from(out, tmp_path),
-        "--data.normalisation", "openai", ranks=1,
-    )  # fmt: skip
+    command = train_command(tmp_path / "run", data, *starting_from(out), ranks=1)
     ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert ended.returncode == 0, ended.stderr[-2000:]
     check_start(tmp_path / "run", out)

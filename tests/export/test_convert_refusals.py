@@ -154,7 +154,7 @@ def test_an_earlier_model_is_replaced_and_other_files_stay(tmp_path):
     save_file(weights, source / "model.safetensors", {"format": "pt"})
     convert(source, out)
     assert sorted(contents(out)) == sorted(
-        ["config.json", "model.safetensors", "notes.txt", "text.tokenizer"]
+        ["config.json", "model.safetensors", "notes.txt", "recipe.yaml", "text.tokenizer"]
     )
     found = load_file(out / "model.safetensors")["image_projection.weight"]
     assert torch.equal(found, weights["visual_projection.weight"])

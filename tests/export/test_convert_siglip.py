@@ -169,8 +169,7 @@ def test_it_is_evaluated_tuned_and_exported_again(folders, tmp_path, capsys):
     evaluate(model=out, sets={"food": data}, out=tmp_path / "e")
     assert looked_up(last_figures(tmp_path / "e"), "retrieval")["food"]["image_to_text"]["n"] > 0
     ended = train(
-        tmp_path / "run", data, *starting_from(out, tmp_path),
-        "--data.normalisation", "inception", "--loss.kind", "sigmoid",
+        tmp_path / "run", data, *starting_from(out), "--loss.kind", "sigmoid",
         "--engine.checkpoint_image", "true",
     )  # fmt: skip
     assert ended.code == 0, ended.output[-2000:]

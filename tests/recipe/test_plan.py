@@ -9,7 +9,7 @@ from vocabularies import of_size
 
 from pretrain.models.build import build_model
 from pretrain.plan.__main__ import PLAN, main
-from pretrain.plan.budget import Candidate, candidates, published
+from pretrain.plan.budget import Candidate, Head, candidates, read_head
 from pretrain.plan.command import plan
 from pretrain.plan.estimate import StageEstimate, stage_estimate
 from pretrain.plan.forecast import forecast, rates, shortfalls
@@ -58,12 +58,36 @@ def test_layer_decay_changes_nothing_in_the_plan():
 
 def test_published_figures_are_read_from_the_head_alone():
     line = "# published: 67.8 % ImageNet-1k zero-shot, 628 A100-hours\n"
-    assert published("# L/16\n" + line + "seed: 0\n") == (
-        "67.8 % ImageNet-1k zero-shot, 628 A100-hours",
-        67.8,
+    line += "# data: LAION-400M, 400,000,000 pairs\n"
+    figure = "67.8 % ImageNet-1k zero-shot, 628 A100-hours"
+    assert read_head("# L/16\n" + line + "seed: 0\n") == Head(
+        published=figure, accuracy=67.8, data="LAION-400M", samples=400_000_000
     )
-    assert published("seed: 0\n" + line) == (None, None)
-    assert published("# published: not published\n") == ("not published", None)
+    assert read_head("seed: 0\n" + line) == Head()
+    assert read_head("# published: not published\n") == Head(published="not published")
+
+
+def test_the_published_data_gives_the_disk_and_what_is_lacking_is_marked():
+    def shown(name: str, *more: str) -> str:
+        recipe = str(ROOT / f"pretrain/recipes/{name}.yaml")
+        return plan(*read(PLAN, ["--config", recipe, "--gpus", "8", *more]))
+
+    def disk(text: str) -> str:
+        return next(line for line in text.splitlines() if line.startswith("disk"))
+
+    given = shown("l16_i37t8", "--dataset_samples", "400000000")
+    told = shown("l16_i37t8")
+    assert disk(told).partition(" (")[0] == disk(given).partition(" (")[0]
+    assert "LAION-400M" in disk(told) and "400,000,000" in disk(told)
+    assert "69.3 % ImageNet-1k zero-shot, 826 A100-hours, on LAION-400M\n" in told
+    lacking = "this recipe lacks the sample weights (--data.weights) for it"
+    assert lacking in shown("b16_dynamics")
+    assert lacking not in shown("b16_dynamics", "--data.weights", "by_cluster")
+    ranked = plan(*read(PLAN, ["--gpus", "8", "--days", "30"])).splitlines()
+    names = [line.split()[0] for line in ranked if line.startswith("  ")]
+    assert not {"tiny", "demo"} & {*names} and names.index("b16_dynamics") > names.index("l14_84px")
+    assert lacking in next(line for line in ranked if "b16_dynamics" in line)
+    assert lacking not in ranked[-1]
 
 
 def test_recipes_within_a_budget_are_ranked_by_accuracy(tmp_path):
@@ -84,7 +108,7 @@ def test_recipes_within_a_budget_are_ranked_by_accuracy(tmp_path):
     shown = budget_table(found, options.machine(), 72, "3 days")
     assert shown.splitlines()[-1].startswith("verdict: best (71 % x)")
     assert "not published" in shown
-    slow = Candidate(name="slow", published="80 %", accuracy=80.0, hours=73, remark=None)
+    slow = Candidate(name="slow", head=Head(published="80 %", accuracy=80.0), hours=73, remark=None)
     late = budget_table([slow], options.machine(), 72, "3 days")
     assert "no recipe" in late.splitlines()[1] and "slow" in late.split("not within it:")[1]
 
@@ -118,6 +142,7 @@ def test_a_plan_takes_the_recipes_options_and_says_what_does_not_fit():
     assert "144" in shown and shown.splitlines()[-1].startswith("verdict: fits")
     small = plan(*read(PLAN, [*words, "--gpu_memory_gib", "0.001"]))
     assert "does not fit" in small.splitlines()[-1]
+    assert "GiB of 0.0 (92% of 0.001 count as usable)" in small.splitlines()[-1]
 
 
 def planned(

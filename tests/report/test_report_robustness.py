@@ -67,14 +67,40 @@ def test_the_page_asks_for_nothing_outside(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "missing", ["recipe.yaml", "metrics.jsonl", "evaluation.json", "gallery.json"]
+    ("missing", "sections"),
+    [
+        ("recipe.yaml", {"Recipe"}),
+        ("metrics.jsonl", {"Stages", "Curves"}),
+        ("evaluation.json", {"Abilities"}),  # the metrics have the results
+        ("gallery.json", {"Gallery"}),
+    ],
 )
-def test_a_missing_file_becomes_a_sentence(tmp_path: Path, missing: str) -> None:
+def test_a_section_without_content_is_not_there(tmp_path, missing, sections) -> None:
     write_run(tmp_path / "run")
+    whole = headings(report(tmp_path / "run")[0])
+    assert sections <= {*whole}
     (tmp_path / "run" / missing).unlink()
-    _, page = report(tmp_path / "run")
-    assert missing in page.text
-    assert [1 for _, attributes in page.tags if attributes.get("class") == "missing"]
+    source, _ = report(tmp_path / "run")
+    assert headings(source) == [name for name in whole if name not in sections]
+    assert 'class="missing"' not in source
+
+
+def headings(source: str) -> list[str]:
+    return re.findall("<h2>(.+?)</h2>", source)
+
+
+def test_a_finished_run_without_an_evaluation_gives_the_command_for_one(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    write_run(run)
+    (run / "evaluation.json").unlink()
+    lines = (run / "metrics.jsonl").read_text().splitlines()
+    lines = [line for line in lines if json.loads(line)["event"] not in ("evaluation", "end")]
+    (run / "metrics.jsonl").write_text("\n".join(lines) + "\n")
+    assert "Results" not in headings(report(run)[0])  # there are no weights to judge yet
+    with (run / "metrics.jsonl").open("a") as file:
+        file.write(json.dumps({"event": "end", "samples_seen": 10**9, "step": 10**6}) + "\n")
+    _, page = report(run)
+    assert f"python -m pretrain.evaluate --run_dir {run} --sets.held_out DATASET" in page.text
 
 
 def test_the_same_run_gives_the_same_bytes(tmp_path: Path) -> None:

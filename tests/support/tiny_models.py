@@ -61,13 +61,11 @@ def stir(model: torch.nn.Module) -> None:
             parameter.add_(0.1 * torch.randn_like(parameter))
 
 
-def starting_from(export: Path, folder: Path) -> list[str]:
+def starting_from(export: Path) -> list[str]:
     """Options of a run that starts from a converted model and does not move it."""
-    model = json.loads((export / "config.json").read_text())["model"]
-    (folder / "model.yaml").write_text(json.dumps({"model": model}))
     still = [word for stage in ("reduced", "full")
              for word in (f"--stages.{stage}.base_learning_rate", "1e-30")]  # fmt: skip
-    return ["--config", str(folder / "model.yaml"), *still, "--start.export", str(export)]
+    return ["--config", str(export / "recipe.yaml"), *still, "--start.export", str(export)]
 
 
 def check_start(run: Path, export: Path) -> dict[str, torch.Tensor]:
