@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -96,7 +97,9 @@ def test_the_image_tower_equals_timms(explicit):
     images, keep = torch.randn(2, 3, 48, 48).double(), torch.tensor([[0, 5, 35], [15, 2, 7]])
     tokens = tower.vit.patch_embed(images) + tower.positions  # timm's convolution
     tokens = torch.stack([row[index] for row, index in zip(tokens, keep, strict=True)])
+    assert tower.vit.cls_token is not None
     tokens = torch.cat([tower.vit.cls_token.expand(2, -1, -1), tokens], 1)
+    block: Any
     for block in tower.vit.blocks:
         theirs = Attention(64, num_heads=4, qkv_bias=True)
         theirs.qkv, theirs.proj = block.attn.qkv, block.attn.proj
