@@ -301,8 +301,7 @@ def measured(
                 image=ImageTowerOptions(**shape.image),
                 text=TextTowerOptions(**shape.text),
             ),
-            kept=(tokens := (shape.image_px // shape.image["patch_px"]) ** 2),
-            full=tokens,
+            kept=(shape.image_px // shape.image["patch_px"]) ** 2,
             text_tokens=shape.text_tokens,
         ).forward
     )

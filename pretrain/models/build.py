@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor
 
+from pretrain.models.attention import register_short_attention
 from pretrain.models.clip import CLIP, resized_weights
 from pretrain.models.options import ModelOptions
 from pretrain.tokens.options import TokenOptions
@@ -27,6 +28,8 @@ def build_model(
     moves torch's generator; without: random by torch's generator. The attention implementation
     follows the device: fused on CUDA, explicit on a CPU.
     """
+    if device.type == "cuda":
+        register_short_attention()
     generator = torch.default_generator  # a model is built on the CPU: no other one is drawn from
     before = generator.get_state()
     if weights is not None:

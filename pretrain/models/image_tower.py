@@ -8,18 +8,34 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from pretrain.models.attention import attention
 from pretrain.models.options import ImageTowerOptions
 from pretrain.models.positions import sincos_2d
 
 _TIMM_GELU = {"exact": "gelu", "tanh": "gelu_tanh", "quick": "quick_gelu"}
 
 
+class ImageAttention(nn.Module):
+    """The weights of timm's attention, with attention on its packed q, k and v."""
+
+    def __init__(self, theirs: Any, *, explicit: bool) -> None:
+        super().__init__()
+        self.heads, self.explicit = theirs.num_heads, explicit
+        self.qkv, self.proj = theirs.qkv, theirs.proj
+
+    def forward(self, tokens: Tensor, attn_mask: None = None, is_causal: bool = False) -> Tensor:
+        """(B, N, D) → (B, N, D); the other arguments are those that timm's block gives."""
+        qkv = self.qkv(tokens).unflatten(2, (3, self.heads, -1))
+        packed = attention(qkv, causal=is_causal, valid=attn_mask, explicit=self.explicit)
+        return self.proj(packed)  # type: ignore[no-any-return]
+
+
 class ImageTower(nn.Module):
     """Pictures to one pooled vector each.
 
-    Built for one picture size. Positions are added before tokens are gathered, so a token keeps
-    its place whatever else is dropped. Without cls_position CLS has none of its own: a learned row
-    for it adds a constant to the CLS token, so that no formula is lost.
+    Built for one picture size. A kept token keeps its own position, whatever else is dropped.
+    Without cls_position CLS has none of its own: a learned row for it adds a constant to the CLS
+    token, so that no formula is lost.
     """
 
     positions: Tensor
@@ -28,7 +44,7 @@ class ImageTower(nn.Module):
         self, options: ImageTowerOptions, *, image_px: int, explicit_attention: bool
     ) -> None:
         # timm takes seconds to import, which a mistake in an option need not wait for.
-        from timm.layers import Attention, AttentionPoolLatent, PatchEmbed
+        from timm.layers import AttentionPoolLatent, PatchEmbed
         from timm.models.vision_transformer import VisionTransformer
 
         super().__init__()
@@ -71,9 +87,11 @@ class ImageTower(nn.Module):
                 nn.init.zeros_(self.vit.cls_token)
         else:
             self._initialise_as_torch()
-        for module in self.vit.modules():
-            if isinstance(module, Attention | AttentionPoolLatent):
-                module.fused_attn = not explicit_attention  # type: ignore[misc]
+        block: Any
+        for block in self.vit.blocks:
+            block.attn = ImageAttention(block.attn, explicit=explicit_attention)
+        if isinstance(self.vit.attn_pool, AttentionPoolLatent):
+            self.vit.attn_pool.fused_attn = not explicit_attention  # type: ignore[misc]
         self._make_positions()
 
     @torch.no_grad()
@@ -120,17 +138,29 @@ class ImageTower(nn.Module):
         """Recompute every k-th block in the backward pass instead of keeping its activations."""
         self._checkpoint_every = every
 
+    def _embedded(self, images: Tensor, keep_index: Tensor | None) -> Tensor:
+        """(B, K, D): timm's convolution of the kept patches alone, as a product, and positions."""
+        grid, px = self.grid, self.options.patch_px
+        rows = images.unflatten(3, (grid, px)).unflatten(2, (grid, px))  # (B, 3, g, px, g, px)
+        cells = rows.permute(0, 2, 4, 1, 3, 5)
+        positions = self.positions[-(grid**2) :]
+        if keep_index is None:
+            cells = cells.flatten(1, 2)
+        else:
+            sample = torch.arange(len(images), device=images.device)[:, None]
+            cells = cells[sample, keep_index // grid, keep_index % grid]
+            positions = F.embedding(keep_index, positions)
+        convolution = self.vit.patch_embed.proj
+        tokens = F.linear(cells.flatten(2), convolution.weight.flatten(1), convolution.bias)
+        return tokens + positions.to(tokens.dtype)
+
     def forward(self, images: Tensor, keep_index: Tensor | None = None) -> Tensor:
         """images (B, 3, H, W) normalised, keep_index (B, K) int64 or None → (B, D)."""
-        tokens = self.vit.patch_embed(images)
-        positions = self.positions.to(tokens.dtype)
-        tokens = tokens + positions[-tokens.shape[1] :]
-        if keep_index is not None:
-            tokens = tokens.gather(1, keep_index[:, :, None].expand(-1, -1, tokens.shape[2]))
+        tokens = self._embedded(images, keep_index)
         cls: Tensor | None = self.vit.cls_token
         if cls is not None:
             if self.options.cls_position:
-                cls = cls + positions[0]
+                cls = cls + self.positions[0].to(tokens.dtype)
             tokens = torch.cat([cls.expand(tokens.shape[0], -1, -1), tokens], dim=1)
         tokens = self.vit.norm_pre(tokens)
         every = self._checkpoint_every if self.training else None

@@ -3,12 +3,41 @@
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
+from pretrain.models.attention import attention
 from pretrain.models.options import TextTowerOptions
 from pretrain.tokens.vocabulary import Vocabulary
 
 _TRANSFORMERS_GELU = {"exact": "gelu", "tanh": "gelu_pytorch_tanh", "quick": "quick_gelu"}
+
+
+class TextAttention(nn.Module):
+    """The weights of transformers' attention, with q, k and v as one packed product.
+
+    They stay three parameters: an optimizer that works on matrices works on each.
+    """
+
+    q_proj: nn.Linear
+    k_proj: nn.Linear
+    v_proj: nn.Linear
+    out_proj: nn.Linear
+
+    def __init__(self, theirs: nn.Module, *, heads: int, causal: bool, explicit: bool) -> None:
+        super().__init__()
+        self.heads, self.causal, self.explicit = heads, causal, explicit
+        for name, part in theirs.named_children():
+            self.add_module(name, part)
+
+    def forward(self, hidden_states: Tensor, attention_mask: Tensor | None) -> tuple[Tensor, None]:
+        """hidden_states (B, T, D), attention_mask (B, T) bool or None → (B, T, D), as the library's
+        layer calls it."""
+        parts = (self.q_proj, self.k_proj, self.v_proj)
+        weight, bias = (torch.cat([getattr(p, n) for p in parts]) for n in ("weight", "bias"))
+        qkv = F.linear(hidden_states, weight, bias).unflatten(2, (3, self.heads, -1))
+        packed = attention(qkv, causal=self.causal, valid=attention_mask, explicit=self.explicit)
+        return self.out_proj(packed), None
 
 
 class TextTower(nn.Module):
@@ -51,16 +80,18 @@ class TextTower(nn.Module):
             bos_token_id=vocabulary.bos_id,
             eos_token_id=vocabulary.eos_id,
         )
-        attention = "eager" if explicit_attention else "sdpa"
         if options.causal:
-            self.encoder = CLIPTextModel._from_config(
-                CLIPTextConfig(**common), attn_implementation=attention
-            )
+            self.encoder = CLIPTextModel._from_config(CLIPTextConfig(**common))
         else:
-            self.encoder = SiglipTextModel._from_config(
-                SiglipTextConfig(**common), attn_implementation=attention
-            )
+            self.encoder = SiglipTextModel._from_config(SiglipTextConfig(**common))
             self.encoder.head = nn.Identity()  # the projection belongs to CLIP, for both towers
+        for layer in self.encoder.encoder.layers:
+            layer.self_attn = TextAttention(
+                layer.self_attn,
+                heads=options.heads,
+                causal=options.causal,
+                explicit=explicit_attention,
+            )
         self._initialise()
 
     @torch.no_grad()
@@ -100,13 +131,18 @@ class TextTower(nn.Module):
         for index, block in enumerate(self.blocks):
             block.gradient_checkpointing = index % every == 0  # type: ignore[assignment]
 
+    def hidden_states(self, text_ids: Tensor, valid: Tensor | None) -> Tensor:
+        """(B, T, D); valid (B, T) bool: the tokens that are attended to, None for all."""
+        hidden: Tensor = self.encoder.embeddings(text_ids)
+        for layer in self.encoder.encoder.layers:
+            hidden = layer(hidden, valid)
+        return self.encoder.final_layer_norm(hidden)  # type: ignore[no-any-return]
+
     def forward(self, text_ids: Tensor) -> Tensor:
         """text_ids (B, T) int64, padded with the vocabulary's pad_id → (B, D)."""
         # Up to the last id that is no padding: CLIP's pad_id is a letter of texts as well ("!").
         valid = (text_ids != self.vocabulary.pad_id).flip(1).cumsum(1).flip(1) > 0
-        hidden = self.encoder(
-            input_ids=text_ids, attention_mask=valid if self.options.padding_mask else None
-        ).last_hidden_state
+        hidden = self.hidden_states(text_ids, valid if self.options.padding_mask else None)
         if self.options.pool == "last":
             return hidden[:, -1]
         if self.options.pool in ("eos", "highest_id"):

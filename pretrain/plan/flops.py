@@ -64,14 +64,14 @@ def _attention_pool(kept: int, width: int, mlp_ratio: float) -> float:
     return 2 * (kept * (2 * width**2 + 2 * width) + 2 * width**2 + 2 * width * hidden)
 
 
-def forward_flops(model: ModelOptions, *, kept: int, full: int, text_tokens: int) -> Flops:
-    """Of one sample: `kept` patch tokens of `full` that are embedded, and CLS beside them."""
+def forward_flops(model: ModelOptions, *, kept: int, text_tokens: int) -> Flops:
+    """Of one sample: `kept` patch tokens, which alone are embedded, and CLS beside them."""
     image, text = model.image, model.text
     pool = _attention_pool(kept, image.width, image.mlp_ratio)
     return Flops(
         image=_blocks(image.seq_len(kept), image.width, image.depth, image.mlp_ratio)
         + (image.pool == "attention") * pool
-        + 2 * full * 3 * image.patch_px**2 * image.width
+        + 2 * kept * 3 * image.patch_px**2 * image.width
         + model.image_projection * 2 * image.width * model.embed_dim,
         text=_blocks(text_tokens, text.width, text.depth, text.mlp_ratio)
         + 2 * text.width * model.embed_dim,
@@ -80,8 +80,8 @@ def forward_flops(model: ModelOptions, *, kept: int, full: int, text_tokens: int
 
 def stage_flops(recipe: Recipe, stage: StageOptions) -> Flops:
     """Of one sample of a stage."""
-    kept, full = image_tokens(recipe, stage)
-    return forward_flops(recipe.model, kept=kept, full=full, text_tokens=stage.tokens.text_tokens)
+    kept, _ = image_tokens(recipe, stage)
+    return forward_flops(recipe.model, kept=kept, text_tokens=stage.tokens.text_tokens)
 
 
 def executed_flops(recipe: Recipe, stage: StageOptions, ranks: int) -> float:

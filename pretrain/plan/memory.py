@@ -160,9 +160,7 @@ def tower_activations(
     hidden = int(tower.width * tower.mlp_ratio)
     attention = 4 * tower.heads
     if explicit_attention:
-        # timm's softmax is in the weights' dtype; transformers' in fp32, then rounded to it.
-        in_fp32 = isinstance(tower, TextTowerOptions) and weight_bytes == 2
-        attention = tower.heads * seq_len * (weight_bytes + 4 * in_fp32)
+        attention = tower.heads * seq_len * weight_bytes
     return TowerActivations(
         block=seq_len * (weight_bytes * (8 * tower.width + 2 * hidden) + 16 + attention),
         blocks=tower.depth,

@@ -31,36 +31,36 @@ BIGG = towers((1664, 48, 16, 8192), (1280, 32, 20, 5120), 14, 1280)
 # Forward GFLOP a sample, as published: open_clip's docs/model_profile.csv (224 px, 77 text tokens),
 # and reckoned from CLIPA's recipes (arXiv 2305.07017, CLIPA-v2 arXiv 2306.15658).
 @pytest.mark.parametrize(
-    ("model", "kept", "full", "text_tokens", "gflop"),
+    ("model", "kept", "text_tokens", "gflop"),
     [
-        (B16, 196, 196, 77, 41.09),
-        (L14, 256, 256, 77, 175.33),
-        (H14, 256, 256, 77, 381.68),
-        (BIGG, 256, 256, 77, 1065.36),
-        (B16, 49, 49, 16, 9.86),
-        (B16, 196, 196, 16, 36.3),
-        (L16, 16, 16, 16, 13.1),
-        (L16, 196, 196, 32, 128.6),
-        (L16, 36, 36, 8, 23.9),
-        (L14, 36, 36, 8, 23.9),
-        (L14, 179, 256, 32, 117.7),
-        (H14, 25, 25, 8, 37.7),
-        (H14, 36, 36, 8, 51.7),
-        (H14, 179, 256, 32, 251.6),
-        (BIGG, 36, 36, 8, 146.8),
-        (BIGG, 153, 256, 32, 615),
+        (B16, 196, 77, 41.09),
+        (L14, 256, 77, 175.33),
+        (H14, 256, 77, 381.68),
+        (BIGG, 256, 77, 1065.36),
+        (B16, 49, 16, 9.86),
+        (B16, 196, 16, 36.3),
+        (L16, 16, 16, 13.1),
+        (L16, 196, 32, 128.6),
+        (L16, 36, 8, 23.9),
+        (L14, 36, 8, 23.9),
+        (L14, 179, 32, 117.7),
+        (H14, 25, 8, 37.7),
+        (H14, 36, 8, 51.7),
+        (H14, 179, 32, 251.6),
+        (BIGG, 36, 8, 146.8),
+        (BIGG, 153, 32, 615),
     ],
 )
-def test_flops_agree_with_published_figures(model, kept, full, text_tokens, gflop):
-    counted = forward_flops(model, kept=kept, full=full, text_tokens=text_tokens).forward
+def test_flops_agree_with_published_figures(model, kept, text_tokens, gflop):
+    counted = forward_flops(model, kept=kept, text_tokens=text_tokens).forward
     assert counted / 1e9 == pytest.approx(gflop, rel=0.01)
 
 
 def test_flops_of_a_tiny_model_by_hand():
     model = towers((8, 1, 2, 16), (4, 2, 2, 8), 2, 3)
-    found = forward_flops(model, kept=2, full=4, text_tokens=5)
-    # 3 tokens x (4 x 64 + 2 x 8 x 16 + 2 x 3 x 8) + 4 patches of 12 numbers x 8 + 8 x 3
-    assert found.image == 2 * (3 * (256 + 256 + 48) + 4 * 12 * 8 + 8 * 3)
+    found = forward_flops(model, kept=2, text_tokens=5)
+    # 3 tokens x (4 x 64 + 2 x 8 x 16 + 2 x 3 x 8) + 2 patches of 12 numbers x 8 + 8 x 3
+    assert found.image == 2 * (3 * (256 + 256 + 48) + 2 * 12 * 8 + 8 * 3)
     assert found.text == 2 * (2 * 5 * (64 + 64 + 40) + 4 * 3)
     assert found.executed(two_passes=False) == 3 * (found.image + found.text)
     assert found.executed(recompute_image=True, two_passes=True) == (
@@ -93,7 +93,7 @@ def test_flops_and_parameters_are_those_of_the_real_towers(image, text, space):
     kept = torch.arange(20)[None].expand(2, -1)
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         real(torch.zeros(2, 3, 64, 64), torch.ones(2, 12, dtype=torch.int64), kept)
-    counted = forward_flops(model, kept=20, full=64, text_tokens=12).forward
+    counted = forward_flops(model, kept=20, text_tokens=12).forward
     assert counted == counter.get_total_flops() / 2
     by_tower = count_parameters(meta_model(model, tokens, 100))
     assert sum(by_tower.values()) == sum(p.numel() for p in real.parameters())

@@ -30,19 +30,18 @@ def logged(run_dir) -> list[dict]:
 def test_a_run_logs_each_step_in_tokens_and_flops(tiny_run):
     recipe, _ = parse(["--config", str(ROOT / "pretrain/recipes/tiny.yaml")])
     # Of the resolved stages: 8 kept of 16 image tokens and 6 of text, then 36 and 12.
-    tokens = {"reduced": (8, 16, 6), "full": (36, 36, 12)}
+    tokens = {"reduced": (8, 6), "full": (36, 12)}
     steps = logged(tiny_run)
     assert len(steps) == 10
     for step in steps:
         assert step["grad_norm"] > 0
-        kept, full, text = tokens[step["stage"]]
+        kept, text = tokens[step["stage"]]
         assert step["tokens_per_s"] == pytest.approx(step["images_per_s"] * (kept + text))
-        flops = 3 * forward_flops(recipe.model, kept=kept, full=full, text_tokens=text).forward
+        flops = 3 * forward_flops(recipe.model, kept=kept, text_tokens=text).forward
         flops += loss_flops(recipe.model.embed_dim, GLOBAL_BATCH)
         assert step["tflop_per_s"] == pytest.approx(step["images_per_s"] * flops / 1e12)
-        assert (
-            step["mfu"] is step["hfu"] is None and step["device_memory_peak_gib"] is None
-        )  # no GPU, no peak
+        for name in ("mfu", "hfu", "device_memory_peak_gib"):  # no GPU, no peak
+            assert step[name] is None
         assert 0.1 < step["host_memory_gib"] < 8
         assert step["slowest_rank"] in (0, 1)
         assert step["median_rank_ready_s"] <= step["slowest_rank_ready_s"]
@@ -124,7 +123,7 @@ def test_a_workload_counts_what_a_step_executes():
     recipe, _ = parse(["--config", str(ROOT / "pretrain/recipes/tiny.yaml"), *words])
     stage = plan_stages(recipe.stages, 1000)[1]
     work = workload(recipe, stage, precision="fp32", ranks=2, device=torch.device("cpu"))
-    flops = forward_flops(recipe.model, kept=36, full=36, text_tokens=12)
+    flops = forward_flops(recipe.model, kept=36, text_tokens=12)
     assert work.flops_per_sample == pytest.approx(3 * flops.forward)
     of_loss = loss_flops(recipe.model.embed_dim, stage.options.global_batch_samples)
     executed = 5 * flops.image + 4 * flops.text + of_loss
