@@ -24,6 +24,8 @@ from data_prep.sources.source import ACCEPTED, READ_ROWS
 from data_prep.sources.tables import TableSource
 
 _TAIL_BYTES = 1 << 16  # of a file, read at once: most footers are shorter
+_BATCH_BYTES = 128 << 20  # of values in memory at once, however small the file
+_PLAIN = {"PLAIN", "RLE", "BIT_PACKED"}  # encodings of values, of levels
 
 
 class ParquetSource(TableSource):
@@ -103,13 +105,16 @@ def read_range(
 def _read_batches(
     path: Path, parquet: pq.ParquetFile, groups: list[int], columns: list[str], *, threads: bool
 ) -> Iterator[pa.RecordBatch]:
-    """Row groups, READ_ROWS rows at a time. ValueError names the file if its content is damaged.
+    """Row groups, a few rows at a time. ValueError names the file if its content is damaged.
 
     threads: whether pyarrow's may read; none that reads from afar could end in order.
     """
-    if groups:
+    for group in groups:
         batches = parquet.iter_batches(
-            batch_size=READ_ROWS, row_groups=groups, columns=columns, use_threads=threads
+            batch_size=_rows_at_once(parquet.metadata.row_group(group), columns),
+            row_groups=[group],
+            columns=columns,
+            use_threads=threads,
         )
         while True:
             try:
@@ -120,8 +125,22 @@ def _read_batches(
                     "or leave it out of --source"
                 ) from error
             if batch is None:
-                return
+                break
             yield batch
+
+
+def _rows_at_once(group: pq.RowGroupMetaData, columns: list[str]) -> int:
+    """READ_ROWS, or fewer where so many values could take more than _BATCH_BYTES: a file of a
+    kilobyte can hold gigabytes, as one long text that every row points to."""
+    row_bytes = 1.0
+    for number in range(group.num_columns):
+        column = group.column(number)
+        if column.path_in_schema.split(".")[0] in columns:
+            # Plain values take what the file says; one of a dictionary may be all of it.
+            is_plain = set(column.encodings) <= _PLAIN
+            shared_by = max(group.num_rows, 1) if is_plain else 1
+            row_bytes += column.total_uncompressed_size / shared_by
+    return max(1, min(READ_ROWS, int(_BATCH_BYTES / row_bytes)))
 
 
 @dataclass(frozen=True, kw_only=True)

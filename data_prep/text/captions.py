@@ -19,6 +19,7 @@ from pretrain.base.checks import check_positive
 # A caption may have at most 65,535 tokens (the index counts them in 16 bits). A character can
 # become several tokens (bytes, compatibility decomposition), so stay far below.
 _CAPTION_CHARS_CAP = 16_000
+_VALUE_CHARS_CAP = 1_000_000  # of a column's value, which a caption may take a part of
 # Zero width, soft hyphens, direction marks. The joiners (200c, 200d) stay where Persian, Indic
 # scripts and emoji need them, which is between characters beyond ASCII.
 UNSEEN = re.compile(
@@ -198,12 +199,15 @@ def entries_left_out(templates: list[CaptionTemplate], row: dict[str, Any]) -> i
 
 
 def _field_text(value: Any) -> str:
-    """A value as text, None as nothing."""
+    """A value as text, None as nothing. RejectedError: caption_not_utf8, caption_too_long."""
     if value is None:
         return ""
     if isinstance(value, bytes):
         raise RejectedError("caption_not_utf8")
-    return text_of(value).strip()
+    text = text_of(value)
+    if len(text) > _VALUE_CHARS_CAP:  # to clean it would cost seconds
+        raise RejectedError("caption_too_long")
+    return text.strip()
 
 
 def field_texts(value: Any) -> str | list[str]:

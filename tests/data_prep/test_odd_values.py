@@ -1,6 +1,9 @@
 """Values that are awkward to hold: large whole numbers beside decimals, late times, bad text."""
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -116,3 +119,25 @@ def test_a_time_that_python_does_not_know_ends_no_build(tmp_path, case):
     assert found[0] in (None, [None], {"t": None}) and len(found) == 4
     if case == "of a column":
         assert found == [None, "1970-01-01 00:00:00", None, None]
+
+
+def test_a_small_file_of_gigabytes_of_text_costs_a_bounded_memory(tmp_path):
+    """Of 300 rows all but a few have the same ten megabytes, which the file holds once."""
+    short = [f"a small picture {n}" for n in range(6)]
+    which = pa.array([row if row < 6 else 6 for row in range(300)], pa.int32())
+    texts = pa.DictionaryArray.from_arrays(which, pa.array([*short, "x" * 10_000_000]))
+    pictures = [PICTURES[row % len(PICTURES)] for row in range(300)]
+    file = tmp_path / "small.parquet"
+    table = pa.table({"image": pictures, "caption": texts})
+    pq.write_table(table, file, compression="zstd", dictionary_pagesize_limit=1 << 30)
+    assert file.stat().st_size < 1_000_000
+    build = subprocess.Popen(
+        [sys.executable, "-m", "data_prep", "build", "--source", file, "--out", tmp_path / "out",
+         "--tiers", "full:95", "--vocab-size", "300", "--workers", "1"]
+    )  # fmt: skip
+    _, status, used = os.wait4(build.pid, 0)
+    build.returncode = os.waitstatus_to_exitcode(status)
+    assert build.returncode == 0
+    assert read_manifest(tmp_path / "out").rejected["caption_too_long"] == 294
+    gib = used.ru_maxrss / 2**20  # of the largest process that the command waited for
+    assert gib < 2, f"{gib:.1f} GiB"

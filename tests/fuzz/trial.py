@@ -13,6 +13,8 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+import psutil
+
 MEMORY_GIB = 2
 _LINE = 4000  # characters; paths of files are in it
 _OWN = re.compile(r'File "[^"]*/((?:pretrain|data_prep)/[^"]+)", line (\d+)')
@@ -31,18 +33,23 @@ class Outcome:
 def in_child(
     function: Callable[[], int], log: Path, *, limit_s: float, is_bounded: bool = True
 ) -> Outcome:
-    """`function` is to return an exit status or to exit: 0 and 1 are accepted, 2 is refused."""
+    """`function` is to return an exit status or to exit: 0 and 1 are accepted, 2 is refused.
+
+    limit_s: of a core's time, so that other work on the machine makes no hang; and six times that
+    of a clock, for what waits for ever.
+    """
     log.parent.mkdir(parents=True, exist_ok=True)
     child = os.fork()
     if child == 0:
         _run(function, log, limit_s, is_bounded)
-    end, peak, status = time.monotonic() + limit_s, 0.0, None
+    end, late = time.monotonic() + limit_s, time.monotonic() + 6 * limit_s
+    peak, status = 0.0, None
     while status is None:
         time.sleep(0.005)
         ended, code, used = os.wait4(child, os.WNOHANG)
         if ended:
             status, peak = code, used.ru_maxrss / 2**20
-        elif time.monotonic() > end:
+        elif time.monotonic() > end and (_cpu_s(child) > limit_s or time.monotonic() > late):
             os.killpg(child, signal.SIGKILL)
             _, code, used = os.wait4(child, 0)
             status, peak = None, used.ru_maxrss / 2**20
@@ -50,6 +57,13 @@ def in_child(
     with suppress(ProcessLookupError):
         os.killpg(child, signal.SIGKILL)  # what it started
     return _outcome(status, peak if is_bounded else 0, log.read_text(errors="replace"))
+
+
+def _cpu_s(child: int) -> float:
+    """Of the child and of those that it has waited for."""
+    with suppress(psutil.NoSuchProcess):
+        return sum(psutil.Process(child).cpu_times()[:4])
+    return 0.0
 
 
 def _run(function: Callable[[], int], log: Path, limit_s: float, is_bounded: bool) -> None:
