@@ -111,7 +111,8 @@ def main() -> int:
     def train(run_dir: Path, kill_at: int | None) -> Callable[[], None]:
         def action() -> None:
             watch(run_dir, root / "calls", kill_at)
-            pretrain.train.main([*options, "--run_dir", str(run_dir)])
+            code = pretrain.train.main([*options, "--run_dir", str(run_dir)])
+            assert not code, f"training ended with {code}"
 
         return action
 
