@@ -28,6 +28,7 @@ _PRETRAIN = {
     "pretrain.evaluate": "EVALUATE",
     "pretrain.export.__main__": "EXPORT",
     "pretrain.convert": "CONVERT",
+    "pretrain.average": "AVERAGE",
     "pretrain.report.__main__": "REPORT",
     "pretrain.search.__main__": "SEARCH",
 }

@@ -171,7 +171,7 @@ def _read(
     try:
         state = read_state(path)
         if state.stage_step > 0:
-            return (state, list(recipe.stages)[state.stage], read_weights(path)), None
+            return (state, list(recipe.stages)[state.stage], read_weights(path)[0]), None
         stage = list(recipe.stages)[state.stage - 1]
         check_stage_weights(run_dir, stage, state.stage_weights[stage], late_files_s=0)
         return (state, stage, read_stage_weights(run_dir, stage)[0]), None

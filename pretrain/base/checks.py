@@ -2,8 +2,9 @@
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 
 def check_positive(values: Mapping[str, float | None]) -> None:
@@ -36,3 +37,12 @@ def check_local(folders: Mapping[str, Path | None]) -> None:
                 f"{option}={address}: an object store is not written to; name a folder of this "
                 "machine, or one where the store is mounted"
             )
+
+
+def differences(ours: Any, theirs: Any, where: str) -> Iterator[tuple[str, Any, Any]]:
+    """(dotted name, ours, theirs) of all that two trees of mappings have otherwise."""
+    if isinstance(ours, dict) and isinstance(theirs, dict):
+        for name in {**ours, **theirs}:
+            yield from differences(ours.get(name), theirs.get(name), f"{where}.{name}")
+    elif ours != theirs:
+        yield where, ours, theirs

@@ -38,6 +38,21 @@ class ExportOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
+class AverageOptions:
+    """How models are averaged"""
+
+    out: Path
+    """Folder to write, as `export --format native` does."""
+    alpha: float | None = None
+    """Of two models A and B: (1 - alpha) A + alpha B, from 0 to 1 (WiSE-FT: A before tuning, B
+    after). By default all models count alike."""
+
+    def __post_init__(self) -> None:
+        if self.alpha is not None and not 0 <= self.alpha <= 1:
+            raise ValueError(f"--alpha {self.alpha}: give a number from 0 to 1")
+
+
+@dataclass(frozen=True, kw_only=True)
 class ConvertOptions:
     """What a foreign model does not say of itself"""
 

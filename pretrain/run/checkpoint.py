@@ -22,7 +22,8 @@ from pretrain.run.late_files import await_seen, unseen
 from pretrain.run.record import STATE_FILE, RunState, read_record
 
 ASIDE, REPLACED, _DAMAGED = ".incomplete", ".replaced", ".damaged"
-_WEIGHT = "model/weight/"  # stands before a parameter's name, of its fp32 master
+# Before a parameter's name: of the model's fp32 masters, and of the objective's own.
+_WEIGHT, _OBJECTIVE = "model/weight/", "objective/weight/"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,15 +55,17 @@ def read_state(path: Path) -> RunState:
     return record.state
 
 
-def read_weights(path: Path) -> dict[str, Tensor]:
-    """The model's whole fp32 weights by name, of all ranks' files; none of a stage's end.
+def read_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """(the model's whole fp32 weights, the objective's parameters) by name, of all ranks' files;
+    none of a stage's end.
 
     For a process that does not own the folder: OSError where the checkpoint is removed meanwhile
     or not yet all seen here, ValueError where it is damaged.
     """
     from safetensors.torch import load as tensors_of
 
-    found = {}
+    found: dict[str, Tensor] = {}
+    own: dict[str, Tensor] = {}
     for name, told in read_record(path).files.items():
         # Read, not mapped: pages of a file that is removed on a network disk would kill us.
         content = (path / name).read_bytes()
@@ -73,9 +76,10 @@ def read_weights(path: Path) -> dict[str, Tensor]:
         except SafetensorError as error:
             raise ValueError(f"checkpoint {path}: {name}: {error}") from error
         for key, value in tensors.items():
-            if key.startswith(_WEIGHT):
-                found[key.removeprefix(_WEIGHT)] = value.clone()  # lets go of the moments
-    return found
+            for prefix, kept in ((_WEIGHT, found), (_OBJECTIVE, own)):
+                if key.startswith(prefix):
+                    kept[key.removeprefix(prefix)] = value.clone()  # lets go of the moments
+    return found, own
 
 
 class _Tensors(Mapping[str, Tensor]):

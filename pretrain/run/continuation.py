@@ -6,10 +6,10 @@ workers, where the dataset lies) and the stages still to come can be changed at 
 """
 
 import dataclasses
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from pretrain.base.checks import differences
 from pretrain.recipe.recipe import Recipe
 from pretrain.recipe.stages import Stage
 
@@ -37,9 +37,9 @@ def changed_values(
     if (names := list(asked["stages"])) != begun:
         return [f"stages {names} (were {begun})"]
     return [
-        change
+        f"{where}={now} (was {before})"
         for name in sorted(asked.keys() | fixed.keys())
-        for change in _differences(asked.get(name), fixed.get(name), name)
+        for where, now, before in differences(asked.get(name), fixed.get(name), name)
     ]
 
 
@@ -58,11 +58,3 @@ def _plain(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [_plain(inner) for inner in value]
     return str(value) if isinstance(value, Path) else value
-
-
-def _differences(asked: Any, fixed: Any, where: str) -> Iterator[str]:
-    if isinstance(asked, dict) and isinstance(fixed, dict):
-        for name in {**asked, **fixed}:
-            yield from _differences(asked.get(name), fixed.get(name), f"{where}.{name}")
-    elif asked != fixed:
-        yield f"{where}={asked} (was {fixed})"
