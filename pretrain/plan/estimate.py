@@ -182,7 +182,7 @@ def stage_estimate(
         largest_micro={z: memory.largest_micro(room, local) for z, memory in memories.items()},
         sent=sent,
         sent_s=sent_s,
-        step_s=computed_s / (1e12 * machine.mfu) + sent_s,
+        step_s=computed_s / (1e12 * machine.hfu) + sent_s,
         loader_images_per_s=loader_rate(options.tokens.image_px, tier),
         tier=tier,
     )

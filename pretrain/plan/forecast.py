@@ -28,7 +28,7 @@ def machine_of(device: torch.device, *, ranks: int, nodes: int) -> tuple[Machine
         hardware=hardware,
         ranks=ranks,
         nodes=nodes,
-        mfu=hardware.mfu,
+        hfu=hardware.hfu,
         links=links,
     )
     return machine, is_known
@@ -38,7 +38,7 @@ def rates(estimates: list[StageEstimate], machine: Machine) -> str:
     """How fast, at what share of the peak, and how long."""
     fast = ", ".join(f"{e.name} {e.images_per_s:,.0f} images/s" for e in estimates)
     time = say_hours(sum(e.hours for e in estimates))
-    return f"{fast}, {time} at {machine.mfu:.0%} of the peak of {machine.ranks} x {machine.name}"
+    return f"{fast}, {time} at {machine.hfu:.0%} of the peak of {machine.ranks} x {machine.name}"
 
 
 def forecast(estimates: list[StageEstimate], machine: Machine, *, is_known: bool) -> str:

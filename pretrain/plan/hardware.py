@@ -29,7 +29,7 @@ class Hardware:
     peak_tflops: float  # dense bf16
     fp32_tflops: float
     memory_gib: float
-    mfu: float  # default share of the peak
+    hfu: float  # default share of the peak
     link_gb_per_s: float  # to its neighbours in a node, one direction
     price_per_hour: float | None = None  # USD, where a published one is at hand
     marks: tuple[str, ...] = ()  # words of its device name
@@ -47,32 +47,32 @@ class Hardware:
 # Links: NVLink 4 450 GB/s, NVLink 3 300 GB/s, PCIe 4 x16 32 GB/s, each in one direction.
 HARDWARE = {
     "h100": Hardware(
-        peak_tflops=989.4, fp32_tflops=67, memory_gib=80, mfu=0.20, link_gb_per_s=450,
+        peak_tflops=989.4, fp32_tflops=67, memory_gib=80, hfu=0.20, link_gb_per_s=450,
         marks=("H100",)
     ),
     "h200": Hardware(
-        peak_tflops=989.4, fp32_tflops=67, memory_gib=141, mfu=0.29, link_gb_per_s=450,
+        peak_tflops=989.4, fp32_tflops=67, memory_gib=141, hfu=0.29, link_gb_per_s=450,
         marks=("H200",)
     ),
     "a100-80g": Hardware(
-        peak_tflops=312, fp32_tflops=19.5, memory_gib=80, mfu=0.33, link_gb_per_s=300,
+        peak_tflops=312, fp32_tflops=19.5, memory_gib=80, hfu=0.33, link_gb_per_s=300,
         price_per_hour=1.575, marks=("A100", "80GB"),
     ),
     "a100-40g": Hardware(
-        peak_tflops=312, fp32_tflops=19.5, memory_gib=40, mfu=0.33, link_gb_per_s=300,
+        peak_tflops=312, fp32_tflops=19.5, memory_gib=40, hfu=0.33, link_gb_per_s=300,
         price_per_hour=1.575, marks=("A100",),
     ),
     "l40s": Hardware(
-        peak_tflops=362, fp32_tflops=91.6, memory_gib=48, mfu=0.20, link_gb_per_s=32,
+        peak_tflops=362, fp32_tflops=91.6, memory_gib=48, hfu=0.20, link_gb_per_s=32,
         marks=("L40S",)
     ),
     "rtx4090": Hardware(
-        peak_tflops=165.2, fp32_tflops=82.6, memory_gib=24, mfu=0.20, link_gb_per_s=32,
+        peak_tflops=165.2, fp32_tflops=82.6, memory_gib=24, hfu=0.20, link_gb_per_s=32,
         marks=("4090",)
     ),
     # One core of a server CPU: 64 bf16 FLOP a cycle (one AVX512-BF16 instruction) at 3.5 GHz, with
     # its share of a 2 GiB-a-core machine's memory; 32 fp32 FLOP a cycle.
-    "cpu": Hardware(peak_tflops=0.224, fp32_tflops=0.112, memory_gib=2, mfu=0.45, link_gb_per_s=10),
+    "cpu": Hardware(peak_tflops=0.224, fp32_tflops=0.112, memory_gib=2, hfu=0.45, link_gb_per_s=10),
 }  # fmt: skip
 
 
@@ -100,7 +100,7 @@ class Machine:
     hardware: Hardware
     ranks: int
     nodes: int
-    mfu: float
+    hfu: float
     links: Links
 
     @property

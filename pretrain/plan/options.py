@@ -20,7 +20,7 @@ class PlanOptions:
     """Kind of GPU."""
     gpu_memory_gib: float | None = None
     """Memory of a GPU, where it is not the usual one."""
-    mfu: float | None = None
+    hfu: float | None = None
     """Share of the GPU's peak over all FLOPs executed; by default what was published for it."""
     gpu_link_gb_per_s: float | None = None
     """Link of a GPU to its neighbours in GB/s, one direction; by default NVLink's or PCIe's."""
@@ -43,10 +43,10 @@ class PlanOptions:
     def __post_init__(self) -> None:
         check_positive(
             {f"--{f.name}": getattr(self, f.name) for f in dataclasses.fields(self)
-             if f.name not in ("gpu", "mfu")}
+             if f.name not in ("gpu", "hfu")}
         )  # fmt: skip
-        if self.mfu is not None and not 0 < self.mfu <= 1:
-            raise ValueError(f"--mfu {self.mfu}: a share of the peak, above 0 and at most 1")
+        if self.hfu is not None and not 0 < self.hfu <= 1:
+            raise ValueError(f"--hfu {self.hfu}: a share of the peak, above 0 and at most 1")
 
     @property
     def price(self) -> float | None:
@@ -71,7 +71,7 @@ class PlanOptions:
             hardware=hardware,
             ranks=self.nodes if self.gpu == "cpu" else self.gpus * self.nodes,
             nodes=self.nodes,
-            mfu=hardware.mfu if self.mfu is None else self.mfu,
+            hfu=hardware.hfu if self.hfu is None else self.hfu,
             links=Links(
                 gpu_gb_per_s=self.gpu_link_gb_per_s or hardware.link_gb_per_s,
                 node_gb_per_s=self.node_link_gb_per_s * adapters,

@@ -90,8 +90,8 @@ class LogOptions:
     spikes: SpikeOptions | None = field(default_factory=SpikeOptions)
     """When a loss counts as a spike and is named; null looks for none."""
     peak_tflops: float | None = None
-    """Peak of one rank's device, which `mfu` is a share of; null takes the plan's table by the
-    device's name, and logs no `mfu` for one that it does not list, as for a CPU."""
+    """Peak of one rank's device, which `mfu` and `hfu` are shares of; null takes the plan's table
+    by the device's name, and logs neither for one that it does not list, as for a CPU."""
 
     profile_steps: tuple[int, int] | None = None
     """First and last step, counted as the log does, of a torch.profiler trace: RUN/profile/*.json,

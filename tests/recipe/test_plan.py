@@ -120,7 +120,7 @@ def test_recipes_within_a_budget_are_ranked_by_accuracy(tmp_path):
         (["--gpus", "x", "--days", "1"], "whole number"),
         (["--gpu", "tpu", "--days", "1"], "rtx4090"),
         (["--gpus", "0", "--days", "1"], "--gpus=0"),
-        (["--mfu", "2", "--days", "1"], "--mfu 2"),
+        (["--hfu", "2", "--days", "1"], "--hfu 2"),
         ([], "--config RECIPE"),
         (["--cost", "5", "--gpu", "h100"], "--price_per_gpu_hour"),
         (["--days", "2", "--stages.full.steps", "3"], "--config"),
