@@ -38,7 +38,7 @@ def mutate_folder(folder: Path, draw: random.Random) -> list[str]:
             case 1:
                 path.write_bytes(b"")
             case 2:
-                path.write_bytes(draw.choice(files).read_bytes() if path.exists() else b"")
+                path.write_bytes(draw.choice([one for one in files if one.is_file()]).read_bytes())
             case 3:
                 path.unlink()
                 path.mkdir()
