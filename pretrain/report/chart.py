@@ -83,6 +83,21 @@ class Chart:
     drawing: Markup
     keys: list[Key]
 
+    @property
+    def is_narrow(self) -> bool:
+        """Whether three, not two, stand beside one another."""
+        return self.width <= NARROW
+
+
+def row_widths(count: int, wide: int = 0) -> list[int]:
+    """The width of each of `count` charts, so that rows of two WIDE, then of three NARROW are full.
+
+    wide: the first so many are WIDE.
+    """
+    fitting = (two for two in range(wide, count + 1) if two % 2 == 0 and (count - two) % 3 == 0)
+    two = next(fitting, count)
+    return [WIDE] * two + [NARROW] * (count - two)
+
 
 @rc_context(STYLE)  # type: ignore[arg-type]
 def line_chart(
