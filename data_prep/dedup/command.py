@@ -13,7 +13,7 @@ from data_prep.dedup.neighbours import estimated_s, find, masks
 from data_prep.dedup.page import Sets, write_page
 from data_prep.dedup.repeats import Captions, caption_digests, over_cap
 from data_prep.pool import PoolOptions
-from data_prep.similarity.left_out import check_page
+from data_prep.similarity.left_out import Fact, check_page
 from pretrain.base.checks import check_between, check_positive
 from pretrain.dataset.manifest import Manifest, read_manifest, weights_file
 from pretrain.dataset.rows import base_weights
@@ -116,7 +116,9 @@ def dedup(directory: Path, options: DedupOptions, pool: PoolOptions) -> str:
         flat=int(np.count_nonzero(hashes == FLAT)),
         kept=int(np.count_nonzero(kept)),
     )
-    told = _format_counts(path, manifest.samples, options, counts)
+    facts = _facts(path, manifest.samples, options, counts)
+    wide = max(24, 2 + max(len(fact.what) for fact in facts))
+    told = "\n".join(f"{fact.what:<{wide}}{fact.value}" for fact in facts)
     if options.page is not None:
         corpora = Sets(
             directory=directory,
@@ -125,7 +127,7 @@ def dedup(directory: Path, options: DedupOptions, pool: PoolOptions) -> str:
             hashes=hashes,
             others=list(zip(sets, others, strict=True)),
         )
-        write_page(options.page, corpora, found, kept, told, options.seed)
+        write_page(options.page, corpora, found, kept, facts, options.seed)
         told += f"\n{options.page}: what is left out, to look at"
     return told
 
@@ -151,18 +153,22 @@ def _checked_sets(directory: Path, against: Sequence[Path]) -> Sequence[Path]:
     return against
 
 
-def _format_counts(path: Path, samples: int, options: DedupOptions, counts: _Counts) -> str:
+def _facts(path: Path, samples: int, options: DedupOptions, counts: _Counts) -> list[Fact]:
     """What was written, and what each reason leaves out of it."""
-    lines = [("weights", str(path)), ("samples", f"{samples:,}")]
+    use = f"Train by them with --data.weights {options.out}."
+    facts = [Fact("weights", str(path), use), Fact("samples", f"{samples:,}")]
     if options.weights is not None:
-        lines.append((f"weight 0 in {options.weights}", f"{counts.base:,}"))
+        facts.append(Fact(f"weight 0 in {options.weights}", f"{counts.base:,}"))
     near = f"{counts.repeats:,} in {counts.groups:,} groups, the largest of {counts.largest:,}"
-    lines.append(("near duplicates", near))
+    how = f"64-bit hashes that differ in at most {options.distance} bits. A group's first is kept."
+    facts.append(Fact("near duplicates", near, how))
     for one, count in zip(options.against, counts.contaminated, strict=True):
-        lines.append((f"contaminated by {one}", f"{count:,}"))
+        why = "Near a picture of that evaluation set."
+        facts.append(Fact(f"contaminated by {one}", f"{count:,}", why))
     if counts.over_cap is not None:
-        lines.append(("over the caption cap", f"{counts.over_cap:,}"))
-    lines.append(("flat, not compared", f"{counts.flat:,}"))
-    lines.append(("kept", f"{counts.kept:,} ({counts.kept / samples:.1%})"))
-    wide = max(24, 2 + max(len(label) for label, _ in lines))
-    return "\n".join(f"{label:<{wide}}{value}" for label, value in lines)
+        cap = f"Their caption comes more than {options.caption_cap} times; the first are kept."
+        facts.append(Fact("over the caption cap", f"{counts.over_cap:,}", cap))
+    flat = "Nearly one colour: too little to compare by, so they count as near nothing."
+    facts.append(Fact("flat, not compared", f"{counts.flat:,}", flat))
+    facts.append(Fact("kept", f"{counts.kept:,} ({counts.kept / samples:.1%})"))
+    return facts

@@ -10,6 +10,7 @@ from data_prep.dedup.hashes import FLAT
 from data_prep.dedup.neighbours import Found
 from data_prep.similarity.left_out import (
     Entry,
+    Fact,
     Section,
     ShownDataset,
     ShownGroup,
@@ -38,7 +39,7 @@ class Sets:
 
 
 def write_page(
-    path: Path, sets: Sets, found: Found, kept: NDArray[np.bool_], told: str, seed: int
+    path: Path, sets: Sets, found: Found, kept: NDArray[np.bool_], facts: list[Fact], seed: int
 ) -> None:
     """Write the page; `kept`: (N,) the samples that the weights show."""
     mine = ShownDataset(directory=sets.directory, manifest=sets.manifest, caption=sets.caption)
@@ -52,19 +53,22 @@ def write_page(
             bits = np.bitwise_count(sets.hashes[row] ^ sets.hashes[one])
             entries.append(Entry(source=mine, row=one, is_kept=False, note=f"distance {bits}"))
         title = f"{len(others) + 1:,} pictures" if len(others) > 2 else ""
-        return ShownGroup(title=title, entries=entries, is_wide=len(others) > 2)
+        return ShownGroup(title=title, entries=entries)
 
-    small = draw_rows(keepers[counts < 3], _SMALL_GROUPS, seed)
+    # The largest groups may be pairs; no group is shown twice.
+    further = keepers[_LARGEST_GROUPS:][counts[_LARGEST_GROUPS:] < 3]
+    small = draw_rows(further, _SMALL_GROUPS, seed)
     sections = [
         Section(
             title="The largest groups",
-            note="Distances are to the first picture, at equal steps from the nearest to the "
-            "farthest. One above --distance is joined through others. A first one that "
-            "is left out too is near an evaluation picture or over the caption cap.",
+            note="The distance is the number of bits, of 64, in which a picture's hash differs "
+            "from the first one's; the pictures shown go from the nearest to the farthest. One "
+            "above --distance is joined through others. A first one that is left out too is near "
+            "an evaluation picture, or its caption comes too often.",
             groups=[group(row) for row in keepers[:_LARGEST_GROUPS].tolist()],
         ),
         Section(
-            title="Groups of two or three",
+            title="Further groups of two or three",
             note=f"Drawn by the seed {seed}, not picked.",
             groups=[group(row) for row in small.tolist()],
         ),
@@ -80,7 +84,7 @@ def write_page(
                 groups=[_pair(mine, other, sets.hashes[row], hashes, row) for row in rows.tolist()],
             )
         )
-    write_sections(path, f"Left out by dedup: {sets.directory.resolve().name}", told, sections)
+    write_sections(path, f"Left out by dedup: {sets.directory.resolve().name}", facts, sections)
 
 
 def _first(source: ShownDataset, row: int, kept: NDArray[np.bool_]) -> Entry:

@@ -21,6 +21,7 @@ from pretrain.tokens.word_classes import SENTENCE_START
 _SHEET_PX = 240  # longest side of a picture on the contact sheet
 _CLASS_NAMES = {1: "noun", 2: "adjective", 3: "verb"}
 _OTHER = "other"
+NO_TEXT = "␣"  # a token that is white space only
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,7 +112,7 @@ def _tokens_of(
 
 def show_token(pieces: list[str], token: int) -> str:
     """A token's text without the white space before it; a mark where it has none."""
-    return (pieces[token].strip() if token < len(pieces) else "") or "␣"
+    return (pieces[token].strip() if token < len(pieces) else "") or NO_TEXT
 
 
 def pieces_of(directory: Path, manifest: Manifest) -> list[str]:

@@ -1,6 +1,7 @@
 """The page of an inspection: charts and tables in the report's colours, and the template."""
 
 import math
+import unicodedata
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,7 @@ import numpy as np
 from PIL import Image
 
 from data_prep.inspection.contact_sheet import (
+    NO_TEXT,
     Caption,
     Shot,
     encode_data_url,
@@ -34,7 +36,7 @@ from data_prep.stats import (
     figures_of,
     size_rows,
 )
-from pretrain.report.chart import Bar, Chart, bar_chart
+from pretrain.report.chart import NARROW, Bar, Chart, bar_chart, row_widths
 from pretrain.report.figures import percent, plural
 from pretrain.report.histogram import Bin, histogram
 from pretrain.report.table import Table
@@ -43,6 +45,7 @@ from pretrain.report.template import template
 _MOST_BINS = 36
 _TAIL = 0.995  # what lies beyond is one bin, so that a few long captions do not flatten the rest
 _FREQUENT_TOKENS = 8
+_NAMES_PX = 116  # room for the names of the most frequent tokens
 _EXAMPLE_TOKENS = 3 * TEXT_TOKENS  # of the caption that the reductions are shown by, or nearly so
 
 
@@ -50,6 +53,7 @@ def render(found: Survey, shots: list[Shot], pieces: list[str]) -> str:
     """The page as HTML text."""
     plain = figures_of(found)
     caption = _example(shots)
+    shown = [token for shot in shots for one in shot.captions for token in one.tokens]
     picture = next((shot for shot in shots if shot.picture and caption in shot.captions), None)
     picture = picture or next((shot for shot in shots if shot.picture), None)
     return template("inspection.html", Path(__file__).parent).render(
@@ -60,13 +64,17 @@ def render(found: Survey, shots: list[Shot], pieces: list[str]) -> str:
         shots=shots,
         captions=_as_table(caption_rows(plain["captions"])),
         special_tokens=SPECIAL_TOKENS,
-        length_charts=length_charts(found),
-        token_charts=[_occurrences(found), _frequent_tokens(found, pieces)],
+        caption_charts=caption_charts(found, pieces),
         sizes=_as_table(size_rows(plain["pictures"])),
         size_charts=size_charts(found),
         rejected=_rejections(found),
         patches=_patch_figures(picture),
         patch_numbers=(IMAGE_PX, PATCH_PX, GRID**2, KEEP_TOKENS),
+        no_text=NO_TEXT,
+        found_marks={
+            "sentence": any(one.begins_sentence for one in shown),
+            "space": any(one.text == NO_TEXT for one in shown),
+        },
         caption=caption,
         kept=None if caption is None else _caption_figures(caption, found),
         text_tokens=TEXT_TOKENS,
@@ -149,20 +157,23 @@ def bins_of(tally: Tally, unit: str, step: float = 1) -> list[Bin]:
     return bins
 
 
-def length_charts(found: Survey) -> list[Chart]:
-    """The lengths of each caption, with the contexts that cut them."""
+def caption_charts(found: Survey, pieces: list[str]) -> list[Chart]:
+    """The lengths of each caption, with the contexts that cut them; then the tokens."""
+    lengths = {name: tally for name, tally in found.lengths.items() if tally.total}
+    *widths, occurrences, frequent = row_widths(len(lengths) + 2)
     marks = {tokens - SPECIAL_TOKENS + 0.5: str(tokens) for tokens in CONTEXTS}
-    return [
+    charts = [
         histogram(
-            f"Caption {name}",
+            "Tokens per caption" + (f": {name}" if len(found.lengths) > 1 else ""),
             bins_of(tally, "tokens"),
             "tokens",
+            width=width,
             keys={"mean": f"{tally.mean:.1f}"},
             marks=marks,
         )
-        for name, tally in found.lengths.items()
-        if tally.total
+        for (name, tally), width in zip(lengths.items(), widths, strict=True)
     ]
+    return [*charts, _occurrences(found, occurrences), _frequent_tokens(found, pieces, frequent)]
 
 
 def size_charts(found: Survey) -> list[Chart]:
@@ -182,7 +193,7 @@ def size_charts(found: Survey) -> list[Chart]:
     ]
 
 
-def _occurrences(found: Survey) -> Chart:
+def _occurrences(found: Survey, width: int) -> Chart:
     """How many ids occur never, once, twice or thrice, four to seven times, …"""
     levels = np.frexp(found.token_counts.astype(np.float64))[1]  # 0, 1, 2, 2, 3, 3, 3, 3, 4, …
     counts = np.bincount(levels)
@@ -192,12 +203,24 @@ def _occurrences(found: Survey) -> Chart:
         times = f"{least:,}" if most <= least else f"{least:,} to {most:,}"
         name = f"ids that occur {times} times"
         bins.append(Bin(low=level - 0.5, high=level + 0.5, count=ids, name=name))
-    every = max(len(counts) // 6, 1)
-    names = {0.0: "0"} | {float(n): _binary(n - 1) for n in range(1, len(counts), every)}
+    every = math.ceil(len(counts) / (4 if width == NARROW else 6))
+    names = {float(level): _binary_range(level) for level in range(0, len(counts), every)}
     never = percent(counts[0] / counts.sum())
-    title = "Ids by how often they occur"
-    label = "occurrences, from … upwards"
-    return histogram(title, bins, label, colour="c4", keys={"never": never}, names=names)
+    label = "occurrences in all captions"
+    return histogram(
+        *("Token ids by occurrence", bins, label),
+        width=width,
+        colour="c4",
+        keys={"never": never},
+        names=names,
+    )
+
+
+def _binary_range(level: int) -> str:
+    """The occurrences of a bar for an axis: 0, 1, 2–3, 512–1k."""
+    if level < 2:
+        return str(level)
+    return f"{_binary(level - 1)}–{2**level - 1 if level <= 9 else _binary(level)}"
 
 
 def _binary(power: int) -> str:
@@ -205,7 +228,7 @@ def _binary(power: int) -> str:
     return f"{2 ** (power % 10)}{('', 'k', 'M', 'G', 'T', 'P', 'E')[power // 10]}"
 
 
-def _frequent_tokens(found: Survey, pieces: list[str]) -> Chart:
+def _frequent_tokens(found: Survey, pieces: list[str], width: int) -> Chart:
     """The tokens that occur most, with their share of all."""
     order = np.argsort(-found.token_counts.astype(np.int64), kind="stable")[:_FREQUENT_TOKENS]
     total = max(int(found.token_counts.sum()), 1)
@@ -213,9 +236,17 @@ def _frequent_tokens(found: Survey, pieces: list[str]) -> Chart:
     for token in order.tolist():
         share = int(found.token_counts[token]) / total
         bars = [Bar(name="share of all tokens", values=[share], colour="c4")]
-        name = show_token(pieces, token)  # which may both begin a word and go on in one
+        name = spelt(show_token(pieces, token))  # which may both begin a word and go on in one
         groups[name if name not in groups else f"{name} (id {token})"] = bars
-    return bar_chart("Most frequent tokens", groups)
+    return bar_chart("Most frequent tokens", groups, width=width, names_px=_NAMES_PX)
+
+
+def spelt(token: str) -> str:
+    """A token for an axis, in quotes: “cat”, and by name where it could be taken for dirt."""
+    if token == NO_TEXT:
+        return "space"
+    name = "" if len(token) > 1 or token.isalnum() else unicodedata.name(token, "")
+    return f"“{token}” {name.lower()}".strip()
 
 
 def _patch_figures(shot: Shot | None) -> list[dict[str, Any]]:

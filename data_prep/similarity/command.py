@@ -89,7 +89,7 @@ def filter_by_similarity(directory: Path, options: FilterOptions) -> str:
         source = ShownDataset(
             directory=directory, manifest=manifest, caption=embeddings.info.caption
         )
-        write_page(options.page, source, scores, weights, found, "\n".join(summary), options.seed)
+        write_page(options.page, source, scores, weights, found, summary, options.seed)
         report.append(f"{options.page}: what is left out, to look at")
     return "\n".join(report)
 

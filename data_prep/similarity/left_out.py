@@ -5,6 +5,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -46,7 +47,15 @@ class ShownGroup:
 
     title: str
     entries: Sequence[Entry]
-    is_wide: bool = False
+
+
+class Fact(NamedTuple):
+    """What the command did, at the page's head."""
+
+    what: str
+    """Empty: the value is a sentence."""
+    value: str
+    note: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,8 +77,10 @@ def check_page(page: Path | None) -> None:
         raise ValueError(f"--page={page}: {page.parent} is no folder to write in; name another")
 
 
-def write_sections(path: Path, title: str, told: str, sections: Sequence[Section]) -> None:
-    """Write the page; `told` is what the command printed. OSError or ValueError name the file."""
+def write_sections(
+    path: Path, title: str, facts: Sequence[Fact], sections: Sequence[Section]
+) -> None:
+    """Write the page; a section without groups is left out. OSError or ValueError name the file."""
     entries = [e for section in sections for group in section.groups for e in group.entries]
     shown: dict[int, tuple[str | None, str]] = {}  # by the entry's identity
     for source in {id(e.source): e.source for e in entries}.values():
@@ -83,7 +94,11 @@ def write_sections(path: Path, title: str, told: str, sections: Sequence[Section
                 text = json.loads(text)["captions"].get(source.caption, "")
             shown[id(entry)] = shrink_to_data_url(jpeg), text
     page = template("left_out.html", _HERE, _HERE.parent / "inspection").render(
-        title=title, told=told, sections=sections, shown=shown, identity=id
+        title=title,
+        facts=facts,
+        sections=[section for section in sections if section.groups],
+        shown=shown,
+        identity=id,
     )
     write_durably(path, page)
 

@@ -9,6 +9,7 @@ from data_prep.dedup import NOBODY
 from data_prep.dedup.semantic import Repeats
 from data_prep.similarity.left_out import (
     Entry,
+    Fact,
     Section,
     ShownDataset,
     ShownGroup,
@@ -31,7 +32,7 @@ def write_page(
     scores: NDArray[np.float64],
     weights: NDArray[np.float32],
     found: Repeats | None,
-    told: str,
+    told: list[str],
     seed: int,
 ) -> None:
     """Write the page; `scores` and `weights`: (N,)."""
@@ -51,10 +52,11 @@ def write_page(
             )
             for row in rows.tolist()
         ]
-        groups = [ShownGroup(title="", entries=entries, is_wide=True)] if entries else []
+        groups = [ShownGroup(title="", entries=entries)] if entries else []
         sections.append(Section(title=title, note="From the end inwards.", groups=groups))
     name = source.directory.resolve().name
-    write_sections(path, f"Left out by filter: {name}", told, sections)
+    facts = [Fact("", line) for line in told]
+    write_sections(path, f"Left out by filter: {name}", facts, sections)
 
 
 def _duplicates(source: ShownDataset, found: Repeats, seed: int) -> list[Section]:
@@ -69,7 +71,7 @@ def _duplicates(source: ShownDataset, found: Repeats, seed: int) -> list[Section
             Entry(source=source, row=one, is_kept=False, note=f"cosine {found.cosine[one]:.4f}")
             for one in others
         ]
-        return ShownGroup(title=title, entries=entries, is_wide=len(others) > 2)
+        return ShownGroup(title=title, entries=entries)
 
     def pairs(rows: NDArray[np.int64]) -> list[ShownGroup]:
         return [together(int(found.keeper[row]), [row], "") for row in rows.tolist()]

@@ -12,11 +12,10 @@ import numpy as np
 from markupsafe import Markup
 from matplotlib import rc_context
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from pretrain.report import figures
-from pretrain.report.theme import COLOURS, STYLE, inline, plain
+from pretrain.report.theme import COLOURS, STYLE, inline, make_axes, plain
 
 Point = tuple[float, float]
 
@@ -83,6 +82,21 @@ class Chart:
     drawing: Markup
     keys: list[Key]
 
+    @property
+    def is_narrow(self) -> bool:
+        """Whether three, not two, stand beside one another."""
+        return self.width <= NARROW
+
+
+def row_widths(count: int, wide: int = 0) -> list[int]:
+    """The width of each of `count` charts, so that rows of two WIDE, then of three NARROW are full.
+
+    wide: the first so many are WIDE.
+    """
+    fitting = (two for two in range(wide, count + 1) if two % 2 == 0 and (count - two) % 3 == 0)
+    two = next(fitting, count)
+    return [WIDE] * two + [NARROW] * (count - two)
+
 
 @rc_context(STYLE)  # type: ignore[arg-type]
 def line_chart(
@@ -139,28 +153,34 @@ def bar_chart(
     references: Mapping[str, float] | None = None,
     reference_name: str = "",
     reach: float = 0,
+    width: int = WIDE,
+    names_px: int = 0,
 ) -> Chart:
     """Rates as bars, group by group, with a whisker over the range and a dot for every value.
 
     references: a rate by group, a line over its bars. reach: the axis goes at least so far.
+    names_px: room for the groups' names left of the bars; 0: they stand above them.
     """
     references = references or {}
     bars = [bar for group in groups.values() for bar in group]
     top = max(reach, max((max(bar.values) for bar in bars), default=0)) or 1.0
-    row = NAME_HEIGHT + (BAR + 2) * max(map(len, groups.values()), default=0) + GAP
+    above = GAP / 2 if names_px else NAME_HEIGHT
+    row = round(above) + (BAR + 2) * max(map(len, groups.values()), default=0) + GAP
     height = row * len(groups)
-    figure, axes = make_axes(WIDE, height, (4, 58, 0, 0))
+    figure, axes = make_axes(width, height, (4 + names_px, 58, 0, 0))
     axes.set(xlim=(0, top), ylim=(height, 0), xticks=[], yticks=[])
     tips: dict[str, str] = {}
     for i, (group, members) in enumerate(groups.items()):
-        axes.text(0, row * i + NAME_HEIGHT - 5, plain(group))
+        y, look = (above + BAR / 2, "center") if names_px else (above - 5, "baseline")
+        shift: dict[str, Any] = {"textcoords": "offset points", "annotation_clip": False}
+        axes.annotate(plain(group), (0, row * i + y), (-names_px, 0), va=look, **shift)
         for j, bar in enumerate(members):
             tips[f"bar-{i}-{j}"] = f"{group}, {bar.name}: {_spoken(bar)}"
-            _draw_bar(axes, bar, row * i + NAME_HEIGHT + (BAR + 2) * j + BAR / 2, f"bar-{i}-{j}")
+            _draw_bar(axes, bar, row * i + above + (BAR + 2) * j + BAR / 2, f"bar-{i}-{j}")
         if group in references:
             gid, at = f"reference-{i}", references[group]
             tips[gid] = f"{group}, {reference_name}: {figures.percent(at)}"
-            ends = (row * i + NAME_HEIGHT - 2, row * i + NAME_HEIGHT + (BAR + 2) * len(members))
+            ends = (row * i + above - 2, row * i + above + (BAR + 2) * len(members))
             line: dict[str, Any] = {"color": COLOURS["ink"], "linewidth": 1.6, "clip_on": False}
             axes.plot([at, at], ends, linestyle=(0, (3, 2)), gid=gid, **line)
     members = max(groups.values(), key=len, default=[])
@@ -168,7 +188,7 @@ def bar_chart(
     if references:
         keys.append(Key(name=reference_name, value="", swatch="ink dashed"))
     drawing = inline(figure, title, tips)
-    return Chart(title=title, width=WIDE, height=height, drawing=drawing, keys=keys)
+    return Chart(title=title, width=width, height=height, drawing=drawing, keys=keys)
 
 
 def _spoken(bar: Bar) -> str:
@@ -201,14 +221,6 @@ def moving_mean(values: Sequence[float], half: int) -> np.ndarray:
     places = np.arange(len(values))
     begin, end = np.maximum(places - half, 0), np.minimum(places + half + 1, len(values))
     return (sums[end] - sums[begin]) / (end - begin)
-
-
-def make_axes(width: int, height: int, margins: tuple[int, int, int, int]) -> tuple[Figure, Axes]:
-    """A figure of so many px with one plot in it; margins: left, right, top, bottom, in px."""
-    left, right, top, bottom = margins
-    figure = Figure(figsize=(width / 72, height / 72))
-    inner = (width - left - right) / width, (height - top - bottom) / height
-    return figure, figure.add_axes((left / width, bottom / height, *inner))
 
 
 def round_ticks(top: float, steps: int) -> list[float]:

@@ -4,15 +4,23 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from pretrain.report import figures
-from pretrain.report.chart import NARROW, Chart, Line, Mark, Point, line_chart
+from pretrain.report.chart import Chart, Line, Mark, Point, line_chart, row_widths
 from pretrain.report.run_folder import Record, Run
 from pretrain.report.summary import DIRECTIONS, Key, by_key, figures_of, question, set_names
 
 
 def curves(run: Run) -> list[Chart]:
-    """Loss and accuracies, in training and of every evaluation set."""
-    charts = [*_training_charts(run), *_evaluation_charts(run)]
-    return [chart for chart in charts if chart is not None]
+    """Loss and accuracies, in training and of every evaluation set; then speed, waiting, memory
+    and schedules. What a run did not log has no chart."""
+    found = [*_training_charts(run), *_evaluation_charts(run)]
+    charts = [chart for chart in found if chart is not None]
+    logged = [one for one in QUANTITIES if any(line.points for line in one.lines(run))]
+    widths = row_widths(len(charts) + len(logged), len(charts))[len(charts) :]
+    marks, limit = _marks(run), float(run.samples_seen)
+    for quantity, width in zip(logged, widths, strict=True):
+        chart = quantity.chart(quantity.title, quantity.lines(run), marks, limit, width)
+        charts += [] if chart is None else [chart]
+    return charts
 
 
 def _marks(run: Run) -> list[Mark]:
@@ -24,13 +32,13 @@ def _marks(run: Run) -> list[Mark]:
     return [*resumes, *stages]
 
 
-def _points(records: Sequence[Record], field: str, factor: float = 1.0) -> list[Point]:
+def _points(records: Sequence[Record], field: str) -> list[Point]:
     """Samples seen and a field, of every record that has both as numbers."""
     points = []
     for record in records:
         x, y = figures.number(record.get("samples_seen")), figures.number(record.get(field))
         if x is not None and y is not None:
-            points.append((x, factor * y))
+            points.append((x, y))
     return points
 
 
@@ -115,25 +123,6 @@ def _evaluation_charts(run: Run) -> list[Chart | None]:
     return charts
 
 
-def running_curves(run: Run) -> list[Chart]:
-    """Speed, waiting, memory and schedules. What a run did not log has no chart."""
-    marks, limit = _marks(run), float(run.samples_seen)
-    charts = []
-    for quantity in QUANTITIES:
-        chart = line_chart(
-            quantity.title,
-            quantity.lines(run),
-            marks,
-            write_value=quantity.write_value,
-            write_tick=percent_tick if quantity.is_share else figures.short,
-            x_limit=limit,
-            y_reach=0.1 if quantity.is_share else 0,
-            width=NARROW,
-        )
-        charts.append(chart)
-    return [chart for chart in charts if chart is not None]
-
-
 @dataclass(frozen=True, kw_only=True)
 class Quantity:
     """One chart of a run's steps: fields of metrics.jsonl by the name of their line."""
@@ -142,18 +131,14 @@ class Quantity:
     fields: dict[str, str]
     colours: tuple[str, ...] = ("c1", "c2", "c3", "c4")
     write_value: Callable[[float], str] = figures.decimal
+    write_tick: Callable[[float], str] = figures.short
     is_noisy: bool = True
-    factor: float = 1.0
     per: str | None = None
     """Field that the numbers are a share of."""
 
-    @property
-    def is_share(self) -> bool:
-        return self.write_value is figures.percent
-
     def points(self, run: Run, field: str) -> list[Point]:
         if self.per is None:
-            return _points(run.steps, field, factor=self.factor)
+            return _points(run.steps, field)
         shares = []
         for step in run.steps:
             part, whole = figures.number(step.get(field)), figures.number(step.get(self.per))
@@ -172,6 +157,24 @@ class Quantity:
             for (name, field), colour in zip(self.fields.items(), self.colours, strict=False)
         ]
 
+    def chart(
+        self, title: str, lines: Sequence[Line], marks: Sequence[Mark], limit: float, width: int
+    ) -> Chart | None:
+        return line_chart(
+            title,
+            lines,
+            marks,
+            write_value=self.write_value,
+            write_tick=self.write_tick,
+            x_limit=limit,
+            y_reach=0.1 if self.write_tick is percent_tick else 0,
+            width=width,
+        )
+
+
+def percent_tick(value: float) -> str:
+    return f"{100 * value:g} %"
+
 
 LOSS = Quantity(title="Loss", fields={"": "loss"})
 QUANTITIES = (
@@ -183,12 +186,13 @@ QUANTITIES = (
         fields={"": "mfu"},
         colours=("c3",),
         write_value=figures.percent,
+        write_tick=percent_tick,
     ),
     Quantity(
         title="Step time",
         fields={"": "step_s"},
-        factor=1000,
-        write_value=lambda value: f"{figures.decimal(value)} ms",
+        write_value=figures.short_span,
+        write_tick=figures.short_span,
     ),
     Quantity(
         title="Waiting for data",
@@ -196,13 +200,14 @@ QUANTITIES = (
         per="step_s",
         colours=("c2",),
         write_value=figures.percent,
+        write_tick=percent_tick,
     ),
     Quantity(
         title="Time to features, by rank",
         fields={"slowest rank": "slowest_rank_ready_s", "median": "median_rank_ready_s"},
         colours=("c2", "c1"),
-        factor=1000,
-        write_value=lambda value: f"{figures.decimal(value)} ms",
+        write_value=figures.short_span,
+        write_tick=figures.short_span,
     ),
     Quantity(
         title="Memory of a rank, GiB",
@@ -214,7 +219,3 @@ QUANTITIES = (
     Quantity(title="Logit bias", fields={"": "logit_bias"}, colours=("c4",), is_noisy=False),
     Quantity(title="Gradient norm", fields={"": "grad_norm"}, colours=("c4",)),
 )
-
-
-def percent_tick(value: float) -> str:
-    return f"{100 * value:g} %"

@@ -3,6 +3,7 @@
 import math
 
 MISSING = "–"
+_RAISED = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 
 def number(value: object) -> float | None:
@@ -42,7 +43,7 @@ def decimal(value: object, digits: int = 3) -> str:
     if parsed == 0:
         return "0"
     if not 1e-4 <= abs(parsed) < 1e6:
-        return f"{parsed:.{digits - 1}e}"
+        return _power(f"{parsed:.{digits - 1}e}")
     decimals = digits - 1 - math.floor(math.log10(abs(parsed)))
     return f"{parsed:,.{max(decimals, 0)}f}"
 
@@ -60,12 +61,27 @@ def duration(seconds: object) -> str:
     return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
 
 
+def short_span(seconds: object) -> str:
+    """A part of a step or of an axis: 0 s, 85.3 ms, 1.25 s."""
+    value = number(seconds)
+    if value is None:
+        return MISSING
+    return f"{1000 * value:.3g} ms" if 0 < value < 0.9995 else f"{value:.3g} s"
+
+
 def short(value: float) -> str:
-    """A number for an axis: 0, 0.5, 200, 50k, 1.5M, 2e-05."""
+    """A number for an axis: 0, 0.5, 200, 50k, 1.5M, 2·10⁻⁵."""
     for limit, unit in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
         if abs(value) >= limit:
             return f"{value / limit:g}{unit}"
-    return f"{value:.3g}"
+    return _power(f"{value:.2e}") if 0 < abs(value) < 1e-3 else f"{value:.3g}"
+
+
+def _power(text: str) -> str:
+    """`1.50e-05` as people write it: 1.5·10⁻⁵."""
+    digits, power = text.split("e")
+    digits = digits.rstrip("0").rstrip(".") if "." in digits else digits
+    return f"{digits}·10{str(int(power)).translate(_RAISED)}"
 
 
 def readable(name: object) -> str:

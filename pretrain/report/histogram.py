@@ -11,15 +11,14 @@ from pretrain.report.chart import (
     BOTTOM,
     HEIGHT,
     LEFT,
-    NARROW,
     RIGHT,
     TOP,
+    WIDE,
     Chart,
     Key,
-    make_axes,
     round_ticks,
 )
-from pretrain.report.theme import COLOURS, STYLE, inline, plain
+from pretrain.report.theme import COLOURS, STYLE, inline, make_axes, plain
 
 LEAST_BINS = 12  # so that a single value is a bar among empty places, not the whole chart
 
@@ -40,6 +39,7 @@ def histogram(
     bins: Sequence[Bin],
     x_label: str,
     *,
+    width: int = WIDE,
     colour: str = "c1",
     keys: Mapping[str, str] | None = None,
     marks: Mapping[float, str] | None = None,
@@ -55,7 +55,7 @@ def histogram(
     left, right = max(left - lacking / 2, min(left, 0)), right + lacking / 2
     total = sum(one.count for one in bins) or 1
     ticks = round_ticks(max(one.count for one in bins) or 1, 4)
-    figure, axes = make_axes(NARROW, HEIGHT, (LEFT, RIGHT, TOP, BOTTOM))
+    figure, axes = make_axes(width, HEIGHT, (LEFT, RIGHT, TOP, BOTTOM))
     axes.set(xlim=(left, right), ylim=(0, ticks[-1]), xlabel=plain(x_label))
     if names is None:
         found = MaxNLocator(5, steps=[1, 2, 5, 10], integer=right - left > 3).tick_values(
@@ -71,8 +71,8 @@ def histogram(
     for i, one in enumerate(bins):
         if one.count:
             tips[f"bin-{i}"] = f"{one.name}: {one.count:,} ({figures.percent(one.count / total)})"
-            width = (one.high - one.low) * 0.9
-            bar = axes.bar((one.low + one.high) / 2, one.count, width, color=COLOURS[colour])[0]
+            middle, wide = (one.low + one.high) / 2, (one.high - one.low) * 0.9
+            bar = axes.bar(middle, one.count, wide, color=COLOURS[colour])[0]
             bar.set(gid=f"bin-{i}", linewidth=0)
     above = axes.get_xaxis_transform()
     for x, label in (marks or {}).items():
@@ -81,4 +81,4 @@ def histogram(
             axes.text(x, 1.02, plain(label), transform=above, ha="center", color=COLOURS["soft"])
     legend = [Key(name=name, value=value, swatch="none") for name, value in (keys or {}).items()]
     drawing = inline(figure, title, tips)
-    return Chart(title=title, width=NARROW, height=HEIGHT, drawing=drawing, keys=legend)
+    return Chart(title=title, width=width, height=HEIGHT, drawing=drawing, keys=legend)

@@ -145,7 +145,9 @@ def _speed_card(stages: list[StageSummary]) -> Card | None:
             f"{figures.count(last.tokens_per_sample)} tokens per sample"
         )
         if first.images_per_s and last.images_per_s and last.images_per_s < first.images_per_s:
-            against += f" · {first.images_per_s / last.images_per_s:.1f}× as fast"
+            times = first.images_per_s / last.images_per_s
+            names = first.record.get("stage"), last.record.get("stage")
+            against += f" · {names[0]} is {times:.1f}× as fast as {names[1]}"
     return Card(what="Speed", pair=pair, against=against)
 
 

@@ -1,7 +1,7 @@
 """The page as a whole: the sections in reading order, in one file without outside requests."""
 
 from pretrain.report.abilities import ability_charts, indistinct_note
-from pretrain.report.curves import curves, running_curves
+from pretrain.report.curves import curves
 from pretrain.report.gallery import confusions_of, gallery_of
 from pretrain.report.overview import environment, headline_cards, lead, stage_table
 from pretrain.report.results import result_tables
@@ -23,7 +23,6 @@ def render(run: Run) -> str:
         abilities=ability_charts(run),
         indistinct=indistinct_note(run),
         curves=curves(run),
-        running_curves=running_curves(run),
         gallery=gallery_of(run),
         confusions=confusions_of(run),
         environment=environment(run),
@@ -33,12 +32,10 @@ def render(run: Run) -> str:
 def render_several(runs: list[Run]) -> str:
     """Several runs on one page, as HTML text."""
     names = names_of(runs)
-    large, small = overlaid(runs, names)
     return template("several.html").render(
         runs=runs,
         names=names,
         differences=differences(runs, names),
         tables=figures_tables(runs, names),
-        large=large,
-        small=small,
+        curves=overlaid(runs, names),
     )

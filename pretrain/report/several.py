@@ -7,7 +7,7 @@ import yaml
 
 from pretrain.evaluation.task import shown_name
 from pretrain.report import figures
-from pretrain.report.chart import NARROW, WIDE, Chart, Line, Point, line_chart
+from pretrain.report.chart import WIDE, Chart, Line, Point, line_chart, row_widths
 from pretrain.report.curves import LOSS, QUANTITIES, Quantity, percent_tick, recall_points
 from pretrain.report.run_folder import Run
 from pretrain.report.summary import (
@@ -80,17 +80,17 @@ def differences(runs: Sequence[Run], names: Sequence[str]) -> Table | None:
     return Table(head=["option", *names], rows=rows) if rows else None
 
 
-def overlaid(runs: Sequence[Run], names: Sequence[str]) -> tuple[list[Chart], list[Chart]]:
-    """(loss and recall, all else that is logged of the steps): one line a run."""
+def overlaid(runs: Sequence[Run], names: Sequence[str]) -> list[Chart]:
+    """Loss and recall, then all else that is logged of the steps: one line a run."""
     found = [one for run in runs for event in run.evaluations for one in figures_of(event)]
     limit = float(max((run.samples_seen for run in runs), default=0))
-    large = [_chart(LOSS, runs, names, limit)]
+    found_charts = [_chart(LOSS, runs, names, limit, WIDE)]
     for name in set_names(found):
         for key in by_key(found, name):
             if key[2] != "r@1":
                 continue
             points = [recall_points(run, name, key) for run in runs]
-            large.append(
+            found_charts.append(
                 line_chart(
                     f"{question(*key[:2])} R@1, {figures.readable(name)}",
                     _lines(runs, names, points, has_dots=True),
@@ -100,27 +100,35 @@ def overlaid(runs: Sequence[Run], names: Sequence[str]) -> tuple[list[Chart], li
                     y_limit=1.0,
                 )
             )
-    small = [_chart(quantity, runs, names, limit, width=NARROW) for quantity in QUANTITIES]
-    return [c for c in large if c is not None], [c for c in small if c is not None]
+    charts = [chart for chart in found_charts if chart is not None]
+    logged = [one for one in QUANTITIES if _logged(one, runs) is not None]
+    widths = row_widths(len(charts) + len(logged), len(charts))[len(charts) :]
+    more = [
+        _chart(quantity, runs, names, limit, width)
+        for quantity, width in zip(logged, widths, strict=True)
+    ]
+    return [*charts, *(chart for chart in more if chart is not None)]
 
 
 def _chart(
-    quantity: Quantity, runs: Sequence[Run], names: Sequence[str], limit: float, width: int = WIDE
+    quantity: Quantity, runs: Sequence[Run], names: Sequence[str], limit: float, width: int
 ) -> Chart | None:
     """Of the first of its fields that any run has logged."""
+    found = _logged(quantity, runs)
+    if found is None:
+        return None
+    name, points = found
+    title = quantity.title if not name else f"{quantity.title}, {name}"
+    lines = _lines(runs, names, points, is_noisy=quantity.is_noisy)
+    return quantity.chart(title, lines, (), limit, width)
+
+
+def _logged(quantity: Quantity, runs: Sequence[Run]) -> tuple[str, list[list[Point]]] | None:
+    """(its name, each run's points) of the first field that any run has logged."""
     for name, field in quantity.fields.items():
         points = [quantity.points(run, field) for run in runs]
         if any(points):
-            title = quantity.title if not name else f"{quantity.title}, {name}"
-            return line_chart(
-                title,
-                _lines(runs, names, points, is_noisy=quantity.is_noisy),
-                write_value=quantity.write_value,
-                write_tick=percent_tick if quantity.is_share else figures.short,
-                x_limit=limit,
-                y_reach=0.1 if quantity.is_share else 0,
-                width=width,
-            )
+            return name, points
     return None
 
 

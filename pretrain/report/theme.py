@@ -8,6 +8,7 @@ from xml.etree import ElementTree
 
 from markupsafe import Markup
 from matplotlib import rc_context
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 # Matplotlib draws in colours that each stand for one variable of the page's style sheet, so that
@@ -44,6 +45,14 @@ def plain(text: object, limit: int = 60) -> str:
     """A text as a chart can hold it: one line of printable characters, of a length that fits."""
     shown = "".join(char if char.isprintable() else " " for char in str(text))
     return shown if len(shown) <= limit else shown[: limit - 1] + "…"
+
+
+def make_axes(width: int, height: int, margins: tuple[int, int, int, int]) -> tuple[Figure, Axes]:
+    """A figure of so many px with one plot in it; margins: left, right, top, bottom, in px."""
+    left, right, top, bottom = margins
+    figure = Figure(figsize=(width / 72, height / 72))
+    inner = (width - left - right) / width, (height - top - bottom) / height
+    return figure, figure.add_axes((left / width, bottom / height, *inner))
 
 
 def inline(figure: Figure, title: str, tips: Mapping[str, str]) -> Markup:

@@ -14,10 +14,12 @@ from pretrain.dataset.embeddings import fitting_embeddings
 from pretrain.dataset.manifest import read_manifest, tier_for
 from pretrain.dataset.pictures import decode, is_plain_jpeg, open_picture, upright_rgb
 from pretrain.dataset.reader import Dataset
+from pretrain.dataset.rows import spaced_rows
 from pretrain.export.inference import Model
-from pretrain.search.index import build_index, nearest
+from pretrain.search.index import Blocks, build_index, nearest, spaced
 
 THUMBNAIL_PX = 320  # longest side: a card is at most 250 wide
+_COMPARED = 1000  # pictures at equal distances whose cosines stand for all
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,6 +30,20 @@ class Match:
     key: str
     caption: str
     score: float  # cosine
+
+
+@dataclass(frozen=True, kw_only=True)
+class Answer:
+    """The pictures nearest to a query, best first, and what the others score."""
+
+    matches: list[Match]
+    median: float
+    """Cosine that half of the dataset's pictures exceed, by COMPARED of them."""
+
+    def share(self, match: Match) -> float:
+        """Where a picture lies from the median (0) to the best (1)."""
+        best = self.matches[0].score
+        return max((match.score - self.median) / max(best - self.median, 1e-9), 0.0)
 
 
 class Collection:
@@ -42,32 +58,42 @@ class Collection:
         self._model, self._lock = model, threading.Lock()
         self.decoding = threading.Lock()  # a picture of 64 MP takes over a gigabyte
         self._shown = Dataset(directory, tier_for(manifest, THUMBNAIL_PX))
+        self._whole = Dataset(directory, tier_for(manifest, model.image_px))
         found = fitting_embeddings(directory, manifest, model.fingerprint(), embeddings)
         self.source = "pictures embedded now" if found is None else f"embeddings {found.folder}"
-        if found is None:
-            tier = tier_for(manifest, model.image_px)
-            vectors = _embed(model, Dataset(directory, tier), batch)
-            self._index = build_index(lambda: [(0, vectors)], manifest.samples, model.embed_dim)
-        else:
-            self._index = build_index(
-                lambda: found.shards("image"), manifest.samples, model.embed_dim
-            )
+        embedded = [(0, _embed(model, self._whole, batch))] if found is None else []
+
+        def blocks() -> Blocks:
+            return embedded if found is None else found.shards("image")
+
+        self._index = build_index(blocks, manifest.samples, model.embed_dim)
+        self._compared = spaced(blocks(), manifest.samples, min(manifest.samples, _COMPARED))
 
     def __len__(self) -> int:
         return len(self._shown)
 
-    def search(self, query: str | Image.Image, top: int) -> list[Match]:
-        """The pictures nearest to a text or a picture, best first."""
+    def search(self, query: str | Image.Image, top: int) -> Answer:
+        """The pictures nearest to a text or a picture."""
         with self._lock:
             if isinstance(query, str):
                 vector = self._model.encode_text([query])
             else:
                 vector = self._model.encode_image([query])
-            pairs = nearest(self._index, vector[0].cpu().numpy(), top)
-        return [
-            Match(row=row, key=self._shown.key(row), caption=self._caption(row), score=score)
+        query_vector = vector[0].cpu().numpy()
+        pairs = nearest(self._index, query_vector, top)
+        matches = [
+            Match(row=row, key=self._shown.key(row), caption=self.caption(row), score=score)
             for row, score in pairs
         ]
+        return Answer(matches=matches, median=float(np.median(self._compared @ query_vector)))
+
+    def picture(self, row: int) -> Image.Image:
+        """A picture to search by. ValueError where it is damaged."""
+        return _picture(self._whole, row)
+
+    def samples(self, count: int) -> list[int]:
+        """Rows at equal distances."""
+        return [row for rows in spaced_rows(len(self), count) for row in rows.tolist()]
 
     def thumbnail(self, row: int) -> bytes:
         """JPEG of at most THUMBNAIL_PX, upright. ValueError or OSError where the picture is
@@ -84,7 +110,7 @@ class Collection:
         shown.save(content, "JPEG", quality=88)
         return content.getvalue()
 
-    def _caption(self, row: int) -> str:
+    def caption(self, row: int) -> str:
         """The sample's first caption."""
         captions = self._shown.read_json(row)["captions"]
         return next((captions[n] for n in self._shown.manifest.captions if captions.get(n)), "")

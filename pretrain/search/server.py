@@ -51,12 +51,18 @@ class BoundedServer(ThreadedWSGIServer):
             self._free.release()
 
 
+def _shown_name(model: Path) -> str:
+    """The folder that a person knows the model by: the run's, of an export inside it."""
+    folder = model.resolve()
+    return folder.parent.name if folder.name == "export" else folder.name
+
+
 def serve(model: Path, directory: Path, options: SearchOptions) -> int:
     """Serve the page until interrupted."""
     loaded = load(model, device=options.device, batch=options.batch)
     collection = Collection(loaded, directory, options.embeddings, options.batch)
     hosts = _LOOPBACK if options.host in _LOCAL else None
-    page = SearchPage(collection, directory.resolve().name, options.top, hosts)
+    page = SearchPage(collection, directory.resolve().name, _shown_name(model), options.top, hosts)
     try:
         server = BoundedServer(options.host, options.port, page)
     except SystemExit as error:  # its way of saying that the address cannot be had

@@ -230,12 +230,18 @@ def test_the_page_shows_each_pair_with_its_distance_and_loads_nothing(copies, tm
     hashes = np.load(train / "hashes/phash.npy")
     found = [int(word) for word in re.findall(r">distance (\d+)<", text)]
     wanted = [bin(int(hashes[row] ^ hashes[row + 30])).count("1") for row in range(5)]
-    assert sorted(found) == sorted(2 * wanted[:4] + wanted[4:])  # four are the largest groups too
+    assert sorted(found) == sorted(wanted)  # no group is shown twice
     evaluation = np.load(held / "hashes/phash.npy")
     near = [int(word) for word in re.findall(r">train, distance (\d+)<", text)]
     assert near == [differing(hashes[row : row + 1], evaluation).min() for row in range(25, 30)]
-    # Four groups of two, five groups of two, five pairs with an evaluation picture.
-    assert text.count("<img") == 2 * (4 + 5 + 5)
+    # Four groups of two, one group of two, five pairs with an evaluation picture.
+    assert text.count("<img") == 2 * (4 + 1 + 5)
+    assert (
+        "<pre" not in text and "differ in at most 4 bits." in text and "Nearly one colour" in text
+    )
+    assert text.count("<h2>") == 3
+    assert dedup(held, "--page", str(pages[0])) == 0
+    assert "<h2>" not in pages[0].read_text()  # no two of them are near: no empty section
 
 
 def test_a_search_of_hours_is_told_before_it_starts(copies, monkeypatch, capsys):

@@ -16,7 +16,7 @@ from data_prep.__main__ import main
 from data_prep.build.pipeline import build_dataset
 from data_prep.inspection.contact_sheet import shrink_to_data_url
 from data_prep.inspection.kept import kept_patches, kept_tokens
-from data_prep.inspection.page import bins_of
+from data_prep.inspection.page import bins_of, spelt
 from data_prep.stats import Tally
 from pretrain.dataset.manifest import Manifest
 from pretrain.dataset.reader import Dataset
@@ -193,8 +193,17 @@ def test_the_page_shows_samples_and_counts_and_loads_nothing(built, tmp_path, ca
     for reason in ("image_too_small", "image_unreadable", "duplicate_key"):
         assert reason in words
     assert "image_aspect" not in words  # none was rejected for it
+    for title in ("Tokens per caption: short", "Tokens per caption: long", "Most frequent tokens"):
+        assert title in words
+    assert "a new sentence begins in the same caption" in words and "by textblob" in words
+    assert "An automatic tagger (textblob) guesses the classes." in words
+    assert "occurrences in all captions" in words and "2–3" in words
     dataset = Dataset(built, "full")
     pieces = open_tokenizer(built / "tokenizer.model").pieces()
+    used = Counter(token for row in range(len(dataset)) for token in dataset.read_ids(row))
+    ((most, _),) = used.most_common(1)
+    assert spelt(pieces[most].strip() or "␣") in words
+    assert [spelt(one) for one in (",", "cat", "␣")] == ["“,” comma", "“cat”", "space"]
     wanted = []
     for row in (int((i + 0.5) * len(dataset) / 7) for i in range(7)):
         sample = dataset.read(row)
@@ -203,7 +212,7 @@ def test_the_page_shows_samples_and_counts_and_loads_nothing(built, tmp_path, ca
             (names[int(kind) & 0x7F], pieces[token].strip() or "␣")
             for token, kind in zip(sample.ids.tolist(), sample.classes, strict=True)
         ]
-    legend = 4
+    legend = 6  # four classes, what begins a sentence, and white space
     shown = [(classes.split()[1], text) for classes, text in page.tokens[legend:]]
     assert shown[: len(wanted)] == wanted
     # Three sentences: two further ones begin within each long caption.

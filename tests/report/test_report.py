@@ -46,6 +46,8 @@ def test_headline_holds_the_final_figures(tmp_path: Path) -> None:
             assert f"{100 * recalls[name][direction]['r@1']:.1f} %" in head
         assert f"{100 * shots[name]['group']['top1']:.1f} %" in head
     assert f"{(1632 + 222) * BATCH:,}" in head
+    first, last = (stage.images_per_s for stage in summarize_stages(read_run(tmp_path / "run")))
+    assert f"reduced is {first / last:.1f}× as fast as full" in head
 
 
 def test_stage_table_holds_what_was_done(tmp_path: Path) -> None:
@@ -77,7 +79,7 @@ def test_every_chart_shows_its_own_quantity(tmp_path: Path) -> None:
             figures.percent(last["text_to_image_accuracy"]),
         ],
         "Images per second": [f"{last['images_per_s']:,.0f}"],
-        "Step time": [f"{figures.decimal(1000 * last['step_s'])} ms"],
+        "Step time": [f"{1000 * last['step_s']:.3g} ms"],
         "Waiting for data": [figures.percent(last["data_wait_s"] / last["step_s"])],
         "Learning rate": [figures.decimal(last["learning_rate"])],
         "Logit scale": [figures.decimal(last["logit_scale"])],
@@ -86,8 +88,7 @@ def test_every_chart_shows_its_own_quantity(tmp_path: Path) -> None:
         "TFLOP per second": [figures.decimal(last["tflop_per_s"])],
         "Share of the peak (MFU)": [figures.percent(last["mfu"])],
         "Time to features, by rank": [
-            f"{figures.decimal(1000 * last[f'{of}_rank_ready_s'])} ms"
-            for of in ("slowest", "median")
+            f"{1000 * last[f'{of}_rank_ready_s']:.3g} ms" for of in ("slowest", "median")
         ],
         "Memory of a rank, GiB": [figures.decimal(last["host_memory_gib"])],
     }

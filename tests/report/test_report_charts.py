@@ -10,7 +10,18 @@ import numpy as np
 from report_run import report, write_run
 
 from pretrain.report import figures
-from pretrain.report.chart import LEFT, RIGHT, WIDE, Chart, Line, Mark, line_chart, moving_mean
+from pretrain.report.chart import (
+    LEFT,
+    NARROW,
+    RIGHT,
+    WIDE,
+    Chart,
+    Line,
+    Mark,
+    line_chart,
+    moving_mean,
+    row_widths,
+)
 from pretrain.report.page import __file__ as page_file
 
 
@@ -124,5 +135,26 @@ def test_figures_read_well() -> None:
     assert {rate: figures.percent(rate) for rate in rates} == rates
     spans = {4.21: "4.2 s", 274.1: "4 min 34 s", 7500: "2 h 05 min", 3599.7: "1 h 00 min"}
     assert {span: figures.duration(span) for span in spans} == spans
-    values = {0.0: "0", 5.5452: "5.55", 0.008: "0.00800", 84.31: "84.3", 1e-9: "1.00e-09"}
+    values = {0.0: "0", 5.5452: "5.55", 0.008: "0.00800", 84.31: "84.3", 1e-9: "1·10⁻⁹"}
     assert {value: figures.decimal(value) for value in values} == values
+    ticks = {8e-5: "8·10⁻⁵", 2.5e-4: "2.5·10⁻⁴", 0.002: "0.002", 50_000.0: "50k"}
+    assert {value: figures.short(value) for value in ticks} == ticks
+    spans = {0.0: "0 s", 0.0853: "85.3 ms", 0.25: "250 ms", 3.0: "3 s"}
+    assert {value: figures.short_span(value) for value in spans} == spans
+
+
+def test_no_row_of_charts_has_a_gap() -> None:
+    for wide in range(6):
+        for count in range(wide + 6, 30):
+            widths = row_widths(count, wide)
+            pairs = widths.count(WIDE)
+            assert widths == [WIDE] * pairs + [NARROW] * (count - pairs) and pairs >= wide
+            assert pairs % 2 == 0 and (count - pairs) % 3 == 0, (count, wide)
+
+
+def test_a_time_axis_has_its_unit(tmp_path: Path) -> None:
+    write_run(tmp_path / "run")
+    source, _ = report(tmp_path / "run")
+    for title in ("Step time", "Time to features, by rank"):
+        chart = source.split(f'aria-label="{title}"')[1].split("</svg>")[0]
+        assert re.search(r">\d+ ms</text>", chart) and ">0 s</text>" in chart, title

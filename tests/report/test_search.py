@@ -29,7 +29,6 @@ from data_prep.__main__ import main as data_prep
 from data_prep.build.pipeline import build_dataset
 from pretrain.dataset.pictures import decode
 from pretrain.dataset.reader import Dataset
-from pretrain.search import index as search_index
 from pretrain.search.collection import Collection
 from pretrain.search.page import SearchPage
 from pretrain.search.server import REQUESTS_AT_ONCE, BoundedServer, QuietHandler
@@ -38,7 +37,9 @@ NASTY = 'apple <i>&amp; "pear"</i>'
 TOP = 7
 SHOWN = 5e-4 + 1e-5  # the page's rounding, and fp32's
 CARD = re.compile(
-    r'/picture/(\d+)".*?class="caption">(.*?)</span>.*?<b>(.*?)</b> <code>(.*?)<', re.S
+    r'title="sample (.*?)">.*?/picture/(\d+)".*?class="caption">(.*?)</span>.*?<b>(.*?)</b>'
+    r".*?width: (\d+)%",
+    re.S,
 )
 
 
@@ -98,10 +99,14 @@ def check_answer(page: str, dataset: Path, query: np.ndarray, vectors: np.ndarra
     """The shown cards are the nearest, in order, each with its own score, key and caption."""
     scores = vectors @ query
     cards = CARD.findall(page)
-    assert len(cards) == TOP
+    assert len(cards) == TOP and not re.search(r">[0-9a-f]{16}<", page)
     opened = Dataset(dataset, "full")
-    rows = [int(row) for row, *_ in cards]
-    for row, (_, caption, score, key) in zip(rows, cards, strict=True):
+    rows = [int(row) for _, row, *_ in cards]
+    median = np.median(scores)
+    assert f"half of the dataset lies below {median:.3f}" in page
+    for row, (key, _, caption, score, share) in zip(rows, cards, strict=True):
+        wanted = 100 * (scores[row] - median) / (scores.max() - median)
+        assert abs(int(share) - wanted) < 0.6, (share, wanted)
         (own,) = opened.read_json(row)["captions"].values()
         assert (key, caption) == (opened.key(row), html.escape(own).replace("&quot;", "&#34;"))
         assert abs(float(score) - scores[row]) < SHOWN, (row, score, scores[row])
@@ -135,6 +140,22 @@ def test_a_text_and_a_picture_find_what_brute_force_finds(url, model, dataset, v
     check_answer(page, dataset, query, vectors)
 
 
+def test_the_start_page_offers_queries_and_pictures_that_answer(url, model, dataset, vectors):
+    status, page = get(url)
+    assert status == 200 and "40 pictures" in page and "the model model." in page
+    queries = re.findall(r'href="(/\?q=[^"]*)"', page)
+    likes = re.findall(r'href="/\?like=(\d+)"', page)
+    assert len(queries) == 6 and len(likes) == len(set(likes)) == 24
+    assert CARD.findall(get(url + html.unescape(queries[-1])[1:])[1])
+    row = int(likes[5])
+    status, page = get(f"{url}?like={row}")
+    assert status == 200 and int(CARD.findall(page)[0][1]) == row  # the nearest to itself
+    check_answer(page, dataset, vectors[row], vectors)
+    (more,) = re.findall(r'class="more" href="/([^"]*)"', page)
+    assert len(CARD.findall(get(url + html.unescape(more))[1])) == 2 * TOP
+    assert 'class="more"' not in get(f"{url}?like={row}&n=40")[1]  # there are no more
+
+
 def test_bad_input_is_answered_by_one_line(url):
     whole = encoded(picture(5))
     large = io.BytesIO()
@@ -145,6 +166,10 @@ def test_bad_input_is_answered_by_one_line(url):
         (get(url + "?q="), 400, "Write some words"),
         (get(url + "?q=%20%0a"), 400, "some words"),
         (get(url + "?q=" + "x" * 1001), 400, "1,001 characters"),
+        (get(url + "?q=x&n=0"), 400, "1 to 1,000"),
+        (get(url + "?q=x&n=1001"), 400, "1 to 1,000"),
+        (get(url + "?like=40"), 400, "number of no picture"),
+        (get(url + "?like=../3"), 400, "number of no picture"),
         (upload(url, b""), 400, "Choose a picture"),
         (get(url, data=b"{}", method="POST"), 400, "Choose a picture"),
         (upload(url, b"no picture"), 400, "whole picture of JPEG"),
@@ -170,7 +195,7 @@ def test_bad_input_is_answered_by_one_line(url):
 def test_requests_that_send_nothing_hold_nobody_up(model, dataset, monkeypatch):
     """More of them than are answered at once, each half sent; they are cut off."""
     monkeypatch.setattr(QuietHandler, "timeout", 1.0)
-    page = SearchPage(Collection(pretrain.load(model), dataset, None, 16), "set", TOP, None)
+    page = SearchPage(Collection(pretrain.load(model), dataset, None, 16), "set", "m", TOP, None)
     with served(BoundedServer("127.0.0.1", 0, page)) as server:
         address = ("127.0.0.1", server.server_port)
         idle = [socket.create_connection(address) for _ in range(REQUESTS_AT_ONCE + 8)]
@@ -195,7 +220,7 @@ def test_uploads_at_once_are_decoded_one_by_one(model, dataset, monkeypatch):
         return decode(content)
 
     monkeypatch.setattr("pretrain.search.page.decode", slow_decode)
-    page = SearchPage(Collection(pretrain.load(model), dataset, None, 16), "set", TOP, None)
+    page = SearchPage(Collection(pretrain.load(model), dataset, None, 16), "set", "m", TOP, None)
     client = Client(page)
 
     def send(number: int) -> int:
@@ -245,31 +270,11 @@ def test_embeddings_are_used_where_they_fit(model, dataset, vectors, tmp_path):
     found = Collection(loaded, copy, None, 64)
     assert found.source == f"embeddings {copy / 'embeddings/own'}"
     scores = vectors @ loaded.encode_text(["cup"])[0].double().numpy()
-    for match in found.search("cup", 40):
+    for match in found.search("cup", 40).matches:
         assert abs(match.score - scores[match.row]) < 2**-9  # stored as float16
     assert Collection(pretrain.load(other), copy, None, 64).source == "pictures embedded now"
     with pytest.raises(ValueError, match="made by another model"):
         Collection(pretrain.load(other), copy, "own", 64)
-
-
-def test_above_the_threshold_the_index_is_approximate_and_still_finds_them(monkeypatch):
-    generator = np.random.default_rng(0)
-    centres = generator.normal(size=(200, 32))
-    rows = centres[generator.integers(200, size=12_000)] + generator.normal(size=(12_000, 32)) / 3
-    rows = (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float32)
-    monkeypatch.setattr(search_index, "EXACT_ROWS", 10_000)
-    index = search_index.build_index(
-        lambda: [(at, rows[at : at + 5000]) for at in range(0, 12_000, 5000)], 12_000, 32
-    )
-    shares = []
-    for query in rows[::400]:
-        found = search_index.nearest(index, query, 10)
-        scores = rows.astype(np.float64) @ query
-        assert all(abs(score - scores[row]) < 2e-3 for row, score in found)
-        best = np.argsort(-scores)[:10]
-        shares.append(len({row for row, _ in found} & set(best.tolist())) / 10)
-    assert np.mean(shares) > 0.95, f"recall {np.mean(shares):.3f}"
-    assert index.nprobe < index.nlist
 
 
 def test_a_phone_shows_it_without_scrolling_sideways(url, tmp_path):
