@@ -10,13 +10,13 @@ from pretrain.base.files import write_durably
 from pretrain.dataset.reader import Dataset
 from pretrain.recipe.recipe import Recipe
 from pretrain.recipe.stages import plan_stages
-from pretrain.run.continuation import fixed_values
+from pretrain.run.continuation import list_fixed
 
 
 def recipe_sha256(recipe: Recipe) -> str:
     """Of all that decides a training but its seed: a row's recipe."""
     stages = plan_stages(recipe.stages, len(Dataset(recipe.data.train, recipe.data.tier)))
-    values = fixed_values(replace(recipe, seed=0), stages, recipe.engine.precision)
+    values = list_fixed(replace(recipe, seed=0), stages, recipe.engine.precision)
     return hashlib.sha256(json.dumps(values).encode()).hexdigest()
 
 

@@ -16,7 +16,7 @@ from pretrain.base.checks import check_positive
 from pretrain.base.files import write_durably
 from pretrain.base.progress import Bar
 from pretrain.dataset.manifest import Manifest, read_manifest, read_token_counts
-from pretrain.dataset.rows import smallest_tier, spaced_rows
+from pretrain.dataset.rows import smallest_tier, space_rows
 
 CONTEXTS = (8, 16, 32, 77)  # text lengths of CLIPA's recipes and of CLIP
 SPECIAL_TOKENS = 1  # of a context; towers with bos and eos have two
@@ -111,7 +111,7 @@ def survey(directory: Path, samples: int | None) -> Survey:
     looked_at = 0
     total = min(samples or manifest.samples, manifest.samples)
     with Bar(total=total, unit="samples", what="stats") as bar:
-        for rows in spaced_rows(manifest.samples, samples):
+        for rows in space_rows(manifest.samples, samples):
             tokens = reader.index["tokens"][rows]
             for column, name in enumerate(manifest.captions):
                 lengths[name].add(tokens[:, column][tokens[:, column] > 0])

@@ -9,7 +9,7 @@ from tempfile import gettempdir
 
 import numpy as np
 
-from data_prep.build.duplicates import repeated_rows
+from data_prep.build.duplicates import find_repeated_rows
 from data_prep.build.writer import verify_shard
 from data_prep.pool import PoolOptions, Report, run_in_pool
 from pretrain.base.arrays import read_array
@@ -28,7 +28,7 @@ from pretrain.dataset.manifest import (
     read_manifest,
     read_token_counts,
 )
-from pretrain.dataset.pictures_in_place import checked_pictures, read_pictures_root
+from pretrain.dataset.pictures_in_place import check_pictures, read_pictures_root
 from pretrain.dataset.sample_weights import read_weights
 
 _BLOCK_ROWS = 1 << 20
@@ -185,7 +185,7 @@ def _row_faults(directory: Path, manifest: Manifest) -> Iterator[str]:
                 yield f"{path}: its token counts do not go with the sizes of ids and pos"
     try:
         keys = (one["key"][start : start + _BLOCK_ROWS] for start in starts)
-        again = repeated_rows(keys, manifest.samples, Path(gettempdir()))
+        again = find_repeated_rows(keys, manifest.samples, Path(gettempdir()))
     except ValueError:
         yield f"{directory / name / INDEX_FILE}: keys that are not 16 hexadecimal digits"
         return
@@ -225,7 +225,7 @@ def _shard_faults(state: _VerifyState, check: _ShardCheck, report: Report) -> li
             verify_shard(path, rows.tolist(), members_inside(check.info.pictures))
             if check.info.pictures is not None:
                 root = read_pictures_root(state.directory)
-                faults += _picture_faults(checked_pictures(root, check.info.pictures), rows)
+                faults += _picture_faults(check_pictures(root, check.info.pictures), rows)
     except (ValueError, OSError) as error:
         return [*faults, str(error)]
     return faults

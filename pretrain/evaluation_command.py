@@ -48,9 +48,9 @@ def evaluate(options: EvaluateOptions) -> None:
     own = lengths(source, options.image_px, options.text_tokens)
     points: list[Point] = [(None, own)]
     if options.tokens is not None:
-        points = _checked_points(options.tokens, own, source)
+        points = _check_points(options.tokens, own, source)
     evaluator = Evaluator(
-        asked(options, source.evaluation),
+        choose_tasks(options, source.evaluation),
         image_sizes={at.image_px for _, at in points},
         tokenizer=source.tokenizer,
         normalisation=source.normalisation,
@@ -88,7 +88,7 @@ def evaluate(options: EvaluateOptions) -> None:
     distributed.stop()
 
 
-def asked(given: EvaluateOptions, own: EvaluationOptions) -> EvaluationOptions:
+def choose_tasks(given: EvaluateOptions, own: EvaluationOptions) -> EvaluationOptions:
     """The tasks of a command line. Without any they are the run's own; `sets` alone, the run's own
     on other sets; any other task is judged alone."""
     named = {one.name: getattr(given, one.name) for one in fields(TaskOptions)}
@@ -148,9 +148,7 @@ def _write(
         print(join(run_dir, records))
 
 
-def _checked_points(
-    options: SweepOptions, own: TokenOptions, source: EvaluatedModel
-) -> list[Point]:
+def _check_points(options: SweepOptions, own: TokenOptions, source: EvaluatedModel) -> list[Point]:
     points: list[Point] = []
     for axis, at in sweep_points(options, own):
         try:

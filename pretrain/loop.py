@@ -7,7 +7,7 @@ from typing import NoReturn
 import torch
 
 from pretrain.base import distributed, progress
-from pretrain.base.distributed import Runtime, agreed, broadcast_object
+from pretrain.base.distributed import Runtime, broadcast_object, run_together
 from pretrain.base.exit_codes import CONTINUE
 from pretrain.base.faults import StoppedError, ended_at_once, leave, one_line_faults
 from pretrain.batches.augment import Pictures
@@ -21,7 +21,7 @@ from pretrain.models.build import build_model
 from pretrain.recipe.recipe import Recipe
 from pretrain.recipe.stages import Stage
 from pretrain.run import checkpoint
-from pretrain.run.continuation import fixed_values
+from pretrain.run.continuation import list_fixed
 from pretrain.run.health import SpikeWatch, count_replaced, count_skip, fault_at_end
 from pretrain.run.job import Job
 from pretrain.run.meter import Meter, workload
@@ -245,7 +245,7 @@ def _finish_stage(job: Job, index: int, state: RunState, engine: TrainingEngine)
     name = job.stages[index].name
     weights = engine.full_weights()
     written = broadcast_object(
-        agreed(
+        run_together(
             lambda: (
                 save_stage_weights(job.recipe.run_dir, name, weights, engine.objective)
                 if job.runtime.is_main
@@ -278,7 +278,7 @@ def _stop(job: Job, state: RunState, signals: Signals) -> NoReturn:
 
 def _save(job: Job, engine: TrainingEngine | None, state: RunState) -> None:
     progress.doing(f"saving the checkpoint of step {state.step}")
-    fixed = fixed_values(job.recipe, job.stages[: state.begun], job.precision)
+    fixed = list_fixed(job.recipe, job.stages[: state.begun], job.precision)
     job.saver.save(engine, replace(state, log_lines=job.log.lines), fixed)
 
 

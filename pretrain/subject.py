@@ -16,7 +16,7 @@ from pretrain.models.clip import CLIP
 from pretrain.models.options import ModelOptions
 from pretrain.recipe.parsing import read_recipe
 from pretrain.recipe.recipe import Recipe
-from pretrain.run.stage_weights import finished_stage_weights
+from pretrain.run.stage_weights import read_finished_weights
 from pretrain.tokens.context import special_count
 from pretrain.tokens.options import TokenOptions
 from pretrain.tokens.tokenizer import Tokenizer
@@ -39,10 +39,10 @@ class EvaluatedModel:
 def find_model(folder: Path, stage: str | None) -> EvaluatedModel:
     """An export, or a finished stage of a run, the last one unless named."""
     if (folder / CONFIG_FILE).is_file() or (folder / WEIGHTS_FILE).is_file():
-        return _exported(folder, stage)
+        return _open_export(folder, stage)
     recipe = read_recipe(folder)
     stage = stage or list(recipe.stages)[-1]
-    return of_stage(recipe, stage, finished_stage_weights(folder, stage)[0])
+    return of_stage(recipe, stage, read_finished_weights(folder, stage)[0])
 
 
 def of_stage(recipe: Recipe, stage: str, weights: dict[str, Tensor]) -> EvaluatedModel:
@@ -88,7 +88,7 @@ def lengths(source: EvaluatedModel, image_px: int | None, text_tokens: int | Non
     return TokenOptions(image_px=image_px, text_tokens=text_tokens)
 
 
-def _exported(folder: Path, stage: str | None) -> EvaluatedModel:
+def _open_export(folder: Path, stage: str | None) -> EvaluatedModel:
     """An export by its own files alone."""
     if stage is not None:
         raise ValueError(f"stage={stage!r}: {folder} is an export, of one stage: leave --stage out")

@@ -13,13 +13,13 @@ from typing import Any
 
 from torch import Tensor
 
-from pretrain.base.distributed import Runtime, agreed, all_ranks, broadcast_object
+from pretrain.base.distributed import Runtime, all_ranks, broadcast_object, run_together
 from pretrain.base.files import sync
 from pretrain.base.lock import HeldError, Lock
 from pretrain.base.run_files import CHECKPOINTS, read_json
 from pretrain.evaluation.table import table
 from pretrain.evaluation.task import Figure
-from pretrain.recipe.parsing import read_recipe, stored_recipe
+from pretrain.recipe.parsing import read_recipe, read_values
 from pretrain.recipe.recipe import Recipe
 from pretrain.run.checkpoint import complete, read_state, read_weights
 from pretrain.run.metrics import finite
@@ -83,7 +83,7 @@ def watch(
     at the folder. A checkpoint that stays unreadable for the recipe's checkpoint.late_files_s is
     named and left out. StoppedError where another process writes `out`. Collective.
     """
-    judged = agreed(lambda: Judged(out) if runtime.is_main else None)
+    judged = run_together(lambda: Judged(out) if runtime.is_main else None)
     if judged is not None:
         print(
             f"watching {run_dir} every {poll_s:g} s; judged already: {len(judged.steps)} "
@@ -154,7 +154,7 @@ def _next(run_dir: Path, judged: set[int], left_out: set[str]) -> tuple[Path | N
         if _step(path) not in judged and path.name not in left_out:
             return path, False
     try:
-        ended = bool(paths) and read_state(paths[-1]).stage >= len(stored_recipe(run_dir)["stages"])
+        ended = bool(paths) and read_state(paths[-1]).stage >= len(read_values(run_dir)["stages"])
     except (OSError, ValueError, RuntimeError):  # replaced at this moment
         ended = False
     return None, ended

@@ -13,7 +13,7 @@ _BUCKETS_CAP = 256  # files open at once; memory grows beyond a billion rows
 _ENTRY = np.dtype([("key", "<u8"), ("row", "<u8")])
 
 
-def repeated_rows(blocks: Iterable[np.ndarray], total: int, folder: Path) -> np.ndarray:
+def find_repeated_rows(blocks: Iterable[np.ndarray], total: int, folder: Path) -> np.ndarray:
     """Sorted numbers of the rows whose key an earlier row has.
 
     `blocks` are the keys of `total` rows in order, 16 hex digits each. They are spread over files
@@ -35,14 +35,14 @@ def repeated_rows(blocks: Iterable[np.ndarray], total: int, folder: Path) -> np.
             found: list[np.ndarray] = []
             for file in files:
                 file.seek(0)
-                found.append(_repeated(np.frombuffer(file.read(), _ENTRY)))
+                found.append(_find_repeated(np.frombuffer(file.read(), _ENTRY)))
         finally:
             for file in files:
                 file.close()
     return np.sort(np.concatenate(found))
 
 
-def _repeated(entries: np.ndarray) -> np.ndarray:
+def _find_repeated(entries: np.ndarray) -> np.ndarray:
     """Rows of the entries whose key an earlier entry has."""
     order = np.argsort(entries["key"], kind="stable")
     keys = entries["key"][order]

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from data_prep.build.duplicates import repeated_rows
+from data_prep.build.duplicates import find_repeated_rows
 from data_prep.build.tasks import (
     CAPTIONS_LEFT_OUT,
     WORK_FOLDER,
@@ -177,7 +177,7 @@ def _drop_repeated(
     sizes = [place.part.samples for place in filled]
     tier = plan.tiers[0].name
     keys = (place.rows(tier)["key"] for place in filled)
-    repeated = repeated_rows(keys, sum(sizes), out / WORK_FOLDER)
+    repeated = find_repeated_rows(keys, sum(sizes), out / WORK_FOLDER)
     starts = np.cumsum([0, *sizes])
     cuts = np.searchsorted(repeated, starts)
     kept: list[_ShardPlace] = []
@@ -258,7 +258,7 @@ def _place_shards(out: Path, plan: Plan, kept: list[_ShardPlace]) -> dict[str, T
             folder / INDEX_FILE,
             index_dtype(len(plan.captions)),
             sum(place.part.samples for place in kept),
-            _numbered_rows(tier.name, kept),
+            _number_rows(tier.name, kept),
         )
         tiers[tier.name] = TierInfo(
             shortest_px=tier.shortest_px,
@@ -293,7 +293,7 @@ def _move_shard(out: Path, tier: str, number: int, place: _ShardPlace) -> ShardI
     return info
 
 
-def _numbered_rows(tier: str, kept: list[_ShardPlace]) -> Iterator[np.ndarray]:
+def _number_rows(tier: str, kept: list[_ShardPlace]) -> Iterator[np.ndarray]:
     """The index rows of each part with its shard's number."""
     for number, place in enumerate(kept):
         rows = place.rows(tier)

@@ -110,7 +110,7 @@ def _plan_anew(
     try:
         given = _given_model(options)
         model = _train_on_corpus(corpus, templates, options) if given is None else given
-        tasks = _planned_tasks(corpus, options)
+        tasks = _plan_tasks(corpus, options)
         if not tasks:
             raise ValueError(
                 f"no row of {options.source.source} passes where={options.source.where!r}; "
@@ -154,7 +154,7 @@ def _given_model(options: BuildOptions) -> bytes | None:
     return model
 
 
-def _planned_tasks(corpus: Corpus, options: BuildOptions) -> list[Task]:
+def _plan_tasks(corpus: Corpus, options: BuildOptions) -> list[Task]:
     """The tasks of the whole corpus; where pictures stay in place, each of one tar."""
     task_rows = options.writer.shard_samples
     if options.in_place is None:

@@ -9,7 +9,7 @@ import numpy as np
 
 from data_prep.dedup import NOBODY
 from data_prep.dedup.hashes import FLAT, dataset_hashes
-from data_prep.dedup.neighbours import estimated_s, find, masks
+from data_prep.dedup.neighbours import estimate_s, find, masks
 from data_prep.dedup.page import Sets, write_page
 from data_prep.dedup.repeats import Captions, caption_digests, over_cap
 from data_prep.pool import PoolOptions
@@ -76,9 +76,9 @@ def dedup(directory: Path, options: DedupOptions, pool: PoolOptions) -> str:
     manifest = read_manifest(directory)
     caption = _chosen_caption(manifest, options.caption_name)
     weights = base_weights(directory, options.weights, manifest)
-    sets = [(one, read_manifest(one)) for one in _checked_sets(directory, options.against)]
+    sets = [(one, read_manifest(one)) for one in _check_sets(directory, options.against)]
     samples = manifest.samples + sum(told.samples for _, told in sets)
-    seconds = estimated_s(samples, options.distance)
+    seconds = estimate_s(samples, options.distance)
     if seconds > LONG_S:
         print(
             f"note: --distance={options.distance} sorts {samples:,} hashes in "
@@ -142,7 +142,7 @@ def _chosen_caption(manifest: Manifest, name: str | None) -> str:
     return name or manifest.captions[0]
 
 
-def _checked_sets(directory: Path, against: Sequence[Path]) -> Sequence[Path]:
+def _check_sets(directory: Path, against: Sequence[Path]) -> Sequence[Path]:
     """ValueError where an evaluation set is the dataset itself."""
     for one in against:
         if one.resolve() == directory.resolve():

@@ -141,7 +141,7 @@ def _cheapest(count: int, distance: int) -> tuple[float, int]:
     return min((cost(parts), parts) for parts in range(1, _MOST_PARTS + 1))
 
 
-def estimated_s(count: int, distance: int) -> float:
+def estimate_s(count: int, distance: int) -> float:
     """About how many seconds of one core the pairs of `count` hashes take."""
     return _cheapest(count, distance)[0] * _COMPARISON_S if distance else 0.0
 

@@ -47,13 +47,13 @@ def _digest_block(state: Captions, rows: range, report: Report) -> tuple[int, ND
     reader = smallest_tier(state.directory, state.manifest)
     digests = np.empty(len(rows), np.uint64)
     for place, (details,) in enumerate(reader.members(np.array(rows, np.int64), ("json",))):
-        text = _normalised(json.loads(details)["captions"].get(state.name, ""))
+        text = _normalise(json.loads(details)["captions"].get(state.name, ""))
         told = hashlib.blake2b(text.encode(), digest_size=8).digest()
         digests[place] = max(int.from_bytes(told, "little"), 1) if text else _ABSENT
     return rows.start, digests
 
 
-def _normalised(text: str) -> str:
+def _normalise(text: str) -> str:
     """The text without what does not count: case, white space, forms of the same character."""
     return " ".join(unicodedata.normalize("NFKC", text).casefold().split())
 

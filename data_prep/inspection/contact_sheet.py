@@ -14,7 +14,7 @@ from data_prep.inspection.kept import IMAGE_PX
 from pretrain.dataset.manifest import Manifest, tier_for
 from pretrain.dataset.pictures import decode
 from pretrain.dataset.reader import Dataset
-from pretrain.dataset.rows import spaced_rows
+from pretrain.dataset.rows import space_rows
 from pretrain.tokens.tokenizer import open_tokenizer
 from pretrain.tokens.word_classes import SENTENCE_START
 
@@ -62,7 +62,7 @@ def read_shots(directory: Path, manifest: Manifest, wanted: int) -> list[Shot]:
     pieces = pieces_of(directory, manifest)
     are_spaced = any(piece[:1] == " " for piece in pieces)
     shots: list[Shot] = []
-    for rows in spaced_rows(manifest.samples, wanted):
+    for rows in space_rows(manifest.samples, wanted):
         members = reader.members(rows, ("jpg", "ids", "pos", "json"))
         for row, (jpeg, ids, classes, details) in zip(rows.tolist(), members, strict=True):
             told = json.loads(details)

@@ -35,7 +35,7 @@ def cluster(embeddings: Embeddings, clusters: int, seed: int, starts: int) -> ND
         min_points_per_centroid=1,  # small datasets are no mistake
         max_points_per_centroid=_FITTED_ROWS,
     )
-    kmeans.train(_fitted_rows(embeddings, min(samples, clusters * _FITTED_ROWS)))
+    kmeans.train(_take_rows(embeddings, min(samples, clusters * _FITTED_ROWS)))
     found = np.empty(samples, np.int64)
     for first, vectors in embeddings.shards("image"):
         _, nearest = kmeans.index.search(vectors.astype(np.float32), 1)
@@ -47,7 +47,7 @@ def cluster(embeddings: Embeddings, clusters: int, seed: int, starts: int) -> ND
     return numbered
 
 
-def _fitted_rows(embeddings: Embeddings, count: int) -> NDArray[np.float32]:
+def _take_rows(embeddings: Embeddings, count: int) -> NDArray[np.float32]:
     """(count, dimension) of evenly spaced rows."""
     samples = sum(embeddings.info.shard_samples)
     wanted = np.arange(count, dtype=np.int64) * samples // count

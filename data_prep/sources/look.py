@@ -24,6 +24,6 @@ class Look:
         return pa.schema([(name, TYPES[kind]) for name, kind in self.columns])
 
 
-def described(schema: pa.Schema) -> list[tuple[str, str]]:
+def describe_columns(schema: pa.Schema) -> list[tuple[str, str]]:
     """(name, type) of each column."""
     return [(field.name, str(field.type)) for field in schema]

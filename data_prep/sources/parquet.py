@@ -19,7 +19,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from data_prep.sources.files import Files
-from data_prep.sources.plain_types import merged_type, plain_schema, plain_table
+from data_prep.sources.plain_types import merge_types, plain_schema, plain_table
 from data_prep.sources.source import ACCEPTED, READ_ROWS
 from data_prep.sources.tables import TableSource
 
@@ -171,7 +171,7 @@ def read_footers(files: Files) -> _Footers:
             found = plain_schema(footer.schema.to_arrow_schema())
         except ValueError as error:
             raise ValueError(f"source: {file}: {error}") from error
-        schema = found if schema is None else _merged(schema, found, file, files.paths[0])
+        schema = found if schema is None else _merge(schema, found, file, files.paths[0])
         rows.append(footer.num_rows)
         digests.append(digest)
     assert schema is not None
@@ -194,7 +194,7 @@ def _read_footer(file: Path | RawIOBase) -> tuple[pq.FileMetaData, str]:
     return pq.read_metadata(pa.BufferReader(tail)), hashlib.sha256(tail).hexdigest()
 
 
-def _merged(known: pa.Schema, found: pa.Schema, file: Path, first: Path) -> pa.Schema:
+def _merge(known: pa.Schema, found: pa.Schema, file: Path, first: Path) -> pa.Schema:
     """The columns of all files up to this one. ValueError names it if they do not fit."""
     if found.names != known.names:
         raise ValueError(
@@ -204,7 +204,7 @@ def _merged(known: pa.Schema, found: pa.Schema, file: Path, first: Path) -> pa.S
     fields = []
     for column, other in zip(known, found, strict=True):
         try:
-            fields.append(column.with_type(merged_type(column.type, other.type)))
+            fields.append(column.with_type(merge_types(column.type, other.type)))
         except ValueError as error:
             raise ValueError(
                 f"source: column {column.name!r} is {other.type} in {file}, {column.type} in files "

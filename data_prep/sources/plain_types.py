@@ -21,11 +21,11 @@ def plain_schema(schema: pa.Schema) -> pa.Schema:
     if twice:
         raise ValueError(f"several columns have the same name, {twice}; rename all but one of each")
     names = _class_names(schema)
-    fields = [(f.name, _named_type(_plain_type(f.type), names.get(f.name))) for f in schema]
+    fields = [(f.name, _name_type(_plain_type(f.type), names.get(f.name))) for f in schema]
     return pa.schema(fields, metadata=schema.metadata)
 
 
-def merged_type(known: pa.DataType, other: pa.DataType) -> pa.DataType:
+def merge_types(known: pa.DataType, other: pa.DataType) -> pa.DataType:
     """The type of a column of two files. ValueError if its values are not of one kind in both.
 
     One without any value fits all. Numbers are of one kind, and so are texts, however stored.
@@ -35,7 +35,7 @@ def merged_type(known: pa.DataType, other: pa.DataType) -> pa.DataType:
     if pa.types.is_null(other):
         return known
     if is_list(known) and is_list(other):
-        merged = merged_type(known.value_type, other.value_type)
+        merged = merge_types(known.value_type, other.value_type)
         return known if merged == known.value_type else other
     if _kind_of(known) != _kind_of(other):
         raise ValueError(f"{other} beside {known}")
@@ -69,7 +69,7 @@ def plain_table(table: pa.Table, file: pa.Schema, types: pa.Schema | None = None
             kind = types.field(field.name).type
         if kind != field.type:
             column = pa.chunked_array([_plain_array(one, kind) for one in column.chunks], kind)
-        if (named := _named_type(kind, names.get(field.name))) != kind:
+        if (named := _name_type(kind, names.get(field.name))) != kind:
             known = names[field.name]
             column = pa.chunked_array([pa.array(_name_each(column.to_pylist(), known), named)])
         if column is not table.column(i):
@@ -117,12 +117,12 @@ def _plain_type(kind: pa.DataType) -> pa.DataType:
     return kind
 
 
-def _named_type(kind: pa.DataType, names: list[str] | None) -> pa.DataType:
+def _name_type(kind: pa.DataType, names: list[str] | None) -> pa.DataType:
     """Text in the place of the numbers of classes that have names."""
     if names is not None and pa.types.is_integer(kind):
         return pa.string()
     if names is not None and is_list(kind):
-        inner = _named_type(kind.value_type, names)
+        inner = _name_type(kind.value_type, names)
         return kind if inner == kind.value_type else pa.list_(inner)
     return kind
 

@@ -74,7 +74,7 @@ def _make_batch(
     first: int,
 ) -> RowBatch:
     """Rows of one table, the first of which is number `first` in `where`."""
-    encoded = None if pictures is None else _encoded_pictures(pictures)
+    encoded = None if pictures is None else _take_pictures(pictures)
     paths = None if pictures is None or root is None else _picture_paths(pictures)
 
     def image(row: int) -> bytes | None:
@@ -106,7 +106,7 @@ def refuse_bare_paths(source: TableSource) -> None:
         )
 
 
-def _encoded_pictures(column: pa.ChunkedArray) -> pa.ChunkedArray | None:
+def _take_pictures(column: pa.ChunkedArray) -> pa.ChunkedArray | None:
     """The bytes of a binary or {bytes, path} column, null where there are none; None of paths.
 
     A `path` is followed only below a root that the user named: a corpus must not choose which

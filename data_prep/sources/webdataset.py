@@ -20,7 +20,7 @@ from data_prep.sources.columns import ColumnTypes
 from data_prep.sources.files import Files
 from data_prep.sources.folder import describe_suffixes
 from data_prep.sources.links import LinkCounts
-from data_prep.sources.look import Look, described
+from data_prep.sources.look import Look, describe_columns
 from data_prep.sources.picture_files import read_range
 from data_prep.sources.rows import MARKED_ROWS, Marks, Row, RowSource, parse_object
 from data_prep.sources.sidecars import TEXT_BYTES_CAP
@@ -149,7 +149,7 @@ class WebDatasetSource(RowSource):
         return Look(
             of=of,
             rows=self.rows,
-            columns=described(self.schema),
+            columns=describe_columns(self.schema),
             notes=list(self.notes),
             marks=[(row, file, place) for row, (file, place) in marks],
         )

@@ -146,7 +146,7 @@ def all_ranks(value: Any) -> list[Any]:
     return values
 
 
-def agreed(action: Callable[[], T]) -> T:
+def run_together(action: Callable[[], T]) -> T:
     """action() on every rank; where it fails on any, the same StoppedError on all. Collective.
 
     For checks: ValueError, OSError and RuntimeError are told to all. `action` has no collective.

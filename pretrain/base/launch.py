@@ -95,7 +95,7 @@ def _run(command: list[str]) -> int:
         for rank in _ranks(folder):
             with contextlib.suppress(psutil.Error):
                 rank.kill()
-        ended = _ended_with(folder)
+        ended = _read_exit_code(folder)
     except OSError as error:
         print(f"error: {command[0]} cannot be started: {error.strerror}", file=sys.stderr)
         return REFUSED
@@ -117,7 +117,7 @@ def _ignore_usr1() -> None:
 def _ranks(folder: Path) -> list[psutil.Process]:
     """The ranks of this command that are alive; a number may have become another process's."""
     found = []
-    for pid in _registered(folder):
+    for pid in _read_registered(folder):
         with contextlib.suppress(psutil.Error):
             process = psutil.Process(pid)
             alive = process.status() != psutil.STATUS_ZOMBIE
@@ -142,13 +142,13 @@ def say_ended(code: int) -> None:
             os.link(own, Path(folder) / _ENDED)  # whole, and never over another's
 
 
-def _ended_with(folder: Path) -> int | None:
+def _read_exit_code(folder: Path) -> int | None:
     """The exit code that the first rank left; None where none did."""
     path = folder / _ENDED
     return int(path.read_text()) if path.is_file() else None
 
 
-def _registered(folder: Path) -> set[int]:
+def _read_registered(folder: Path) -> set[int]:
     """Process ids of the ranks of this machine that take signals."""
     return {int(path.name.partition("-")[2]) for path in folder.glob("rank-*")}
 

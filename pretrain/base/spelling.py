@@ -171,10 +171,10 @@ def merge(into: dict[str, Any], new: dict[str, Any], kind: Any) -> None:
     take the place of the earlier.
 
     kind: the dataclass, or {name: type}, that the options are of."""
-    hints, mapped = _hints(kind), _mapped(kind)
+    hints, mapped = _hints(kind), _value_type(kind)
     for key, value in new.items():
         inner = mapped if hints is None else hints.get(key)
-        inside = _hints(inner) is not None or _hints(_mapped(inner)) is not None
+        inside = _hints(inner) is not None or _hints(_value_type(inner)) is not None
         if hints is None and inside and value is None:
             into.pop(key, None)
         elif inside and isinstance(value, dict) and isinstance(into.get(key), dict):
@@ -197,7 +197,7 @@ def _choices(kind: Any) -> tuple[Any, ...]:
     return get_args(kind) if get_origin(kind) in (Union, types.UnionType) else (kind,)
 
 
-def _mapped(kind: Any) -> Any:
+def _value_type(kind: Any) -> Any:
     """The type of a dictionary's values; None of anything else."""
     found = [get_args(choice)[1] for choice in _choices(kind) if get_origin(choice) is dict]
     return found[0] if found else None
@@ -211,7 +211,7 @@ def _item(kind: Any) -> Any:
 
 def _check(value: Any, kind: Any, where: str, source: str) -> None:
     """Every key and value of a YAML file against the option's type."""
-    hints, mapped = _hints(kind), _mapped(kind)
+    hints, mapped = _hints(kind), _value_type(kind)
     if hints is not None and isinstance(value, dict):
         for name, inner in value.items():
             option = f"{where}{name}"
@@ -237,7 +237,7 @@ def _option(option: str, kind: Any, given: Any) -> tuple[str, Any]:
             if name not in hints:
                 raise ValueError(_unknown(f"--{option}", name, hints, ".".join(path[:place])))
             kind = hints[name]
-        elif (mapped := _mapped(kind)) is not None:
+        elif (mapped := _value_type(kind)) is not None:
             kind = mapped
             known = sorted(given) if isinstance(given, dict) else []
             if path[place + 1 :] and known and name not in known:
@@ -298,6 +298,6 @@ def _fits(value: Any, kind: Any) -> tuple[bool, str]:
     if kind is Path:
         is_path = isinstance(value, str | Path) and text not in ("null", "") and "\0" not in text
         return is_path, "a path"
-    if _hints(kind) is not None or _mapped(kind) is not None:
+    if _hints(kind) is not None or _value_type(kind) is not None:
         return isinstance(value, dict | str), "a mapping of names to values"  # a text may hold one
     return True, ""

@@ -40,9 +40,9 @@ def feed(stream: Iterator[Batch], device: torch.device) -> Iterator[DeviceBatch]
             fed = _copy(batch, device)
         started.append((fed, copies.record_event()))
         if len(started) > 1:
-            yield _arrived(*started.popleft(), device)
+            yield _await_copy(*started.popleft(), device)
     while started:
-        yield _arrived(*started.popleft(), device)
+        yield _await_copy(*started.popleft(), device)
 
 
 def _copy(batch: Batch, device: torch.device) -> DeviceBatch:
@@ -62,7 +62,7 @@ def _copy(batch: Batch, device: torch.device) -> DeviceBatch:
     )
 
 
-def _arrived(fed: DeviceBatch, copied: torch.cuda.Event, device: torch.device) -> DeviceBatch:
+def _await_copy(fed: DeviceBatch, copied: torch.cuda.Event, device: torch.device) -> DeviceBatch:
     """Let the step's stream wait for the copy, and keep the memory until that stream is done."""
     current = torch.cuda.current_stream(device)
     current.wait_event(copied)

@@ -76,7 +76,7 @@ class Workers:
                 pictures=slots.descriptor,
                 shape=slots.shape,
             )
-            pipe.write(_pickled(told))
+            pipe.write(_pickle(told))
         self._boards = _map_boards(boards, count)
         os.close(boards)
         slots.close_descriptor()
@@ -132,7 +132,7 @@ class _Pickler(pickle.Pickler):
         return NotImplemented
 
 
-def _pickled(value: object) -> bytes:
+def _pickle(value: object) -> bytes:
     buffer = BytesIO()
     _Pickler(buffer, pickle.HIGHEST_PROTOCOL).dump(value)
     return buffer.getvalue()

@@ -37,7 +37,7 @@ def pictures_path(root: Path, told: PicturesInfo) -> Path:
     return root / name
 
 
-def checked_pictures(root: Path, told: PicturesInfo) -> Path:
+def check_pictures(root: Path, told: PicturesInfo) -> Path:
     """The same, there and of its size; ValueError otherwise."""
     path = pictures_path(root, told)
     size = path.stat().st_size if path.is_file() else None
@@ -53,6 +53,6 @@ def checked_pictures(root: Path, told: PicturesInfo) -> Path:
 def find_pictures(dataset_dir: Path, tier: TierInfo, looks: bool) -> list[str]:
     """Of each shard of a tier in place, the tar of its pictures; its size is checked if `looks`."""
     root = read_pictures_root(dataset_dir)
-    find = checked_pictures if looks else pictures_path
+    find = check_pictures if looks else pictures_path
     tars = {told: str(find(root, told)) for told in {s.pictures for s in tier.shards} if told}
     return [tars[shard.pictures] for shard in tier.shards if shard.pictures]

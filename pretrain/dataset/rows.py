@@ -27,7 +27,7 @@ def smallest_tier(directory: Path, manifest: Manifest) -> Dataset:
 def sample_metadata(directory: Path, manifest: Manifest) -> Iterator[dict[str, Any]]:
     """Metadata of every sample in order, from the tier with the smallest files."""
     reader = smallest_tier(directory, manifest)
-    for rows in spaced_rows(manifest.samples, None):
+    for rows in space_rows(manifest.samples, None):
         for (details,) in reader.members(rows, ("json",)):
             yield json.loads(details)["meta"]
 
@@ -39,7 +39,7 @@ def base_weights(directory: Path, name: str | None, manifest: Manifest) -> NDArr
     return read_weights(directory, name, manifest, "--weights")[0]
 
 
-def spaced_rows(samples: int, wanted: int | None) -> Iterator[NDArray[np.int64]]:
+def space_rows(samples: int, wanted: int | None) -> Iterator[NDArray[np.int64]]:
     """Ascending rows, all of them or so many at equal distances, in blocks of bounded size."""
     count = samples if wanted is None else min(wanted, samples)
     for first in range(0, count, _BLOCK_ROWS):

@@ -126,11 +126,11 @@ def parse_header(header: bytes, place: str) -> tuple[bytes, ...]:
     total = sum(header) - sum(checksum) + 8 * ord(" ")
     high = sum(byte > 127 for byte in header) - sum(byte > 127 for byte in checksum)
     if parse_number(checksum, header, place) not in (total, total - 256 * high):
-        raise damaged(header, place)
+        raise describe_damage(header, place)
     return fields
 
 
-def damaged(header: bytes, place: str) -> ValueError:
+def describe_damage(header: bytes, place: str) -> ValueError:
     """What to say of a header that is none."""
     for magic, name in COMPRESSED.items():
         if place.endswith("byte 0") and header.startswith(magic):
@@ -145,7 +145,7 @@ def parse_number(field: bytes, header: bytes, place: str) -> int:
     try:
         return int(field.strip(b"\0 ") or b"0", 8)
     except ValueError:
-        raise damaged(header, place) from None
+        raise describe_damage(header, place) from None
 
 
 def parse_pax(content: bytes, place: str, name: str | None) -> tuple[str | None, int | None]:

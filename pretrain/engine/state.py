@@ -44,7 +44,7 @@ def shape_of(parameter: Tensor) -> tuple[int, ...]:
 def set_weights(engine: Any, weights: Mapping[str, Tensor]) -> None:
     """Give the fp32 masters these values; the low-precision weights stay."""
     for name, part in _parts(engine).items():
-        values = _flattened(weights, name, engine, name)
+        values = _flatten(weights, name, engine, name)
         _copy(part.flat, part.at, values[part.first : part.first + part.numel])
 
 
@@ -100,7 +100,7 @@ def load_state(engine: Any, tensors: Mapping[str, Tensor]) -> None:
     named = dict(engine.module.named_parameters())
     for name, part in _parts(engine).items():
         for kind in (WEIGHT, *_moments(named[name])):
-            values = _flattened(tensors, f"model/{kind}/{name}", engine, name)
+            values = _flatten(tensors, f"model/{kind}/{name}", engine, name)
             if kind == MOMENTUM and part.momentum_at is not None:
                 _copy(states[part.flat][kind], part.momentum_at, values)
             else:
@@ -117,7 +117,7 @@ def load_locked(
     returns them whole. Collective."""
     found = {}
     for name in names:
-        found[name] = _flattened(tensors, f"model/{WEIGHT}/{name}", engine, name)
+        found[name] = _flatten(tensors, f"model/{WEIGHT}/{name}", engine, name)
         parameter = engine.module.get_parameter(name)
         found[name] = found[name].reshape(shape_of(parameter))
         with GatheredParameters([parameter], modifier_rank=0):
@@ -250,7 +250,7 @@ def _step_as_kept(optimizer: torch.optim.Optimizer, flat: Tensor, step: int) -> 
     return torch.tensor(float(step), dtype=torch.float32, device=device)
 
 
-def _flattened(tensors: Mapping[str, Tensor], key: str, engine: Any, name: str) -> Tensor:
+def _flatten(tensors: Mapping[str, Tensor], key: str, engine: Any, name: str) -> Tensor:
     """A whole value, flat. RuntimeError where it is another parameter's."""
     value = tensors[key]
     expected = shape_of(engine.module.get_parameter(name))

@@ -57,7 +57,7 @@ def embed_pixels(
     return model.encode_image(images, None if index is None else index.to(device))
 
 
-def distributed_rows(count: int, batch: int, embed: Callable[[list[int]], Tensor]) -> Tensor:
+def distribute_rows(count: int, batch: int, embed: Callable[[list[int]], Tensor]) -> Tensor:
     """(count, E): embed(rows) of every row 0…count-1, each computed on one rank. Collective."""
     # accelerate takes seconds to import, which a mistake in an option need not wait for.
     from accelerate import PartialState
@@ -124,7 +124,7 @@ def squares_features(
             pixels = np.stack(list(pool.map(square, rows)))
             return embed_pixels(model, pixels, rows, normalisation, kept)
 
-        return distributed_rows(count, batch, embed)
+        return distribute_rows(count, batch, embed)
 
 
 @torch.inference_mode()
@@ -137,7 +137,7 @@ def text_features(model: CLIP, texts: Sequence[NDArray[np.integer]], batch: int)
         ids = context([texts[row] for row in rows], tower.text_tokens, specials, tower.vocabulary)
         return model.encode_text(torch.from_numpy(ids).to(device))
 
-    return distributed_rows(len(texts), batch, embed)
+    return distribute_rows(len(texts), batch, embed)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -155,7 +155,7 @@ class Subject:
     def is_main(self) -> bool:
         return not dist.is_initialized() or dist.get_rank() == 0
 
-    def embedded(self, one: EvaluationSet, batch: int) -> tuple[Tensor, Tensor]:
+    def embed_set(self, one: EvaluationSet, batch: int) -> tuple[Tensor, Tensor]:
         """(pictures (n, E), captions (m, E)) of a set, computed once for all tasks. Collective."""
         key = (id(one), batch)
         if key not in self._embedded:

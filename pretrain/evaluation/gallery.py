@@ -15,7 +15,7 @@ def gallery(
     """Random pictures and captions with their five nearest, the classes and captions confused
     most. Collective."""
     name, one = next(iter(sets.at(subject.model.image.image_px).items()))
-    images, texts = subject.embedded(one, options.batch_samples)
+    images, texts = subject.embed_set(one, options.batch_samples)
     shown = examples.Embedded(
         dataset=one.dataset,
         captions=one.captions,

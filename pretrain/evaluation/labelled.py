@@ -44,7 +44,7 @@ def open_labelled(option: str, directory: Path) -> LabelledSet:
     if not directory.is_dir():
         raise ValueError(f"{option}={directory}: there is no such folder or tar; name another")
     if any((directory / name).is_file() for name in ("dataset_info.json", "dataset_dict.json")):
-        return _saved_dataset(option, directory)
+        return _open_saved(option, directory)
     tars = sorted(path for path in directory.glob("[!.]*.tar") if path.is_file())
     return _webdataset(option, tars) if tars else _class_folders(option, directory)
 
@@ -143,7 +143,7 @@ def _members(tar: Path) -> tuple[dict[str, tuple[Path, int, int, str]], dict[str
     return pictures, classes
 
 
-def _saved_dataset(option: str, directory: Path) -> LabelledSet:
+def _open_saved(option: str, directory: Path) -> LabelledSet:
     import datasets  # takes seconds to import
 
     saved: Any = datasets.load_from_disk(str(directory))
@@ -181,11 +181,11 @@ def _saved_dataset(option: str, directory: Path) -> LabelledSet:
     return LabelledSet(
         labels=labels,
         order=order,
-        file=lambda row: _stored(saved[row][picture]),
+        file=lambda row: _read_stored(saved[row][picture]),
         name=lambda row: f"{row} of {directory}",
     )
 
 
-def _stored(picture: dict[str, Any]) -> bytes:
+def _read_stored(picture: dict[str, Any]) -> bytes:
     """The file of a picture as `datasets` keeps it: its bytes, or where they lie."""
     return picture["bytes"] or Path(picture["path"]).read_bytes()

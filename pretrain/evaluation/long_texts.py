@@ -38,7 +38,7 @@ class LongTexts:
         figures = []
         for name, opened in self._named.items():
             one = self._sets.sized(f"long_texts.sets.{name}", opened, subject.model.image.image_px)
-            images, cut = subject.embedded(one, self._batch)
+            images, cut = subject.embed_set(one, self._batch)
             whole = whole_features(subject.model, one.caption_ids, self._batch)
             room = content_tokens(subject.model)
             longer = float(np.mean([len(ids) > room for ids in one.caption_ids]))

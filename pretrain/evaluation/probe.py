@@ -70,7 +70,7 @@ class Probe:
         penalty = self.options.inverse_penalty
         if penalty is None:
             penalty = _chosen_penalty(known.cpu().numpy(), labels)
-        linear = _fitted(known.cpu().numpy(), labels, penalty).predict(asked.cpu().numpy())
+        linear = _fit(known.cpu().numpy(), labels, penalty).predict(asked.cpu().numpy())
         nearest = nearest_class(
             asked,
             known,
@@ -132,7 +132,7 @@ def nearest_class(
     return torch.cat(found)
 
 
-def _fitted(features: NDArray[np.float32], labels: NDArray[np.int64], penalty: float) -> Any:
+def _fit(features: NDArray[np.float32], labels: NDArray[np.int64], penalty: float) -> Any:
     from sklearn.linear_model import LogisticRegression  # takes seconds to import
 
     progress.doing(f"fitting the linear probe, C={penalty:g}")
@@ -149,7 +149,7 @@ def _chosen_penalty(features: NDArray[np.float32], labels: NDArray[np.int64]) ->
         held[own[: max(1, round(len(own) * _HELD_OUT))]] = True
     right = [
         (
-            _fitted(features[~held], labels[~held], penalty).predict(features[held]) == labels[held]
+            _fit(features[~held], labels[~held], penalty).predict(features[held]) == labels[held]
         ).mean()
         for penalty in _TRIED
     ]

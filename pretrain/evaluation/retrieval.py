@@ -35,7 +35,7 @@ class Retrieval:
         """R@k both ways of every set. Collective."""
         figures = []
         for name, one in self._sets.at(subject.model.image.image_px).items():
-            images, texts = subject.embedded(one, self._batch)
+            images, texts = subject.embed_set(one, self._batch)
             found = retrieval(images, texts, one.matches.to(images.device))
             for direction, rates in found.items():
                 facts = {"tier": one.dataset.tier}

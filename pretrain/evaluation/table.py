@@ -2,14 +2,14 @@
 
 from collections.abc import Iterable
 
-from pretrain.evaluation.task import Figure, grouped, shown_name
+from pretrain.evaluation.task import Figure, group_figures, shown_name
 
 _SHARES = ("largest_class", "indistinct", "longer")  # facts that are shares of one
 
 
 def table(figures: Iterable[Figure]) -> str:
     """A line for each task, set and part."""
-    return "\n".join(_line(names, group) for names, group in grouped(figures).items())
+    return "\n".join(_line(names, group) for names, group in group_figures(figures).items())
 
 
 def _line(names: tuple[str, str, str], group: list[Figure]) -> str:

@@ -76,7 +76,7 @@ def shown_name(name: str) -> str:
     return name.replace("r@", "R@").replace("top", "top-").replace("_", " ")
 
 
-def grouped(figures: Iterable[Figure]) -> dict[tuple[str, str, str], list[Figure]]:
+def group_figures(figures: Iterable[Figure]) -> dict[tuple[str, str, str], list[Figure]]:
     """Figures by (task, set, part)."""
     groups: dict[tuple[str, str, str], list[Figure]] = {}
     for one in figures:

@@ -50,7 +50,7 @@ class ZeroShot:
         classifiers = {column: self.classifier(subject, column) for column in self._tasks}
         figures = []
         for name, one in self._sets.at(subject.model.image.image_px).items():
-            images, _ = subject.embedded(one, self._batch)
+            images, _ = subject.embed_set(one, self._batch)
             for column, matrix in classifiers.items():
                 found = zero_shot(images, self.class_index(one, column).to(images.device), matrix)
                 facts = {"tier": one.dataset.tier}

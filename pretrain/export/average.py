@@ -17,7 +17,7 @@ from pretrain.export.options import AverageOptions
 from pretrain.models.starting import CONFIG_FILE
 from pretrain.recipe.parsing import read_recipe
 from pretrain.run.checkpoint import read_state, read_weights
-from pretrain.run.stage_weights import finished_stage_weights
+from pretrain.run.stage_weights import read_finished_weights
 from pretrain.tokens.options import TokenOptions
 from pretrain.tokens.tokenizer import Tokenizer
 
@@ -126,7 +126,7 @@ def _read(path: Path) -> _Member:
     else:
         if state is not None:  # it ended a stage, whose weights lie in the run folder
             stage = list(recipe.stages)[state.stage - 1]
-        weights, objective = finished_stage_weights(run, stage)
+        weights, objective = read_finished_weights(run, stage)
     return _Member(
         path=path,
         config=export_config(recipe, stage, objective),

@@ -24,7 +24,7 @@ from pretrain.models.build import build_model
 from pretrain.models.starting import CONFIG_FILE
 from pretrain.recipe.parsing import read_recipe
 from pretrain.recipe.recipe import Recipe
-from pretrain.run.stage_weights import finished_stage_weights
+from pretrain.run.stage_weights import read_finished_weights
 
 # What a format's folder is judged with: the oldest versions that this was tried with.
 _NEEDS = {"transformers": ("transformers", (5, 20)), "open_clip": ("open_clip_torch", (3, 3))}
@@ -43,7 +43,7 @@ def export(
     then `out` is what it was before.
 
     onnx: image.onnx and text.onnx too."""
-    weights, objective = finished_stage_weights(recipe.run_dir, stage)
+    weights, objective = read_finished_weights(recipe.run_dir, stage)
     config = export_config(recipe, stage, objective)
     # A cache is a training node's; here it serves only shards that have no other way.
     far = recipe.data.shards if recipe.data.shards.url is not None else None
@@ -87,8 +87,8 @@ def _write_judged(
         write_files(out, {CARD_FILE: card, **open_clip_text_files(own, config, captions)})
         write_open_clip(out, own, config)
         exact, prepared = embed_with_open_clip(out, own, *samples)
-        told = f"{_judged(out, exact, expected, _TOLERANCE):.1e}"
-        other = _judged(out, prepared, expected, math.inf)
+        told = f"{_judge(out, exact, expected, _TOLERANCE):.1e}"
+        other = _judge(out, prepared, expected, math.inf)
         return f"{told} ({other:.1e} on pictures and texts that open_clip prepares in its own way)"
     files = {CARD_FILE: card}
     if form == "transformers":
@@ -101,11 +101,11 @@ def _write_judged(
         found = [embeddings(loaded.encode_images(samples[0]), loaded.encode_texts(samples[1]))]
         if form == "transformers":
             found.append(embeddings(*embed_with_transformers(out, *samples)))
-    worst = [_judged(out, each, expected, _TOLERANCE) for each in found]  # finite: judged
+    worst = [_judge(out, each, expected, _TOLERANCE) for each in found]  # finite: judged
     return f"{max(worst):.1e}"
 
 
-def _judged(out: Path, found: Embeddings, expected: Embeddings, tolerance: float) -> float:
+def _judge(out: Path, found: Embeddings, expected: Embeddings, tolerance: float) -> float:
     return judge(
         found,
         expected,

@@ -57,7 +57,7 @@ def convert(folder: Path, out: Path, name: str | None = None) -> tuple[float, li
     """
     if folder.resolve() == out.resolve():
         raise ValueError(f"OUT={out} is SOURCE: name another folder")
-    path = _described_by(folder, name)
+    path = _find_description(folder, name)
     refuse_code(folder)
     with one_line_of_library(path, folder, out):
         if name is not None:
@@ -102,7 +102,7 @@ def _write_judged(
     return _difference(source, aside, texts, folder, out), _notes(source, options, tokenizer)
 
 
-def _described_by(folder: Path, name: str | None) -> Path:
+def _find_description(folder: Path, name: str | None) -> Path:
     """The file that says what the folder is, of either library; the source where it is a file."""
     if folder.is_file():
         if name is None:

@@ -87,7 +87,7 @@ def write_onnx(
         worst = 0.0
         for kind, names, tower, inputs in parts:
             _write(Path(aside), names, tower.eval(), inputs, json.dumps(record))
-            found, expected = _embedded(Path(aside) / names[0], tower, inputs)
+            found, expected = _embed(Path(aside) / names[0], tower, inputs)
             difference = judge(
                 {kind: found},
                 {kind: expected},
@@ -127,7 +127,7 @@ def _write(
 
 
 @torch.inference_mode()
-def _embedded(path: Path, tower: nn.Module, inputs: Tensor) -> tuple[Tensor, Tensor]:
+def _embed(path: Path, tower: nn.Module, inputs: Tensor) -> tuple[Tensor, Tensor]:
     """What ONNX Runtime and the model give, in batches of 1 and of all, one below the other."""
     import onnxruntime
 

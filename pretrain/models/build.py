@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from pretrain.models.attention import register_short_attention
-from pretrain.models.clip import CLIP, resized_weights
+from pretrain.models.clip import CLIP, resize_weights
 from pretrain.models.options import ModelOptions
 from pretrain.tokens.options import TokenOptions
 from pretrain.tokens.vocabulary import Vocabulary
@@ -43,5 +43,5 @@ def build_model(
     )
     if weights is not None:
         generator.set_state(before)
-        model.load_state_dict(resized_weights(weights, model))
+        model.load_state_dict(resize_weights(weights, model))
     return model.to(device)

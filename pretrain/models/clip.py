@@ -101,7 +101,7 @@ class CLIP(nn.Module):
         return self.encode_image(images, keep_index), self.encode_text(text_ids)
 
 
-def resized_weights(weights: dict[str, Tensor], model: CLIP) -> dict[str, Tensor]:
+def resize_weights(weights: dict[str, Tensor], model: CLIP) -> dict[str, Tensor]:
     """Weights of a CLIP of the same shape, fitted to `model`'s picture size and context length.
 
     Learned image positions are resized bicubic (antialiased); text positions stretched or

@@ -11,7 +11,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from pretrain.models.clip import CLIP, IMAGE_POSITIONS, resized_weights
+from pretrain.models.clip import CLIP, IMAGE_POSITIONS, resize_weights
 from pretrain.models.options import StartOptions
 
 # An export's.
@@ -86,7 +86,7 @@ def load_start(options: StartOptions, model: CLIP) -> dict[str, float]:
     """Give a new model its starting weights, with positions resized; returns the loss's figures
     (of an export), by name."""
     found, figures = read_start(options, model)
-    model.load_state_dict(resized_weights({**model.state_dict(), **found}, model))
+    model.load_state_dict(resize_weights({**model.state_dict(), **found}, model))
     return figures
 
 
@@ -189,21 +189,23 @@ def _fitting(
     wanted = {name: value for name, value in own.items() if name.startswith(prefix)}
     for name in wanted:
         if name not in theirs:
-            raise ValueError(f"{source} lacks {name}: check {_decided_by(name)}")
+            raise ValueError(f"{source} lacks {name}: check {_say_what_decided(name)}")
     for name, value in theirs.items():
         if name not in wanted:
-            raise ValueError(f"{source} has {name}, this model has not: check {_decided_by(name)}")
+            raise ValueError(
+                f"{source} has {name}, this model has not: check {_say_what_decided(name)}"
+            )
         resizes = name == IMAGE_POSITIONS or name.endswith("position_embedding.weight")
         skipped = 1 if resizes else 0
         if value.shape[skipped:] != wanted[name].shape[skipped:]:
             raise ValueError(
                 f"{source}: {name} is {tuple(value.shape)}, this model's "
-                f"{tuple(wanted[name].shape)}: check {_decided_by(name)}"
+                f"{tuple(wanted[name].shape)}: check {_say_what_decided(name)}"
             )
     return theirs
 
 
-def _decided_by(name: str) -> str:
+def _say_what_decided(name: str) -> str:
     return next((what for part, what in _DECIDED_BY.items() if name.startswith(part)), "model")
 
 

@@ -11,8 +11,8 @@ from pretrain.engine.precision import resolve_precision
 from pretrain.plan import communication
 from pretrain.plan.flops import (
     Flops,
+    count_executed,
     count_parameters,
-    executed_flops,
     loss_flops,
     meta_model,
     stage_flops,
@@ -128,7 +128,7 @@ def stage_estimate(
     local = options.global_batch_samples // machine.ranks
     micro = options.micro_batch_samples or local
     flops = stage_flops(recipe, options)
-    executed = executed_flops(recipe, options, machine.ranks)
+    executed = count_executed(recipe, options, machine.ranks)
     sent = communication.step_bytes(
         layout,
         parameters=total,

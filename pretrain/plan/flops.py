@@ -84,7 +84,7 @@ def stage_flops(recipe: Recipe, stage: StageOptions) -> Flops:
     return forward_flops(recipe.model, kept=kept, text_tokens=stage.tokens.text_tokens)
 
 
-def executed_flops(recipe: Recipe, stage: StageOptions, ranks: int) -> float:
+def count_executed(recipe: Recipe, stage: StageOptions, ranks: int) -> float:
     """Of one sample of a stage in training, all that is computed of it on so many ranks."""
     local = stage.global_batch_samples // ranks
     every = recipe.engine.checkpoint_every

@@ -122,7 +122,7 @@ def _recipe(options: ArgumentParser, parsed: Namespace) -> Recipe:
     return Recipe(**{name: getattr(values, name) for name in Recipe.__dataclass_fields__})
 
 
-def stored_recipe(run: Path) -> dict[str, Any]:
+def read_values(run: Path) -> dict[str, Any]:
     """The values of a run folder's resolved recipe, as plain data."""
     path = run / RECIPE_FILE
     if not path.is_file():
@@ -135,7 +135,7 @@ def read_recipe(run: Path) -> Recipe:
     where another version of this code has written it."""
     options = parser(TRAIN)
     try:
-        return _recipe(options, options.parse_object({**stored_recipe(run), "run_dir": str(run)}))
+        return _recipe(options, options.parse_object({**read_values(run), "run_dir": str(run)}))
     except argparse.ArgumentError as error:
         raise ValueError(
             f"{run / RECIPE_FILE} is not of this version ({' '.join(str(error).split())}): train "

@@ -14,7 +14,7 @@ _COLOURS = 4
 
 def ability_charts(run: Run) -> list[Chart]:
     """Bars by ability and evaluation; none where no evaluation judged abilities."""
-    judged = [r for r in collect_results(run) if _judged(r)]
+    judged = [r for r in collect_results(run) if _list_figures(r)]
     own = [r for r in judged if r.record.get("tokens") in (r.after, None)]
     shown = (judged if len(judged) <= _COLOURS else own)[-_COLOURS:]
     charts = []
@@ -26,7 +26,7 @@ def ability_charts(run: Run) -> list[Chart]:
             if known := [bar for bar in bars if bar is not None]:
                 groups[name] = known
             for result in shown:
-                chance = figures.number(_judged(result).get(name, {}).get("chance"))
+                chance = figures.number(_list_figures(result).get(name, {}).get("chance"))
                 if chance is not None:
                     chances[name] = chance
         if groups:
@@ -42,7 +42,7 @@ def indistinct_note(run: Run) -> str:
     for result in collect_results(run):
         lost = {
             name: share
-            for name, one in _judged(result).items()
+            for name, one in _list_figures(result).items()
             if (share := figures.number(one.get("indistinct")))
         }
         if lost:
@@ -51,13 +51,13 @@ def indistinct_note(run: Run) -> str:
     return "; ".join(found)
 
 
-def _judged(result: Result) -> dict[str, Record]:
+def _list_figures(result: Result) -> dict[str, Record]:
     """The figures by ability."""
     return {str(one.get("part")): one for one in result.figures if one.get("task") == ABILITIES}
 
 
 def _bar(result: Result, name: str, colour: int) -> Bar | None:
-    one = _judged(result).get(name, {})
+    one = _list_figures(result).get(name, {})
     top1 = figures.number(one.get("value"))
     if top1 is None:
         return None

@@ -97,10 +97,10 @@ def confusions_of(run: Run) -> list[Record]:
     """A list of pairs for each task that has any, most frequent first."""
     found = (run.gallery or {}).get("confusions")
     tasks = [task for task in found if isinstance(task, dict)] if isinstance(found, list) else []
-    return [shown for task in tasks if (shown := _confused(task))["pairs"]]
+    return [shown for task in tasks if (shown := _list_confusions(task))["pairs"]]
 
 
-def _confused(task: Record) -> Record:
+def _list_confusions(task: Record) -> Record:
     pairs = task.get("pairs")
     return {
         "title": figures.readable(task.get("task", figures.MISSING)),

@@ -101,7 +101,7 @@ def overlaid(runs: Sequence[Run], names: Sequence[str]) -> list[Chart]:
                 )
             )
     charts = [chart for chart in found_charts if chart is not None]
-    logged = [one for one in QUANTITIES if _logged(one, runs) is not None]
+    logged = [one for one in QUANTITIES if _find_logged(one, runs) is not None]
     widths = row_widths(len(charts) + len(logged), len(charts))[len(charts) :]
     more = [
         _chart(quantity, runs, names, limit, width)
@@ -114,7 +114,7 @@ def _chart(
     quantity: Quantity, runs: Sequence[Run], names: Sequence[str], limit: float, width: int
 ) -> Chart | None:
     """Of the first of its fields that any run has logged."""
-    found = _logged(quantity, runs)
+    found = _find_logged(quantity, runs)
     if found is None:
         return None
     name, points = found
@@ -123,7 +123,7 @@ def _chart(
     return quantity.chart(title, lines, (), limit, width)
 
 
-def _logged(quantity: Quantity, runs: Sequence[Run]) -> tuple[str, list[list[Point]]] | None:
+def _find_logged(quantity: Quantity, runs: Sequence[Run]) -> tuple[str, list[list[Point]]] | None:
     """(its name, each run's points) of the first field that any run has logged."""
     for name, field in quantity.fields.items():
         points = [quantity.points(run, field) for run in runs]

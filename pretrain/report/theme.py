@@ -74,7 +74,7 @@ def inline(figure: Figure, title: str, tips: Mapping[str, str]) -> Markup:
         if f"{_XLINK}href" in element.attrib:
             element.set("href", element.attrib.pop(f"{_XLINK}href"))
         if "style" in element.attrib:
-            element.set("style", _themed(element.attrib["style"]))
+            element.set("style", _theme(element.attrib["style"]))
         if element.tag == "g":
             tip = tips.get(element.attrib.pop("id", ""))
             if tip:
@@ -84,7 +84,7 @@ def inline(figure: Figure, title: str, tips: Mapping[str, str]) -> Markup:
     return Markup("".join(ElementTree.tostring(child, encoding="unicode") for child in root))
 
 
-def _themed(style: str) -> str:
+def _theme(style: str) -> str:
     """A style with the page's colours, and without font and size, which the page sets."""
     for name, colour in COLOURS.items():
         style = style.replace(colour, f"var(--{name})")

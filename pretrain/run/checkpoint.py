@@ -15,7 +15,7 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from pretrain.base.distributed import agreed
+from pretrain.base.distributed import run_together
 from pretrain.base.files import file_sha256
 from pretrain.engine.result import TrainingEngine
 from pretrain.run.late_files import await_seen, unseen
@@ -41,7 +41,7 @@ def load(engine: TrainingEngine, folder: Path, tag: str, *, late_files_s: float)
     StoppedError on all ranks where one does not see a file of it within late_files_s; the engine
     is as it was then. Collective.
     """
-    agreed(lambda: _await_files(folder / tag, late_files_s))
+    run_together(lambda: _await_files(folder / tag, late_files_s))
     names = read_record(folder / tag).files
     engine.load_training_state(_Tensors([folder / tag / name for name in names]))
 

@@ -19,7 +19,7 @@ _DATA = ("tier", "caption_weights", "weights", "shuffle_window_samples", "normal
 _OF_A_STAGE_FREE = ("micro_batch_samples", "samples", "epochs", "warmup_share")
 
 
-def fixed_values(recipe: Recipe, stages: list[Stage], precision: str) -> dict[str, Any]:
+def list_fixed(recipe: Recipe, stages: list[Stage], precision: str) -> dict[str, Any]:
     """All values that decide the numbers of these stages (those that have begun), for JSON."""
     values: dict[str, Any] = {name: _plain(getattr(recipe, name)) for name in _WHOLE}
     values["data"] = {name: _plain(getattr(recipe.data, name)) for name in _DATA}
@@ -28,12 +28,12 @@ def fixed_values(recipe: Recipe, stages: list[Stage], precision: str) -> dict[st
     return values
 
 
-def changed_values(
+def list_changes(
     fixed: dict[str, Any], recipe: Recipe, stages: list[Stage], precision: str
 ) -> list[str]:
     """What a resume asks for in another way than the run folder has it, each as one phrase."""
     begun = list(fixed["stages"])
-    asked = fixed_values(recipe, stages[: len(begun)], precision)
+    asked = list_fixed(recipe, stages[: len(begun)], precision)
     if (names := list(asked["stages"])) != begun:
         return [f"stages {names} (were {begun})"]
     return [

@@ -10,7 +10,7 @@ import torch
 
 from pretrain.batches.collate import Batch
 from pretrain.engine.options import TrainedIn
-from pretrain.plan.flops import executed_flops, loss_flops, stage_flops
+from pretrain.plan.flops import count_executed, loss_flops, stage_flops
 from pretrain.plan.hardware import GIB, HARDWARE, hardware_of_device
 from pretrain.recipe.recipe import Recipe, image_tokens
 from pretrain.recipe.stages import Stage
@@ -54,7 +54,7 @@ def workload(
         flops_per_sample=stage_flops(recipe, stage.options).executed(
             two_passes=False, locked=stage.options.locked
         ),
-        executed_per_sample=executed_flops(recipe, stage.options, ranks)
+        executed_per_sample=count_executed(recipe, stage.options, ranks)
         + loss_flops(recipe.model.embed_dim, stage.options.global_batch_samples),
         peak_tflops=None if peak is None else ranks * peak,
     )

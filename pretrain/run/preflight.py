@@ -77,7 +77,7 @@ def check_nodes(recipe: Recipe, _: str) -> int:
     code = int(store.get("verdict")) or _all_reduce(store, place)
     store.set(f"left{place.rank}", "")
     if place.rank == 0:  # the store goes with this process
-        _arrived(store, [f"left{rank}" for rank in range(place.nodes)], 10.0)
+        _await_keys(store, [f"left{rank}" for rank in range(place.nodes)], 10.0)
     return code
 
 
@@ -153,7 +153,7 @@ def _look_at_run_folder(run_dir: Path, faults: list[str]) -> str:
 def _all_nodes(store: dist.TCPStore, place: Node) -> list[tuple[str, str, list[str]]]:
     """(host, what it is like, its faults) of every node; those not heard of have that for one."""
     found = []
-    arrived = _arrived(store, [f"node{rank}" for rank in range(place.nodes)], _PATIENCE_S)
+    arrived = _await_keys(store, [f"node{rank}" for rank in range(place.nodes)], _PATIENCE_S)
     for rank, host in enumerate(_hosts(place)):
         if f"node{rank}" in arrived:
             found.append(tuple(json.loads(store.get(f"node{rank}"))))
@@ -162,7 +162,7 @@ def _all_nodes(store: dist.TCPStore, place: Node) -> list[tuple[str, str, list[s
     return found
 
 
-def _arrived(store: dist.TCPStore, keys: list[str], timeout_s: float) -> set[str]:
+def _await_keys(store: dist.TCPStore, keys: list[str], timeout_s: float) -> set[str]:
     """Those keys that are set before the time is over."""
     give_up = time.monotonic() + timeout_s
     arrived: set[str] = set()

@@ -7,7 +7,7 @@ import torch
 
 from pretrain.batches.ahead import cache_shortage
 from pretrain.engine.result import StepResult, TrainingEngine
-from pretrain.plan.flops import executed_flops
+from pretrain.plan.flops import count_executed
 from pretrain.recipe.recipe import image_tokens
 from pretrain.recipe.stages import Stage
 from pretrain.run import metrics
@@ -128,7 +128,7 @@ def say_forecast(job: Job, stage: Stage, state: RunState, step_s: float) -> None
     evaluations and checkpoints left out."""
 
     def flops(of: Stage) -> float:
-        return executed_flops(job.recipe, of.options, job.runtime.world_size)
+        return count_executed(job.recipe, of.options, job.runtime.world_size)
 
     here = flops(stage)
     second_per_flop = step_s / (here * stage.options.global_batch_samples)

@@ -8,11 +8,11 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from pretrain.base.distributed import agreed
+from pretrain.base.distributed import run_together
 from pretrain.base.files import why_not_written, write_tensors
 from pretrain.base.run_files import CHECKPOINTS, STAGES
 from pretrain.losses.objective import Objective
-from pretrain.models.clip import CLIP, resized_weights
+from pretrain.models.clip import CLIP, resize_weights
 from pretrain.models.options import StartOptions
 from pretrain.models.starting import load_start
 from pretrain.run.checkpoint import complete
@@ -79,9 +79,7 @@ def read_stage_weights(run_dir: Path, stage: str) -> tuple[dict[str, Tensor], di
     return weights, {name.removeprefix(_OBJECTIVE): weights.pop(name) for name in own}
 
 
-def finished_stage_weights(
-    run_dir: Path, stage: str
-) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+def read_finished_weights(run_dir: Path, stage: str) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """The same for who did not train them: checked against the newest checkpoint that names them.
     A run folder without checkpoints has nothing to check them by."""
     for path in reversed(complete(run_dir / CHECKPOINTS)):
@@ -108,9 +106,9 @@ def load_stage_weights(
 
     StoppedError on all ranks where one does not see the file as it was written. Collective.
     """
-    agreed(lambda: check_stage_weights(run_dir, stage, told, late_files_s))
-    weights, own = agreed(lambda: read_stage_weights(run_dir, stage))
-    model.load_state_dict(resized_weights(weights, model))
+    run_together(lambda: check_stage_weights(run_dir, stage, told, late_files_s))
+    weights, own = run_together(lambda: read_stage_weights(run_dir, stage))
+    model.load_state_dict(resize_weights(weights, model))
     objective.load_state_dict(own)
 
 

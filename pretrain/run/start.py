@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 import yaml
 
-from pretrain.base.distributed import Runtime, agreed, all_ranks, broadcast_object
+from pretrain.base.distributed import Runtime, all_ranks, broadcast_object, run_together
 from pretrain.base.files import write_durably
 from pretrain.base.lock import LOCK_FILE, HeldError, Lock, owner
 from pretrain.base.run_files import CHECKPOINTS, METRICS_FILE, RECIPE_FILE
@@ -23,7 +23,7 @@ from pretrain.recipe.recipe import Recipe, check_ranks
 from pretrain.recipe.stages import Stage, plan_stages
 from pretrain.run import checkpoint, metrics
 from pretrain.run.checkpoint import Checkpoint
-from pretrain.run.continuation import changed_values
+from pretrain.run.continuation import list_changes
 from pretrain.run.expectation import Expectation
 from pretrain.run.job import Job, sample_order
 from pretrain.run.metrics import RunLog
@@ -45,9 +45,9 @@ def start_run(
     ValueError on every rank alike. Nothing of a run changes before all checks have passed.
     Collective.
     """
-    datasets, weights, recaptions, evaluator, stages = agreed(lambda: _open(recipe, runtime))
+    datasets, weights, recaptions, evaluator, stages = run_together(lambda: _open(recipe, runtime))
     dataset = datasets[recipe.data.tier]
-    agreed(lambda: _check_engine(recipe))
+    run_together(lambda: _check_engine(recipe))
     # The main rank's answer: machines may differ, and all ranks must train alike.
     precision = broadcast_object(resolve_precision(recipe.engine.precision, runtime.device))
     weights_sha256 = "" if weights is None else weights.sha256
@@ -60,12 +60,12 @@ def start_run(
             "data.caption_weights": captions_sha256,
         }
     )
-    agreed(lambda: _check_alike(of_rank))
+    run_together(lambda: _check_alike(of_rank))
     order, most = sample_order(recipe, len(dataset), weights), recipe.data.max_repeated_share
-    repeats = agreed(lambda: check_repeats(order, stages, most) if runtime.is_main else [])
-    lock = agreed(lambda: _own(recipe.run_dir) if runtime.is_main else None)
+    repeats = run_together(lambda: check_repeats(order, stages, most) if runtime.is_main else [])
+    lock = run_together(lambda: _own(recipe.run_dir) if runtime.is_main else None)
     found: Checkpoint | None = broadcast_object(
-        agreed(lambda: _newest(recipe) if runtime.is_main else None)
+        run_together(lambda: _newest(recipe) if runtime.is_main else None)
     )
     state = RunState() if found is None else found.state
     asked = replace(
@@ -75,10 +75,10 @@ def start_run(
         recaptions_sha256=captions_sha256,
     )
     if found is not None:
-        agreed(lambda: _check_same_run(recipe, stages, precision, found, asked))
-        agreed(lambda: _check_weights(recipe, stages, found) if runtime.is_main else None)
+        run_together(lambda: _check_same_run(recipe, stages, precision, found, asked))
+        run_together(lambda: _check_weights(recipe, stages, found) if runtime.is_main else None)
     state = asked
-    log = agreed(lambda: _open_log(recipe, resolved, stages, state, runtime))
+    log = run_together(lambda: _open_log(recipe, resolved, stages, state, runtime))
     for line in repeats:
         log.say(line)
     job = Job(
@@ -239,7 +239,7 @@ def _check_same_run(
 ) -> None:
     """ValueError where a run folder's checkpoint cannot be continued by what is asked now."""
     run_dir, state = recipe.run_dir, found.state
-    if changed := changed_values(found.fixed, recipe, stages, precision):
+    if changed := list_changes(found.fixed, recipe, stages, precision):
         raise ValueError(
             f"run_dir={run_dir} holds a run with other options: {'; '.join(changed)}. Put these "
             "back to resume it, or choose another run_dir; only execution and the stages that have "

@@ -14,9 +14,9 @@ from pretrain.dataset.embeddings import fitting_embeddings
 from pretrain.dataset.manifest import read_manifest, tier_for
 from pretrain.dataset.pictures import decode, is_plain_jpeg, open_picture, upright_rgb
 from pretrain.dataset.reader import Dataset
-from pretrain.dataset.rows import spaced_rows
+from pretrain.dataset.rows import space_rows
 from pretrain.export.inference import Model
-from pretrain.search.index import Blocks, build_index, nearest, spaced
+from pretrain.search.index import Blocks, build_index, nearest, space_vectors
 
 THUMBNAIL_PX = 320  # longest side: a card is at most 250 wide
 _COMPARED = 1000  # pictures at equal distances whose cosines stand for all
@@ -67,7 +67,7 @@ class Collection:
             return embedded if found is None else found.shards("image")
 
         self._index = build_index(blocks, manifest.samples, model.embed_dim)
-        self._compared = spaced(blocks(), manifest.samples, min(manifest.samples, _COMPARED))
+        self._compared = space_vectors(blocks(), manifest.samples, min(manifest.samples, _COMPARED))
 
     def __len__(self) -> int:
         return len(self._shown)
@@ -93,7 +93,7 @@ class Collection:
 
     def samples(self, count: int) -> list[int]:
         """Rows at equal distances."""
-        return [row for rows in spaced_rows(len(self), count) for row in rows.tolist()]
+        return [row for rows in space_rows(len(self), count) for row in rows.tolist()]
 
     def thumbnail(self, row: int) -> bytes:
         """JPEG of at most THUMBNAIL_PX, upright. ValueError or OSError where the picture is

@@ -30,7 +30,7 @@ def build_index(blocks: Callable[[], Blocks], rows: int, dimension: int) -> fais
     else:
         lists = _LISTS_FACTOR * math.isqrt(rows)
         index = faiss.index_factory(dimension, f"IVF{lists},SQfp16", faiss.METRIC_INNER_PRODUCT)
-        index.train(spaced(blocks(), rows, min(rows, lists * _FITTED_ROWS)))
+        index.train(space_vectors(blocks(), rows, min(rows, lists * _FITTED_ROWS)))
         index.nprobe = max(lists // PROBED, 1)
     for _, vectors in blocks():
         index.add(vectors.astype(np.float32))
@@ -44,7 +44,7 @@ def nearest(index: faiss.Index, query: NDArray[np.float32], top: int) -> list[tu
     return [(row, score) for row, score in pairs if row >= 0]  # -1: the probed lists hold fewer
 
 
-def spaced(blocks: Blocks, rows: int, count: int) -> NDArray[np.float32]:
+def space_vectors(blocks: Blocks, rows: int, count: int) -> NDArray[np.float32]:
     """(count, dimension) of evenly spaced rows."""
     wanted = np.arange(count, dtype=np.int64) * rows // count
     parts = []

@@ -80,7 +80,7 @@ class SearchPage:
             top = _count(request, self._top)
             following = min(2 * top, MOST, len(self._collection))
             if request.method == "POST":
-                told, query = self._uploaded(request)
+                told, query = self._read_upload(request)
                 found = self._collection.search(query, top)
             elif "like" in request.args:
                 row = self._row(request.args["like"])
@@ -107,7 +107,7 @@ class SearchPage:
             raise ValueError("like= is the number of no picture; search by words or a file")
         return int(text)
 
-    def _uploaded(self, request: SearchRequest) -> tuple[str, Image.Image]:
+    def _read_upload(self, request: SearchRequest) -> tuple[str, Image.Image]:
         """(its name, the picture) of the form. ValueError says what is wrong with it."""
         file = request.files.get("picture")
         content = b"" if file is None else file.read()

@@ -46,18 +46,18 @@ class JsonTokenizer:
         self.fast.encode_special_tokens = True  # "[SEP]" in a caption is text
         with _native_quiet():
             for text in PROBES:
-                self._encoded(text)
+                self._encode(text)
 
     def encode(self, text: str) -> list[int]:
         """Content token ids of a text, whole: no bos, eos or padding."""
-        return self._encoded(text).ids
+        return self._encode(text).ids
 
     def encode_with_offsets(self, text: str) -> tuple[list[int], list[int]]:
         """(ids, start): start[i] is the index in `text`, in characters, where token i begins."""
-        encoded = self._encoded(text)
+        encoded = self._encode(text)
         return encoded.ids, [start for start, _ in encoded.offsets]
 
-    def _encoded(self, text: str) -> Any:
+    def _encode(self, text: str) -> Any:
         """ValueError where the package panics, as on a pattern that tries too many ways."""
         try:
             return self.fast.encode(text, add_special_tokens=False)

@@ -12,7 +12,7 @@ MOST = 10_000  # samples before their share is judged
 
 def agree_on_a_rank(rank: int):
     """(message on this rank, what the action gave where none failed)."""
-    from pretrain.base.distributed import agreed
+    from pretrain.base.distributed import run_together
     from pretrain.base.faults import StoppedError
 
     def check() -> int:
@@ -21,11 +21,11 @@ def agree_on_a_rank(rank: int):
         return rank
 
     try:
-        agreed(check)
+        run_together(check)
         message = None
     except StoppedError as error:
         message = str(error)
-    return message, agreed(lambda: 10 + rank)
+    return message, run_together(lambda: 10 + rank)
 
 
 def test_a_fault_of_one_rank_stops_all_with_its_message():
@@ -74,12 +74,12 @@ def test_unusable_samples_of_one_rank_stop_all_at_the_same_step():
 
 
 def different_on_a_rank(rank: int):
-    from pretrain.base.distributed import agreed, all_ranks
+    from pretrain.base.distributed import all_ranks, run_together
     from pretrain.run.start import _check_alike
 
     of_rank = all_ranks({"recipe": "same", "dataset": f"copy {rank}"})
     with pytest.raises(ValueError, match="rank 1 has another dataset than rank 0"):
-        agreed(lambda: _check_alike(of_rank))
+        run_together(lambda: _check_alike(of_rank))
     return torch.tensor(rank)
 
 

@@ -17,7 +17,7 @@ from tiny_datasets import CORPUS
 from data_prep.__main__ import main as data_prep
 from data_prep.build.pipeline import build_dataset
 from data_prep.dedup.hashes import FLAT, dataset_hashes, grey, hash_pictures
-from data_prep.dedup.neighbours import estimated_s, find, masks, roots
+from data_prep.dedup.neighbours import estimate_s, find, masks, roots
 from data_prep.dedup.repeats import over_cap
 from data_prep.dedup.semantic import NOBODY
 from pretrain.batches.order import SampleOrder
@@ -252,7 +252,7 @@ def test_a_search_of_hours_is_told_before_it_starts(copies, monkeypatch, capsys)
     assert dedup(train, "--distance", "8") == 0
     told = capsys.readouterr().err
     assert f"in {len(masks(37, 8))} tables" in told and "--distance=8 sorts 37 hashes" in told
-    assert estimated_s(10**8, 4) < 3600 < 86_400 < estimated_s(10**8, 8)
+    assert estimate_s(10**8, 4) < 3600 < 86_400 < estimate_s(10**8, 8)
 
 
 def test_weights_are_multiplied_and_those_of_zero_stand_for_nothing(copies):

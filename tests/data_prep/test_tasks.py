@@ -18,7 +18,7 @@ import pytest
 from data_prep_corpus import caption, encoded, picture, write_corpus
 
 from data_prep.__main__ import main
-from data_prep.build.duplicates import repeated_rows
+from data_prep.build.duplicates import find_repeated_rows
 from data_prep.sources import Corpus, SourceOptions
 from pretrain.dataset.manifest import INDEX_FILE, read_manifest
 
@@ -323,5 +323,5 @@ def test_repeated_keys_are_found_over_many_files(
             wanted.append(row)
         seen.add(key)
     blocks = [np.array(keys[i : i + 300], "S16") for i in range(0, 2000, 300)]
-    assert repeated_rows(blocks, 2000, tmp_path).tolist() == wanted
+    assert find_repeated_rows(blocks, 2000, tmp_path).tolist() == wanted
     assert not list(tmp_path.iterdir())

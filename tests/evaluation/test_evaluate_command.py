@@ -19,7 +19,7 @@ from pretrain.evaluation.options import (
     SweepOptions,
     ZeroShotOptions,
 )
-from pretrain.evaluation_command import asked
+from pretrain.evaluation_command import choose_tasks
 
 
 @pytest.mark.parametrize(
@@ -80,10 +80,10 @@ def test_sets_keep_the_runs_tasks_and_any_other_task_is_judged_alone(tmp_path):
         sets={"held": tmp_path}, zero_shot=shot, abilities=True, captions=["b"], batch_samples=7
     )
     model = Path("m")
-    assert asked(EvaluateOptions(model=model), own) == own
+    assert choose_tasks(EvaluateOptions(model=model), own) == own
     probe = ProbeOptions(train=Path("a"), test=Path("b"))
-    assert asked(EvaluateOptions(model=model, probe=probe), own) == EvaluationOptions(
+    assert choose_tasks(EvaluateOptions(model=model, probe=probe), own) == EvaluationOptions(
         probe=probe, captions=["b"], batch_samples=7
     )
-    both = asked(EvaluateOptions(model=model, captions=["a"]), own)
+    both = choose_tasks(EvaluateOptions(model=model, captions=["a"]), own)
     assert (both.sets, both.captions, both.abilities) == (own.sets, ["a"], True)

@@ -54,13 +54,13 @@ def test_a_stage_of_nan_is_refused_and_an_earlier_export_stays(
     recipe, out = read_recipe(tiny_run), tmp_path / "out"
     export(recipe, "full", out, form)
     before = contents(out)
-    read = command.finished_stage_weights
+    read = command.read_finished_weights
 
     def with_nan(*arguments):
         weights, objective = read(*arguments)
         return {n: w * NAN if n.startswith(tower) else w for n, w in weights.items()}, objective
 
-    monkeypatch.setattr(command, "finished_stage_weights", with_nan)
+    monkeypatch.setattr(command, "read_finished_weights", with_nan)
     kind = {"image": "picture", "text": "text"}[tower]
     for folder in (out, tmp_path / "new"):
         with pytest.raises(

@@ -8,7 +8,7 @@ from torch import nn
 from vocabularies import of_size
 
 from pretrain.export.open_clip import open_clip_config, open_clip_weights
-from pretrain.models.clip import CLIP, resized_weights
+from pretrain.models.clip import CLIP, resize_weights
 from pretrain.models.options import ImageTowerOptions, ModelOptions, TextTowerOptions
 from pretrain.models.positions import resize_image_positions, sincos_2d
 
@@ -179,15 +179,15 @@ def test_weights_resize_to_other_token_lengths():
     for positions in ("sincos", "learned"):
         small = clip(32, 8, image={"positions": positions})
         large = clip(48, 12, image={"positions": positions})
-        large.load_state_dict(resized_weights(small.state_dict(), large))
+        large.load_state_dict(resize_weights(small.state_dict(), large))
         same = clip(32, 8, image={"positions": positions})
-        same.load_state_dict(resized_weights(small.state_dict(), same))
+        same.load_state_dict(resize_weights(small.state_dict(), same))
         images, ids = torch.randn(2, 3, 32, 32), torch.randint(1, 100, (2, 8))
         assert torch.equal(small.encode_image(images), same.encode_image(images))
         assert torch.equal(small.encode_text(ids), same.encode_text(ids))
     extended = clip(32, 12, text={"positions_resize": "extend"})
     short = clip(32, 8, text={"positions_resize": "extend"})
-    table = resized_weights(short.state_dict(), extended)[
+    table = resize_weights(short.state_dict(), extended)[
         "text.encoder.embeddings.position_embedding.weight"
     ]
     assert torch.equal(table[:8], short.text.encoder.embeddings.position_embedding.weight)
@@ -218,4 +218,4 @@ def test_weights_of_another_shape_are_refused_by_name():
     weights = clip().state_dict()
     weights["unheard.of"] = weights.pop("image_projection.weight")
     with pytest.raises(ValueError, match=r"unheard\.of"):
-        resized_weights(weights, clip())
+        resize_weights(weights, clip())

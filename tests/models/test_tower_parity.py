@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from vocabularies import of_size
 
-from pretrain.models.clip import CLIP, resized_weights
+from pretrain.models.clip import CLIP, resize_weights
 from pretrain.models.options import ImageTowerOptions, ModelOptions, TextTowerOptions
 from pretrain.models.presets import PRESETS
 
@@ -186,7 +186,7 @@ def test_a_tower_in_full_depth_equals_open_clips(name):
 def test_learned_positions_are_resized_as_open_clips():
     ours, theirs = ours_and_theirs("ViT-B-16", 112)
     larger, reference = ours_and_theirs("ViT-B-16", 224)
-    larger.load_state_dict(resized_weights(ours.state_dict(), larger))
+    larger.load_state_dict(resize_weights(ours.state_dict(), larger))
     state = dict(theirs.state_dict())
     open_clip.model.resize_pos_embed(state, reference)
     reference.load_state_dict(state)

@@ -15,7 +15,7 @@ from pretrain.models.options import ModelOptions
 from pretrain.models.presets import PRESETS
 from pretrain.recipe.parsing import parse, read_recipe
 from pretrain.recipe.stages import plan_stages
-from pretrain.run.continuation import changed_values, fixed_values
+from pretrain.run.continuation import list_changes, list_fixed
 from pretrain.tokens.options import TokenOptions
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -133,15 +133,15 @@ def test_a_preset_is_gone_where_its_numbers_stand(tmp_path, monkeypatch):
     stored = yaml.safe_load(resolved)["model"]
     assert (stored["preset"], stored["image"]["width"], stored["text"]["heads"]) == (None, 384, 6)
     stages = plan_stages(recipe.stages, 1000)
-    fixed = json.loads(json.dumps(fixed_values(recipe, stages, "fp32")))
+    fixed = json.loads(json.dumps(list_fixed(recipe, stages, "fp32")))
     monkeypatch.setitem(PRESETS, "S/16", {**PRESETS["S/16"], "embed_dim": 77})
     assert read_recipe(tmp_path) == recipe
     again, _ = parse(["--config", str(tmp_path / RECIPE_FILE)])
-    assert again == recipe and changed_values(fixed, again, stages, "fp32") == []
+    assert again == recipe and list_changes(fixed, again, stages, "fp32") == []
     changed, _ = parse(options)
-    assert changed_values(fixed, changed, stages, "fp32") == ["model.embed_dim=77 (was 384)"]
+    assert list_changes(fixed, changed, stages, "fp32") == ["model.embed_dim=77 (was 384)"]
     del fixed["model"]["preset"]  # a run folder from before presets
-    assert changed_values(fixed, recipe, stages, "fp32") == []
+    assert list_changes(fixed, recipe, stages, "fp32") == []
 
 
 @pytest.mark.parametrize("options", [["--model.preset", "B/15"], ["--model", "{preset: B/16}"]])

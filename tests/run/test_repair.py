@@ -15,7 +15,7 @@ from data_prep.__main__ import main as data_prep
 from pretrain.base.lock import LOCK_FILE, Lock
 from pretrain.recipe.parsing import parse, read_recipe
 from pretrain.recipe.stages import plan_stages
-from pretrain.run.continuation import changed_values, fixed_values
+from pretrain.run.continuation import list_changes, list_fixed
 
 
 def losses(run_dir: Path) -> dict[int, float]:
@@ -158,16 +158,16 @@ def test_an_option_that_only_one_side_knows_is_a_change():
     tiny = ["--config", str(ROOT / "pretrain/recipes/tiny.yaml")]
     recipe, _ = parse(tiny)
     stages = plan_stages(recipe.stages, 230)
-    fixed = json.loads(json.dumps(fixed_values(recipe, stages[:1], "fp32")))
-    assert changed_values(fixed, recipe, stages, "fp32") == []
+    fixed = json.loads(json.dumps(list_fixed(recipe, stages[:1], "fp32")))
+    assert list_changes(fixed, recipe, stages, "fp32") == []
     del fixed["optimizer"]["muon_momentum"]
     fixed["model"]["image"]["an_option_that_went"] = 3
-    assert changed_values(fixed, recipe, stages, "fp32") == [
+    assert list_changes(fixed, recipe, stages, "fp32") == [
         "model.image.an_option_that_went=None (was 3)",
         "optimizer.muon_momentum=0.95 (was None)",
     ]
     swapped = [dataclasses.replace(stages[0], name="first"), stages[1]]
-    assert "stages ['first']" in changed_values(fixed, recipe, swapped, "fp32")[0]
+    assert "stages ['first']" in list_changes(fixed, recipe, swapped, "fp32")[0]
 
 
 @pytest.mark.parametrize(
@@ -189,8 +189,8 @@ def test_what_a_published_run_did_is_fixed_for_a_run_folder(option, value):
     tiny = ["--config", str(ROOT / "pretrain/recipes/tiny.yaml"), *learned]
     recipe, other = parse(tiny)[0], parse([*tiny, f"--{option}", value])[0]
     stages = plan_stages(recipe.stages, 230)
-    fixed = json.loads(json.dumps(fixed_values(recipe, stages[:1], "fp32")))
-    changed = changed_values(fixed, other, plan_stages(other.stages, 230), "fp32")
+    fixed = json.loads(json.dumps(list_fixed(recipe, stages[:1], "fp32")))
+    changed = list_changes(fixed, other, plan_stages(other.stages, 230), "fp32")
     assert [change.split("=")[0] for change in changed] == [option]
 
 

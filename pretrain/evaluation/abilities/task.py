@@ -8,7 +8,7 @@ from torch import Tensor
 
 from pretrain.batches.images import evaluation_pixels
 from pretrain.evaluation.abilities.sets import ABILITIES, Question, questions, things
-from pretrain.evaluation.features import Subject, distributed_rows, embed_pixels, text_features
+from pretrain.evaluation.features import Subject, distribute_rows, embed_pixels, text_features
 from pretrain.evaluation.options import AbilitiesOptions, EvaluationOptions
 from pretrain.evaluation.sets import Sets
 from pretrain.evaluation.task import Figure
@@ -54,7 +54,7 @@ class Abilities:
             drawn = [evaluation_pixels(np.asarray(asked[row].draw()), image_px) for row in rows]
             return embed_pixels(model, np.stack(drawn), rows, subject.normalisation, subject.kept)
 
-        images = distributed_rows(len(asked), batch, embed)
+        images = distribute_rows(len(asked), batch, embed)
         captions = list(dict.fromkeys(text for one in asked for text in one.captions))
         ids = [np.asarray(subject.tokenizer.encode(text)) for text in captions]
         texts = text_features(model, ids, batch)
