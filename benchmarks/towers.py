@@ -110,12 +110,12 @@ def training_flops(shape: Shape) -> float:
 
 
 def batch_of(shape: Shape, device: torch.device) -> tuple[Tensor, Tensor]:
-    generator = torch.Generator().manual_seed(0)
-    images = torch.randn(shape.batch, 3, shape.image_px, shape.image_px, generator=generator)
-    texts = torch.randint(
-        3, shape.vocab_size, (shape.batch, shape.text_tokens), generator=generator
-    )
-    return images.to(device), texts.to(device)
+    generator = torch.Generator(device).manual_seed(0)
+    pixels = (shape.batch, 3, shape.image_px, shape.image_px)
+    tokens = (shape.batch, shape.text_tokens)
+    images = torch.randn(pixels, generator=generator, device=device)
+    texts = torch.randint(3, shape.vocab_size, tokens, generator=generator, device=device)
+    return images, texts
 
 
 def seconds(step: Step, count: int, device: torch.device) -> float:

@@ -15,8 +15,8 @@
 
 A row is on the disk before the next is measured, so a killed run keeps its rows; the newest of a
 name counts. A step that overruns its deadline ends with a row that says so, as soon as Python runs;
-where a CUDA call hangs, the process ends 20 s later and says where: call again for the rest. Ranks
-in the plural are not measured.
+where a CUDA call hangs, the process ends 20 s later and says where: call again for the rest. Steps
+that are asked for alone share all of the time. CUDA graphs are not tried.
 """
 
 import argparse
@@ -39,8 +39,9 @@ from pretrain.base.distributed import Runtime
 RESULTS = Path(__file__).parents[1] / "results/gpu_probe.jsonl"
 TOYS = Path(tempfile.gettempdir()) / "gpu_probe_toy.jsonl"
 Run = Callable[[], None]
-# Seconds; most of C, D, G and H is the compiler's. 460 in all.
-DEADLINES = {"A": 20, "B": 40, "C": 90, "D": 120, "E": 40, "F": 90, "G": 45, "H": 15}
+# Of the seconds that are left, a step may take its share among the steps that are left. Most of C,
+# D, G and H is the compiler's.
+SHARES = {"A": 20, "B": 40, "C": 90, "D": 120, "E": 40, "F": 90, "G": 45, "H": 15}
 
 
 def of_letters(plan: Plan, rows: Rows, runtime: Runtime) -> dict[str, tuple[Run, ...]]:
@@ -64,9 +65,9 @@ def of_letters(plan: Plan, rows: Rows, runtime: Runtime) -> dict[str, tuple[Run,
 def main() -> None:
     """Measure the chosen steps, then show every row of the file."""
     options = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    options.add_argument("--steps", nargs="+", choices=DEADLINES, default=list(DEADLINES))
+    options.add_argument("--steps", nargs="+", choices=SHARES, default=list(SHARES))
     options.add_argument("--toy", action="store_true", help="at toy size, as on a CPU")
-    options.add_argument("--total-s", type=float, default=465, help="no step goes on after these")
+    options.add_argument("--total-s", type=float, default=465, help="seconds that the steps share")
     options.add_argument("--out", type=Path, help=f"default {RESULTS.name}; of a toy in {TOYS}")
     options.add_argument("--show", type=Path, metavar="FILE", help="only print a file's table")
     chosen = options.parse_args()
@@ -81,10 +82,10 @@ def main() -> None:
     rows = Rows(out, torch.cuda.get_device_name(runtime.device) if on_gpu else "cpu")
     runs = of_letters(plan, rows, runtime)
     with steps.compiler(plan):
-        for letter in chosen.steps:
+        for at, letter in enumerate(chosen.steps):
             rows.step = letter
             begin = time.monotonic()
-            left = min(DEADLINES[letter], ends - begin)
+            left = (ends - begin) * SHARES[letter] / sum(SHARES[n] for n in chosen.steps[at:])
             if left <= 1:
                 rows.write("all", error=f"not begun: {chosen.total_s:.0f} s are over")
                 continue

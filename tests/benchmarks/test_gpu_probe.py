@@ -108,5 +108,9 @@ def test_every_step_runs_to_its_end(tmp_path):
     assert len(losses) == 6 and worst < 2e-2, f"losses are {worst} apart"
     assert rows["F", "compiled cases alone, eager"]["passed"]
     assert " ms " in (tmp_path / "rows.kernels.txt").read_text() and "goals" in table
+
+
+@pytest.mark.soak
+def test_a_step_without_time_says_so(tmp_path):
     rows, table = probe(tmp_path / "rows.jsonl", "--steps", "C", "--total-s", "0.5")
     assert "not begun" in rows["C", "all"]["error"] and "not begun" in table
