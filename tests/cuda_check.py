@@ -27,9 +27,9 @@ from engine_cases import (
     Training,
     build_engine,
     error_of_the_move,
-    first_apart,
     largest,
     save_whole,
+    small_clip,
     train_in_float64,
     training,
 )
@@ -78,6 +78,17 @@ class Found:
 
 def bounds(case: Case) -> tuple[float, float, float]:
     return FP32 if case.precision == "fp32" and case.kind == "adamw" else ROUNDED
+
+
+def first_apart(ours: Training, theirs: Training, bound: float) -> str:
+    """The first weight whose move is further from the judge's than `bound` times that, and how far;
+    empty where there is none."""
+    for name, start in small_clip().state_dict().items():
+        move = (theirs.weights[name].double() - start.double()).norm()
+        error = float((ours.weights[name].double() - theirs.weights[name].double()).norm() / move)
+        if not error <= bound:
+            return f"{name} {error:.1e}"
+    return ""
 
 
 def check_collectives(runtime: Runtime) -> str:

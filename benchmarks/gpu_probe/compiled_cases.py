@@ -49,7 +49,8 @@ def begin(pattern: str, backend: str) -> subprocess.Popen[str]:
 
 
 def found(process: subprocess.Popen[str]) -> Row:
-    lines = process.communicate()[0].splitlines()
+    # Without a timeout, what an OverrunError interrupts would lose the lines it has read.
+    lines = process.communicate(timeout=3600)[0].splitlines()
     return {
         "passed": process.returncode == 0,
         "failed": [line for line in lines if "FAILED" in line],

@@ -297,14 +297,3 @@ def error_of_the_move(ours: Training, theirs: Training) -> float:
 
     assert ours.weights.keys() == theirs.weights.keys()
     return norm(ours.weights, theirs.weights) / norm(theirs.weights, start)
-
-
-def first_apart(ours: Training, theirs: Training, bound: float) -> str:
-    """The first weight whose move is further from the judge's than `bound` times that, and how far;
-    empty where there is none."""
-    for name, start in small_clip().state_dict().items():
-        move = (theirs.weights[name].double() - start.double()).norm()
-        error = float((ours.weights[name].double() - theirs.weights[name].double()).norm() / move)
-        if not error <= bound:
-            return f"{name} {error:.1e}"
-    return ""
