@@ -74,8 +74,11 @@ fuzz: $(VENV)/.ready-dev ## Open mutated files, MINUTES=15 a door; DOOR=tars for
 	$(BIN)/python tests/fuzz/doors.py $(DOOR) --minutes $(MINUTES)
 
 cuda-check: RANKS = 1
+cuda-check: CASES =
+cuda-check: BACKEND = inductor
 cuda-check: $(VENV)/.ready ## Training on this machine's GPUs is correct: a table; RANKS=8 for eight
-	PYTHONPATH=. $(BIN)/torchrun --standalone --nproc_per_node $(RANKS) tests/cuda_check.py
+	PYTHONPATH=.:tests/support $(BIN)/torchrun --standalone --nproc_per_node $(RANKS) \
+		tests/cuda_check.py --cases '$(CASES)' --backend $(BACKEND)
 
 lint: $(VENV)/.ready-dev ## Format check, lint and type check
 	$(BIN)/ruff format --check .

@@ -16,6 +16,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from datetime import date
 from pathlib import Path
 
@@ -23,18 +24,15 @@ import numpy as np
 import torch
 
 from benchmarks.machine import this_machine
-from benchmarks.train_step import RATE, SHAPES, Shape, our_model
+from benchmarks.towers import RATE, SHAPES, Shape, build_engine
 from pretrain.base import distributed
-from pretrain.base.distributed import Runtime
 from pretrain.base.files import write_durably
 from pretrain.batches.augment import AUGMENT_DRAWS, Pictures
 from pretrain.batches.collate import Batch
 from pretrain.batches.feed import DeviceBatch, feed
 from pretrain.batches.options import AugmentOptions
 from pretrain.engine.engine import Engine
-from pretrain.engine.options import EngineOptions, OptimizerOptions
-from pretrain.losses.build import build_objective
-from pretrain.losses.options import LossOptions
+from pretrain.engine.options import EngineOptions
 
 RESULTS = Path(__file__).parent / "results/feeding.json"
 ROUNDS, STEPS, HOST_BATCHES = 5, 10, 3
@@ -125,19 +123,6 @@ def waits(
     return {name: counts[name] / 4 for name in WAITS} | {"of which `train` itself": 2 / 4}
 
 
-def build(shape: Shape, runtime: Runtime, parts: int) -> Engine:
-    return Engine(
-        model=our_model(shape, runtime.device),
-        objective=build_objective(LossOptions()),
-        runtime=runtime,
-        options=EngineOptions(),
-        optimizer=OptimizerOptions(),
-        precision="bf16",
-        local_batch_samples=shape.batch,
-        micro_batch_samples=shape.batch // parts,
-    )
-
-
 def main() -> None:
     """Measure and write the rows."""
     options = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -148,12 +133,12 @@ def main() -> None:
     if not torch.cuda.is_available():
         sys.exit("no GPU here: there is nothing to copy to")
     runtime = distributed.start()
-    shape = Shape(**{**vars(SHAPES[chosen.shape]), "batch": chosen.batch})
+    shape = replace(SHAPES[chosen.shape], batch=chosen.batch)
     augment = AugmentOptions(brightness=0.2, grey=0.2)
     streams = ways(shape, runtime.device)
     rows = []
     for parts in (1, 4):
-        engine = build(shape, runtime, parts)
+        engine = build_engine(shape, runtime, "bf16", EngineOptions(), parts)
         for stream in streams.values():
             train(engine, stream(), augment, 3)
         rounds = [

@@ -19,9 +19,8 @@ of those of the same device, shape, precision and batch.
 import argparse
 import json
 import statistics
-import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -31,61 +30,24 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from benchmarks.machine import this_machine
+from benchmarks.towers import (
+    RATE,
+    SHAPES,
+    Shape,
+    Step,
+    batch_of,
+    build_engine,
+    ceiling_tflops,
+    our_model,
+    seconds,
+    training_flops,
+)
 from pretrain.base import distributed
 from pretrain.base.distributed import Runtime
 from pretrain.base.files import write_durably
-from pretrain.engine.engine import Engine
-from pretrain.engine.options import EngineOptions, OptimizerOptions, TrainedIn
-from pretrain.losses.build import build_objective
-from pretrain.losses.options import LossOptions
-from pretrain.models.clip import CLIP
-from pretrain.models.options import ImageTowerOptions, ModelOptions, TextTowerOptions
-from pretrain.models.presets import PRESETS
-from pretrain.plan.flops import forward_flops
-from pretrain.tokens.vocabulary import Vocabulary
+from pretrain.engine.options import EngineOptions, TrainedIn
 
 RESULTS = Path(__file__).parent / "results/train_step.json"
-RATE = 1e-4
-Step = Callable[[], None]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Shape:
-    """Towers and token lengths."""
-
-    image: dict[str, Any]
-    text: dict[str, Any]
-    embed_dim: int
-    image_px: int
-    text_tokens: int
-    batch: int
-    vocab_size: int = 32_000
-
-
-def preset(name: str, image_px: int, text_tokens: int, batch: int) -> Shape:
-    one = PRESETS[name]
-    return Shape(
-        image=one["image"],
-        text=one["text"],
-        embed_dim=one["embed_dim"],
-        image_px=image_px,
-        text_tokens=text_tokens,
-        batch=batch,
-    )
-
-
-SHAPES = {
-    "cpu": Shape(  # the demo's reduced stage
-        image={"width": 128, "depth": 4, "heads": 2, "patch_px": 8, "mlp_ratio": 4.0},
-        text={"width": 128, "depth": 2, "heads": 2, "mlp_ratio": 4.0},
-        embed_dim=128, image_px=32, text_tokens=8, batch=256, vocab_size=4096,
-    ),
-    "b16_112_t16": preset("B/16", 112, 16, 4096),
-    "b16_112_t32": preset("B/16", 112, 32, 4096),
-    "l16_96_t8": preset("L/16", 96, 8, 4096),
-    "l16_224_t32": preset("L/16", 224, 32, 1024),
-    "h14_84_t8": preset("H/14", 84, 8, 2048),
-}  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,36 +67,11 @@ class Row:
     peak_gib: float | None  # device memory; None on a CPU
 
 
-def our_model(shape: Shape, device: torch.device) -> CLIP:
-    torch.manual_seed(0)
-    return CLIP(
-        ModelOptions(
-            embed_dim=shape.embed_dim,
-            image=ImageTowerOptions(**shape.image),
-            text=TextTowerOptions(**shape.text),
-        ),
-        vocabulary=Vocabulary(size=shape.vocab_size, pad_id=0, bos_id=1, eos_id=2),
-        image_px=shape.image_px,
-        text_tokens=shape.text_tokens,
-        explicit_attention=device.type == "cpu",
-    ).to(device)
-
-
 def ours(
     shape: Shape, runtime: Runtime, precision: TrainedIn, options: EngineOptions, parts: int
 ) -> Step:
     """The engine's step; `parts` micro batches."""
-    batch = shape.batch
-    engine = Engine(
-        model=our_model(shape, runtime.device),
-        objective=build_objective(LossOptions()),
-        runtime=runtime,
-        options=options,
-        optimizer=OptimizerOptions(),
-        precision=precision,
-        local_batch_samples=batch,
-        micro_batch_samples=batch // parts,
-    )
+    engine = build_engine(shape, runtime, precision, options, parts)
     images, texts = batch_of(shape, runtime.device)
     images = images.to(engine.dtype)
     done = 0
@@ -164,7 +101,10 @@ def plain(
     """Forward, loss, backward, fused AdamW, and nothing else."""
     optimizer = torch.optim.AdamW(model.parameters(), lr=RATE, fused=True)
     images, texts = batch_of(shape, device)
-    autocast = torch.autocast(device.type, torch.bfloat16, enabled=precision != "fp32")
+    kind = next(model.parameters()).dtype
+    images = images.to(kind)
+    rounds = precision != "fp32" and kind == torch.float32
+    autocast = torch.autocast(device.type, torch.bfloat16, enabled=rounds)
 
     def step() -> None:
         with autocast:
@@ -190,8 +130,11 @@ def bare(shape: Shape, device: torch.device, precision: TrainedIn) -> Step:
     return plain(model, loss_of, shape, device, precision)
 
 
-def open_clips(shape: Shape, device: torch.device, precision: TrainedIn) -> Step:
-    """open_clip's model and loss, as its trainer calls them."""
+def open_clips(
+    shape: Shape, device: torch.device, precision: TrainedIn, *, best: bool = False
+) -> Step:
+    """open_clip's model and loss, as its trainer calls them; best: with --torchcompile and
+    --precision pure_bf16, its fastest."""
     import open_clip
 
     def tower(options: dict[str, Any]) -> dict[str, Any]:
@@ -219,6 +162,8 @@ def open_clips(shape: Shape, device: torch.device, precision: TrainedIn) -> Step
             "pool_type": "last",
         },
     ).to(device)
+    if best:
+        model = torch.compile(model.bfloat16())
     judge = open_clip.ClipLoss(local_loss=True, gather_with_grad=True)
 
     def loss_of(images: Tensor, texts: Tensor) -> Tensor:
@@ -226,44 +171,6 @@ def open_clips(shape: Shape, device: torch.device, precision: TrainedIn) -> Step
         return found
 
     return plain(model, loss_of, shape, device, precision)
-
-
-def batch_of(shape: Shape, device: torch.device) -> tuple[Tensor, Tensor]:
-    generator = torch.Generator().manual_seed(0)
-    images = torch.randn(shape.batch, 3, shape.image_px, shape.image_px, generator=generator)
-    texts = torch.randint(
-        3, shape.vocab_size, (shape.batch, shape.text_tokens), generator=generator
-    )
-    return images.to(device), texts.to(device)
-
-
-def seconds(step: Step, count: int, device: torch.device) -> float:
-    """Of one step."""
-    waits(device)
-    begin = time.perf_counter()
-    for _ in range(count):
-        step()
-    waits(device)
-    return (time.perf_counter() - begin) / count
-
-
-def waits(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-
-
-def ceiling_tflops(device: torch.device, precision: TrainedIn) -> float:
-    """Of a large matmul in the precision's own type, the best of several."""
-    side = 8192 if device.type == "cuda" else 1024
-    dtype = torch.float32 if precision == "fp32" else torch.bfloat16
-    a = torch.randn(side, side, device=device).to(dtype)
-
-    def product() -> None:
-        torch.mm(a, a)
-
-    seconds(product, 2, device)
-    best = min(seconds(product, 5, device) for _ in range(5))
-    return 2 * side**3 / best / 1e12
 
 
 def measured(
@@ -293,18 +200,7 @@ def measured(
         {way: shape.batch / seconds(step, chosen.steps, device) for way, step in steps.items()}
         for _ in range(chosen.rounds)
     ]
-    flops = (
-        3
-        * forward_flops(
-            ModelOptions(
-                embed_dim=shape.embed_dim,
-                image=ImageTowerOptions(**shape.image),
-                text=TextTowerOptions(**shape.text),
-            ),
-            kept=(shape.image_px // shape.image["patch_px"]) ** 2,
-            text_tokens=shape.text_tokens,
-        ).forward
-    )
+    flops = training_flops(shape)
     machine = this_machine(ranks=1)
     return [
         Row(
@@ -348,13 +244,13 @@ def main() -> None:
     chosen = options.parse_args()
     runtime = distributed.start()
     for name in chosen.shapes:
-        shape = Shape(**{**asdict(SHAPES[name]), "batch": chosen.batch or SHAPES[name].batch})
+        shape = replace(SHAPES[name], batch=chosen.batch or SHAPES[name].batch)
         while True:
             try:
                 found = measured(name, shape, runtime, chosen.precision, chosen)
                 break
             except torch.OutOfMemoryError:
-                shape = Shape(**{**asdict(shape), "batch": shape.batch // 2})
+                shape = replace(shape, batch=shape.batch // 2)
                 print(f"{name}: out of memory, {shape.batch} at a time", flush=True)
                 torch.cuda.empty_cache()
         keep(chosen.out, [asdict(row) for row in found])

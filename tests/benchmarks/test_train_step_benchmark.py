@@ -31,9 +31,9 @@ def test_every_way_is_measured_in_turn(tmp_path):
 def test_the_check_of_a_gpu_passes_on_this_cpu():
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node"]
     done = subprocess.run(
-        [*command, "2", "tests/cuda_check.py", "adamw"],
+        [*command, "2", "tests/cuda_check.py", "--cases", "adamw"],
         cwd=ROOT,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        env={**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT / 'tests/support'}"},
         capture_output=True,
         text=True,
     )

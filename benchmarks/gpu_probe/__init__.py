@@ -1,0 +1,1 @@
+"""A GPU's step taken apart in eight minutes: `python -m benchmarks.gpu_probe`."""
