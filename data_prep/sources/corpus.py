@@ -178,4 +178,8 @@ def _columns_of(expression: pl.Expr) -> list[str]:
 def _matching_rows(table: pa.Table, expression: pl.Expr) -> list[int]:
     """Numbers of the rows that pass; unknown counts as false, as in SQL."""
     frame = pl.DataFrame(searchable(table.select(_columns_of(expression))))
-    return frame.select(expression).to_series().arg_true().to_list()
+    try:
+        return frame.select(expression).to_series().arg_true().to_list()
+    except pl.exceptions.PolarsError as error:  # types fit, values do not
+        told = str(error).split("\n")[0]
+        raise ValueError(f"--where cannot be judged by these values: {told}; change it") from error
