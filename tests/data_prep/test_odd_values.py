@@ -147,7 +147,9 @@ def test_a_condition_that_the_values_cannot_answer_is_one_line(tmp_path, capsys)
     """A structure passes as a number while there are no rows."""
     number = pa.array([{"bytes": 1, "path": 2}] * len(PICTURES))
     file = tmp_path / "x.parquet"
-    pq.write_table(pa.table({"image": PICTURES, "caption": ["a"] * 6, "number": number}), file)
+    pq.write_table(
+        pa.table({"image": PICTURES, "caption": ["a"] * len(PICTURES), "number": number}), file
+    )
     words = ["build", "--source", str(file), "--out", str(tmp_path / "out"), "--vocab-size", "300"]
     assert main([*words, "--workers", "1", "--where", "number < 3"]) == 2
     (line,) = [one for one in capsys.readouterr().err.splitlines() if one.startswith("error:")]
