@@ -31,6 +31,15 @@ place_ranks() {
     export RANKS_PER_NODE MASTER_ADDR MASTER_PORT SRUN_CPUS_PER_TASK
 }
 
+# Sets COUNT, how many shares there are, of which SLURM_ARRAY_TASK_ID counted from 0 is this job's.
+share_of_array() {
+    [[ -n ${SLURM_ARRAY_TASK_ID:-} ]] || fail "submit as an array: sbatch --array=0-15 TEMPLATE ..."
+    COUNT=${COUNT:-$SLURM_ARRAY_TASK_COUNT}
+    ((SLURM_ARRAY_TASK_ID < COUNT)) ||
+        fail "share $SLURM_ARRAY_TASK_ID of $COUNT: they count from 0, so --array=0-$((COUNT - 1)), or" \
+            "COUNT=N in the environment for some shares of N"
+}
+
 # Sets CONTAINER_ARGS, for every srun: where CONTAINER names an image (a .sqsh, or a registry's), the
 # ranks run in it, by the pyxis plugin. Under `sbatch --container-image` srun itself is not there.
 use_container() {

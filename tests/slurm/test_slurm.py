@@ -100,6 +100,7 @@ def assert_whole(directory: Path, *, samples: int) -> None:
         (("pretrain_1node.sbatch", "nowhere.yaml"), "no recipe nowhere.yaml"),
         (("pretrain_multinode.sbatch", "nowhere.yaml"), "no recipe nowhere.yaml"),
         (("data_prep.sbatch", "--out", "out"), "submit as an array"),
+        (("embed.sbatch", "run", "data"), "submit as an array"),
         (("data_prep_merge.sbatch",), "afterok"),
         (("data_prep_merge.sbatch", "nowhere"), "nowhere holds no build to join"),
     ],
