@@ -23,6 +23,7 @@ compat.make_torchvision_importable()
 # Where tests run in several processes these begin, longest first, so that none is left for the end.
 LONGEST = (
     *("slurm", "test_signals", "test_distributed_training", "test_elastic", "test_repair"),
+    "test_readme",
     *("test_end_to_end", "test_optimizers", "test_resume", "test_killed_at_calls", "test_saver"),
     *("test_checkpoint", "test_tasks", "test_inverse_scaling", "test_compare"),
 )

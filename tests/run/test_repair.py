@@ -5,13 +5,11 @@ import json
 import shutil
 from pathlib import Path
 
-import pyarrow.parquet
 import pytest
 from forked_runs import train
-from tiny_datasets import CORPUS, build_food
+from tiny_datasets import build_food
 from tiny_runs import ROOT
 
-from data_prep.__main__ import main as data_prep
 from pretrain.base.lock import LOCK_FILE, Lock
 from pretrain.recipe.parsing import parse, read_recipe
 from pretrain.recipe.stages import plan_stages
@@ -122,27 +120,6 @@ def test_a_temperature_rate_of_zero_freezes_the_temperature(tiny_dataset, tmp_pa
     lines = (tmp_path / "run/metrics.jsonl").read_text().splitlines()
     steps = [e for e in map(json.loads, lines) if e["event"] == "step"]
     assert {round(e["logit_scale"], 4) for e in steps} == {round(1 / 0.07, 4)}
-
-
-def test_own_yaml_trains_on_a_folder_of_pictures(tmp_path):
-    """README's own corpus, with a smaller model and one epoch."""
-    rows = pyarrow.parquet.read_table(CORPUS).slice(0, 300).to_pylist()
-    for place, row in enumerate(rows):
-        (tmp_path / "pictures").mkdir(exist_ok=True)
-        (tmp_path / f"pictures/{place:03d}.png").write_bytes(row["image"])
-        (tmp_path / f"pictures/{place:03d}.txt").write_text(row["caption"])
-    made = tmp_path / "dataset"
-    assert data_prep(["build", "--source", str(tmp_path / "pictures"), "--out", str(made)]) == 0
-    small = [
-        word
-        for tower in ("image", "text")
-        for word in (f"--model.{tower}.width", "32", f"--model.{tower}.depth", "1")
-    ]
-    one = ("--stages.reduced.epochs", "1.0", "--stages.full.epochs", "1.0")
-    own = ROOT / "pretrain/recipes/own.yaml"
-    ended = train(tmp_path / "run", made, *small, *one, recipe=own)
-    assert ended.code == 0, ended.output
-    assert len(losses(tmp_path / "run")) == 4  # 300 samples in batches of 256, twice
 
 
 def test_the_same_length_in_another_unit_is_the_same_run(finished, tiny_dataset, tmp_path):
