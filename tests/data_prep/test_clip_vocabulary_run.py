@@ -12,6 +12,7 @@ from transformers import AutoTokenizer
 
 from pretrain.export.native import load
 
+pytestmark = pytest.mark.soak  # a training of its own; README's run converts and searches by CLIP's
 TEXTS = ["red apple", "!!! a cup of tea!", "", "a very long caption of a cup of tea " * 4]
 
 

@@ -19,6 +19,7 @@ def content(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in files}
 
 
+@pytest.mark.soak
 def test_two_builds_are_equal_byte_for_byte(tmp_path: Path) -> None:
     source = plain_corpus(tmp_path / "corpus.parquet", 30)
     build_dataset(options(source, tmp_path / "a", tiers="48:90,full:95", shard_samples=13))

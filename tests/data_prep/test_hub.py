@@ -6,6 +6,7 @@ import subprocess
 import time
 from collections import Counter
 
+import pytest
 from dataset_hub import TOKEN
 from hub_commands import assert_as_from_disk, build, command
 
@@ -28,6 +29,7 @@ def test_a_split_of_parquet_files(server, from_disk, tmp_path):
     assert not [path for path, _ in server.content.sent if "test" in path or path.endswith("tar")]
 
 
+@pytest.mark.soak
 def test_tars_by_pattern_with_room_for_one_in_the_cache(server, from_disk, tmp_path):
     out = tmp_path / "out"
     small = ["--hub-cache-gib", "0", "--workers", "2"]

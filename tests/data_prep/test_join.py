@@ -86,6 +86,7 @@ def test_each_source_is_shown_in_its_share(sources, tmp_path, shares):
         assert abs(own.mean() - weight) < 0.05 and (own == 0).all() == (weight == 0)
 
 
+@pytest.mark.soak
 def test_a_run_trains_on_the_mix(sources, tmp_path):
     assert join(tmp_path / "mix", sources, "--share", "1", "--share", "2") == 0
     ended = train(tmp_path / "run", tmp_path / "mix", "--data.weights", "mix")

@@ -302,6 +302,7 @@ def test_a_damaged_text_is_counted_and_the_sample_takes_another_of_its_captions(
     assert batch["text_ids"][2, 1] in label
 
 
+@pytest.mark.soak
 def test_a_run_trains_by_a_recaption_and_others_are_refused_at_a_resume(beside, made, tmp_path):
     options = ("--data.caption_weights", "{label: 1, later: 2}", "--checkpoint.keep", "9")
     ended = train(tmp_path / "run", beside, *options)

@@ -246,6 +246,7 @@ def test_several_fetches_into_one_folder_at_once_all_end_well(server, tmp_path):
     assert not list((tmp_path / "x").rglob("*.part"))
 
 
+@pytest.mark.soak
 def test_training_from_afar_is_training(tiny_dataset, tmp_path):
     server = Server(tiny_dataset)
     try:

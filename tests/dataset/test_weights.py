@@ -119,6 +119,7 @@ def test_weights_that_are_missing_or_no_array_or_elsewhere_are_named(tmp_path):
         open_weights(tmp_path, "../some", TEN)
 
 
+@pytest.mark.soak
 def test_a_run_trains_by_weights_and_other_weights_are_refused_at_a_resume(copy, tmp_path):
     weights = np.zeros(230, np.float32)
     weights[:20] = 1.5

@@ -270,6 +270,7 @@ def run(*arguments: object) -> subprocess.CompletedProcess:
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
 
 
+@pytest.mark.soak
 def test_a_converted_folder_is_evaluated_and_trained_on(tmp_path):
     """The commands as a user gives them: convert, evaluate, and a run that starts from it."""
     shape = {"layers": 1, "width": 16}

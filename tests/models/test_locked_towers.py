@@ -78,6 +78,7 @@ def ranks(tmp_path_factory):
     return run_ranks(locked_on_a_rank, 2, tmp_path_factory.mktemp("checkpoints"))
 
 
+@pytest.mark.soak
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_a_locked_tower_stays_bitwise_and_is_in_the_checkpoint(ranks, case):
     start = dict(small_clip().named_parameters())

@@ -50,8 +50,7 @@ def stopped(tiny_dataset, tmp_path_factory):
     "damage",
     [
         "bytes",
-        "deleted",
-        *(pytest.param(one, marks=pytest.mark.soak) for one in ("none", "halved")),
+        *(pytest.param(one, marks=pytest.mark.soak) for one in ("deleted", "none", "halved")),
     ],
 )
 def test_a_damaged_log_does_not_stop_a_resume_and_is_said(stopped, tiny_dataset, tmp_path, damage):

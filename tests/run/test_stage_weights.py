@@ -80,8 +80,14 @@ def make_a_folder(path: Path) -> None:
 
 
 DAMAGES = [
-    *(flip_a_bit, zero_the_tail, take_another_run_s, make_a_folder, Path.unlink),
-    lambda path: path.write_bytes(path.read_bytes()[:1000]),
+    *(flip_a_bit, Path.unlink),
+    *(
+        pytest.param(damage, marks=pytest.mark.soak)
+        for damage in (
+            *(zero_the_tail, take_another_run_s, make_a_folder),
+            lambda path: path.write_bytes(path.read_bytes()[:1000]),
+        )
+    ),
 ]
 
 
@@ -105,7 +111,10 @@ def test_damaged_weights_of_the_stage_before_end_in_one_line_whose_remedy_works(
     assert_alike(run_dir, undisturbed)
 
 
-@pytest.mark.parametrize("damage", [flip_a_bit, make_a_folder, Path.unlink])
+@pytest.mark.parametrize(
+    "damage",
+    [flip_a_bit, *(pytest.param(x, marks=pytest.mark.soak) for x in (make_a_folder, Path.unlink))],
+)
 def test_inside_a_stage_the_weights_of_the_one_before_are_not_read(
     undisturbed, tiny_dataset, tmp_path, damage: Callable[[Path], object]
 ):

@@ -43,6 +43,7 @@ def test_a_bad_node_is_named_with_all_that_is_wrong_there(
     assert not (run_dir / "metrics.jsonl").exists(), "the ranks were started"
 
 
+@pytest.mark.soak
 def test_a_bad_node_is_left_out_of_the_next_start_where_that_is_asked(
     cluster: Cluster, tiny_dataset: Path, tmp_path: Path
 ):
