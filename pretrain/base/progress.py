@@ -119,8 +119,10 @@ class Bar(tqdm):  # type: ignore[type-arg]
         unit: str,
         total: int | None = None,
         done: int = 0,
+        stays: bool = True,
     ) -> None:
-        """items: what it is gone over by, or else `update` counts; done: of an earlier start."""
+        """items: what it is gone over by, or else `update` counts; done: of an earlier start;
+        stays: whether a terminal keeps the bar when the work is done."""
         self._in_lines = not sys.stderr.isatty()
         self._said = time.monotonic()
         super().__init__(
@@ -134,7 +136,7 @@ class Bar(tqdm):  # type: ignore[type-arg]
             dynamic_ncols=not self._in_lines,
             mininterval=min(1.0, _LINE_EVERY_S) if self._in_lines else 0.5,
             bar_format=_LINE if self._in_lines else None,
-            leave=not self._in_lines,
+            leave=stays and not self._in_lines,
         )
 
     def display(self, msg: str | None = None, pos: int | None = None) -> bool | None:

@@ -48,6 +48,11 @@ class Evaluator:
         opened = [task.open(options, self.sets) for task in TASKS]
         self.tasks = [task for task in opened if task is not None]
 
+    @property
+    def rows(self) -> int:
+        """Pictures of the named sets, each of which every evaluation embeds."""
+        return sum(len(one.dataset) for one in self.sets.named.values())
+
     def judges(self, *, final: bool) -> bool:
         """Whether there is anything to evaluate: at a stage's end, or during one."""
         return any(final or task.is_quick for task in self.tasks)

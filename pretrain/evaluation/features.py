@@ -66,9 +66,12 @@ def distribute_rows(count: int, batch: int, embed: Callable[[list[int]], Tensor]
     state = PartialState()
     with state.split_between_processes(list(range(count)), apply_padding=True) as mine:
         parts = []
-        for at in range(0, len(mine), batch):
-            progress.doing(f"evaluating, row {at} of {len(mine)}")
-            parts.append(embed(mine[at : at + batch]))
+        with progress.Bar(what="evaluate", unit="rows", total=len(mine), stays=False) as bar:
+            bar.disable = bar.disable or state.process_index > 0
+            for at in range(0, len(mine), batch):
+                progress.doing(f"evaluating, row {at} of {len(mine)}")
+                parts.append(embed(mine[at : at + batch]))
+                bar.update(batch)
     own = torch.cat(parts)
     if state.num_processes == 1:
         return own

@@ -7,7 +7,7 @@ import torch
 
 from pretrain.batches.ahead import cache_shortage
 from pretrain.engine.result import StepResult, TrainingEngine
-from pretrain.plan.flops import count_executed
+from pretrain.plan.flops import count_executed, stage_flops
 from pretrain.recipe.recipe import image_tokens
 from pretrain.recipe.stages import Stage
 from pretrain.run import metrics
@@ -124,20 +124,29 @@ def log_spike(job: Job, stage: Stage, state: RunState, loss: float, usual: float
 
 
 def say_forecast(job: Job, stage: Stage, state: RunState, step_s: float) -> None:
-    """How long the rest will take, once, judged by the first steps; stages to come by their FLOPs,
-    evaluations and checkpoints left out."""
+    """How long the rest will take, once, judged by the first steps; stages to come and evaluations
+    by their FLOPs, checkpoints left out."""
 
     def flops(of: Stage) -> float:
         return count_executed(job.recipe, of.options, job.runtime.world_size)
 
-    here = flops(stage)
-    second_per_flop = step_s / (here * stage.options.global_batch_samples)
-    left = (stage.steps - state.stage_step) * step_s
-    place = job.stages.index(stage)
-    for later in job.stages[place + 1 :]:
-        left += later.samples * flops(later) * second_per_flop
+    second_per_flop = step_s / (flops(stage) * stage.options.global_batch_samples)
+    at_all_lengths = sum(stage_flops(job.recipe, of.options).forward for of in job.stages)
+    every, rows = job.recipe.evaluation.every_steps, job.evaluator.rows
+    training = evaluating = 0.0
+    for later in job.stages[job.stages.index(stage) :]:
+        done = state.stage_step if later is stage else 0
+        samples = (later.steps - done) * later.options.global_batch_samples
+        training += samples * flops(later) * second_per_flop
+        inside = 0 if every is None else (later.steps - 1) // every - done // every
+        forward = stage_flops(job.recipe, later.options).forward
+        evaluating += rows * (inside * forward + at_all_lengths) * second_per_flop
     job.log.say_once(
-        "forecast", f"about {_duration(left)} of training to go, judged by the first steps"
+        "forecast",
+        f"about {_duration(training + evaluating)} to go, {_duration(evaluating)} of it for "
+        "evaluations, judged by the first steps"
+        if rows
+        else f"about {_duration(training)} to go, judged by the first steps",
     )
 
 
