@@ -11,6 +11,7 @@ from torch import Tensor
 from pretrain.models.options import ModelOptions
 from pretrain.plan.flops import meta_model
 from pretrain.tokens.given import complete
+from pretrain.tokens.json_tokenizer import check_ids
 from pretrain.tokens.options import TokenOptions
 
 TOKEN_TABLE = "text.encoder.embeddings.token_embedding.weight"
@@ -117,6 +118,7 @@ def fast_tokenizer(theirs: Any, path: Path) -> bytes:
         raise ValueError(
             f"{path}: its {type(theirs).__name__} has no tokenizer.json; put one beside the weights"
         )
+    check_ids(backend, path)
     bos, eos = theirs.bos_token or theirs.cls_token, theirs.eos_token or theirs.sep_token
     pad = theirs.pad_token
     if pad in (bos, eos):

@@ -14,6 +14,7 @@ from pretrain.tokens.vocabulary import Vocabulary
 # A pattern that backtracks without end shows itself on long runs of what it takes, then something
 # else, then anything that it may wait for.
 _RUNS, _ENDS = ("a", " ", "1", "!", "\n", "a ", "é"), ("b", "!", "\n")
+_MOST_IDS = 1 << 24
 PROBES = tuple(run * 64 + end + string.printable for run, end in product(_RUNS, _ENDS))
 
 
@@ -96,9 +97,23 @@ def read_json_tokenizer(file: Path, content: bytes) -> Any:
     from tokenizers import Tokenizer
 
     try:
-        return Tokenizer.from_str(content.decode("utf-8"))
+        fast = Tokenizer.from_str(content.decode("utf-8"))
     except Exception as error:  # the package raises bare Exception
         raise ValueError(
             f"{file} is no tokenizer.json that the `tokenizers` package reads ({error}): name "
             "another with --tokenizer"
         ) from error
+    check_ids(fast, file)
+    return fast
+
+
+def check_ids(fast: Any, file: Path) -> None:
+    """ValueError where an id of a `tokenizers.Tokenizer` is beyond any vocabulary: the package and
+    the embedding both make room for all ids up to the highest."""
+    ids = fast.get_vocab(with_added_tokens=True)
+    piece = max(ids, key=ids.__getitem__, default=None)
+    if piece is not None and ids[piece] >= _MOST_IDS:
+        raise ValueError(
+            f"{file}: {piece!r} has the id {ids[piece]:,}, ids end below {_MOST_IDS:,}: name "
+            "another tokenizer"
+        )

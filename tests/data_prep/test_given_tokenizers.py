@@ -22,6 +22,7 @@ from pretrain.dataset.reader import Dataset
 from pretrain.export.tokenizer import tokenizer_files
 from pretrain.tokens.context import context
 from pretrain.tokens.given import CLIP, clip_merges, read_given
+from pretrain.tokens.json_tokenizer import read_json_tokenizer
 from pretrain.tokens.tokenizer import Tokenizer, open_tokenizer, parse_tokenizer
 
 LETTERS = (
@@ -233,3 +234,16 @@ def test_a_folder_is_no_tokenizer(tmp_path, capsys):
     asked = ["build", "--source", "x.parquet", "--out", str(tmp_path / "out")]
     assert main([*asked, "--tokenizer", str(tmp_path)]) == 2
     assert "is a folder; name tokenizer.json" in capsys.readouterr().err
+
+
+def test_an_id_beyond_any_vocabulary_is_one_line(tmp_path):
+    """The package and the embedding make room for every id below it."""
+    fast = byte_bpe("<pad>", "<bos>", "<eos>")
+    content = json.loads(fast.to_str())
+    piece = next(iter(content["model"]["vocab"]))
+    content["model"]["vocab"][piece] = 1 << 31
+    given = tmp_path / "tokenizer.json"
+    given.write_text(json.dumps(content))
+    with pytest.raises(ValueError, match=r"tokenizer\.json: .* has the id 2,147,483,648") as caught:
+        read_json_tokenizer(given, given.read_bytes())
+    assert "\n" not in str(caught.value)
