@@ -7,7 +7,7 @@ Measured with datasets 5.2.0, pyarrow 26.0.1; huggingface/datasets#7467, hugging
 
 import hashlib
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
@@ -25,7 +25,9 @@ from data_prep.sources.tables import TableSource
 
 _TAIL_BYTES = 1 << 16  # of a file, read at once: most footers are shorter
 _BATCH_BYTES = 128 << 20  # of values in memory at once, however small the file
+_HEAD_BYTES = 32
 _PLAIN = {"PLAIN", "RLE", "BIT_PACKED"}  # encodings of values, of levels
+_DICTIONARY = {"PLAIN_DICTIONARY", "RLE_DICTIONARY"}
 
 
 class ParquetSource(TableSource):
@@ -94,7 +96,11 @@ def read_range(
                 row = row if groups else first
                 groups.append(group)
             first = after
-        for batch in _read_batches(path, parquet, groups, columns, threads=whole):
+
+        def head(place: int) -> bytes:
+            return files.glance(path, partial(_head_of, place=place))
+
+        for batch in _read_batches(path, parquet, groups, columns, head, threads=whole):
             low, high = max(0, start - row), min(batch.num_rows, stop - row)
             if low < high:
                 table = pa.Table.from_batches([batch.slice(low, high - low)])
@@ -103,7 +109,13 @@ def read_range(
 
 
 def _read_batches(
-    path: Path, parquet: pq.ParquetFile, groups: list[int], columns: list[str], *, threads: bool
+    path: Path,
+    parquet: pq.ParquetFile,
+    groups: list[int],
+    columns: list[str],
+    head: Callable[[int], bytes],
+    *,
+    threads: bool,
 ) -> Iterator[pa.RecordBatch]:
     """Row groups, a few rows at a time. ValueError names the file if its content is damaged.
 
@@ -111,7 +123,7 @@ def _read_batches(
     """
     for group in groups:
         batches = parquet.iter_batches(
-            batch_size=_rows_at_once(parquet.metadata.row_group(group), columns),
+            batch_size=_rows_at_once(parquet.metadata.row_group(group), columns, head),
             row_groups=[group],
             columns=columns,
             use_threads=threads,
@@ -129,18 +141,54 @@ def _read_batches(
             yield batch
 
 
-def _rows_at_once(group: pq.RowGroupMetaData, columns: list[str]) -> int:
+def _rows_at_once(
+    group: pq.RowGroupMetaData, columns: list[str], head: Callable[[int], bytes]
+) -> int:
     """READ_ROWS, or fewer where so many values could take more than _BATCH_BYTES: a file of a
-    kilobyte can hold gigabytes, as one long text that every row points to."""
+    kilobyte can hold gigabytes, as one long text that every row points to.
+
+    head: the file's first bytes from a place on.
+    """
     row_bytes = 1.0
     for number in range(group.num_columns):
         column = group.column(number)
-        if column.path_in_schema.split(".")[0] in columns:
-            # Plain values take what the file says; one of a dictionary may be all of it.
-            is_plain = set(column.encodings) <= _PLAIN
-            shared_by = max(group.num_rows, 1) if is_plain else 1
-            row_bytes += column.total_uncompressed_size / shared_by
+        if column.path_in_schema.split(".")[0] not in columns:
+            continue
+        # Plain values take what the file says; one of a dictionary may be all of it.
+        row_bytes += column.total_uncompressed_size / max(group.num_rows, 1)
+        encodings = set(column.encodings) - _PLAIN
+        if encodings and column.total_uncompressed_size > _BATCH_BYTES / READ_ROWS:
+            most = column.total_uncompressed_size
+            if encodings <= _DICTIONARY and column.dictionary_page_offset is not None:
+                most = min(most, _page_bytes(head(column.dictionary_page_offset), most))
+            row_bytes += most
     return max(1, min(READ_ROWS, int(_BATCH_BYTES / row_bytes)))
+
+
+def _page_bytes(head: bytes, unknown: int) -> int:
+    """The size of a page's values, by its header in Thrift's compact protocol: its first fields are
+    the page's type and that size, each a 32-bit number (parquet.thrift, PageHeader)."""
+    at, value = 0, unknown
+    for _ in range(2):
+        if head[at : at + 1] != b"\x15":  # the next field, an i32
+            return unknown
+        value = shift = 0
+        while True:
+            at += 1
+            if at >= len(head) or shift > 28:
+                return unknown
+            value |= (head[at] & 0x7F) << shift
+            shift += 7
+            if head[at] < 0x80:
+                break
+        at += 1
+    return value >> 1  # zigzag
+
+
+def _head_of(file: Path | RawIOBase, place: int) -> bytes:
+    with file.open("rb") if isinstance(file, Path) else file as opened:
+        opened.seek(place)
+        return opened.read(_HEAD_BYTES) or b""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -91,7 +91,8 @@ class Batch(TypedDict):
 
 
 def join(parts: list[Batch], asked: NDArray[np.int64], images: NDArray[np.uint8]) -> Batch:
-    """One batch of its parts, in order, whose pictures lie in `images` already.
+    """One batch of its parts, in order, whose pictures lie in `images` already. Equal however it
+    was parted, but for which fault is told first of those of one reason.
 
     asked: the rows as the order has them, before any substitution.
     """
@@ -104,7 +105,8 @@ def join(parts: list[Batch], asked: NDArray[np.int64], images: NDArray[np.uint8]
     for part in parts:
         for reason, count in part["replaced"].items():
             replaced[reason] = replaced.get(reason, 0) + count
-        told = {**part["replaced_first"], **told}
+        for reason, fault in part["replaced_first"].items():
+            told.setdefault(reason, fault)
     return Batch(
         positions=whole("positions"),
         rows=(rows := whole("rows")),

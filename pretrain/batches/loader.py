@@ -47,6 +47,10 @@ def are_processes(options: LoaderOptions, device: torch.device) -> bool:
     return options.kind == "processes" or (options.kind == "auto" and on_gpu)
 
 
+# (positions, rows) of a batch.
+_Asked = Future[tuple[NDArray[np.int64], NDArray[np.int64]]]
+
+
 @dataclass(frozen=True, kw_only=True)
 class _Begun:
     """A batch whose parts are being built."""
@@ -82,6 +86,7 @@ def batches(
     parts_of_all = -(-local // part_samples)
     # Two parts a worker: one at work, one waiting.
     most = max(options.prefetch_batches, -(-2 * count // parts_of_all)) if count else 0
+    most = min(most, len(starts))
     ahead = workers = None
     if options.read_ahead and count and worthwhile(collator.dataset, order, world_size):
         ahead = ReadAhead(collator.dataset, order, rank, world_size)
@@ -95,11 +100,14 @@ def batches(
         workers = Workers(collator, count=count, slots=slots)
     pool = ThreadPoolExecutor(max(count, 1), thread_name_prefix="loader")
 
-    def begin(first: int, slot: int) -> _Begun:
+    def ask(first: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         if ahead is not None:
             ahead.at(first)
         positions = order.share(first, global_batch_samples, rank, world_size)
-        rows = order.rows(positions)
+        return positions, order.rows(positions)
+
+    def begin(asked: _Asked, slot: int) -> _Begun:
+        positions, rows = asked.result()
         parts = []
         for at in range(0, local, part_samples):
             part = slice(at, at + part_samples)
@@ -118,11 +126,16 @@ def batches(
 
     pending: deque[_Begun] = deque()
     try:
+        asked = pool.submit(ask, starts[0]) if starts else None
         for first in starts:
             while (slot := slots.take()) is None and pending:
                 yield finish(pending.popleft())
             # Whoever holds every slot gets its own copy of this batch: the spare is for the next.
-            pending.append(begin(first, slots.spare if slot is None else slot))
+            assert asked is not None
+            pending.append(begin(asked, slots.spare if slot is None else slot))
+            # Which samples come next is told by a thread: it can take milliseconds of the step's.
+            following = first + global_batch_samples
+            asked = pool.submit(ask, following) if following < end else None
             if slot is None or len(pending) > most:
                 yield finish(pending.popleft())
         while pending:

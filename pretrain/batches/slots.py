@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 class Slots:
     """`count` batches of uint8 pictures, each of `shape` (B, H, W, 3), and one more, `spare`.
 
-    A page costs memory from the first batch that touches it.
+    A page costs memory from the first batch that touches it; pinned pages cost it at once.
     """
 
     def __init__(self, *, count: int, shape: tuple[int, ...], is_shared: bool, is_pinned: bool):
@@ -25,9 +25,10 @@ class Slots:
         self.descriptor = os.memfd_create("batches") if is_shared else -1
         if is_shared:
             os.ftruncate(self.descriptor, size)
-        self._memory = mmap.mmap(self.descriptor, size)
-        if is_pinned:
-            _pin(self._memory, size)
+        # An array owns the map: CUDA lets go of the pages before they are unmapped.
+        self._memory = np.frombuffer(mmap.mmap(self.descriptor, size), np.uint8)
+        if is_pinned:  # but the spare, of which copies are handed out
+            _pin(self._memory[: size // (count + 1) * count], self._memory)
         self._free: queue.SimpleQueue[int] = queue.SimpleQueue()
         for slot in range(count):
             self._free.put(slot)
@@ -46,7 +47,7 @@ class Slots:
     def pictures(self, slot: int) -> NDArray[np.uint8]:
         """(B, H, W, 3) of a slot, to be written."""
         batch = int(np.prod(self.shape[1:]))
-        content = memoryview(self._memory)[slot * batch : (slot + 1) * batch]
+        content = memoryview(self._memory)[slot * batch : (slot + 1) * batch]  # type: ignore[arg-type]
         return np.frombuffer(content, np.uint8).reshape(self.shape[1:])
 
     def hand_out(self, slot: int) -> NDArray[np.uint8]:
@@ -57,9 +58,8 @@ class Slots:
         return pictures
 
 
-def _pin(memory: mmap.mmap, size: int) -> None:
-    """Tell CUDA that these pages stay where they are."""
-    address = torch.frombuffer(memory, dtype=torch.uint8).data_ptr()
+def _pin(pages: NDArray[np.uint8], owner: NDArray[np.uint8]) -> None:
+    """Tell CUDA that these pages stay where they are, as long as their owner is there."""
     runtime = torch.cuda.cudart()
-    torch.cuda.check_error(runtime.cudaHostRegister(address, size, 0))
-    weakref.finalize(memory, runtime.cudaHostUnregister, address).atexit = False
+    torch.cuda.check_error(runtime.cudaHostRegister(pages.ctypes.data, pages.nbytes, 0))
+    weakref.finalize(owner, runtime.cudaHostUnregister, pages.ctypes.data).atexit = False

@@ -96,6 +96,7 @@ class Workers:
             connection.send((positions, rows, slot, first))
             answer: Any = connection.recv()
         except (EOFError, OSError) as error:
+            self._free.put(connection)  # who takes it next fails too, and waits for nobody
             raise RuntimeError(
                 "a loader process is gone (its end is told above; out of memory, it was killed): "
                 "lower data.loader.workers, or set data.loader.kind to threads"

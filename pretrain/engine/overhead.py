@@ -2,7 +2,7 @@
 
 For the 347 parameters of B/16, DeepSpeed 0.19.8 launches 1,077 kernels after the backward pass, and
 rounds the fp32 gradients to bf16 on one rank too, where nothing is sent. `trim` changes methods
-that are private to it: a new version has to pass tests/engine/test_overhead.py.
+that are private to it, so that a new version has to be tried.
 """
 
 from typing import Any
@@ -10,6 +10,8 @@ from typing import Any
 import torch
 from deepspeed.runtime.bf16_optimizer import BF16_Optimizer
 from torch import Tensor
+
+_CPU_PIECE = 1 << 22
 
 
 def trim(engine: Any, *, ranks: int) -> None:
@@ -20,13 +22,13 @@ def trim(engine: Any, *, ranks: int) -> None:
         return
     if ranks == 1:  # it would join, round, copy and part the gradients, for nobody
         engine.enable_backward_allreduce = False
-    of_parameters = zero.get_grads_for_norm
+    gradients = zero.fp32_groups_actual_gradients_flat
+    if gradients[0].device.type == "cpu":  # its norm of 100 million numbers at once is 1 % off
+        gradients = [piece for flat in gradients for piece in flat.split(_CPU_PIECE)]
 
     def flat_for_norm(for_clipping: bool = False) -> Any:
-        """One buffer a group, in place of a tensor a parameter."""
-        if for_clipping:
-            return of_parameters(for_clipping)
-        return zero.fp32_groups_actual_gradients_flat, {}
+        """A buffer a group, in place of a tensor a parameter."""
+        return gradients if for_clipping else (gradients, {})
 
     @torch.no_grad()
     def add_gradient(parameter: Tensor, group: int, index: int, clear_lp_grads: bool) -> None:

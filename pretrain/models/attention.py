@@ -29,7 +29,10 @@ def attention(qkv: Tensor, *, causal: bool, valid: Tensor | None, explicit: bool
         if seen is not None:
             hidden = torch.zeros_like(seen, dtype=scores.dtype)
             scores = scores + hidden.masked_fill(~seen, torch.finfo(scores.dtype).min)
-        out = scores.softmax(-1) @ v
+        weights = scores.softmax(-1)
+        if valid is not None and seen is not None:  # nothing to see without a key, as in torch's
+            weights = weights * seen.any(-1, keepdim=True)
+        out = weights @ v
     else:
         is_causal = causal and seen is None
         out = F.scaled_dot_product_attention(q, k, v, attn_mask=seen, is_causal=is_causal)
@@ -44,7 +47,7 @@ def _is_covered(tokens: int, size: int, dtype: torch.dtype) -> bool:
 @functools.cache
 def _covers(tokens: int, size: int, dtype: torch.dtype) -> bool:
     """Whether the short kernel takes it. In fp32 its backward pass outgrows the registers."""
-    if not hasattr(torch.ops.clipa, "short_attention"):
+    if not register_short_attention():
         return False
     if tokens <= 64 and 32 <= size <= 128 and dtype in (torch.bfloat16, torch.float16):
         return True
@@ -56,12 +59,21 @@ def _covers(tokens: int, size: int, dtype: torch.dtype) -> bool:
 
 
 @functools.cache
-def register_short_attention() -> None:
-    """Let CUDA tensors take the short kernel from now on; without Triton, a line says so."""
+def register_short_attention() -> bool:
+    """Whether CUDA tensors can take the short kernel; a line says why where they cannot.
+
+    Triton builds what launches a kernel at its first launch, for which it needs a C compiler: one
+    kernel each way is launched here, before training begins.
+    """
     try:
         importlib.import_module("pretrain.models.short_attention")
-    except ImportError as error:
-        _note(f"attention is torch's own: the short kernel needs Triton ({error})")
+        qkv = torch.zeros(1, 16, 3, 1, 32, dtype=torch.bfloat16, device="cuda", requires_grad=True)
+        torch.ops.clipa.short_attention(qkv, None, False).sum().backward()
+    except Exception as error:
+        told = " ".join(str(error).split())[:200]
+        _note(f"attention is torch's own: the short kernel needs Triton and a compiler ({told})")
+        return False
+    return True
 
 
 def _note(text: str) -> None:

@@ -149,7 +149,8 @@ class ImageTower(nn.Module):
         else:
             sample = torch.arange(len(images), device=images.device)[:, None]
             cells = cells[sample, keep_index // grid, keep_index % grid]
-            positions = F.embedding(keep_index, positions)
+            # In fp32: on a CPU the gradient of a row is summed over the batch in the row's type.
+            positions = F.embedding(keep_index, positions.float())
         convolution = self.vit.patch_embed.proj
         tokens = F.linear(cells.flatten(2), convolution.weight.flatten(1), convolution.bias)
         return tokens + positions.to(tokens.dtype)

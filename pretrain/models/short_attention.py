@@ -30,9 +30,9 @@ def _load(qkv, keys, N: tl.constexpr, H: tl.constexpr, D: tl.constexpr, P: tl.co
         seen = seen & (n[None, :] <= n[:, None])
     if MASKED:
         seen = seen & (tl.load(keys + sample * N + n, mask=n < N, other=0) != 0)[None, :]
-    scores = tl.where(seen, scores, -1e30)  # finite: a row without a key is no NaN
-    e = tl.exp(scores - tl.max(scores, 1)[:, None])
-    return q, k, v, e / tl.sum(e, 1)[:, None], at, inside
+    scores = tl.where(seen, scores, -1e30)  # finite: a row without a key is no NaN, but zero
+    e = tl.where(seen, tl.exp(scores - tl.max(scores, 1)[:, None]), 0.0)
+    return q, k, v, e / tl.maximum(tl.sum(e, 1), 1e-30)[:, None], at, inside
 
 
 @triton.jit

@@ -23,7 +23,8 @@ def step_bytes(
     once a step, ZeRO 2 and 3 after every backward pass; DeepSpeed 0.19.8 all-reduces at stage 2
     too. ZeRO 3 gathers the weights for every forward and every backward. locked: how many of the
     parameters are not trained; ZeRO 3 gathers these for the forwards alone, the others never send
-    them. The loss gathers texts, and agrees on three numbers a text.
+    them. The loss gathers texts, and agrees on three numbers a text
+    (sigmoid: one).
     """
     share = (ranks - 1) / ranks
     trained = parameters - locked

@@ -23,7 +23,7 @@ def list_fixed(recipe: Recipe, stages: list[Stage], precision: str) -> dict[str,
     """All values that decide the numbers of these stages (those that have begun), for JSON."""
     values: dict[str, Any] = {name: _plain(getattr(recipe, name)) for name in _WHOLE}
     values["data"] = {name: _plain(getattr(recipe.data, name)) for name in _DATA}
-    values["engine"] = {"precision": precision}
+    values["engine"] = {"precision": precision, "reduce_dtype": recipe.engine.reduce_dtype}
     values["stages"] = {stage.name: _stage_values(stage) for stage in stages}
     return values
 

@@ -245,3 +245,17 @@ def test_the_number_of_workers_follows_the_device_and_the_node(monkeypatch):
     assert workers_on(LoaderOptions(workers=3), cuda) == 3
     assert are_processes(LoaderOptions(), cuda) and not are_processes(LoaderOptions(), cpu)
     assert not are_processes(LoaderOptions(kind="threads"), cuda)
+
+
+def test_a_lost_process_leaves_nobody_waiting(tiny_dataset):
+    """Of two workers one is killed: threads that ask again fail at once."""
+    workers, _ = workers_of(collator(tiny_dataset), 2)
+    (server,) = servers()
+    while len(server.children()) < 2:
+        time.sleep(0.05)
+    for worker in server.children():
+        worker.kill()
+    for _ in range(4):
+        with pytest.raises(RuntimeError, match=r"lower data\.loader\.workers"):
+            workers.build(ONE, ONE, 0, 0)
+    workers.close()

@@ -219,3 +219,23 @@ def test_weights_of_another_shape_are_refused_by_name():
     weights["unheard.of"] = weights.pop("image_projection.weight")
     with pytest.raises(ValueError, match=r"unheard\.of"):
         resize_weights(weights, clip())
+
+
+def test_the_gradient_of_positions_is_summed_in_fp32_under_a_mask():
+    """bf16 on a CPU, many samples that keep the same tokens."""
+    from pretrain.models.image_tower import ImageTower
+
+    torch.manual_seed(0)
+    options = ImageTowerOptions(
+        width=32, depth=1, heads=1, patch_px=8, positions="learned", cls_token=False
+    )
+    tower = ImageTower(options, image_px=32, explicit_attention=True).bfloat16()
+    images = torch.randn(1024, 3, 32, 32, dtype=torch.bfloat16)
+    keep = torch.rand(1024, 16).argsort(1)[:, :8]
+    tokens = tower._embedded(images, keep)
+    given = torch.randn_like(tokens)
+    tokens.backward(given)
+    wanted = torch.zeros(16, 32, dtype=torch.float64)
+    wanted.index_add_(0, keep.flatten(), given.double().flatten(0, 1))
+    error = float((tower.positions.grad.double() - wanted).norm() / wanted.norm())
+    assert error < 4e-3, f"{error:.1e}"  # a rounding to bf16
