@@ -45,8 +45,8 @@ class RunState:
     skipped: int = 0  # updates that were not made because a number was not finite
     skipped_in_a_row: int = 0
     log_lines: int = 0  # stages, steps and evaluations that metrics.jsonl held
-    stage_weights: dict[str, FileSum] = field(default_factory=dict)  # of the stages that have ended
-    # by name, each followed by NAME.ema where averages are kept
+    # Of the stages that have ended; where averages are kept, each is followed by NAME.ema.
+    stage_weights: dict[str, FileSum] = field(default_factory=dict)
 
     @property
     def begun(self) -> int:

@@ -29,8 +29,13 @@ def stage_file(run_dir: Path, stage: str) -> Path:
 
 
 def weights_name(recipe: Recipe, stage: str, kind: WeightsKind) -> str:
-    """The name under which a stage's weights, or their average, are saved. ValueError where the
-    run keeps no average."""
+    """The name under which a stage's weights, or their average, are saved. ValueError where there
+    is no such stage, or the run keeps no average."""
+    if stage not in recipe.stages:
+        raise ValueError(
+            f"no stage {stage!r} in {recipe.run_dir}, whose stages are {sorted(recipe.stages)}: "
+            "name another --stage"
+        )
     if kind == "plain":
         return stage
     if recipe.engine.ema is None:
@@ -81,7 +86,7 @@ def read_stage_weights(run_dir: Path, stage: str) -> tuple[dict[str, Tensor], di
     """
     path = stage_file(run_dir, stage)
     if not path.is_file():
-        finished = sorted(p.stem for p in path.parent.glob("*.safetensors"))
+        finished = sorted({p.name.partition(".")[0] for p in path.parent.glob("*.safetensors")})
         raise FileNotFoundError(
             f"no weights of stage {stage!r} in {run_dir}; finished stages: {finished or 'none'}. "
             "Train it first, or name another stage"

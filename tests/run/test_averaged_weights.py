@@ -56,6 +56,13 @@ def test_its_figures_stand_beside_the_plain_ones(run, tmp_path):
     assert [table.title for table in result_tables(read_run(run))] == ["held out", "held out.ema"]
 
 
+def test_the_file_of_an_average_is_no_stage(run, capsys):
+    with pytest.raises(SystemExit):
+        export(run_dir=run, stage="full.ema")
+    told = capsys.readouterr().err
+    assert "'full.ema'" in told and "['full', 'reduced']" in told and told.count("\n") == 1
+
+
 def test_a_damaged_file_is_refused_by_its_hash(run, tmp_path, capsys):
     file = run / "stages/full.ema.safetensors"
     content = file.read_bytes()
