@@ -22,7 +22,7 @@ from pretrain.evaluation.options import (
 from pretrain.evaluation.sets import metadata_columns
 from pretrain.evaluation.sweep import draw_sweep, kept_tokens, point_record, sweep_points
 from pretrain.evaluation.table import table
-from pretrain.evaluation.task import Figure
+from pretrain.evaluation.task import Figure, mark_averaged
 from pretrain.recipe.parsing import read_recipe
 from pretrain.subject import EvaluatedModel, find_model, lengths, of_stage
 from pretrain.tokens.image_reduction import kept_count
@@ -41,7 +41,9 @@ def evaluate(options: EvaluateOptions) -> None:
     """Print the figures, and write them to --out or the run folder. ValueError names what cannot
     be, before any model is put on a device. Collective."""
     if options.watch is None:
-        source = find_model(options.model or options.run_dir or Path(), options.stage)
+        source = find_model(
+            options.model or options.run_dir or Path(), options.stage, options.weights
+        )
     else:
         recipe = read_recipe(options.watch)
         source = of_stage(recipe, list(recipe.stages)[-1], {})
@@ -66,7 +68,8 @@ def evaluate(options: EvaluateOptions) -> None:
     def judge(one: EvaluatedModel, at: TokenOptions) -> list[Figure]:
         with one_line_faults(known_to_all=True):  # weights that are not this model's
             model = one.build(at, runtime.device)
-        return evaluator.evaluate(model, kept_tokens(at))
+        figures = evaluator.evaluate(model, kept_tokens(at))
+        return figures if options.weights == "plain" else mark_averaged(figures)
 
     def judge_checkpoint(one: EvaluatedModel) -> tuple[TokenOptions, list[Figure]]:
         at = lengths(one, options.image_px, options.text_tokens)

@@ -10,6 +10,7 @@ from pretrain.base import distributed, progress
 from pretrain.base.distributed import Runtime, broadcast_object, run_together
 from pretrain.base.exit_codes import CONTINUE
 from pretrain.base.faults import StoppedError, ended_at_once, leave, one_line_faults
+from pretrain.base.run_files import AVERAGED
 from pretrain.batches.augment import Pictures
 from pretrain.batches.collate import Collator
 from pretrain.batches.feed import DeviceBatch, feed
@@ -237,24 +238,29 @@ def _train_step(
 
 def _evaluate(job: Job, stage: Stage, state: RunState, engine: TrainingEngine) -> None:
     if job.evaluator.judges(final=False):
-        evaluate_stage(job, stage.name, state, engine.full_weights(), [stage.name])
+        weights, averaged = engine.full_weights(), engine.averaged_weights()
+        evaluate_stage(job, stage.name, state, weights, averaged, [stage.name])
 
 
 def _finish_stage(job: Job, index: int, state: RunState, engine: TrainingEngine) -> RunState:
     """Weights, evaluation at every stage's token lengths, and the checkpoint that ends a stage."""
     name = job.stages[index].name
-    weights = engine.full_weights()
+    weights, averaged = engine.full_weights(), engine.averaged_weights()
+    saved = {name: weights} | ({} if averaged is None else {name + AVERAGED: averaged})
     written = broadcast_object(
         run_together(
             lambda: (
-                save_stage_weights(job.recipe.run_dir, name, weights, engine.objective)
+                {
+                    file: save_stage_weights(job.recipe.run_dir, file, its, engine.objective)
+                    for file, its in saved.items()
+                }
                 if job.runtime.is_main
                 else None
             )
         )
     )
-    state = replace(state, stage_weights={**state.stage_weights, name: written})
-    evaluate_stage(job, name, state, weights, list(job.recipe.stages), final=True)
+    state = replace(state, stage_weights={**state.stage_weights, **written})
+    evaluate_stage(job, name, state, weights, averaged, list(job.recipe.stages), final=True)
     if state.replaced:
         job.log.say(f"replaced so far as unusable: {state.replaced} of {state.samples_seen:,}")
     state = replace(state, stage=index + 1, stage_step=0, skipped_in_a_row=0)

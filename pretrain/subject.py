@@ -9,6 +9,7 @@ from torch import Tensor
 
 from pretrain.batches.options import Normalisation
 from pretrain.dataset.reader import Dataset
+from pretrain.engine.options import WeightsKind
 from pretrain.evaluation.options import EvaluationOptions
 from pretrain.export.native import CONFIG_FILE, WEIGHTS_FILE, export_options, load
 from pretrain.models.build import build_model
@@ -16,7 +17,7 @@ from pretrain.models.clip import CLIP
 from pretrain.models.options import ModelOptions
 from pretrain.recipe.parsing import read_recipe
 from pretrain.recipe.recipe import Recipe
-from pretrain.run.stage_weights import read_finished_weights
+from pretrain.run.stage_weights import read_finished_weights, weights_name
 from pretrain.tokens.context import special_count
 from pretrain.tokens.options import TokenOptions
 from pretrain.tokens.tokenizer import Tokenizer
@@ -36,13 +37,16 @@ class EvaluatedModel:
     """Of a run."""
 
 
-def find_model(folder: Path, stage: str | None) -> EvaluatedModel:
+def find_model(folder: Path, stage: str | None, kind: WeightsKind = "plain") -> EvaluatedModel:
     """An export, or a finished stage of a run, the last one unless named."""
     if (folder / CONFIG_FILE).is_file() or (folder / WEIGHTS_FILE).is_file():
+        if kind != "plain":
+            raise ValueError(f"--weights {kind}: {folder} is an export, of one kind of weights")
         return _open_export(folder, stage)
     recipe = read_recipe(folder)
     stage = stage or list(recipe.stages)[-1]
-    return of_stage(recipe, stage, read_finished_weights(folder, stage)[0])
+    name = weights_name(recipe, stage, kind)
+    return of_stage(recipe, stage, read_finished_weights(folder, name)[0])
 
 
 def of_stage(recipe: Recipe, stage: str, weights: dict[str, Tensor]) -> EvaluatedModel:

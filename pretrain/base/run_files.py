@@ -15,6 +15,7 @@ GALLERY_FILE = "gallery.json"
 REPORT_FILE = "report.html"
 CHECKPOINTS = "checkpoints"
 STAGES = "stages"
+AVERAGED = ".ema"  # after the name of a stage, or of an evaluated set: of the averaged weights
 PROFILE = "profile"
 _WHOLE, _TEXTS = ("samples_seen", "step"), ("event", "stage", "tokens")
 

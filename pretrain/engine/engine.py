@@ -16,25 +16,25 @@ from deepspeed.runtime import bf16_optimizer  # noqa: E402
 from deepspeed.runtime.zero.config import DeepSpeedZeroConfig  # noqa: E402
 from deepspeed.runtime.zero.muon.muon_optimizer import MuonWithAuxAdam  # noqa: E402
 from deepspeed.utils import logger as deepspeed_logger  # noqa: E402
-from deepspeed.utils import safe_get_full_fp32_param  # noqa: E402
 from pydantic import ValidationError  # noqa: E402
 
 from pretrain.base.distributed import Runtime  # noqa: E402
+from pretrain.engine.average import WeightAverage  # noqa: E402
 from pretrain.engine.compiled import compile_towers, forget_compiled  # noqa: E402
 from pretrain.engine.ds_config import offloads_optimizer, read_ds_config, zero_stage  # noqa: E402
 from pretrain.engine.gradient_norm import GradientNorm  # noqa: E402
+from pretrain.engine.objective_state import load_objective, read_objective  # noqa: E402
 from pretrain.engine.optimizers import parameter_groups, round_first_moments  # noqa: E402
 from pretrain.engine.options import EngineOptions, OptimizerOptions, TowerName, TrainedIn  # noqa: E402
 from pretrain.engine.overhead import trim  # noqa: E402
 from pretrain.engine.result import Images, StepResult, Stopwatch, agree  # noqa: E402
 from pretrain.engine.state import (  # noqa: E402
+    STEP,
     load_locked,
-    load_objective,
     load_state,
-    read_objective,
     read_state,
+    read_weights,
     set_weights,
-    shape_of,
 )
 from pretrain.losses.objective import Objective  # noqa: E402
 from pretrain.models.clip import CLIP  # noqa: E402
@@ -150,6 +150,7 @@ class Engine:
         trim(self.engine, ranks=runtime.world_size)
         if exact is not None:
             set_weights(self.engine, exact)
+        self.average = None if options.ema is None else WeightAverage(self.engine, options.ema)
         self.dtype = torch.bfloat16 if precision == "bf16" else torch.float32
         self.norm = GradientNorm(self.engine, is_muon=optimizer.kind == "muon")
         self.stopwatch = Stopwatch(runtime.device)
@@ -230,6 +231,8 @@ class Engine:
             self.objective.skip()
             return replace(found, skipped=_NO_GRADIENT)
         self.objective.step(objective_learning_rate)
+        if self.average is not None:
+            self.average.update()
         if not measure:  # the host would wait here until the optimizer is done
             return found
         return replace(found, grad_norm=self.norm.read())
@@ -267,27 +270,29 @@ class Engine:
     def full_weights(self) -> dict[str, Tensor]:
         """Every weight, whole, in fp32 on the CPU, from the optimizer's master copy. Collective:
         all ranks call it together."""
-        weights = {}
-        for name, parameter in self.engine.module.named_parameters():
-            if name in self.locked:
-                weights[name] = self.locked[name].clone()
-                continue
-            master = safe_get_full_fp32_param(parameter)
-            if master is None:
-                raise RuntimeError(f"DeepSpeed keeps no fp32 master of {name}")
-            weights[name] = master.detach().float().cpu().reshape(shape_of(parameter)).clone()
-        return weights
+        return read_weights(self.engine, self.locked)
+
+    def averaged_weights(self) -> dict[str, Tensor] | None:
+        """The same of their moving average; None without engine.ema. Collective."""
+        if self.average is None:
+            return None
+        with self.average.swapped_in():
+            return read_weights(self.engine, self.locked)
 
     def training_state(self) -> dict[str, Tensor]:
         """This rank's share of all that a resume needs, by name, copied to host memory: fp32
-        masters, moments, and on rank 0 the objective's. Collective."""
-        state = read_state(self.engine, self.runtime.device, self.locked)
+        masters, moments, averages, and on rank 0 the objective's. Collective."""
+        averages = {} if self.average is None else self.average.of_masters
+        state = read_state(self.engine, self.runtime.device, self.locked, averages)
         return {**state, **read_objective(self.objective)} if self.runtime.is_main else state
 
     def load_training_state(self, state: Mapping[str, Tensor]) -> None:
         """Go on from all ranks' shares together, of any number of ranks and any ZeRO stage, before
         the first step. Collective."""
-        load_state(self.engine, state)
+        averages = {} if self.average is None else self.average.of_masters
+        load_state(self.engine, state, averages)
+        if self.average is not None:
+            self.average.updates = int(state[STEP])
         self.locked = load_locked(self.engine, state, self.locked)
         load_objective(self.objective, state)
 

@@ -10,6 +10,7 @@ from pretrain.base.checks import check_between, check_positive
 Precision = Literal["auto", "bf16", "autocast", "fp32"]
 TrainedIn = Literal["bf16", "autocast", "fp32"]
 TowerName = Literal["image", "text"]
+WeightsKind = Literal["plain", "ema"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,7 +87,13 @@ class EngineOptions:
     """Of these, how many a stage may end on: with more it has diverged, and its weights are not
     saved for the next stage."""
 
+    ema: float | None = None
+    """Decay per update of a moving average of the weights, 0.999 say, kept in fp32 beside them and
+    begun anew in each stage; null keeps none. It is evaluated, saved and exported beside the
+    weights, which train as without it."""
+
     def __post_init__(self) -> None:
+        check_between({"engine.ema": self.ema}, 0, 1)
         if self.checkpoint_every < 1:
             raise ValueError(
                 f"engine.checkpoint_every={self.checkpoint_every}: 1 for every block, or more"

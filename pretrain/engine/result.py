@@ -78,6 +78,10 @@ class TrainingEngine(Protocol):
         """Every weight, whole, in fp32 on the CPU. Collective."""
         ...
 
+    def averaged_weights(self) -> dict[str, Tensor] | None:
+        """The same of their moving average; None where none is kept. Collective."""
+        ...
+
     def training_state(self) -> dict[str, Tensor]:
         """This rank's share of all that a resume needs, by name. Collective."""
         ...

@@ -1,4 +1,4 @@
-"""The training state by parameter name: masters and moments, out of DeepSpeed's layout and into it.
+"""Masters, moments and averages by parameter name, out of DeepSpeed's layout and into it.
 
 DeepSpeed 0.19.8 lays a group's parameters end to end in flat fp32 tensors, cuts those over the
 ranks, and keeps the moments in the optimizer's state of the flat tensor. Three traps: it links
@@ -17,11 +17,11 @@ import torch.distributed as dist
 from deepspeed.runtime.bf16_optimizer import BF16_Optimizer
 from deepspeed.runtime.zero.partition_parameters import GatheredParameters
 from deepspeed.runtime.zero.stage3 import DeepSpeedZeroOptimizer_Stage3
+from deepspeed.utils import safe_get_full_fp32_param
 from torch import Tensor
 
-from pretrain.losses.objective import Objective
-
 WEIGHT, MOMENTUM, ADAM = "weight", "momentum_buffer", ("exp_avg", "exp_avg_sq")
+AVERAGE = "ema"
 STEP = "model/step"
 
 
@@ -48,14 +48,38 @@ def set_weights(engine: Any, weights: Mapping[str, Tensor]) -> None:
         _copy(part.flat, part.at, values[part.first : part.first + part.numel])
 
 
+def flat_masters(engine: Any) -> list[Tensor]:
+    """This rank's partitions of the fp32 masters, one a group."""
+    return [flat for flat, _, _ in _groups(engine.optimizer)]
+
+
+def read_weights(engine: Any, locked: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Every weight, whole, in fp32 on the CPU, from the masters; those of `locked` from there.
+    Collective."""
+    weights = {}
+    for name, parameter in engine.module.named_parameters():
+        if name in locked:
+            weights[name] = locked[name].clone()
+            continue
+        master = safe_get_full_fp32_param(parameter)
+        if master is None:
+            raise RuntimeError(f"DeepSpeed keeps no fp32 master of {name}")
+        weights[name] = master.detach().float().cpu().reshape(shape_of(parameter)).clone()
+    return weights
+
+
 @torch.no_grad()
 def read_state(
-    engine: Any, device: torch.device, locked: Mapping[str, Tensor]
+    engine: Any,
+    device: torch.device,
+    locked: Mapping[str, Tensor],
+    averages: Mapping[Tensor, Tensor],
 ) -> dict[str, Tensor]:
     """This rank's share of the training state, in host memory: `model/KIND/NAME` -> tensor.
 
-    locked: whole weights that the optimizer knows nothing of, in host memory on every rank. Whole
-    parameters are shared out over the ranks by bytes. Collective.
+    locked: whole weights that the optimizer knows nothing of, in host memory on every rank.
+    averages: of each flat master partition, its average; empty on all ranks where none is kept.
+    Whole parameters are shared out over the ranks by bytes. Collective.
     """
     states, parts, step = engine.optimizer.optimizer.state, _parts(engine), _step(engine)
     rank, world = dist.get_rank(), dist.get_world_size()
@@ -67,13 +91,13 @@ def read_state(
             if owners[name] == rank:
                 found[f"model/{WEIGHT}/{name}"] = locked[name]
             continue
-        kinds, shape = (WEIGHT, *_moments(parameter)), shape_of(parameter)
+        kinds, shape = _kinds(parameter, averages), shape_of(parameter)
         # New memory: what is handed out is a copy, and later steps do not change it.
         whole = torch.zeros(len(kinds), shape_numel(shape), device=device)
         if name in parts:
             part = parts[name]
             for row, kind in zip(whole, kinds, strict=True):
-                own = _own(part, kind, states, step, name)
+                own = _own(part, kind, states, averages, step, name)
                 row[part.first : part.first + part.numel] = own
         if world > 1:  # as integers: a sum with zeros that keeps every bit
             dist.reduce(whole.view(torch.int32), dst=owners[name])
@@ -84,9 +108,11 @@ def read_state(
 
 
 @torch.no_grad()
-def load_state(engine: Any, tensors: Mapping[str, Tensor]) -> None:
-    """Give an engine that has made no step what `read_state` of all ranks gave, whatever their
-    number, ZeRO stage and offload. Collective."""
+def load_state(
+    engine: Any, tensors: Mapping[str, Tensor], averages: Mapping[Tensor, Tensor]
+) -> None:
+    """Give an engine that has made no step, and its averages, what `read_state` of all ranks gave,
+    whatever their number, ZeRO stage and offload. Collective."""
     optimizer = engine.optimizer
     states, step = optimizer.optimizer.state, int(tensors[STEP])
     for flat, parameters, momentum_numel in _groups(optimizer):
@@ -99,13 +125,13 @@ def load_state(engine: Any, tensors: Mapping[str, Tensor]) -> None:
             state["step"] = _step_as_kept(optimizer.optimizer, flat, step)
     named = dict(engine.module.named_parameters())
     for name, part in _parts(engine).items():
-        for kind in (WEIGHT, *_moments(named[name])):
+        for kind in _kinds(named[name], averages):
             values = _flatten(tensors, f"model/{kind}/{name}", engine, name)
             if kind == MOMENTUM and part.momentum_at is not None:
                 _copy(states[part.flat][kind], part.momentum_at, values)
             else:
                 own = values[part.first : part.first + part.numel]
-                _copy(part.flat if kind == WEIGHT else states[part.flat][kind], part.at, own)
+                _copy(_flat(part, kind, states, averages), part.at, own)
     _refresh_weights(optimizer)
 
 
@@ -125,31 +151,6 @@ def load_locked(
     return found
 
 
-def read_objective(objective: Objective) -> dict[str, Tensor]:
-    """The objective's parameters and moments in host memory: `objective/KIND/NAME` -> tensor."""
-    state = objective.training_state()
-    found = {f"objective/{WEIGHT}/{name}": value for name, value in state["parameters"].items()}
-    names = [name for name, _ in objective.named_parameters()]
-    for index, moments in state["optimizer"]["state"].items():
-        for kind, value in moments.items():
-            found[f"objective/{kind}/{names[index]}"] = value
-    return {key: value.detach().to("cpu", copy=True) for key, value in found.items()}
-
-
-def load_objective(objective: Objective, tensors: Mapping[str, Tensor]) -> None:
-    """Give the objective what `read_objective` gave."""
-    state = objective.training_state()
-    state["parameters"] = {
-        name: tensors[f"objective/{WEIGHT}/{name}"] for name in state["parameters"]
-    }
-    state["optimizer"]["state"] = {
-        index: {kind: tensors[f"objective/{kind}/{name}"] for kind in (*ADAM, "step")}
-        for index, (name, _) in enumerate(objective.named_parameters())
-        if f"objective/step/{name}" in tensors  # absent before the first step that was made
-    }
-    objective.load_training_state(state)
-
-
 def shape_numel(shape: tuple[int, ...]) -> int:
     """How many elements a tensor of this shape has."""
     return torch.Size(shape).numel()
@@ -157,6 +158,10 @@ def shape_numel(shape: tuple[int, ...]) -> int:
 
 def _moments(parameter: Tensor) -> tuple[str, ...]:
     return (MOMENTUM,) if getattr(parameter, "use_muon", False) else ADAM
+
+
+def _kinds(parameter: Tensor, averages: Mapping[Tensor, Tensor]) -> tuple[str, ...]:
+    return (WEIGHT, *_moments(parameter), *((AVERAGE,) if averages else ()))
 
 
 def _owners(shapes: dict[str, tuple[int, ...]], world_size: int) -> dict[str, int]:
@@ -218,10 +223,24 @@ def _parts(engine: Any) -> dict[str, ParameterPart]:
     return found
 
 
-def _own(part: ParameterPart, kind: str, states: Any, step: int, name: str) -> Tensor:
-    """This rank's elements of a parameter's master or moment."""
+def _flat(part: ParameterPart, kind: str, states: Any, averages: Mapping[Tensor, Tensor]) -> Tensor:
+    """What keeps a kind of a parameter's values in the places of its masters."""
     if kind == WEIGHT:
-        return part.flat[part.at : part.at + part.numel]
+        return part.flat
+    return averages[part.flat] if kind == AVERAGE else states[part.flat][kind]
+
+
+def _own(
+    part: ParameterPart,
+    kind: str,
+    states: Any,
+    averages: Mapping[Tensor, Tensor],
+    step: int,
+    name: str,
+) -> Tensor:
+    """This rank's elements of a parameter's master, average or moment."""
+    if kind in (WEIGHT, AVERAGE):
+        return _flat(part, kind, states, averages)[part.at : part.at + part.numel]
     moment = states[part.flat].get(kind) if part.flat in states else None
     if moment is None:
         if step > 0:

@@ -6,6 +6,7 @@ from typing import Literal, get_args
 
 from pretrain.base.checks import check_positive
 from pretrain.batches.options import Resize
+from pretrain.engine.options import WeightsKind
 from pretrain.evaluation.prompts import check_prompts
 
 Axis = Literal["image_px", "keep_tokens", "text_tokens"]
@@ -206,6 +207,9 @@ class EvaluateOptions(TaskOptions):
     """With --watch, seconds between two looks for a new checkpoint."""
     stage: str | None = None
     """Stage whose weights to evaluate; by default the recipe's last."""
+    weights: WeightsKind = "plain"
+    """plain, or ema: their moving average, of a run with engine.ema; its figures are of the sets
+    SET.ema."""
     image_px: int | None = None
     """Picture size; by default the stage's own."""
     text_tokens: int | None = None
@@ -227,8 +231,9 @@ class EvaluateOptions(TaskOptions):
                 f"{asked}: give one of them, the folder of an exported model or of a run, or of a "
                 "run to watch"
             )
-        if self.watch is not None and (self.stage is not None or self.tokens is not None):
+        is_whole = self.stage is None and self.tokens is None and self.weights == "plain"
+        if self.watch is not None and not is_whole:
             raise ValueError(
-                "--watch judges each checkpoint at its own stage's lengths, or at --image_px and "
-                "--text_tokens: leave --stage and --tokens out"
+                "--watch judges each checkpoint's plain weights at its own stage's lengths, or at "
+                "--image_px and --text_tokens: leave --stage, --tokens and --weights out"
             )

@@ -1,8 +1,10 @@
 """What every evaluation task is, and the figures that it gives. No torch: the report reads them."""
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Protocol
+
+from pretrain.base.run_files import AVERAGED
 
 if TYPE_CHECKING:
     from pretrain.evaluation.features import Subject
@@ -74,6 +76,11 @@ class Task(Protocol):
 def shown_name(name: str) -> str:
     """A figure's name as people write it: R@1, top-1."""
     return name.replace("r@", "R@").replace("top", "top-").replace("_", " ")
+
+
+def mark_averaged(figures: Iterable[Figure]) -> list[Figure]:
+    """The figures of averaged weights, told from the plain ones' by their set: SET.ema."""
+    return [replace(one, set=(one.set + AVERAGED).lstrip(".")) for one in figures]
 
 
 def group_figures(figures: Iterable[Figure]) -> dict[tuple[str, str, str], list[Figure]]:

@@ -10,6 +10,7 @@ from PIL import Image
 
 from pretrain.dataset.pictures import decode
 from pretrain.dataset.reader import Dataset
+from pretrain.engine.options import WeightsKind
 from pretrain.export.aside import folder_aside
 from pretrain.export.card import CARD_FILE, model_card
 from pretrain.export.hub import embed_with_transformers, hub_config, hub_files, write_files
@@ -24,7 +25,7 @@ from pretrain.models.build import build_model
 from pretrain.models.starting import CONFIG_FILE
 from pretrain.recipe.parsing import read_recipe
 from pretrain.recipe.recipe import Recipe
-from pretrain.run.stage_weights import read_finished_weights
+from pretrain.run.stage_weights import read_finished_weights, weights_name
 
 # What a format's folder is judged with: the oldest versions that this was tried with.
 _NEEDS = {"transformers": ("transformers", (5, 20)), "open_clip": ("open_clip_torch", (3, 3))}
@@ -36,14 +37,21 @@ _TOLERANCE = 1e-5  # embeddings are unit vectors in fp32
 
 
 def export(
-    recipe: Recipe, stage: str, out: Path, form: Format = "transformers", *, onnx: bool = False
+    recipe: Recipe,
+    stage: str,
+    out: Path,
+    form: Format = "transformers",
+    *,
+    weights_kind: WeightsKind = "plain",
+    onnx: bool = False,
 ) -> str:
     """Write a finished stage's model into `out`; what the folder, loaded back, differs by from the
     run's own weights, on pictures and captions of the training set. ValueError where it differs;
     then `out` is what it was before.
 
     onnx: image.onnx and text.onnx too."""
-    weights, objective = read_finished_weights(recipe.run_dir, stage)
+    name = weights_name(recipe, stage, weights_kind)
+    weights, objective = read_finished_weights(recipe.run_dir, name)
     config = export_config(recipe, stage, objective)
     # A cache is a training node's; here it serves only shards that have no other way.
     far = recipe.data.shards if recipe.data.shards.url is not None else None
@@ -156,7 +164,9 @@ def export_run(options: ExportOptions) -> None:
         check_onnx()
     if options.push_to_hub is not None:
         check_push(options.push_to_hub)
-    difference = export(recipe, stage, folder, options.format, onnx=options.onnx)
-    print(f"exported stage {stage} to {folder}; largest difference after loading {difference}")
+    kind = options.weights
+    difference = export(recipe, stage, folder, options.format, weights_kind=kind, onnx=options.onnx)
+    told = f"stage {stage}" + ("" if kind == "plain" else f", {kind} weights,")
+    print(f"exported {told} to {folder}; largest difference after loading {difference}")
     if options.push_to_hub is not None:
         print(f"uploaded to {push(folder, options.push_to_hub, private=options.private)}")

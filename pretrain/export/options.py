@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Literal
 
 from pretrain.base.checks import check_local
+from pretrain.engine.options import WeightsKind
 
 Format = Literal["native", "transformers", "open_clip"]
 
@@ -19,6 +20,8 @@ class ExportOptions:
     """Folder to write; by default RUN_DIR/export (open_clip: RUN_DIR/export_open_clip)."""
     stage: str | None = None
     """Stage whose weights to export; by default the recipe's last."""
+    weights: WeightsKind = "plain"
+    """plain, or ema: their moving average, of a run with engine.ema."""
     format: Format = "transformers"
     """native (for `pretrain.load`), transformers (native, and for AutoModel) or open_clip (for
     `open_clip.create_model_and_transforms("local-dir:FOLDER")`)."""

@@ -214,6 +214,7 @@ def _memory(
         ranks=machine.ranks,
         weight_bytes=weight_bytes,
         locked=locked,
+        averages=recipe.engine.ema is not None,
     )
     if machine.is_cpu:
         # A CPU's memory is taken when it is touched, of a bucket only what is used.

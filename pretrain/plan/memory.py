@@ -8,8 +8,9 @@ P parameters, N ranks, A bytes of a weight (2 in bf16, 4 in fp32). As DeepSpeed 
     2      A P      (A + 4) P/N        the same          2 P + 18 P/N of DeepSpeed's own estimate
     3      A P/N    4 P/N              the same          18 P/N of DeepSpeed's own estimate
 
-Moments are 8 bytes a parameter, 4 for Muon's matrices. ZeRO 1 in bf16 keeps a whole fp32 gradient
-beside the bf16 one (its BF16_Optimizer), so ZeRO 2 is the smaller one by far.
+Moments are 8 bytes a parameter, 4 for Muon's matrices; engine.ema adds 4 P/N. ZeRO 1 in bf16
+keeps a whole fp32 gradient beside the bf16 one (its BF16_Optimizer), so ZeRO 2 is the smaller one
+by far.
 """
 
 from dataclasses import dataclass
@@ -97,14 +98,16 @@ def states(
     ranks: int,
     weight_bytes: int,
     locked: int = 0,
+    averages: bool = False,
 ) -> tuple[dict[str, int], int]:
     """(bytes on the device by part, bytes in host memory) of a rank's weights, gradients, optimizer
     states and DeepSpeed's buckets. locked: how many of the parameters are not trained: these have
-    no gradient and no state, and the engine keeps them whole in fp32 in host memory."""
+    no gradient and no state, and the engine keeps them whole in fp32 in host memory. averages:
+    whether a moving average of the masters is kept beside them."""
     weights = weight_bytes * (-(-parameters // ranks) if layout.stage == 3 else parameters)
     whole = parameters - locked
     part = -(-whole // ranks)
-    optimizer = 4 * part + moments // ranks
+    optimizer = 4 * part * (1 + averages) + moments // ranks
     divided = 4 * part  # the fp32 gradient of what this rank updates
     if layout.stage == 1:
         flowing = weight_bytes * whole

@@ -52,8 +52,9 @@ def indistinct_note(run: Run) -> str:
 
 
 def _list_figures(result: Result) -> dict[str, Record]:
-    """The figures by ability."""
-    return {str(one.get("part")): one for one in result.figures if one.get("task") == ABILITIES}
+    """The figures by ability; those of averaged weights, which name a set, have no bars."""
+    own = [one for one in result.figures if one.get("task") == ABILITIES and not one.get("set")]
+    return {str(one.get("part")): one for one in own}
 
 
 def _bar(result: Result, name: str, colour: int) -> Bar | None:

@@ -1,8 +1,9 @@
 """What a run folder's finished and running stages have fixed, and whether a resume keeps it.
 
-Fixed is what decides the numbers: seed, model, loss, optimizer, precision, the data's choices, and
-every option of the stages that have begun. How it is executed (micro batch, ZeRO stage, compile,
-workers, where the dataset lies) and the stages still to come can be changed at any resume.
+Fixed is what decides the numbers: seed, model, loss, optimizer, precision, the weights' average,
+the data's choices, and every option of the stages that have begun. How it is executed (micro batch,
+ZeRO stage, compile, workers, where the dataset lies) and the stages still to come can be changed at
+any resume.
 """
 
 import dataclasses
@@ -23,7 +24,12 @@ def list_fixed(recipe: Recipe, stages: list[Stage], precision: str) -> dict[str,
     """All values that decide the numbers of these stages (those that have begun), for JSON."""
     values: dict[str, Any] = {name: _plain(getattr(recipe, name)) for name in _WHOLE}
     values["data"] = {name: _plain(getattr(recipe.data, name)) for name in _DATA}
-    values["engine"] = {"precision": precision, "reduce_dtype": recipe.engine.reduce_dtype}
+    engine = recipe.engine
+    values["engine"] = {
+        "precision": precision,
+        "reduce_dtype": engine.reduce_dtype,
+        "ema": engine.ema,
+    }
     values["stages"] = {stage.name: _stage_values(stage) for stage in stages}
     return values
 

@@ -12,6 +12,7 @@ from typing import Any
 from pydantic import ConfigDict, TypeAdapter, ValidationError, with_config
 
 from pretrain.base.files import file_sha256
+from pretrain.base.run_files import AVERAGED
 
 STATE_FILE = "state.json"  # of a checkpoint's folder, written last
 FORMAT_VERSION = 1
@@ -44,7 +45,8 @@ class RunState:
     skipped: int = 0  # updates that were not made because a number was not finite
     skipped_in_a_row: int = 0
     log_lines: int = 0  # stages, steps and evaluations that metrics.jsonl held
-    stage_weights: dict[str, FileSum] = field(default_factory=dict)  # of the stages that have ended
+    # Of the stages that have ended; where averages are kept, each is followed by NAME.ema.
+    stage_weights: dict[str, FileSum] = field(default_factory=dict)
 
     @property
     def begun(self) -> int:
@@ -80,12 +82,14 @@ class CheckpointRecord:
                 for stage in self.fixed["stages"].values()
             ]
             names = list(self.fixed["stages"])
+            kinds = ("",) if self.fixed["engine"].get("ema") is None else ("", AVERAGED)
         except (KeyError, TypeError, ValueError, AttributeError):
             return "its stages cannot be read"
         if state.stage < 0 or len(lengths) != state.begun:
             return f"stage {state.stage} goes on, {len(lengths)} have begun"
-        if list(state.stage_weights) != names[: state.stage]:
-            return f"weights of {list(state.stage_weights)}, ended are {names[: state.stage]}"
+        ended = [name + kind for name in names[: state.stage] for kind in kinds]
+        if list(state.stage_weights) != ended:
+            return f"weights of {list(state.stage_weights)}, ended are {ended}"
         done = [steps for steps, _ in lengths[: state.stage]]
         if state.stage_step:
             done.append(state.stage_step)

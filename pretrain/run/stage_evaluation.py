@@ -8,8 +8,9 @@ from torch import Tensor
 from pretrain.base.files import write_durably
 from pretrain.base.run_files import GALLERY_FILE, METRICS_FILE, read_events
 from pretrain.evaluation.kept import write_training
-from pretrain.evaluation.task import HEADLINES, Figure, shown_name
+from pretrain.evaluation.task import HEADLINES, Figure, mark_averaged, shown_name
 from pretrain.models.build import build_model
+from pretrain.models.clip import CLIP
 from pretrain.recipe.recipe import Recipe, image_tokens
 from pretrain.run.job import Job
 from pretrain.run.record import RunState
@@ -21,23 +22,24 @@ def evaluate_stage(
     name: str,
     state: RunState,
     weights: dict[str, Tensor],
+    averaged: dict[str, Tensor] | None,
     token_stages: list[str],
     final: bool = False,
 ) -> None:
-    """Evaluate weights, whole and in fp32, at the token lengths of some stages; collective."""
+    """Evaluate weights, whole and in fp32, at the token lengths of some stages, and beside them
+    their average, where there is one. Collective."""
     if not job.evaluator.judges(final=final):
         return
     records = []
     for at in token_stages:
         tokens = job.recipe.stages[at].tokens
-        model = build_model(
-            job.recipe.model,
-            tokens=tokens,
-            vocabulary=job.dataset.vocabulary,
-            device=job.runtime.device,
-            weights=weights,
-        )
-        figures = job.evaluator.evaluate(model, final=final)
+        beside: list[Figure] = []
+        if averaged is not None:  # first: one model at a time is on the device
+            beside = mark_averaged(
+                job.evaluator.evaluate(_build(job, tokens, averaged), final=final)
+            )
+        model = _build(job, tokens, weights)
+        figures = [*job.evaluator.evaluate(model, final=final), *beside]
         record: dict[str, Any] = {
             "tokens": at,
             "image_px": tokens.image_px,
@@ -55,6 +57,16 @@ def evaluate_stage(
                 write_durably(job.recipe.run_dir / GALLERY_FILE, json.dumps(gallery))
     if final and job.runtime.is_main:
         _write_evaluation(job.recipe, name, state, records)
+
+
+def _build(job: Job, tokens: TokenOptions, weights: dict[str, Tensor]) -> CLIP:
+    return build_model(
+        job.recipe.model,
+        tokens=tokens,
+        vocabulary=job.dataset.vocabulary,
+        device=job.runtime.device,
+        weights=weights,
+    )
 
 
 def _say(job: Job, when: str, tokens: TokenOptions, figures: list[Figure]) -> None:

@@ -10,11 +10,13 @@ from torch import Tensor
 
 from pretrain.base.distributed import run_together
 from pretrain.base.files import why_not_written, write_tensors
-from pretrain.base.run_files import CHECKPOINTS, STAGES
+from pretrain.base.run_files import AVERAGED, CHECKPOINTS, STAGES
+from pretrain.engine.options import WeightsKind
 from pretrain.losses.objective import Objective
 from pretrain.models.clip import CLIP, resize_weights
 from pretrain.models.options import StartOptions
 from pretrain.models.starting import load_start
+from pretrain.recipe.recipe import Recipe
 from pretrain.run.checkpoint import complete
 from pretrain.run.late_files import await_seen, unseen
 from pretrain.run.record import FileSum, file_sum, read_record
@@ -24,6 +26,24 @@ _OBJECTIVE = "loss."  # stands before the names of the objective's own parameter
 
 def stage_file(run_dir: Path, stage: str) -> Path:
     return run_dir / STAGES / f"{stage}.safetensors"
+
+
+def weights_name(recipe: Recipe, stage: str, kind: WeightsKind) -> str:
+    """The name under which a stage's weights, or their average, are saved. ValueError where there
+    is no such stage, or the run keeps no average."""
+    if stage not in recipe.stages:
+        raise ValueError(
+            f"no stage {stage!r} in {recipe.run_dir}, whose stages are {sorted(recipe.stages)}: "
+            "name another --stage"
+        )
+    if kind == "plain":
+        return stage
+    if recipe.engine.ema is None:
+        raise ValueError(
+            f"--weights {kind}: {recipe.run_dir} was trained without engine.ema, so it has no "
+            "averaged weights: leave --weights out"
+        )
+    return stage + AVERAGED
 
 
 def save_stage_weights(
@@ -66,7 +86,7 @@ def read_stage_weights(run_dir: Path, stage: str) -> tuple[dict[str, Tensor], di
     """
     path = stage_file(run_dir, stage)
     if not path.is_file():
-        finished = sorted(p.stem for p in path.parent.glob("*.safetensors"))
+        finished = sorted({p.name.partition(".")[0] for p in path.parent.glob("*.safetensors")})
         raise FileNotFoundError(
             f"no weights of stage {stage!r} in {run_dir}; finished stages: {finished or 'none'}. "
             "Train it first, or name another stage"

@@ -66,6 +66,7 @@ def cases(zero: str) -> dict[str, Case]:
             zero=zero.removesuffix("_offload") if kind == "muon" else zero,
             kind=kind,
             precision=precision,
+            ema=0.99,
         )
         for kind in ("adamw", "muon")
         for precision in ("fp32", "bf16")
@@ -104,6 +105,8 @@ def test_other_ranks_and_zero_stages_in_the_middle_of_a_stage(tmp_path, way, nam
             before = content(tmp_path / name / f"step-{step:08d}")
             after = content(tmp_path / name / f"step-{1000 + step:08d}")
             assert before.keys() == after.keys()
+            names = [key.removeprefix("model/weight/") for key in before if "model/weight/" in key]
+            assert {f"model/ema/{name}" for name in names} <= before.keys()
             if name == "muon bf16" and way[step // STEPS][1] != "1":
                 # DeepSpeed keeps this momentum in bf16 there, in fp32 at ZeRO 1.
                 for key in before:

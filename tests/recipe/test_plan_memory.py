@@ -57,6 +57,17 @@ def test_offload_moves_the_states_to_the_host():
     assert host == 100 * (2 + 4 + 4 + 8)
 
 
+def test_an_average_of_the_weights_is_four_bytes_a_parameter_over_the_ranks():
+    common = dict(parameters=800, moments=6400, ranks=8, weight_bytes=2)
+    for offload in (False, True):
+        layout = ZeroLayout(stage=2, offload_optimizer=offload)
+        (without, host), (parts, its_host) = (
+            states(layout, **common, averages=averages) for averages in (False, True)
+        )
+        added = sum(parts.values()) - sum(without.values())
+        assert (added, its_host - host) == ((0, 400) if offload else (400, 0))
+
+
 def test_the_largest_micro_batch_divides_the_local_batch_and_fits():
     memory = Memory(fixed={"weights": 10}, per_sample=3, host=0)
     assert memory.largest_micro(10 + 3 * 31, 96) == 24

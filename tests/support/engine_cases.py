@@ -36,6 +36,7 @@ class Case:
     layer_decay: float | None = None
     locked: str | None = None
     first_moment: str = "fp32"
+    ema: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,6 +110,7 @@ def build_engine(case: Case, *, disturb: bool = False) -> Any:
             compile=case.compile,
             activation_memory_budget=case.memory_budget,
             reduce_dtype=case.reduce_dtype,
+            ema=case.ema,
         ),
         optimizer=OptimizerOptions(
             kind=case.kind,
