@@ -143,6 +143,13 @@ COMMANDS = dict(
             "similarity.command:filter_by_similarity",
             "data_prep.similarity.command:FilterOptions",
         ),
+        _command(
+            "export",
+            "Write a dataset directory's samples as plain WebDataset shards, for other trainers.",
+            "export:export",
+            "data_prep.export:ExportOptions",
+            positionals=(_DATASET, Positional(name="out", help="Folder of the shards.")),
+        ),
     )
 )
 
