@@ -28,7 +28,7 @@ import psutil
 from pretrain.base.exit_codes import CONTINUE, FAILED, REFUSED
 
 _FORWARDED = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT, signal.SIGHUP)
-_FOLDER_VARIABLE = "PRETRAIN_LAUNCH"
+FOLDER_VARIABLE = "PRETRAIN_LAUNCH"
 _ENDED = "ended"
 _LAUNCHERS = (
     "torch.distributed.run",
@@ -36,6 +36,7 @@ _LAUNCHERS = (
     "torchrun",
     "deepspeed",
     "pretrain.launch",
+    "pretrain.base.torchrun",
 )
 # What torchrun and the deepspeed launcher set for their ranks.
 _VARIABLES = ("TORCHELASTIC_RUN_ID", "CROSS_RANK")
@@ -59,6 +60,11 @@ def _run(command: list[str]) -> int:
     if not command:
         print("error: name it: python -m pretrain.launch torchrun …", file=sys.stderr)
         return REFUSED
+    quiet = [sys.executable, "-m", "pretrain.base.torchrun"]
+    if Path(command[0]).name == "torchrun":
+        command = [*quiet, *command[1:]]
+    elif command[1:3] == ["-m", "torch.distributed.run"]:
+        command = [command[0], *quiet[1:], *command[3:]]
     folder = Path(tempfile.mkdtemp(prefix="pretrain-launch-"))
     asked_to_stop = False
     child: subprocess.Popen[bytes] | None = None
@@ -82,7 +88,7 @@ def _run(command: list[str]) -> int:
         # signal to every process of a step, and torchrun would die of USR1.
         child = subprocess.Popen(
             command,
-            env={**os.environ, _FOLDER_VARIABLE: str(folder)},
+            env={**os.environ, FOLDER_VARIABLE: str(folder)},
             start_new_session=True,
             preexec_fn=_ignore_usr1,
         )
@@ -95,7 +101,7 @@ def _run(command: list[str]) -> int:
         for rank in _ranks(folder):
             with contextlib.suppress(psutil.Error):
                 rank.kill()
-        ended = _read_exit_code(folder)
+        ended = read_exit_code(folder)
     except OSError as error:
         print(f"error: {command[0]} cannot be started: {error.strerror}", file=sys.stderr)
         return REFUSED
@@ -121,28 +127,28 @@ def _ranks(folder: Path) -> list[psutil.Process]:
         with contextlib.suppress(psutil.Error):
             process = psutil.Process(pid)
             alive = process.status() != psutil.STATUS_ZOMBIE
-            if alive and process.environ().get(_FOLDER_VARIABLE) == str(folder):
+            if alive and process.environ().get(FOLDER_VARIABLE) == str(folder):
                 found.append(process)
     return found
 
 
 def register() -> None:
     """Tell `python -m pretrain.launch`, where it is above, that this process takes signals."""
-    if folder := os.environ.get(_FOLDER_VARIABLE):
+    if folder := os.environ.get(FOLDER_VARIABLE):
         with contextlib.suppress(OSError):  # the command is gone, and this rank will be soon
             (Path(folder) / f"rank-{os.getpid()}").touch()
 
 
 def say_ended(code: int) -> None:
     """Leave an exit code for `python -m pretrain.launch`: the first of several counts."""
-    if folder := os.environ.get(_FOLDER_VARIABLE):
+    if folder := os.environ.get(FOLDER_VARIABLE):
         own = Path(folder) / f"code-{os.getpid()}"
         with contextlib.suppress(OSError):
             own.write_text(str(code))
             os.link(own, Path(folder) / _ENDED)  # whole, and never over another's
 
 
-def _read_exit_code(folder: Path) -> int | None:
+def read_exit_code(folder: Path) -> int | None:
     """The exit code that the first rank left; None where none did."""
     path = folder / _ENDED
     return int(path.read_text()) if path.is_file() else None

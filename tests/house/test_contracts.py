@@ -188,7 +188,7 @@ def test_help_says_what_every_option_means():
 
 def test_a_mistake_is_one_line_under_both_ways_of_starting_and_costs_seconds(tmp_path):
     wrong = ["-m", "pretrain.train", "--config", TINY, "--stages.full.stepz", "3"]
-    two = [*("-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"), *wrong]
+    two = ["-m", "pretrain.launch", "torchrun", "--standalone", "--nproc_per_node", "2", *wrong]
     for start in (wrong, two):
         before = resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime
         result = subprocess.run([sys.executable, *start], cwd=ROOT, capture_output=True, text=True)
@@ -196,10 +196,18 @@ def test_a_mistake_is_one_line_under_both_ways_of_starting_and_costs_seconds(tmp
         lines = [line for line in result.stderr.splitlines() if "stepz" in line]
         assert lines == ["error: --stages.full.stepz: there is no option 'stepz' in stages.full; "
                          "did you mean 'steps'?"]  # fmt: skip
-        assert result.returncode != 0
-        if start is wrong:
-            assert (result.returncode, len(result.stderr.splitlines())) == (2, 1)
-            assert seconds < 5, f"{seconds:.1f} s of CPU"
+        assert (result.returncode, len(result.stderr.splitlines())) == (2, 1), result.stderr
+        assert start is two or seconds < 5, f"{seconds:.1f} s of CPU"
+
+
+def test_a_rank_that_is_killed_is_told_in_one_line():
+    code = "import os; os.kill(os.getpid(), 9)"
+    two = ["-m", "pretrain.launch", "torchrun", "--standalone", "--nproc_per_node", "2"]
+    words = [sys.executable, *two, "--no-python", sys.executable, "-c", code]
+    ended = subprocess.run(words, cwd=ROOT, capture_output=True, text=True)
+    (line,) = ended.stderr.splitlines()
+    assert line.startswith("error: rank ") and "ended by SIGKILL" in line, line
+    assert ended.returncode != 0
 
 
 def test_a_batch_that_does_not_divide_names_its_neighbours():
