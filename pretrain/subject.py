@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from pretrain.base.run_files import RECIPE_FILE
 from pretrain.batches.options import Normalisation
 from pretrain.dataset.reader import Dataset
 from pretrain.engine.options import WeightsKind
@@ -15,6 +16,7 @@ from pretrain.export.native import CONFIG_FILE, WEIGHTS_FILE, export_options, lo
 from pretrain.models.build import build_model
 from pretrain.models.clip import CLIP
 from pretrain.models.options import ModelOptions
+from pretrain.models.starting import OPEN_CLIP_CONFIG
 from pretrain.recipe.parsing import read_recipe
 from pretrain.recipe.recipe import Recipe
 from pretrain.run.stage_weights import read_finished_weights, weights_name
@@ -43,6 +45,16 @@ def find_model(folder: Path, stage: str | None, kind: WeightsKind = "plain") -> 
         if kind != "plain":
             raise ValueError(f"--weights {kind}: {folder} is an export, of one kind of weights")
         return _open_export(folder, stage)
+    if (folder / OPEN_CLIP_CONFIG).is_file():
+        raise ValueError(
+            f"{folder} is an open_clip folder: give the run or a native export, or convert it: "
+            f"python -m pretrain.convert {folder} OUT"
+        )
+    if not (folder / RECIPE_FILE).is_file():
+        raise FileNotFoundError(
+            f"{folder} has neither {RECIPE_FILE} nor {CONFIG_FILE}: give a run folder or an "
+            "exported model"
+        )
     recipe = read_recipe(folder)
     stage = stage or list(recipe.stages)[-1]
     name = weights_name(recipe, stage, kind)

@@ -246,9 +246,11 @@ def read_manifest(dataset_dir: Path) -> Manifest:
     """
     path = dataset_dir / MANIFEST_FILE
     if not path.is_file():
+        is_corpus = dataset_dir.is_dir() and any(dataset_dir.iterdir())
+        source, out = (dataset_dir, "DATASET") if is_corpus else ("CORPUS", dataset_dir)
         raise FileNotFoundError(
             f"no {MANIFEST_FILE} in {dataset_dir}: not a finished dataset directory; make one with "
-            f"`python -m data_prep build --source FILE --out {dataset_dir}`"
+            f"`python -m data_prep build --source {source} --out {out}`"
         )
     try:
         return Manifest.from_json(path.read_bytes())

@@ -1,5 +1,6 @@
 """Options that people know from open_clip's command line, and what they are called here."""
 
+import re
 from collections.abc import Sequence
 
 # open_clip 3.3's training options (open_clip_train/params.py) -> the option here.
@@ -24,7 +25,7 @@ HABITS = {
     "lock_image": "--stages.NAME.locked image",
     "lock_text": "--stages.NAME.locked text",
     "logs": "--run_dir",
-    "lr": "--stages.NAME.base_learning_rate, times the global batch over 256",
+    "lr": "--stages.NAME.base_learning_rate; the rate is that times the batch / 256",
     "lr_scheduler": "--stages.NAME.schedule.kind",
     "name": "--run_dir",
     "opt": "--optimizer.kind",
@@ -51,3 +52,8 @@ def refuse_habits(words: Sequence[str]) -> None:
         name = word.removeprefix("--").partition("=")[0].replace("-", "_")
         if word.startswith("--") and name in HABITS:
             raise ValueError(f"{word.partition('=')[0]}: here it is {HABITS[name]}")
+        if theirs := re.fullmatch(r"ViT-([A-Za-z]+)-(\d+)(-\w+)*", word):
+            raise ValueError(
+                f"{word}: here it is --model.preset {theirs[1]}/{theirs[2]}, and the picture's "
+                "size is --stages.NAME.tokens.image_px"
+            )

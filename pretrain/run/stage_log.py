@@ -13,6 +13,9 @@ from pretrain.recipe.stages import Stage
 from pretrain.run import metrics
 from pretrain.run.job import Job
 from pretrain.run.record import RunState
+from pretrain.tokens.context import special_count
+
+_LOOKED_AT = 100_000  # samples whose captions' lengths are looked at
 
 
 def log_start(job: Job, stage: Stage, state: RunState, engine: TrainingEngine) -> None:
@@ -59,14 +62,33 @@ def log_start(job: Job, stage: Stage, state: RunState, engine: TrainingEngine) -
         f"stage {stage.name}, step {state.stage_step} of {stage.steps}: {tokens.image_px} px "
         f"({kept} image tokens), {tokens.text_tokens} text tokens, batch "
         f"{options.global_batch_samples} on {job.runtime.world_size} rank(s), {job.precision}, "
-        f"ZeRO {engine.zero_stage}"
+        f"ZeRO {engine.zero_stage}, learning rate {stage.peak():.3g}"
     )
+    if stage is job.stages[-1]:
+        _say_long_captions(job, stage)
     ranks = job.runtime.world_size
     shortage = cache_shortage(
         job.pictures(stage), job.order(), state.samples_seen, job.runtime.rank, ranks
     )
     if shortage is not None:
         job.log.say_once("cache", shortage)
+
+
+def _say_long_captions(job: Job, stage: Stage) -> None:
+    """Where the stage that is to read whole captions cuts most of them."""
+    counts = job.pictures(stage).index["tokens"][:_LOOKED_AT]
+    counts = counts[counts > 0]
+    tokens = stage.options.tokens.text_tokens
+    content = tokens - special_count(job.recipe.model.text.specials)
+    longer = float((counts > content).mean())
+    if longer > 0.5:
+        job.log.say_once(
+            "long captions",
+            f"note: stage {stage.name} reads {tokens} text tokens, {longer:.0%} of the captions "
+            f"are longer ({counts.mean():.0f} tokens on average): raise --stages.{stage.name}."
+            "tokens.text_tokens, or build with a tokenizer of longer pieces (--tokenizer clip, "
+            "--model-type bpe)",
+        )
 
 
 def log_step(

@@ -13,7 +13,8 @@ START = "from pretrain.base import distributed; distributed.start(timeout_s=5)"
 
 def start(**environment: str) -> str:
     """The last line of an attempt."""
-    plain = {k: v for k, v in os.environ.items() if k not in ("RANK", "WORLD_SIZE")}
+    launchers = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")  # accelerate sets some, too
+    plain = {k: v for k, v in os.environ.items() if k not in launchers}
     done = subprocess.run(
         [sys.executable, "-c", START],
         cwd=ROOT,

@@ -250,6 +250,8 @@ def test_the_number_of_workers_follows_the_device_and_the_node(monkeypatch):
 def test_a_lost_process_leaves_nobody_waiting(tiny_dataset):
     """Of two workers one is killed: threads that ask again fail at once."""
     workers, _ = workers_of(collator(tiny_dataset), 2)
+    while not servers():  # a process that has just begun has no command line yet
+        time.sleep(0.05)
     (server,) = servers()
     while len(server.children()) < 2:
         time.sleep(0.05)

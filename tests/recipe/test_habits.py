@@ -101,7 +101,8 @@ def test_a_new_stage_is_named_by_dots():
     [
         (["--optimizer", "lion"], "a mapping of its options (.kind, .beta1"),
         (["--optimizer.kind", "lion"], "give adamw, muon; CONTRIBUTING.md says how one is added"),
-        (["--model", "ViT-B-16"], "a mapping of its options (.preset"),
+        (["--model", "ViT-B-16"], "ViT-B-16: here it is --model.preset B/16"),
+        (["--model", "big"], "a mapping of its options (.preset"),
         (["--loss.kind", "cloob"], "give softmax, sigmoid; CONTRIBUTING.md"),
     ],
 )
