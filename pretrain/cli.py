@@ -69,6 +69,8 @@ def run(command: Command, arguments: Sequence[str] | None = None) -> int:
             if {*words} & (_HELP | _HELP_ALL):
                 print(help_of(command, whole=not {*words} & _HELP or not command.first))
                 return 0
+            if inner := [word for word in words if re.fullmatch(r"--[\w.-]+\.help", word)]:
+                parser(command).parse_args(inner[:1])  # prints, and exits
             read = values if command.read is None else _load(command.read)
             given = read(command, words)
             result = _load(command.run)(*given)

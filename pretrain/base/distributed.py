@@ -19,6 +19,7 @@ from pretrain.base.launch import end_with_launcher
 
 T = TypeVar("T")
 _OF_A_LAUNCHER = ("WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+_set_here: dict[str, str] = {}  # of these, by a process without a launcher
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,15 +47,16 @@ def start(timeout_s: float = 3600.0) -> Runtime:
         "ignore", r".*(gather_into|scatter)_tensor. is deprecated", FutureWarning
     )
     if "RANK" not in os.environ:
-        for name, value in {
+        alone = {
             "RANK": "0",
             "LOCAL_RANK": "0",
             "WORLD_SIZE": "1",
             "LOCAL_WORLD_SIZE": "1",
             "MASTER_ADDR": "127.0.0.1",
             "MASTER_PORT": str(_free_port()),
-        }.items():
-            os.environ[name] = value
+        }
+        os.environ.update(alone)
+        _set_here.update(alone)
     else:
         lacking = [name for name in _OF_A_LAUNCHER if name not in os.environ]
         if lacking:
@@ -114,9 +116,13 @@ def _free_port() -> int:
 
 
 def stop() -> None:
-    """Leave the process group, so that the process ends without a warning."""
+    """Leave the process group, so that the process ends without a warning, and the environment as
+    it was: a process that is started from here is no rank."""
     if dist.is_initialized():
         dist.destroy_process_group()
+    for name in _set_here:
+        os.environ.pop(name, None)
+    _set_here.clear()
 
 
 def barrier() -> None:

@@ -8,7 +8,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from pretrain.losses.pairs import Layout
+from pretrain.losses.pairs import CHUNK_SAMPLES, Layout
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,7 +40,7 @@ class Objective(nn.Module):
     optimizer: torch.optim.Optimizer
     tf32 = False
 
-    def __init__(self, chunk_samples: int) -> None:
+    def __init__(self, chunk_samples: int = CHUNK_SAMPLES) -> None:
         super().__init__()
         self.chunk_samples = chunk_samples
 
@@ -69,9 +69,8 @@ class Objective(nn.Module):
         tf32: whether a GPU may make the loss's matrix products in TF32.
         """
         self.tf32 = tf32
-        self.optimizer = torch.optim.AdamW(
-            self.parameters(), lr=0.0, betas=betas, eps=eps, weight_decay=0.0
-        )
+        own: list[Tensor] = [*self.parameters()] or [torch.zeros(0)]  # AdamW takes no empty list
+        self.optimizer = torch.optim.AdamW(own, lr=0.0, betas=betas, eps=eps, weight_decay=0.0)
 
     @torch.no_grad()
     def step(self, learning_rate: float) -> None:

@@ -56,8 +56,6 @@ def parse(arguments: Sequence[str] | None = None) -> tuple[Recipe, str]:
     line.
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
-    if "--stages.help" in words:
-        parser(TRAIN).parse_args(words)
     spelled = spell_recipe(words)
     options = parser(TRAIN)
     try:

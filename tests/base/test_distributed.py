@@ -39,3 +39,15 @@ def test_a_port_that_another_has_is_named(rank):
         said = start(RANK=rank, **place)
     assert said.startswith("OSError: the ranks do not meet at MASTER_ADDR=127.0.0.1"), said
     assert f"MASTER_PORT={port}" in said and "--master_port" in said
+
+
+def test_a_process_of_its_own_leaves_the_environment_as_it_was():
+    code = (
+        "import os; from pretrain.base import distributed; before = dict(os.environ); "
+        "distributed.start(); assert 'RANK' in os.environ; distributed.stop(); "
+        "changed = {n for n in ('RANK', 'WORLD_SIZE', 'MASTER_PORT', 'LOCAL_RANK') "
+        "if os.environ.get(n) != before.get(n)}; assert not changed, changed"
+    )
+    launchers = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+    plain = {k: v for k, v in os.environ.items() if k not in launchers}
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=plain, check=True)

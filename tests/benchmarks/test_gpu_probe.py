@@ -33,6 +33,7 @@ def test_products_and_attention_are_measured_and_judged(tmp_path):
     assert "not measured" in table and "tiny image up" in table
 
 
+@pytest.mark.soak
 def test_a_step_that_overruns_keeps_its_rows_and_the_next_goes_on(tmp_path):
     from benchmarks.gpu_probe.rows import OverrunError, Rows, deadline, read
 
@@ -57,6 +58,7 @@ def test_a_step_that_overruns_keeps_its_rows_and_the_next_goes_on(tmp_path):
     assert found["wrong"]["ms"] == 2, "the newest row of a name counts"
 
 
+@pytest.mark.soak
 def test_a_hung_call_ends_the_process_with_its_place(tmp_path):
     code = (
         "import signal; from benchmarks.gpu_probe import rows; rows.GRACE_S = 0.3\n"

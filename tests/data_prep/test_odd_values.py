@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from test_caption_values import PICTURES, built, corpus, parquet
 
 from data_prep.__main__ import main
 from data_prep.download.link_tables import stage_tables
+from data_prep.sources.parquet import _head_of, _rows_at_once
 from pretrain.dataset.manifest import read_manifest
 from pretrain.dataset.reader import Dataset
 
@@ -121,6 +123,18 @@ def test_a_time_that_python_does_not_know_ends_no_build(tmp_path, case):
         assert found == [None, "1970-01-01 00:00:00", None, None]
 
 
+def test_rows_read_at_once_follow_what_a_value_can_take(tmp_path):
+    """One long text that all rows share, and as many short ones of their own."""
+    where = tmp_path / "x.parquet"
+    shared = pa.DictionaryArray.from_arrays(pa.array([0] * 300, pa.int32()), ["x" * 10_000_000])
+    own = pa.array([f"a caption of a picture, number {row}" * 300 for row in range(300)])
+    for column, least, most in ((shared, 1, 20), (own, 40, 256)):
+        pq.write_table(pa.table({"a": column}), where, dictionary_pagesize_limit=1 << 30)
+        group = pq.ParquetFile(where).metadata.row_group(0)
+        assert least <= _rows_at_once(group, ["a"], partial(_head_of, where)) <= most
+
+
+@pytest.mark.soak
 def test_a_small_file_of_gigabytes_of_text_costs_a_bounded_memory(tmp_path):
     """Of 300 rows all but a few have the same ten megabytes, which the file holds once."""
     short = [f"a small picture {n}" for n in range(6)]

@@ -185,9 +185,8 @@ def test_killed_at_random_moments_it_ends_in_the_same_bytes(
     assert_same(out, undisturbed)
 
 
-@pytest.mark.parametrize(
-    "tried", [2, pytest.param(0, marks=[pytest.mark.soak, pytest.mark.timeout(3600)])]
-)
+@pytest.mark.soak
+@pytest.mark.parametrize("tried", [2, pytest.param(0, marks=pytest.mark.timeout(3600))])
 def test_killed_before_any_file_system_call_it_ends_in_the_same_bytes(
     tried: int, corpus: Path, undisturbed: Path, tmp_path: Path
 ) -> None:

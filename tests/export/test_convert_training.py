@@ -126,6 +126,7 @@ def test_a_training_starts_from_it_by_its_recipe(tmp_path, capsys):
     assert "model.safetensors" in refusal(f"{own} {start}")
 
 
+@pytest.mark.soak
 def test_other_pixels_can_be_accepted(tmp_path, tiny_dataset):
     model = write_untrained(tmp_path / "model", tiny_dataset)
     words = [*starting_from(model), "--data.normalisation", "openai"]

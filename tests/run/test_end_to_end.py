@@ -90,7 +90,7 @@ def test_two_ranks_under_torchrun_evaluate_what_one_process_does(tiny_run, tmp_p
         ({"image_px": 50}, ["image_px=50", "multiple of 8"]),
         ({"text_tokens": 1}, ["text_tokens=1", "2 or more"]),
         ({"sets": {"mine": Path("no/where")}}, ["evaluation.sets.mine", "no/where"]),
-        ({"run_dir": Path("no/run")}, ["no/run", "--run"]),
+        ({"run_dir": Path("no/run")}, ["no/run", "give a run folder"]),
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
 )

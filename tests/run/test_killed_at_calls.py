@@ -30,6 +30,7 @@ def kill_at(folder, dataset, evaluation_set, count: int, *more: str) -> tuple[in
     return int(found[1]), int(found[2])
 
 
+@pytest.mark.soak
 def test_a_kill_at_some_calls_loses_nothing(copy, tiny_evaluation_set, tmp_path):
     """Neither numbers nor counts: some samples of this dataset are damaged."""
     damage(copy, list(range(0, 230, 9)))

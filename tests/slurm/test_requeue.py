@@ -53,7 +53,7 @@ def test_a_killed_rank_ends_the_job_with_the_reason_and_for_good(
     assert time.monotonic() - begun < 60
     assert job.states == ["FAILED"] and job.exit_codes[0] not in (0, 75, 124), job.log
     assert job.restarts == 0
-    assert "Signal 9 (SIGKILL)" in job.log
+    assert "ended by SIGKILL" in job.log
     assert "back to the queue" not in job.log
 
 

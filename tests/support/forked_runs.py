@@ -73,6 +73,8 @@ def _train(words: list[str], log: Path, environment: dict[str, str]) -> None:
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
     os.chdir(ROOT)
+    for name in ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT", "LOCAL_RANK"):
+        os.environ.pop(name, None)  # of a group that a test had in its own process
     os.environ.update(environment)
     import torch
 
