@@ -9,6 +9,7 @@ _DATASET = Positional(name="directory", help="Dataset directory.")
 _CAPTIONS = "data_prep.text.captions:CaptionOptions"
 _POOL = "data_prep.pool:PoolOptions"
 _RUN = "data_prep.pool:RunOptions"
+_BUILD_RUN = "data_prep.build.options:BuildRunOptions"
 _WRITER = "data_prep.build.writer:WriterOptions"
 _TEXT = ("data_prep.text.vocabulary:VocabularyOptions", "data_prep.build.options:TaggingOptions")
 
@@ -54,7 +55,7 @@ COMMANDS = dict(
             _CAPTIONS,
             "data_prep.pictures.limits:PictureOptions",
             *_TEXT,
-            _RUN,
+            _BUILD_RUN,
             positionals=(),
         ),
         _command(
@@ -67,7 +68,7 @@ COMMANDS = dict(
             "data_prep.pictures.limits:PictureLimits",
             *_TEXT,
             "data_prep.build.options:InPlaceOptions",
-            _RUN,
+            _BUILD_RUN,
             positionals=(Positional(name="tars", help="Folder, file or glob of tars.", kind=str),),
         ),
         _command(

@@ -19,9 +19,8 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import ConfigDict, TypeAdapter, ValidationError, with_config
 
-from data_prep.build.tasks import share_of
 from data_prep.build.ustar import encode_header, end_of_archive, padding
-from data_prep.pool import Pace, Report, RunOptions, run_in_pool
+from data_prep.pool import Pace, Report, RunOptions, run_in_pool, share_of
 from pretrain.base.checks import check_local, check_positive
 from pretrain.base.files import aside, write_durably
 from pretrain.base.lock import locked
@@ -113,11 +112,11 @@ def export(directory: Path, out: Path, options: ExportOptions) -> str:
     ]
     if all(shard.path.exists() for shard in shards):
         print(f"note: {out} is finished", file=sys.stderr)
-    share = [shards[i] for i in share_of(len(shards), options.task_index, options.task_count)]
+    share = [shards[i] for i in share_of(len(shards), options)]
     missing = [shard for shard in share if not shard.path.exists()]
     total, left = (sum(len(shard.rows) for shard in some) for some in (share, missing))
     with Bar(total=total, done=total - left, unit="samples", what="export") as bar:
-        for _ in run_in_pool(_write_shard, (directory, info), missing, options.workers, bar.update):
+        for _ in run_in_pool(_write_shard, (directory, info), missing, options, bar.update):
             pass
     if others := sum(not shard.path.exists() for shard in shards):
         return f"{out}: {others} shards are left to other processes"

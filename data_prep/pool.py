@@ -1,4 +1,4 @@
-"""Work spread over processes: what is done depends on the items alone, not on who does them."""
+"""Work spread over processes, here or on a Ray cluster: what is done depends on the items alone."""
 
 import multiprocessing
 import os
@@ -10,9 +10,11 @@ from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from itertools import islice
-from typing import Any, TypeVar
+from pathlib import Path
+from typing import Any, Literal, TypeVar
 
 from pretrain.base.checks import check_positive
+from pretrain.base.progress import write_progress
 
 S = TypeVar("S")
 T = TypeVar("T")
@@ -26,19 +28,31 @@ _WINDOW = 4  # items for each worker that are handed over at once
 
 @dataclass(frozen=True, kw_only=True)
 class PoolOptions:
-    """How many processes work"""
+    """Where the work is done; the result does not depend on it"""
 
     workers: int | None = None
-    """Processes that work at once; the result does not depend on it. Null: one for each core that
-    this process may use."""
+    """Processes that work at once. Null: one for each core that this process may use, or that the
+    Ray cluster has."""
+    engine: Literal["local", "ray"] = "local"
+    """local: this machine's processes. ray: a Ray cluster, whose nodes see the same disks and have
+    the same installation (requirements-ray.txt)."""
+    ray_address: str = "auto"
+    """The cluster: auto (that of this machine, or of RAY_ADDRESS), HOST:PORT, ray://HOST:PORT; or
+    local, which starts one on this machine."""
+    progress_file: Path | None = None
+    """JSON file that says, every few seconds, how far the work is. Null: none."""
 
     def __post_init__(self) -> None:
         check_positive({"--workers": self.workers})
+        if self.engine == "local" and self.ray_address != "auto":
+            raise ValueError(
+                f"--ray-address={self.ray_address} is of a Ray cluster: add --engine ray"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
 class RunOptions(PoolOptions):
-    """Who does the work; the result does not depend on it"""
+    """Where the work is done, and which share of it; the result does not depend on it"""
 
     task_index: int | None = None
     """Do the share of this number, from 0, of `task_count`; `data_prep merge` joins them all."""
@@ -60,6 +74,15 @@ class RunOptions(PoolOptions):
             )
 
 
+def share_of(items: int, options: PoolOptions) -> range:
+    """The numbers of the items that are to be done here: neighbours, which read neighbouring
+    files."""
+    index, count = getattr(options, "task_index", None), getattr(options, "task_count", None)
+    if index is None or count is None:
+        return range(items)
+    return range(index * items // count, (index + 1) * items // count)
+
+
 class _WorkerStoppedError(Exception):
     """Another process failed, or the user interrupted: what this one does is not wanted."""
 
@@ -73,16 +96,23 @@ def run_in_pool(
     function: Callable[[S, T, Report], R],
     state: S,
     items: Sequence[T],
-    workers: int | None,
+    options: PoolOptions,
     report: Report,
 ) -> Generator[R, None, None]:
     """function(state, item, report) of each item, in the order in which they come to an end.
 
     One worker or one item: in this process. Otherwise in fresh ones, which end with this one
-    however it ends. `report` is called here with what the function reports, now and then.
-    The first exception stops all. ChildProcessError if a process dies.
+    however it ends, or in a Ray cluster's, where a task whose process dies is done again. `report`
+    is called here with what the function reports, now and then. The first exception stops all.
+    ChildProcessError if a process dies.
     """
-    workers = min(usable_workers(workers), len(items))
+    write_progress(options.progress_file)
+    if options.engine == "ray" and items:
+        from data_prep.ray_cluster import run_on_ray  # an installation of its own
+
+        yield from run_on_ray(function, state, items, options.ray_address, options.workers, report)
+        return
+    workers = min(usable_workers(options.workers), len(items))
     if workers <= 1:
         for item in items:
             yield function(state, item, report)

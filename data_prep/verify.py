@@ -54,7 +54,7 @@ class _VerifyState:
 def verify(directory: Path, pool: PoolOptions) -> int:
     """Say what is wrong with a dataset, or that nothing is; returns the exit status."""
     faults = 0
-    for fault in dataset_faults(directory, pool.workers):
+    for fault in dataset_faults(directory, pool):
         print(" ".join(fault.split()))
         faults += 1
     if not faults:
@@ -62,7 +62,7 @@ def verify(directory: Path, pool: PoolOptions) -> int:
     return 1 if faults else 0
 
 
-def dataset_faults(directory: Path, workers: int | None) -> Iterator[str]:
+def dataset_faults(directory: Path, pool: PoolOptions) -> Iterator[str]:
     """Yield what is wrong, a line each; nothing if all is right."""
     try:
         manifest = read_manifest(directory)
@@ -88,7 +88,7 @@ def dataset_faults(directory: Path, workers: int | None) -> Iterator[str]:
             checks.append(_ShardCheck(tier=tier, info=info, first=first))
             first += info.samples
     state = _VerifyState(directory=directory, indexed=indexed)
-    results = run_in_pool(_shard_faults, state, checks, workers, lambda _: None)
+    results = run_in_pool(_shard_faults, state, checks, pool, lambda _: None)
     for faults in Bar(results, total=len(checks), unit="shards", what="verify"):
         yield from faults
 

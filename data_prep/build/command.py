@@ -6,12 +6,17 @@ from pathlib import Path
 import numpy as np
 
 from data_prep.build import merge as joining
-from data_prep.build.options import BuildOptions, InPlaceOptions, TaggingOptions
-from data_prep.build.pipeline import build_dataset, build_share
+from data_prep.build.options import (
+    BuildOptions,
+    BuildRunOptions,
+    InPlaceOptions,
+    TaggingOptions,
+)
+from data_prep.build.pipeline import build_dataset, build_share, plan_build
 from data_prep.build.tasks import CAPTIONS_LEFT_OUT, DOWNLOADS
 from data_prep.build.writer import WriterOptions
 from data_prep.pictures.limits import PictureLimits, PictureOptions
-from data_prep.pool import PoolOptions, RunOptions
+from data_prep.pool import PoolOptions
 from data_prep.sources import RowOptions, SourceOptions
 from data_prep.sources.links import describe_counts
 from data_prep.text.captions import CaptionOptions
@@ -41,7 +46,7 @@ def build(
     pictures: PictureOptions,
     vocabulary: VocabularyOptions,
     tagging: TaggingOptions,
-    run: RunOptions,
+    run: BuildRunOptions,
 ) -> str:
     """Build a dataset, or a share of it, and say what is in it."""
     return _build(
@@ -66,7 +71,7 @@ def index(
     vocabulary: VocabularyOptions,
     tagging: TaggingOptions,
     in_place: InPlaceOptions,
-    run: RunOptions,
+    run: BuildRunOptions,
 ) -> str:
     """Index tars in place and say what is in them."""
     options = BuildOptions(
@@ -83,10 +88,12 @@ def index(
 
 def merge(directory: Path, pool: PoolOptions) -> str:
     """Join the shares of a build and say what is in it."""
-    return _summarise(directory, *joining.merge(directory, pool.workers))
+    return _summarise(directory, *joining.merge(directory, pool))
 
 
 def _build(options: BuildOptions) -> str:
+    if options.run.plan_only:
+        return plan_build(options)
     if options.run.task_index is not None:
         return build_share(options)
     return _summarise(options.writer.out, *build_dataset(options))

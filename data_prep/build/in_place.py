@@ -8,7 +8,7 @@ from pathlib import Path
 from data_prep.build.options import BuildOptions
 from data_prep.build.tasks import Task, TierPlan
 from data_prep.sources import Corpus
-from data_prep.sources.hub_address import is_hub_address
+from data_prep.sources.stores import is_far
 from data_prep.sources.webdataset import WebDatasetSource
 from pretrain.dataset.manifest import PicturesInfo
 
@@ -20,11 +20,11 @@ NOTE = (
 
 
 def check_here(options: BuildOptions) -> None:
-    """ValueError where the tars lie on a hub; nothing of them is asked for."""
-    if is_hub_address(options.source.source):
+    """ValueError where the tars lie far away; nothing of them is asked for."""
+    if is_far(options.source.source):
         raise ValueError(
             f"{options.source.source}: pictures stay in place on this machine only; `build` reads "
-            "tars on the hub"
+            "tars on the hub and on object stores"
         )
 
 

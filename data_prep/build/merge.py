@@ -34,7 +34,7 @@ from data_prep.build.writer import (
     write_index,
     write_manifest,
 )
-from data_prep.pool import Report, run_in_pool
+from data_prep.pool import PoolOptions, Report, run_in_pool
 from data_prep.rejection import REASONS
 from pretrain.base.arrays import read_array
 from pretrain.base.files import file_sha256, sync, write_durably
@@ -80,7 +80,7 @@ class _ShardPlace:
         return np.array(read_array(self.path(tier, "npy")))
 
 
-def merge(out: Path, workers: int | None) -> Built:
+def merge(out: Path, pool: PoolOptions) -> Built:
     """Join what shares have built. ValueError names the shares' tasks that are not done."""
     if (out / MANIFEST_FILE).exists():
         remove_work(out)  # a kill may have left it
@@ -90,7 +90,7 @@ def merge(out: Path, workers: int | None) -> Built:
         raise FileNotFoundError(
             f"{out} holds no build to join; name the --out of `python -m data_prep build`"
         )
-    return join(out, workers)
+    return join(out, pool)
 
 
 def read_built(out: Path) -> Built:
@@ -100,7 +100,7 @@ def read_built(out: Path) -> Built:
     return manifest, read_array(index)["tokens"]
 
 
-def join(out: Path, workers: int | None) -> Built:
+def join(out: Path, pool: PoolOptions) -> Built:
     """Make the dataset of the parts of all tasks, each of which is done."""
     with locked(out / WORK_FOLDER):
         plan = read_plan(out)
@@ -108,7 +108,7 @@ def join(out: Path, workers: int | None) -> Built:
             return read_built(out)
         places = _find_parts(out, plan)
         rejected = _count_rejections(places)
-        kept, repeated = _drop_repeated(out, plan, places, workers)
+        kept, repeated = _drop_repeated(out, plan, places, pool)
         rejected["duplicate_key"] += repeated
         _check_result(out, plan, kept, rejected)
         tiers = _place_shards(out, plan, kept)
@@ -170,7 +170,7 @@ def _count_rejections(places: list[_ShardPlace]) -> Counter[str]:
 
 
 def _drop_repeated(
-    out: Path, plan: Plan, places: list[_ShardPlace], workers: int | None
+    out: Path, plan: Plan, places: list[_ShardPlace], pool: PoolOptions
 ) -> tuple[list[_ShardPlace], int]:
     """The parts that hold samples, none of which an earlier part has; and how many that cost."""
     filled = [place for place in places if place.part.samples]
@@ -188,7 +188,7 @@ def _drop_repeated(
             todo.append((place, dropped))
             place = replace(place, stem=f"{place.stem}.{_KEPT}")
         kept.append(place)
-    for _ in run_in_pool(_rewrite_part, plan, todo, workers, lambda _: None):
+    for _ in run_in_pool(_rewrite_part, plan, todo, pool, lambda _: None):
         pass
     read = [
         replace(place, part=read_record(place.folder / f"{place.stem}.json", Part))

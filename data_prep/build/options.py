@@ -31,6 +31,15 @@ class InPlaceOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
+class BuildRunOptions(RunOptions):
+    """Where the work is done, and which part of it; the result does not depend on it"""
+
+    plan_only: bool = False
+    """End when the work is planned: the corpus looked through, the tokenizer trained, the tasks
+    known. Shares that start before that wait for it."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class BuildOptions:
     """Everything that decides the bytes of a dataset, each part owned by its module.
 
@@ -44,7 +53,7 @@ class BuildOptions:
     vocabulary: VocabularyOptions
     tagging: TaggingOptions
     writer: WriterOptions
-    run: RunOptions = field(default_factory=RunOptions)
+    run: BuildRunOptions = field(default_factory=BuildRunOptions)
     in_place: InPlaceOptions | None = None
     """Given where pictures stay in their tars."""
 

@@ -6,9 +6,9 @@ from contextlib import closing
 from data_prep.build.merge import Built, join, read_built
 from data_prep.build.options import BuildOptions
 from data_prep.build.plan import prepare, refuse_changed
-from data_prep.build.tasks import forget_parts, read_parts, share_of, task_folder
+from data_prep.build.tasks import forget_parts, read_parts, task_folder
 from data_prep.build.work import BuildJob, Progress, run_task, writing
-from data_prep.pool import run_in_pool
+from data_prep.pool import run_in_pool, share_of
 from pretrain.base.progress import Bar
 
 
@@ -21,9 +21,22 @@ def build_dataset(options: BuildOptions) -> Built:
     job = prepare(options)
     if job is None:
         return read_built(options.writer.out)
-    _run_tasks(job, share_of(len(job.plan.tasks), None, None))
+    _run_tasks(job, range(len(job.plan.tasks)))
     with writing(options.writer.out):
-        return join(options.writer.out, options.run.workers)
+        return join(options.writer.out, options.run)
+
+
+def plan_build(options: BuildOptions) -> str:
+    """Plan alone; returns what is to be done next."""
+    out = options.writer.out
+    job = prepare(options)
+    if job is None:
+        return f"{out} is finished: there is nothing to plan"
+    rows, tasks = job.plan.rows, len(job.plan.tasks)
+    return (
+        f"{out} is planned: {rows:,} rows in {tasks:,} tasks; give the same command without "
+        "--plan-only, once or with --task-index I --task-count N in many processes"
+    )
 
 
 def build_share(options: BuildOptions) -> str:
@@ -33,7 +46,7 @@ def build_share(options: BuildOptions) -> str:
     if job is None:
         return f"{out} is finished: there is no share to do"
     index, count = options.run.task_index, options.run.task_count
-    share = share_of(len(job.plan.tasks), index, count)
+    share = share_of(len(job.plan.tasks), options.run)
     _run_tasks(job, share)
     return (
         f"share {index} of {count} is done: {len(share)} of {len(job.plan.tasks)} tasks; when all "
@@ -41,7 +54,7 @@ def build_share(options: BuildOptions) -> str:
     )
 
 
-def _run_tasks(job: BuildJob, numbers: list[int]) -> None:
+def _run_tasks(job: BuildJob, numbers: range) -> None:
     """Do what is missing of some tasks, with a line that tells how far it is."""
     out = job.options.writer.out
     rejected: Counter[str] = Counter()
@@ -66,7 +79,7 @@ def _run_tasks(job: BuildJob, numbers: list[int]) -> None:
             bar.set_postfix_str(f"{written / 1e6 / seconds:.1f} MB/s {reasons}", refresh=False)
             bar.update(progress.rows)
 
-        with closing(run_in_pool(run_task, job, todo, job.options.run.workers, show)) as running:
+        with closing(run_in_pool(run_task, job, todo, job.options.run, show)) as running:
             for _ in running:
                 pass
     try:

@@ -3,8 +3,8 @@
 import hashlib
 import sys
 from bisect import bisect_right
-from collections import Counter
 from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from data_prep.build import in_place
+from data_prep.build.first_pass import selected_rows, train_on_corpus
 from data_prep.build.options import BuildOptions
 from data_prep.build.request import begun_at, describe_request, differing
 from data_prep.build.tasks import (
@@ -21,26 +22,26 @@ from data_prep.build.tasks import (
     Task,
     TierPlan,
     clear,
+    has_plan,
+    look_folder,
     read_plan,
     remove_work,
     write_look,
     write_plan,
 )
 from data_prep.build.work import BuildJob, templates_of, writing
-from data_prep.rejection import RejectedError
 from data_prep.sources import Corpus
 from data_prep.sources.column_choice import DEFAULT_CAPTION_COLUMN
-from data_prep.sources.folder import list_folder, table_in
-from data_prep.text.captions import CaptionTemplate, make_captions
-from data_prep.text.placeholders import say_dropped
-from data_prep.text.vocabulary import sample_texts, train_tokenizer
+from data_prep.sources.look import Looking
+from data_prep.text.captions import CaptionTemplate
 from data_prep.text.word_classes import load_spacy
 from pretrain.base.files import write_durably
-from pretrain.base.lock import locked
+from pretrain.base.lock import LOCK_FILE, HeldError, locked, owner
 from pretrain.dataset.manifest import MANIFEST_FILE, TokenizerInfo, read_manifest, token_dtype
 from pretrain.tokens.given import read_given
 from pretrain.tokens.tokenizer import is_json, open_tokenizer, parse_tokenizer
 
+_PATIENCE_S = 1.0  # with another that plans, without a word
 _TOKENIZER_FILES = {False: "tokenizer.model", True: "tokenizer.json"}  # whether it is the latter
 
 
@@ -53,7 +54,7 @@ def prepare(options: BuildOptions) -> BuildJob | None:
         load_spacy()  # says now what is not installed
     if options.in_place is not None:
         in_place.check_here(options)
-    corpus = Corpus(options.source, *begun_at(options))
+    corpus = _open_corpus(options)
     if options.in_place is not None:
         in_place.check_apart(corpus, options)
     templates = templates_of(options, corpus)
@@ -63,7 +64,7 @@ def prepare(options: BuildOptions) -> BuildJob | None:
         return None
     with writing(out):
         (out / WORK_FOLDER).mkdir(parents=True, exist_ok=True)
-    with locked(out / WORK_FOLDER):  # of many shares, the first one plans for all
+    with _planning(out):  # of many shares, the first one plans for all
         if _is_finished(options, request):  # by another process, meanwhile
             return None
         replaced = (out / MANIFEST_FILE).exists()
@@ -81,6 +82,35 @@ def prepare(options: BuildOptions) -> BuildJob | None:
             _say_what_was_chosen(corpus, options)
             plan = _plan_anew(options, corpus, templates, request, state)
     return BuildJob(options=options, corpus=corpus, plan=plan)
+
+
+def _open_corpus(options: BuildOptions) -> Corpus:
+    """The corpus; what was found in its files is kept until the plan is written."""
+    out = options.writer.out
+    looking = Looking(folder=look_folder(out), options=options.run)
+    try:
+        return Corpus(options.source, *begun_at(options), looking)
+    except (ValueError, FileNotFoundError):
+        if not has_plan(out) and look_folder(out).exists():
+            remove_work(out)
+            with suppress(OSError):  # another command's files are in it
+                out.rmdir()
+        raise
+
+
+@contextmanager
+def _planning(out: Path) -> Iterator[None]:
+    """Nobody else plans meanwhile; who waits for that says so."""
+    work = out / WORK_FOLDER
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(locked(work, patience_s=_PATIENCE_S))
+        except HeldError:
+            print(
+                f"note: waiting for the plan that {owner(work / LOCK_FILE)} makes", file=sys.stderr
+            )
+            stack.enter_context(locked(work))
+        yield
 
 
 def _is_finished(options: BuildOptions, request: dict[str, Any]) -> bool:
@@ -109,7 +139,7 @@ def _plan_anew(
     # not cost the dataset that it was to replace.
     try:
         given = _given_model(options)
-        model = _train_on_corpus(corpus, templates, options) if given is None else given
+        model = train_on_corpus(corpus, templates, options) if given is None else given
         tasks = _plan_tasks(corpus, options)
         if not tasks:
             raise ValueError(
@@ -156,19 +186,19 @@ def _given_model(options: BuildOptions) -> bytes | None:
 
 def _plan_tasks(corpus: Corpus, options: BuildOptions) -> list[Task]:
     """The tasks of the whole corpus; where pictures stay in place, each of one tar."""
-    task_rows = options.writer.shard_samples
     if options.in_place is None:
-        return _cut_tasks(corpus, task_rows, [])
-    tasks = _cut_tasks(corpus, task_rows, in_place.tar_borders(corpus))
+        return _cut_tasks(corpus, options, [])
+    tasks = _cut_tasks(corpus, options, in_place.tar_borders(corpus))
     return in_place.with_pictures(corpus, options, tasks)
 
 
-def _cut_tasks(corpus: Corpus, task_rows: int, borders: list[int]) -> list[Task]:
+def _cut_tasks(corpus: Corpus, options: BuildOptions, borders: list[int]) -> list[Task]:
     """Ranges of the source's rows, in each of which so many pass --where; fewer in the last.
 
     borders: rows, ascending, at which a range ends in any case.
     """
     tasks: list[Task] = []
+    task_rows = options.writer.shard_samples
 
     def cut(numbers: np.ndarray) -> None:
         for first in range(0, len(numbers), task_rows):
@@ -176,7 +206,7 @@ def _cut_tasks(corpus: Corpus, task_rows: int, borders: list[int]) -> list[Task]
             tasks.append(Task(start=int(group[0]), stop=int(group[-1]) + 1, rows=len(group)))
 
     held = np.empty(0, np.int64)
-    for numbers in corpus.selected():
+    for numbers in selected_rows(corpus, options):
         held = np.concatenate([held, numbers])
         if not len(held):
             continue
@@ -238,39 +268,6 @@ def _say_what_was_chosen(corpus: Corpus, options: BuildOptions) -> None:
         notes.append(in_place.NOTE)
     for note in notes:
         print(f"note: {note}", file=sys.stderr)
-
-
-def _train_on_corpus(
-    corpus: Corpus, templates: list[CaptionTemplate], options: BuildOptions
-) -> bytes:
-    """A tokenizer trained on the captions of a first pass, which reads no pictures."""
-    columns = sorted({column for template in templates for column in template.columns})
-    rejected: Counter[str] = Counter()
-
-    def all_texts() -> Iterator[str]:
-        for record in corpus.records(columns, with_images=False):
-            try:
-                captions = make_captions(
-                    templates, record.columns, options.captions.caption_max_chars
-                )
-            except RejectedError as rejection:
-                rejected[rejection.reason] += 1  # for the manifest in the pass that writes
-                continue
-            yield from captions.values()
-
-    texts = sample_texts(all_texts(), options.vocabulary.tokenizer_captions)
-    if not texts:
-        folder = Path(options.source.source)
-        asked = [f"{one.name}={one.template}" for one in templates if not one.entry]
-        raise ValueError(
-            f"no row of {options.source.source} gives a caption: {corpus.rows} rows, "
-            f"where={options.source.where!r}, caption={asked}, {dict(rejected)}; it has the "
-            f"columns {corpus.columns}; change --where or --caption"
-            + (table_in(folder, list_folder(folder)) if folder.is_dir() else "")
-            + (", or write the texts in UTF-8" if "caption_not_utf8" in rejected else "")
-            + say_dropped(rejected)
-        )
-    return train_tokenizer(texts, options.vocabulary)
 
 
 def _tokenizer_info(path: Path) -> TokenizerInfo:

@@ -7,11 +7,12 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from PIL import features
 
 from data_prep.build.options import BuildOptions
-from data_prep.build.tasks import DOWNLOADS, HUB, read_look, read_plan
-from data_prep.sources import Corpus
+from data_prep.build.tasks import COLUMNS, DOWNLOADS, HUB, read_look, read_plan
+from data_prep.sources import CacheOptions, Corpus
 from data_prep.sources.hub import HubOptions
 from data_prep.sources.hub_address import is_hub_address, parse_address
 from data_prep.sources.look import Look
@@ -38,7 +39,11 @@ def describe_request(
         "image_column": corpus.source.image_column,
     }
     # Where it lies decides nothing; what is chosen of a hub stands in an entry of its own.
-    for name in ("source", "image_root", *(option.name for option in fields(HubOptions))):
+    for name in (
+        "source",
+        "image_root",
+        *(one.name for kind in (HubOptions, CacheOptions) for one in fields(kind)),
+    ):
         del source[name]
     captions = {
         **asdict(options.captions),
@@ -72,6 +77,8 @@ def describe_request(
         request[DOWNLOADS] = corpus.source.downloads.plain()
     if corpus.hub is not None:
         request[HUB] = corpus.hub
+    if corpus.look is not None:
+        request[COLUMNS] = corpus.look.columns
     plain: dict[str, Any] = json.loads(json.dumps(request))  # as it reads back from a file
     return plain
 
@@ -84,14 +91,14 @@ def begun_at(options: BuildOptions) -> tuple[str | None, Look | None]:
     if options.writer.overwrite:
         return None, None
     plan, look = read_plan(out), None
-    if not is_hub_address(source):
-        return None, None if plan is None else read_look(out)
     found = {} if plan is None else plan.request
     if (out / MANIFEST_FILE).exists():
         found = read_manifest(out).provenance
         look = _look_of(found)
     elif plan is not None:
         look = read_look(out)
+    if not is_hub_address(source):
+        return None, look
     begun: dict[str, str] = found.get(HUB, {})
     if begun.get("address") != str(parse_address(source)):
         return None, None
@@ -99,18 +106,18 @@ def begun_at(options: BuildOptions) -> tuple[str | None, Look | None]:
 
 
 def _look_of(provenance: dict[str, Any]) -> Look | None:
-    """As much of what was found in tars on the hub as tells a finished build from another."""
-    origin = dict(provenance.get(HUB, {}))
-    columns = origin.pop("columns", None)
-    if columns is None:
+    """As much of what was found in tars as tells a finished build from another."""
+    if COLUMNS not in provenance:
         return None
-    image_column = provenance["options"]["source"]["image_column"]
     return Look(
-        of={**origin, "image_column": image_column},
+        of={
+            "files": provenance["files"],
+            "image_column": provenance["options"]["source"]["image_column"],
+        },
         rows=provenance["rows_found"],
-        columns=columns,
+        columns=provenance[COLUMNS],
         notes=[],
-        marks=[],
+        marks=np.empty((0, 4), np.int64),
     )
 
 

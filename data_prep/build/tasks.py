@@ -1,7 +1,9 @@
 """A build as independent tasks, and what is on the disk of each: the folder OUT/.build.
 
     .build/plan.json            what is built of what, and the tasks: ranges of the source's rows
-    .build/look.json            what was found in the tars, where the corpus is of them
+    .build/look.npz             what was found in the tars, where the corpus is of them
+    .build/look/000003.npz      before there is a plan: what was found in file 3
+    .build/read_captions, select_rows: the same of blocks of rows, for tokenizer and --where
     .build/000012/0.json        a part of task 12 that is done: counts, checksums
     .build/000012/0.160.tar     its shard of a tier
     .build/000012/0.160.npy     the index rows of that shard
@@ -21,6 +23,7 @@ from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
+from data_prep import records
 from data_prep.build.writer import remove_shards
 from data_prep.sources.look import Look
 from pretrain.base.files import write_durably
@@ -35,9 +38,10 @@ from pretrain.dataset.manifest import (
 
 WORK_FOLDER = ".build"
 _PLAN_FILE = "plan.json"
-_LOOK_FILE = "look.json"
+_LOOK_FILE = "look.npz"
 _REPLACED_FILE = "replaced.json"  # the manifest of the dataset that gives way
 CAPTIONS_LEFT_OUT = "captions_left_out"  # of a manifest's provenance, where there are some
+COLUMNS = "columns"  # of a manifest's provenance, where a look through tars found them
 HUB = "hub"  # of a manifest's provenance, where the corpus lies there
 DOWNLOADS = "downloads"  # of a manifest's provenance, where img2dataset fetched the corpus
 
@@ -99,11 +103,14 @@ def task_folder(out: Path, task: int) -> Path:
     return out / WORK_FOLDER / f"{task:06d}"
 
 
-def share_of(tasks: int, index: int | None, count: int | None) -> list[int]:
-    """The numbers of the tasks in a share: neighbours, which read neighbouring files."""
-    if index is None or count is None:
-        return list(range(tasks))
-    return list(range(index * tasks // count, (index + 1) * tasks // count))
+def look_folder(out: Path) -> Path:
+    """Where it is kept what was found in each file of the corpus."""
+    return out / WORK_FOLDER / "look"
+
+
+def first_pass_folder(out: Path, what: str) -> Path:
+    """Where it is kept what was read of the corpus before the plan."""
+    return out / WORK_FOLDER / what.replace(" ", "_")
 
 
 def has_plan(out: Path) -> bool:
@@ -124,12 +131,12 @@ def write_plan(out: Path, plan: Plan) -> None:
 def read_look(out: Path) -> Look | None:
     """What the planner found in the corpus's tars; None if it looked through none."""
     path = out / WORK_FOLDER / _LOOK_FILE
-    return read_record(path, Look) if path.exists() else None
+    return Look(**records.read_record(path)) if path.exists() else None
 
 
 def write_look(out: Path, look: Look) -> None:
     """Written before the plan, so that whoever finds that need not look again."""
-    _write_record(out / WORK_FOLDER / _LOOK_FILE, look)
+    records.write_record(out / WORK_FOLDER / _LOOK_FILE, vars(look))
 
 
 def read_parts(folder: Path) -> list[Part]:

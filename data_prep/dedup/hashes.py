@@ -20,7 +20,7 @@ from PIL import Image
 from scipy.fft import dctn
 
 from data_prep.build.writer import array_file
-from data_prep.pool import Report, run_in_pool
+from data_prep.pool import PoolOptions, Report, run_in_pool
 from pretrain.base.arrays import read_array
 from pretrain.base.files import file_sha256, write_durably
 from pretrain.base.progress import Bar
@@ -60,7 +60,7 @@ def dataset_hashes(directory: Path, manifest: Manifest, workers: int | None) -> 
     hashes = np.empty(manifest.samples, np.uint64)
     blocks = row_blocks(manifest.samples)
     state = _HashState(directory=directory, manifest=manifest)
-    results = run_in_pool(_hash_block, state, blocks, workers, lambda _: None)
+    results = run_in_pool(_hash_block, state, blocks, PoolOptions(workers=workers), lambda _: None)
     with Bar(total=len(hashes), unit="samples", what=f"hash {directory}") as bar:
         for first, part in results:
             hashes[first : first + len(part)] = part

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data_prep.dedup.hashes import row_blocks
-from data_prep.pool import Report, run_in_pool
+from data_prep.pool import PoolOptions, Report, run_in_pool
 from pretrain.base.progress import Bar
 from pretrain.dataset.manifest import Manifest
 from pretrain.dataset.rows import smallest_tier
@@ -33,7 +33,13 @@ def caption_digests(state: Captions, workers: int | None) -> NDArray[np.uint64]:
     Different captions share them with a chance of 3 in 10,000 among 100 million.
     """
     digests = np.empty(state.manifest.samples, np.uint64)
-    results = run_in_pool(_digest_block, state, row_blocks(len(digests)), workers, lambda _: None)
+    results = run_in_pool(
+        _digest_block,
+        state,
+        row_blocks(len(digests)),
+        PoolOptions(workers=workers),
+        lambda _: None,
+    )
     with Bar(total=len(digests), unit="samples", what="captions") as bar:
         for first, part in results:
             digests[first : first + len(part)] = part

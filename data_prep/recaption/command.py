@@ -103,7 +103,7 @@ def recaption(
         spread(_table_entries(table, options, templates, rejected), work, TABLE, buckets)
         spread(_sample_entries(directory, manifest, options), work, SAMPLES, buckets)
         joined = Joined(rejected=rejected)
-        results = run_in_pool(join_bucket, state, range(buckets), pool.workers, lambda _: None)
+        results = run_in_pool(join_bucket, state, range(buckets), pool, lambda _: None)
         for one in Bar(results, total=buckets, unit="parts", what="recaption"):
             _add(joined, one)
         _check(directory, options, joined)

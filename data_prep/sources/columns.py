@@ -30,6 +30,15 @@ class ColumnTypes:
         for name, value in record.items():
             self.kinds.setdefault(name, set()).add(_kind_of(value))
 
+    def plain(self) -> list[tuple[str, list[str]]]:
+        """To be kept as JSON, for `add`."""
+        return [(name, sorted(kinds)) for name, kinds in self.kinds.items()]
+
+    def add(self, plain: list[tuple[str, list[str]]]) -> None:
+        """Note what others saw."""
+        for name, kinds in plain:
+            self.kinds.setdefault(name, set()).update(kinds)
+
     def fields(self) -> list[tuple[str, pa.DataType]]:
         """Each column's type, in the order in which the columns were first seen."""
         return [(name, _arrow_type(kinds - {"null"})) for name, kinds in self.kinds.items()]

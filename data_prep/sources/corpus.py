@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,12 +13,16 @@ from data_prep.rejection import Reason, RejectedError
 from data_prep.sources.column_choice import choose_caption_column, list_columns, object_columns
 from data_prep.sources.hub import HubOptions, find_on_hub
 from data_prep.sources.hub_address import is_hub_address
-from data_prep.sources.kinds import Format, open_on_hub, open_source
-from data_prep.sources.look import Look
+from data_prep.sources.kinds import Format, open_far, open_source
+from data_prep.sources.look import Look, Looking
 from data_prep.sources.source import Record, RowBatch
+from data_prep.sources.stores import find_in_store, is_far
 from data_prep.sources.values import column_values, searchable
+from pretrain.dataset.far_files import FarFiles
 
 _COUNTED_ROWS = 1 << 20
+_CACHE_NAME = "clipa-pretrain"
+_TIMEOUT_S = 300.0  # without a byte; file systems themselves give up and try again much sooner
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,16 +39,44 @@ class RowOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
-class SourceOptions(RowOptions, HubOptions):
+class CacheOptions:
+    """Where far files lie while they are needed"""
+
+    cache: Path | None = None
+    """Folder in whose `clipa-pretrain` files from the hub or an object store lie while they are
+    needed, on a disk of the machine's own: over NFS, one machine would remove what another reads.
+    Null: that of huggingface_hub (HF_HOME, or ~/.cache/huggingface)."""
+    cache_gib: float | None = 32.0
+    """Size of `clipa-pretrain` beyond which files that were not used for longest are removed. Room
+    for two files a worker saves bringing them again within a task. Null: all are kept."""
+
+    def __post_init__(self) -> None:
+        if self.cache_gib is not None and self.cache_gib < 0:
+            raise ValueError(f"cache_gib={self.cache_gib}: --cache-gib is 0 or more, or null")
+
+    def open(self) -> FarFiles:
+        """The copies."""
+        from huggingface_hub import constants
+
+        # Never the folder itself: what lies there of the user's must not make room.
+        folder = (self.cache or Path(constants.HF_HOME)) / _CACHE_NAME
+        limit = None if self.cache_gib is None else int(self.cache_gib * 2**30)
+        names = ("cache", "cache_gib", "timeout_s")
+        return FarFiles(folder, limit, timeout_s=_TIMEOUT_S, options=names)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SourceOptions(RowOptions, HubOptions, CacheOptions):
     """What is read"""
 
     source: str
     """The corpus: a file, a folder (all below it) or a glob pattern of Parquet, of WebDataset
     tars, or of CSV, TSV or JSON Lines tables of paths and captions; a folder of pictures with
     their texts (NAME.jpg and NAME.txt or NAME.json, subfolders too); a folder that
-    `Dataset.save_to_disk` of Hugging Face `datasets` wrote; or Parquet or tars on the hub,
-    hf://datasets/OWNER/NAME, with @REVISION and /PATH (a file, a folder or a pattern) if need be.
-    """
+    `Dataset.save_to_disk` of Hugging Face `datasets` wrote; Parquet or tars on an object store or
+    web server, by an address of fsspec's (s3://BUCKET/FOLDER, gs://…, https://…/{000..099}.tar); or
+    on the hub, hf://datasets/OWNER/NAME, with @REVISION and /PATH (a file, a folder or a pattern)
+    if need be."""
     format: Format | None = None
     """How the source is read: parquet, webdataset, folder, table (CSV, TSV, JSON Lines),
     imagefolder (pictures with metadata.csv or metadata.jsonl) or saved (`save_to_disk`). Null: by
@@ -60,24 +93,35 @@ class Corpus:
     """
 
     def __init__(
-        self, options: SourceOptions, commit: str | None = None, look: Look | None = None
+        self,
+        options: SourceOptions,
+        commit: str | None = None,
+        look: Look | None = None,
+        looking: Looking | None = None,
     ) -> None:
         """commit: of a dataset on the hub, where it is not that which its address has now. look:
-        what an earlier look through the tars found."""
+        what an earlier look through the tars found. looking: who looks else."""
+        looking = looking or Looking()
         self.hub: dict[str, Any] | None = None  # for the manifest
         self.look: Look | None = None  # through tars, for who goes on with the build
         self.format: Format
         given = options.image_column, options.image_root
         if is_hub_address(options.source):
-            self.format, files = find_on_hub(options.source, options, options.format, commit)
-            self.source, self.look = open_on_hub(options.source, self.format, files, *given, look)
+            kind, files = find_on_hub(
+                options.source, options, options.format, commit, options.open()
+            )
             self.hub = files.origin
-            if self.look is not None:
-                self.hub = {**self.hub, "columns": self.look.columns}
         else:
             _refuse_hub_options(options)
+            kind, files = None, None
+            if is_far(options.source):
+                kind, files = find_in_store(options.source, options.format, options.open())
+        if kind is not None and files is not None:
+            self.format = kind
+            self.source, self.look = open_far(options.source, kind, files, *given, look, looking)
+        else:
             self.format, self.source, self.look = open_source(
-                options.source, options.format, *given, look
+                options.source, options.format, *given, look, looking
             )
         self.rows = self.source.rows
         self.columns: list[str] = self.source.schema.names
@@ -116,24 +160,29 @@ class Corpus:
                 )
             first += batch.table.num_rows
 
-    def selected(self) -> Iterator[np.ndarray]:
-        """The numbers of the rows that pass `where`, in order; no other column is read."""
+    def selected(self, start: int = 0, stop: int | None = None) -> Iterator[np.ndarray]:
+        """The numbers of the rows that pass `where`, in order; no other column is read.
+
+        `start` and `stop` bound them.
+        """
         if self.where is None:
-            for first in range(0, self.rows, _COUNTED_ROWS):
-                yield np.arange(first, min(first + _COUNTED_ROWS, self.rows))
+            stop = self.rows if stop is None else stop
+            for first in range(start, stop, _COUNTED_ROWS):
+                yield np.arange(first, min(first + _COUNTED_ROWS, stop))
             return
-        first = 0
-        for batch in self.source.batches(_columns_of(self.where), with_images=False):
+        first = start
+        columns = _columns_of(self.where)
+        for batch in self.source.batches(columns, with_images=False, start=start, stop=stop):
             yield first + np.array(_matching_rows(batch.table, self.where), np.int64)
             first += batch.table.num_rows
 
 
 def _refuse_hub_options(options: SourceOptions) -> None:
     """ValueError where an option of the hub's is given for a source on this machine."""
-    for name in ("hub_config", "hub_split", "hub_cache"):
+    for name in ("hub_config", "hub_split"):
         if (value := getattr(options, name)) is not None:
             raise ValueError(
-                f"{name}={value}: {options.source} lies on this machine; leave out "
+                f"{name}={value}: {options.source} is not on the hub; leave out "
                 f"--{name.replace('_', '-')}, or name a dataset hf://datasets/OWNER/NAME with "
                 "--source"
             )

@@ -4,7 +4,7 @@ import hashlib
 from collections.abc import Callable, Iterable
 from io import RawIOBase
 from pathlib import Path
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 T = TypeVar("T")
 
@@ -54,6 +54,11 @@ class LocalFiles:
     def glance(self, path: Path, opening: Callable[[Path | RawIOBase], T]) -> T:
         """What `opening` makes of a file."""
         return opening(path)
+
+
+def describe_files(files: Files) -> list[dict[str, Any]]:
+    """Names and sizes, for a manifest."""
+    return [{"name": path.name, "bytes": files.size(path)} for path in files.paths]
 
 
 def state_of(paths: Iterable[Path]) -> str:

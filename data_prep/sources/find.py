@@ -63,13 +63,13 @@ def find_files(source: str, suffixes: tuple[str, ...], option: str = "source") -
 
 
 def refuse_address(option: str, source: str) -> None:
-    """ValueError for what lies neither on this machine nor on the hub."""
+    """ValueError for what does not lie on this machine."""
     scheme = re.match(r"([A-Za-z][A-Za-z0-9+.-]+)://|(pipe):", source)
     if scheme is not None:
         raise ValueError(
-            f"{option}={source}: {scheme[1] or scheme[2]} is not read from here (no object store "
-            "is, and no program is run); copy the files to this machine, or mount the store, and "
-            "name the folder; a dataset on the hub is hf://datasets/OWNER/NAME"
+            f"{option}={source}: {scheme[1] or scheme[2]} is not read from here (files of an "
+            "object store are, as Parquet or tars, by `build --source`; no program is run); copy "
+            "the files to this machine, and name the folder"
         )
 
 

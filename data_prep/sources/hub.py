@@ -8,52 +8,33 @@ import re
 from collections import Counter
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
 
+from data_prep.sources.far import BroughtFiles
 from data_prep.sources.folder import describe_suffixes
-from data_prep.sources.hub_address import HubAddress, asking, parse_address
-from data_prep.sources.hub_files import HubFiles, persistently
+from data_prep.sources.hub_address import HUB, HubAddress, parse_address
+from data_prep.sources.stores import FAR_SUFFIXES, FarFormat
 from pretrain.dataset.far_files import FarFile, FarFiles
-
-HubFormat = Literal["parquet", "webdataset"]
-_SUFFIXES: dict[str, HubFormat] = {".tar": "webdataset", ".parquet": "parquet"}
-_CACHE_NAME = "clipa-pretrain"
-_TIMEOUT_S = 300.0  # without a byte; huggingface_hub itself gives up and tries again much sooner
 
 
 @dataclass(frozen=True, kw_only=True)
 class HubOptions:
-    """What is read of a dataset on the hub, and where its files are kept"""
+    """Which part is read of a dataset on the hub"""
 
     hub_config: str | None = None
     """Configuration (subset) of the dataset, as on its page. Null: the only one, or the default."""
     hub_split: str | None = None
     """Split of the dataset, as on its page. Null: the only one."""
-    hub_cache: Path | None = None
-    """Folder in whose `clipa-pretrain` files lie while they are needed, on a disk of the machine's
-    own: over NFS, one machine would remove what another reads. Null: that of huggingface_hub
-    (HF_HOME)."""
-    hub_cache_gib: float | None = 32.0
-    """Size of `clipa-pretrain` beyond which files that were not used for longest are removed. Room
-    for two files a worker saves bringing them again within a task. Null: all are kept."""
-
-    def __post_init__(self) -> None:
-        if self.hub_cache_gib is not None and self.hub_cache_gib < 0:
-            raise ValueError(
-                f"hub_cache_gib={self.hub_cache_gib}: --hub-cache-gib is 0 or more, or null"
-            )
 
 
 def find_on_hub(
-    source: str, options: HubOptions, kind: str | None, commit: str | None
-) -> tuple[HubFormat, HubFiles]:
+    source: str, options: HubOptions, kind: str | None, commit: str | None, copies: FarFiles
+) -> tuple[FarFormat, BroughtFiles]:
     """The files that an address stands for and how they are read.
 
-    commit: that of a build which goes on; None: that which the address's revision has now.
+    commit: that of a build which goes on; None: that which the address's revision has now. copies:
+    where files lie while they are needed.
     ValueError names what is not there, or what cannot be read.
     """
-    from huggingface_hub import constants
-
     asked = parse_address(source)
     if asked.path and (options.hub_config or options.hub_split):
         raise ValueError(
@@ -61,33 +42,33 @@ def find_on_hub(
             f"hub_split={options.hub_split} choose others: leave out --hub-config and --hub-split, "
             "or the path"
         )
-    if kind is not None and kind not in _SUFFIXES.values():
+    if kind is not None and kind not in FAR_SUFFIXES.values():
         raise ValueError(
-            f"format={kind}: of {asked} only {sorted(_SUFFIXES.values())} are read; leave out "
+            f"format={kind}: of {asked} only {sorted(FAR_SUFFIXES.values())} are read; leave out "
             "--format, or " + _instead(asked)
         )
     at, there = _look_up(asked, commit)
     chosen = _matching(at, there) if asked.path else _files_of_split(at, options)
     chosen_kind, names, left_alone = _of_one_kind(asked, chosen, kind)
-    # Never the folder itself: what lies there of the user's must not make room.
-    cache = (options.hub_cache or Path(constants.HF_HOME)) / _CACHE_NAME
-    gib = options.hub_cache_gib
     origin = {"address": str(asked), "commit": at.revision}
     for option in ("hub_config", "hub_split"):
         if (value := getattr(options, option)) is not None:
             origin[option] = value
-    return chosen_kind, HubFiles(
-        address=replace(at, path=""),
+    return chosen_kind, BroughtFiles(
         found={path: there[path.as_posix()] for path in sorted(map(Path, names))},
-        copies=FarFiles(
-            cache,
-            None if gib is None else int(gib * 2**30),
-            timeout_s=_TIMEOUT_S,
-            options=("hub_cache", "hub_cache_gib", "timeout_s"),
-        ),
+        copies=copies,
+        place=HUB,
+        listed=_Commit(at.revision),  # what lies there does not change
         origin=origin,
         left_alone=left_alone,
     )
+
+
+class _Commit(str):
+    """A commit, that tells itself. A class, as it travels to workers."""
+
+    def __call__(self) -> str:
+        return str(self)
 
 
 def _look_up(asked: HubAddress, commit: str | None) -> tuple[HubAddress, dict[str, FarFile]]:
@@ -96,9 +77,9 @@ def _look_up(asked: HubAddress, commit: str | None) -> tuple[HubAddress, dict[st
     from huggingface_hub.errors import RevisionNotFoundError
 
     hub, revision = HfApi(), commit or asked.revision
-    with asking(replace(asked, revision=revision)):
+    with HUB.asking(str(replace(asked, revision=revision))):
         try:
-            told = persistently(lambda: hub.dataset_info(asked.dataset, revision=revision))
+            told = HUB.persistently(lambda: hub.dataset_info(asked.dataset, revision=revision))
         except RevisionNotFoundError as error:
             if commit is None:
                 raise
@@ -108,7 +89,7 @@ def _look_up(asked: HubAddress, commit: str | None) -> tuple[HubAddress, dict[st
             ) from error
         assert told.sha is not None
         at = replace(asked, revision=told.sha)
-        tree = persistently(
+        tree = HUB.persistently(
             lambda: list(
                 hub.list_repo_tree(
                     at.dataset, recursive=True, revision=at.revision, repo_type="dataset"
@@ -148,7 +129,7 @@ def _files_of_split(at: HubAddress, options: HubOptions) -> list[str]:
 
     name = f"source={replace(at, path='')}"
     try:
-        with asking(at):
+        with HUB.asking(str(at)):
             builder = datasets.load_dataset_builder(
                 at.dataset, name=options.hub_config, revision=at.revision
             )
@@ -185,26 +166,26 @@ def _files_of_split(at: HubAddress, options: HubOptions) -> list[str]:
 
 def _of_one_kind(
     asked: HubAddress, names: list[str], kind: str | None
-) -> tuple[HubFormat, list[str], Counter[str]]:
+) -> tuple[FarFormat, list[str], Counter[str]]:
     """The tars or the Parquet files among some, and how many others there are, by suffix.
     ValueError if there are neither, or both and none is named."""
     suffixes = Counter(Path(name).suffix.lower() or name for name in names)
     there = [
-        suffix for suffix, told in _SUFFIXES.items() if suffixes[suffix] and kind in (None, told)
+        suffix for suffix, told in FAR_SUFFIXES.items() if suffixes[suffix] and kind in (None, told)
     ]
     if not there:
         raise ValueError(
-            f"source={asked} holds files of {sorted(suffixes)[:8]}, read are {sorted(_SUFFIXES)}; "
-            + _instead(asked)
+            f"source={asked} holds files of {sorted(suffixes)[:8]}, read are "
+            f"{sorted(FAR_SUFFIXES)}; " + _instead(asked)
         )
     if len(there) > 1:
         raise ValueError(
             f"source={asked} holds {describe_suffixes(suffixes)}: name one kind with --format "
-            f"{' or '.join(_SUFFIXES.values())}, or by a pattern in the address"
+            f"{' or '.join(FAR_SUFFIXES.values())}, or by a pattern in the address"
         )
     suffix = there[0]
     del suffixes[suffix]
-    return _SUFFIXES[suffix], [n for n in names if n.lower().endswith(suffix)], suffixes
+    return FAR_SUFFIXES[suffix], [n for n in names if n.lower().endswith(suffix)], suffixes
 
 
 def _instead(asked: HubAddress) -> str:

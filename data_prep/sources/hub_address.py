@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from urllib.parse import unquote
 
-from pretrain.dataset.far_files import FarFileError
+from data_prep.sources.far import Place, reason_of
 
 _SCHEME = "hf://"
 _DEFAULT_REVISION = "main"
@@ -56,33 +56,43 @@ def parse_address(source: str) -> HubAddress:
     return HubAddress(dataset=found["dataset"], revision=revision, path=path)
 
 
-def is_passing(error: Exception) -> bool:
-    """Whether the same request may succeed a moment later."""
-    import huggingface_hub.errors as hub
+class Hub(Place):
+    """A hub: its errors, and what to do about them."""
 
-    reason = _reason(error)
-    if _is_no_file(error) or _is_no_file(reason):
-        return False
-    response = getattr(reason, "response", None)
-    if response is not None:
-        return response.status_code == 429 or response.status_code >= 500
-    passing = isinstance(reason, (hub.HTTPError, OSError))
-    passing = passing and getattr(reason, "errno", None) is None
-    return passing and not isinstance(reason, hub.OfflineModeIsEnabled)
+    def is_passing(self, error: Exception) -> bool:
+        """Whether the same request may succeed a moment later."""
+        import huggingface_hub.errors as hub
+
+        reason = _reason(error)
+        if _is_no_file(error) or _is_no_file(reason):
+            return False
+        response = getattr(reason, "response", None)
+        if response is not None:
+            status: int = response.status_code
+            return status == 429 or status >= 500
+        passing = isinstance(reason, (hub.HTTPError, OSError))
+        passing = passing and getattr(reason, "errno", None) is None
+        return passing and not isinstance(reason, hub.OfflineModeIsEnabled)
+
+    @contextmanager
+    def asking(self, address: str) -> Iterator[None]:
+        """ValueError says on one line what the hub, or the way there, has against a request."""
+        import huggingface_hub.errors as hub
+
+        try:
+            yield
+        except (hub.HTTPError, hub.HFValidationError, OSError) as error:
+            raise ValueError(f"source={address}: {self.describe(error)}") from error
+
+    def describe(self, error: Exception) -> str:
+        """What happened, and what to do about it."""
+        return _describe(error)
 
 
-@contextmanager
-def asking(address: HubAddress | str) -> Iterator[None]:
-    """ValueError says on one line what the hub, or the way there, has against a request."""
-    import huggingface_hub.errors as hub
-
-    try:
-        yield
-    except (hub.HTTPError, hub.HFValidationError, OSError) as error:
-        raise ValueError(f"source={address}: {describe(error)}") from error
+HUB = Hub()
 
 
-def describe(error: Exception) -> str:
+def _describe(error: Exception) -> str:
     """What happened, and what to do about it."""
     import huggingface_hub.errors as hub
     from huggingface_hub import constants, get_token
@@ -112,7 +122,7 @@ def describe(error: Exception) -> str:
     if _is_no_file(reason):
         return f"no such file on {constants.ENDPOINT} ({reason}); mend --source"
     if getattr(reason, "errno", None) is not None and not isinstance(reason, ConnectionError):
-        return f"{reason}; make room, or name another folder with --hub-cache"
+        return f"{reason}; make room, or name another folder with --cache"
     return (
         f"{constants.ENDPOINT} cannot be reached or did not send all ({reason}); check the network "
         "and HF_ENDPOINT, and give the same command again to go on"
@@ -121,8 +131,8 @@ def describe(error: Exception) -> str:
 
 def _reason(error: Exception) -> BaseException:
     """What an error came from, where that says more."""
-    outer = isinstance(error, FarFileError) or _is_no_file(error)
-    return error.__cause__ if outer and error.__cause__ else error
+    inner = reason_of(error)
+    return inner.__cause__ if _is_no_file(inner) and inner.__cause__ else inner
 
 
 def _is_no_file(error: BaseException) -> bool:

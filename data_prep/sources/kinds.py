@@ -4,13 +4,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from data_prep.sources.files import Files, LocalFiles
+from data_prep.sources.far import BroughtFiles
+from data_prep.sources.files import Files, LocalFiles, describe_files
 from data_prep.sources.find import REMEDIES, expand_braces, find_files, refuse_address
 from data_prep.sources.folder import FolderSource, Listing, describe_suffixes, list_folder
-from data_prep.sources.hub import HubFormat
-from data_prep.sources.hub_files import HubFiles
 from data_prep.sources.links import LinkCounts, counts_of_tars
-from data_prep.sources.look import Look
+from data_prep.sources.look import Look, Looking
 from data_prep.sources.parquet import ParquetSource
 from data_prep.sources.path_tables import (
     TABLE_SUFFIXES,
@@ -20,6 +19,7 @@ from data_prep.sources.path_tables import (
 )
 from data_prep.sources.saved_datasets import SavedDatasetSource, is_saved_dataset
 from data_prep.sources.source import ACCEPTED, Source
+from data_prep.sources.stores import FarFormat
 from data_prep.sources.tables import TableSource, refuse_bare_paths
 from data_prep.sources.webdataset import WebDatasetSource
 from pretrain.dataset.manifest import INDEX_FILE, MANIFEST_FILE
@@ -35,11 +35,12 @@ def open_source(
     image_column: str | None,
     image_root: str | None,
     look: Look | None,
+    looking: Looking,
 ) -> tuple[Format, Source, Look | None]:
     """The reader for what stands at `source`, and what was found if it had to look through all.
     ValueError or FileNotFoundError if none fits.
 
-    look: what was found earlier; of other files, it counts for nothing.
+    look: what was found earlier; of other files, it counts for nothing. looking: who looks else.
     """
     refuse_address("source", source)
     kind = kind or _detect(source)
@@ -54,8 +55,9 @@ def open_source(
     if kind == "webdataset":
         files = LocalFiles(find_files(source, (".tar",)))
         asked = {"state": files.state(), "image_column": image_column}
-        return kind, *_open_tars(source, files, asked, look, counts_of_tars(files.paths))
-    return kind, _OPENERS[kind](source, image_column, image_root), None
+        downloads = counts_of_tars(files.paths)
+        return kind, *_open_tars(source, files, asked, look, looking, downloads)
+    return kind, _OPENERS[kind](source, image_column, image_root, looking), None
 
 
 def _open_tars(
@@ -63,46 +65,53 @@ def _open_tars(
     files: Files,
     asked: dict[str, Any],
     look: Look | None,
+    looking: Looking,
     downloads: LinkCounts | None = None,
 ) -> tuple[WebDatasetSource, Look]:
     """WebDataset tars, looked through if the look there is is not of what is asked."""
-    known = look if look is not None and look.of == asked else None
-    opened = WebDatasetSource(source, files, asked["image_column"], downloads, look=known)
+    # A finished dataset knows its files by names and sizes.
+    told = {"files": describe_files(files), "image_column": asked["image_column"]}
+    known = look if look is not None and look.of in (asked, told) else None
+    opened = WebDatasetSource(
+        source, files, asked["image_column"], downloads, look=known, looking=looking
+    )
     return opened, opened.look(asked)
 
 
-def open_on_hub(
+def open_far(
     source: str,
-    kind: HubFormat,
-    files: HubFiles,
+    kind: FarFormat,
+    files: BroughtFiles,
     image_column: str | None,
     image_root: str | None,
     look: Look | None,
+    looking: Looking,
 ) -> tuple[Source, Look | None]:
-    """The reader for files of a dataset on the hub, and what was found if it had to look through
-    all. ValueError if it cannot read them.
+    """The reader for files that lie far away, and what was found if it had to look through all.
+    ValueError if it cannot read them.
 
     look: what was found earlier; of other files, it counts for nothing.
     """
     if image_root is not None:
         raise ValueError(
-            f"image_root={image_root}: {source} lies on the hub, and its files hold their "
+            f"image_root={image_root}: {source} lies far away, and its files hold their "
             "pictures; leave out --image-root"
         )
     opened: Source
     if kind == "webdataset":
-        asked = {**files.origin, "image_column": image_column}
-        opened, look = _open_tars(source, files, asked, look)
+        asked = {"state": files.state(), **files.origin, "image_column": image_column}
+        opened, look = _open_tars(source, files, asked, look, looking)
     else:
-        opened, look = _with_pictures(ParquetSource(source, files, image_column, None)), None
+        opened = _with_pictures(ParquetSource(source, files, image_column, None, looking))
+        look = None
     size = sum(files.size(path) for path in files.paths)
     if files.left_alone:
         others = describe_suffixes(files.left_alone)
         opened.notes.append(f"files of other kinds are left alone: {others}")
-    opened.notes.append(
-        f"{len(files.paths):,} files, {size / 1e6:,.1f} MB, are read at commit "
-        f"{files.address.revision[:12]}"
-    )
+    told = f"{len(files.paths):,} files, {size / 1e6:,.1f} MB, are read"
+    if commit := files.origin.get("commit"):
+        told += f" at commit {commit[:12]}"
+    opened.notes.append(told)
     return opened, look
 
 
@@ -147,21 +156,27 @@ def _detect_folder(source: str, listing: Listing, parquet: bool) -> Format:
     )
 
 
-def _open_parquet(source: str, image_column: str | None, image_root: str | None) -> Source:
+def _open_parquet(
+    source: str, image_column: str | None, image_root: str | None, looking: Looking
+) -> Source:
     """Parquet files, their pictures seen to be there."""
     files = LocalFiles(find_files(source, (".parquet",)))
-    return _with_pictures(ParquetSource(source, files, image_column, image_root))
+    return _with_pictures(ParquetSource(source, files, image_column, image_root, looking))
 
 
-def _open_saved(source: str, image_column: str | None, image_root: str | None) -> Source:
+def _open_saved(
+    source: str, image_column: str | None, image_root: str | None, looking: Looking
+) -> Source:
     """A folder saved by Hugging Face `datasets`, its pictures seen to be there."""
-    del image_root
+    del image_root, looking
     return _with_pictures(SavedDatasetSource(Path(source), image_column))
 
 
-def _open_folder(source: str, image_column: str | None, image_root: str | None) -> Source:
+def _open_folder(
+    source: str, image_column: str | None, image_root: str | None, looking: Looking
+) -> Source:
     """A folder of pictures with their texts."""
-    del image_root
+    del image_root, looking
     if image_column is not None:
         raise ValueError(
             f"image_column={image_column!r}: {source} is a folder of pictures, the files are "
@@ -170,14 +185,18 @@ def _open_folder(source: str, image_column: str | None, image_root: str | None) 
     return FolderSource(Path(source), list_folder(Path(source)))
 
 
-def _open_table(source: str, image_column: str | None, image_root: str | None) -> Source:
+def _open_table(
+    source: str, image_column: str | None, image_root: str | None, looking: Looking
+) -> Source:
     """CSV, TSV or JSON Lines of paths."""
-    return PathTableSource(source, find_tables(source), image_column, image_root)
+    return PathTableSource(source, find_tables(source), image_column, image_root, looking)
 
 
-def _open_imagefolder(source: str, image_column: str | None, image_root: str | None) -> Source:
+def _open_imagefolder(
+    source: str, image_column: str | None, image_root: str | None, looking: Looking
+) -> Source:
     """Pictures with metadata.csv or metadata.jsonl beside them."""
-    return PathTableSource(source, find_metadata(source), image_column, image_root)
+    return PathTableSource(source, find_metadata(source), image_column, image_root, looking)
 
 
 def _with_pictures(source: TableSource) -> TableSource:
@@ -186,7 +205,7 @@ def _with_pictures(source: TableSource) -> TableSource:
     return source
 
 
-_Opener = Callable[[str, str | None, str | None], Source]
+_Opener = Callable[[str, str | None, str | None, Looking], Source]
 _OPENERS: dict[Format, _Opener] = {
     "parquet": _open_parquet,
     "saved": _open_saved,

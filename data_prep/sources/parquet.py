@@ -15,10 +15,13 @@ from io import RawIOBase
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from data_prep.records import Record
 from data_prep.sources.files import Files
+from data_prep.sources.look import Looking, look_through
 from data_prep.sources.plain_types import merge_types, plain_schema, plain_table
 from data_prep.sources.source import ACCEPTED, READ_ROWS
 from data_prep.sources.tables import TableSource
@@ -34,10 +37,16 @@ class ParquetSource(TableSource):
     """Files whose columns have the same names, and values of one kind in each."""
 
     def __init__(
-        self, source: str, files: Files, image_column: str | None, image_root: str | None
+        self,
+        source: str,
+        files: Files,
+        image_column: str | None,
+        image_root: str | None,
+        looking: Looking | None = None,
     ) -> None:
+        """looking: who reads the footers."""
         self.parts = files
-        footers = read_footers(files)
+        footers = read_footers(files, looking or Looking())
         self.counts, self.digests = footers.rows, footers.digests
         self.types = footers.schema
         super().__init__(source, footers.schema, sum(self.counts), image_column, image_root)
@@ -200,30 +209,41 @@ class _Footers:
     digests: list[str]  # sha256 of each footer: places, sizes and extremes of all columns' parts
 
 
-def read_footers(files: Files) -> _Footers:
+def read_footers(files: Files, looking: Looking | None = None) -> _Footers:
     """The footers of all files. ValueError names the odd file out."""
     schema: pa.Schema | None = None
     rows: list[int] = []
     digests: list[str] = []
-    for file in files.paths:
-        try:
-            footer, digest = files.glance(file, _read_footer)
-        except (pa.ArrowInvalid, OSError) as error:
-            remedy = ACCEPTED
-            if file.suffix.lower() == ".parquet":
-                remedy = "get this file again, or leave it out of --source"
-            raise ValueError(
-                f"source={file}: not a readable Parquet file ({error}); {remedy}"
-            ) from error
-        try:
-            found = plain_schema(footer.schema.to_arrow_schema())
-        except ValueError as error:
-            raise ValueError(f"source: {file}: {error}") from error
-        schema = found if schema is None else _merge(schema, found, file, files.paths[0])
-        rows.append(footer.num_rows)
-        digests.append(digest)
+    sizes = [files.size(path) for path in files.paths]
+    asked = {"state": files.state()}
+    found = look_through(_look_at_footer, files, sizes, asked, looking or Looking(), "files")
+    for path, record in zip(files.paths, found, strict=True):
+        own = pa.ipc.read_schema(pa.BufferReader(record["schema"].tobytes()))
+        schema = own if schema is None else _merge(schema, own, path, files.paths[0])
+        rows.append(record["rows"])
+        digests.append(record["digest"])
     assert schema is not None
     return _Footers(schema=schema, rows=rows, digests=digests)
+
+
+def _look_at_footer(files: Files, number: int) -> Record:
+    """What the end of one file says: its columns, as Arrow writes them, and its rows."""
+    file = files.paths[number]
+    try:
+        footer, digest = files.glance(file, _read_footer)
+    except (pa.ArrowInvalid, OSError) as error:
+        remedy = ACCEPTED
+        if file.suffix.lower() == ".parquet":
+            remedy = "get this file again, or leave it out of --source"
+        raise ValueError(
+            f"source={file}: not a readable Parquet file ({error}); {remedy}"
+        ) from error
+    try:
+        schema = plain_schema(footer.schema.to_arrow_schema())
+    except ValueError as error:
+        raise ValueError(f"source: {file}: {error}") from error
+    content = np.frombuffer(schema.serialize(), np.uint8)
+    return {"schema": content, "rows": footer.num_rows, "digest": digest}
 
 
 def _read_footer(file: Path | RawIOBase) -> tuple[pq.FileMetaData, str]:

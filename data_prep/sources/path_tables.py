@@ -4,6 +4,7 @@ import codecs
 import csv
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from data_prep.sources.columns import ColumnTypes, cell_value
 from data_prep.sources.files import state_of
 from data_prep.sources.find import find_files
 from data_prep.sources.folder import METADATA_FILES
+from data_prep.sources.look import Looking, look_through
 from data_prep.sources.picture_files import PictureRoot
 from data_prep.sources.rows import MARKED_ROWS, Marks, Row, RowSource, parse_object
 
@@ -45,8 +47,14 @@ class PathTableSource(RowSource):
     """
 
     def __init__(
-        self, source: str, tables: list[Path], image_column: str | None, image_root: str | None
+        self,
+        source: str,
+        tables: list[Path],
+        image_column: str | None,
+        image_root: str | None,
+        looking: Looking | None = None,
     ) -> None:
+        """looking: who looks through the tables."""
         self.paths = tables
         self.base = Path(source) if Path(source).is_dir() else None
         self.roots = {
@@ -54,37 +62,44 @@ class PathTableSource(RowSource):
             for path in tables
         }
         self.notes = []
-        types = ColumnTypes()
-        self.marks = Marks()
-        rows, found, missed = 0, False, ""
-        for number, path in enumerate(tables):
-            for i, (place, record, next_row) in enumerate(self.records_of(path), start=1):
-                if i == 1:
-                    self.marks.add(rows, number, None)
-                if i % MARKED_ROWS == 0:
-                    self.marks.add(rows + 1, number, next_row())
-                if rows == 0:
-                    self.image_column = choose_path_column(source, record, image_column)
-                types.see(record)
-                rows += 1
-                if not found and rows <= _LOOKED_AT:
-                    value = record.get(self.image_column or "")
-                    found = self.roots[path].holds(value if isinstance(value, str) else None)
-                    missed = missed or f"{place}: {value!r}"
-        if rows == 0:
-            raise ValueError(f"source={source} has no rows; name another --source")
-        if not found:
-            root = next(iter(self.roots.values())).root
-            raise ValueError(
-                f"no file is found for the column {self.image_column!r} of {source}, e.g. "
-                f"{missed}, below {root}; name the pictures' folder with --image-root, or "
-                "another column with --image-column"
-                + (", or write the paths with / instead of \\" if "\\" in missed else "")
-            )
-        self.rows = rows
-        self.schema = pa.schema(types.fields())
+        self.image_column = self._choose_column(source, image_column)
         if image_column is None:
             self.notes.append(f"paths of pictures are read from column {self.image_column!r}")
+        types, marks = ColumnTypes(), []
+        sizes = [path.stat().st_size for path in tables]
+        asked = {"state": self.state(), "base": str(self.base)}
+        for record in look_through(
+            _look_at_table, (self.paths, self.base), sizes, asked, looking or Looking(), "tables"
+        ):
+            types.add(record["types"])
+            marks.append((record["rows"], record["marks"]))
+        self.marks = Marks.join(marks)
+        self.rows = sum(rows for rows, _ in marks)
+        self.schema = pa.schema(types.fields())
+
+    def _choose_column(self, source: str, image_column: str | None) -> str:
+        """The column of the paths, one of whose first rows leads to a file. ValueError if none
+        does."""
+        first_rows = (
+            (path, place, record)
+            for path in self.paths
+            for place, record, _ in _records_of(self.paths, self.base, path)
+        )
+        chosen, missed = None, ""
+        for path, place, record in islice(first_rows, _LOOKED_AT):
+            chosen = chosen or choose_path_column(source, record, image_column)
+            value = record.get(chosen)
+            if self.roots[path].holds(value if isinstance(value, str) else None):
+                return chosen
+            missed = missed or f"{place}: {value!r}"
+        if chosen is None:
+            raise ValueError(f"source={source} has no rows; name another --source")
+        root = next(iter(self.roots.values())).root
+        raise ValueError(
+            f"no file is found for the column {chosen!r} of {source}, e.g. {missed}, below {root}; "
+            "name the pictures' folder with --image-root, or another column with --image-column"
+            + (", or write the paths with / instead of \\" if "\\" in missed else "")
+        )
 
     def state(self) -> str:
         """Another after a file changed."""
@@ -94,30 +109,51 @@ class PathTableSource(RowSource):
         """Names and sizes of the tables."""
         return [{"name": path.name, "bytes": path.stat().st_size} for path in self.paths]
 
-    def read_rows(self, file: int, place: _Position | None) -> Iterator[Row]:
+    def read_rows(self, file: int, place: tuple[int, int]) -> Iterator[Row]:
         """All rows from a place in a table on."""
         assert self.image_column is not None
+        begin = place if place[0] else None
         for path in self.paths[file:]:
-            for where, record, _ in self.records_of(path, place):
+            for where, record, _ in _records_of(self.paths, self.base, path, begin):
                 value = record.get(self.image_column)
                 yield self.make_row(self.roots[path], value, record, where)
-            place = None
+            begin = None
 
     def make_row(self, root: PictureRoot, value: Any, record: dict[str, Any], place: str) -> Row:
         """One row, whose picture lies at the path `value`, if that is one."""
         path = value if isinstance(value, str) else None
         return Row(columns=record, image=lambda: root.read(path), place=place)
 
-    def records_of(
-        self, path: Path, begin: _Position | None = None
-    ) -> Iterator[tuple[str, dict[str, Any], Callable[[], _Position]]]:
-        """Each row of one table: its place, its columns, and what tells where the next begins."""
-        read = read_lines if path.suffix.lower() in LINES_SUFFIXES else read_cells
-        for line, record, tell in read(path, begin):
-            if len(self.paths) > 1:
-                name = path.relative_to(self.base) if self.base else path.name
-                record = {"table": str(name), **record}
-            yield f"{path} line {line}", record, tell
+
+def _records_of(
+    paths: list[Path], base: Path | None, path: Path, begin: _Position | None = None
+) -> Iterator[tuple[str, dict[str, Any], Callable[[], _Position]]]:
+    """Each row of one of the tables: its place, its columns, and what tells where the next begins.
+
+    base: the folder in which they lie, if that was named.
+    """
+    read = read_lines if path.suffix.lower() in LINES_SUFFIXES else read_cells
+    for line, record, tell in read(path, begin):
+        if len(paths) > 1:
+            name = path.relative_to(base) if base else path.name
+            record = {"table": str(name), **record}
+        yield f"{path} line {line}", record, tell
+
+
+def _look_at_table(state: tuple[list[Path], Path | None], number: int) -> dict[str, Any]:
+    """How many rows a table has, its columns' kinds of value, and marks of its rows."""
+    paths, base = state
+    types = ColumnTypes()
+    marks: list[tuple[int, int, int]] = []
+    rows = 0
+    for _, record, next_row in _records_of(paths, base, paths[number]):
+        rows += 1
+        types.see(record)
+        if rows == 1:
+            marks.append((0, 0, 0))
+        if rows % MARKED_ROWS == 0:
+            marks.append((rows, *next_row()))
+    return {"rows": rows, "types": types.plain(), "marks": marks}
 
 
 def find_tables(source: str) -> list[Path]:

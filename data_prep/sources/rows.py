@@ -2,12 +2,12 @@
 
 import json
 from abc import ABC, abstractmethod
-from bisect import bisect_right
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 
 from data_prep.sources.columns import to_array
@@ -29,21 +29,31 @@ class Row:
 
 
 class Marks:
-    """Where every MARKED_ROWS-th row begins, so that a reader need not read what lies before."""
+    """Where every MARKED_ROWS-th row begins, so that a reader need not read what lies before.
 
-    def __init__(self) -> None:
-        self.rows: list[int] = []
-        self.places: list[tuple[int, Any]] = []  # (number of the file, where in it)
+    An array of int64, a line each, by rows: (number of the row, number of its file, two numbers
+    that tell where in it, the first 0 at its beginning).
+    """
 
-    def add(self, row: int, file: int, place: Any) -> None:
-        """Rows come in order, the first one of each file too."""
-        self.rows.append(row)
-        self.places.append((file, place))
+    def __init__(self, array: np.ndarray) -> None:
+        self.array = array
 
-    def before(self, row: int) -> tuple[int, int, Any]:
+    @classmethod
+    def join(cls, files: list[tuple[int, list[tuple[int, int, int]]]]) -> "Marks":
+        """files: of each in order its rows, and its marks, as above but for the file's number."""
+        parts, first = [np.empty((0, 4), np.int64)], 0
+        for number, (rows, marks) in enumerate(files):
+            told = np.array(marks, np.int64).reshape(-1, 3)
+            of = np.full(len(told), number)
+            parts.append(np.column_stack([told[:, 0] + first, of, told[:, 1:]]))
+            first += rows
+        return cls(np.concatenate(parts))
+
+    def before(self, row: int) -> tuple[int, int, tuple[int, int]]:
         """The last marked row up to this one: (its number, the number of the file, where in it)."""
-        last = bisect_right(self.rows, row) - 1
-        return self.rows[last], *self.places[last]
+        last = int(np.searchsorted(self.array[:, 0], row, side="right")) - 1
+        marked, file, place, more = self.array[last].tolist()
+        return marked, file, (place, more)
 
 
 class RowSource(ABC):
@@ -65,7 +75,7 @@ class RowSource(ABC):
         """What was read, for the manifest."""
 
     @abstractmethod
-    def read_rows(self, file: int, place: Any) -> Iterator[Row]:
+    def read_rows(self, file: int, place: tuple[int, int]) -> Iterator[Row]:
         """All rows in order from a marked one on, with the columns that each has."""
 
     def batches(

@@ -13,19 +13,19 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
 
+import numpy as np
 import pyarrow as pa
 
 from data_prep.rejection import RejectedError
 from data_prep.sources.columns import ColumnTypes
-from data_prep.sources.files import Files
+from data_prep.sources.files import Files, describe_files
 from data_prep.sources.folder import describe_suffixes
 from data_prep.sources.links import LinkCounts
-from data_prep.sources.look import Look, describe_columns
+from data_prep.sources.look import Look, Looking, describe_columns, look_through
 from data_prep.sources.picture_files import read_range
 from data_prep.sources.rows import MARKED_ROWS, Marks, Row, RowSource, parse_object
 from data_prep.sources.sidecars import TEXT_BYTES_CAP
 from data_prep.sources.source import FilePlace
-from pretrain.base.progress import Bar
 from pretrain.dataset.pictures import SUFFIXES
 from pretrain.dataset.tars import Member, is_hidden, read_tar
 
@@ -49,15 +49,25 @@ class _MemberGroup:
 
 @dataclass(kw_only=True)
 class _TarFindings:
-    """What a look through all archives found besides columns."""
+    """What a look through archives found: through one, or all."""
 
     groups: int = 0
     pictures: Counter[str] = field(default_factory=Counter)  # extension -> members
-    without_picture: list[str] = field(default_factory=list)  # the first; counted below
-    bare: int = 0
+    bare: int = 0  # records without a picture
+    bare_example: str = ""
     damaged: int = 0
     damaged_example: str = ""
     others: Counter[str] = field(default_factory=Counter)  # suffix -> members left alone
+
+    def add(self, more: "_TarFindings") -> None:
+        """What was found in the next archives."""
+        self.groups += more.groups
+        self.pictures.update(more.pictures)
+        self.bare += more.bare
+        self.bare_example = self.bare_example or more.bare_example
+        self.damaged += more.damaged
+        self.damaged_example = self.damaged_example or more.damaged_example
+        self.others.update(more.others)
 
 
 class _OpenTar:
@@ -85,19 +95,18 @@ class WebDatasetSource(RowSource):
         image_column: str | None,
         downloads: LinkCounts | None = None,
         look: Look | None = None,
+        looking: Looking | None = None,
     ) -> None:
-        """look: what an earlier look through these archives found."""
+        """look: what an earlier look through these archives found; looking: who looks now."""
         self.parts = files
         self.image_column = image_column
         self.notes = []
         self.downloads = downloads
-        self.marks = Marks()
         if look is None:
-            self.look_through(source)
+            self.look_through(source, looking or Looking())
         else:
             self.rows, self.schema, self.notes = look.rows, look.schema, list(look.notes)
-            for row, file, place in look.marks:
-                self.marks.add(row, file, place)
+            self.marks = Marks(look.marks)
 
     def state(self) -> str:
         """Another after a file changed."""
@@ -105,26 +114,22 @@ class WebDatasetSource(RowSource):
 
     def files(self) -> list[dict[str, Any]]:
         """Names and sizes of the archives."""
-        return [{"name": path.name, "bytes": self.parts.size(path)} for path in self.parts.paths]
+        return describe_files(self.parts)
 
-    def look_through(self, source: str) -> None:
+    def look_through(self, source: str, looking: Looking) -> None:
         """Find the columns, count the records, and see that every archive is whole."""
         types = ColumnTypes(("key", "caption"))
-        found = _TarFindings()
-        paths = Bar(self.parts.paths, unit="tars", what="look through")
-        for number, path in enumerate(paths):
-            seen: set[str] = set()
-            for group in _read_groups(_OpenTar(self.parts, path), found.others):
-                if len(seen) % MARKED_ROWS == 0:
-                    self.marks.add(found.groups, number, group.begin)
-                if group.key in seen:
-                    raise ValueError(
-                        f"source: {path} holds the members of {group.key!r} apart from one "
-                        "another, or twice; make it again with names in order "
-                        "(tar --sort=name -cf …)"
-                    )
-                seen.add(group.key)
-                self.look_at(path, group, types, found)
+        found, marks = _TarFindings(), []
+        sizes = [self.parts.size(path) for path in self.parts.paths]
+        asked = {"state": self.parts.state(), "image_column": self.image_column}
+        state = self.parts, self.image_column
+        for record in look_through(_look_at_tar, state, sizes, asked, looking, "tars"):
+            types.add(record.pop("types"))
+            marks.append((record["groups"], record.pop("marks")))
+            record["pictures"], record["others"] = map(
+                Counter, (record["pictures"], record["others"])
+            )
+            found.add(_TarFindings(**record))
         if not found.pictures:
             raise ValueError(
                 f"source={source} holds no pictures ({found.groups:,} records in "
@@ -142,53 +147,35 @@ class WebDatasetSource(RowSource):
             del types.kinds["caption"]  # others may have the captions
         self.schema = pa.schema(types.fields())
         self.notes = _notes_of(found)
+        self.marks = Marks.join(marks)
 
     def look(self, of: dict[str, Any]) -> Look:
         """What the look through the archives found, to be kept."""
-        marks = zip(self.marks.rows, self.marks.places, strict=True)
         return Look(
             of=of,
             rows=self.rows,
             columns=describe_columns(self.schema),
             notes=list(self.notes),
-            marks=[(row, file, place) for row, (file, place) in marks],
+            marks=self.marks.array,
         )
-
-    def look_at(
-        self, path: Path, group: _MemberGroup, types: ColumnTypes, found: _TarFindings
-    ) -> None:
-        """Note what one record holds. ValueError if it has several pictures and none is named."""
-        found.groups += 1
-        pictures = [name for name in group.members if _is_picture(name)]
-        found.pictures.update(pictures)
-        if len(pictures) > 1 and self.image_column is None:
-            raise ValueError(
-                f"source: {path} has several pictures for {group.key!r}: {sorted(pictures)}; "
-                "choose one with --image-column (a key ends at the first dot of a name)"
-            )
-        if not pictures:
-            found.bare += 1
-            found.without_picture = found.without_picture or [f"{path} {group.key}"]
-        columns, damaged = _columns_of(group)
-        types.see(columns)
-        if damaged:
-            found.damaged += 1
-            found.damaged_example = found.damaged_example or f"{path} {group.key}"
 
     def tars(self) -> list[tuple[int, Path]]:
         """(number of its first row, path) of each archive that holds rows, in order."""
-        firsts: dict[int, int] = {}
-        for row, (number, _) in zip(self.marks.rows, self.marks.places, strict=True):
-            firsts.setdefault(number, row)
-        return [(row, self.parts.paths[number]) for number, row in firsts.items()]
+        numbers, at = np.unique(self.marks.array[:, 1], return_index=True)
+        firsts = self.marks.array[at, 0]
+        return [
+            (row, self.parts.paths[number])
+            for row, number in zip(firsts.tolist(), numbers.tolist(), strict=True)
+        ]
 
-    def read_rows(self, file: int, place: int) -> Iterator[Row]:
-        """All records from the byte `place` of an archive on."""
+    def read_rows(self, file: int, place: tuple[int, int]) -> Iterator[Row]:
+        """All records from the byte `place[0]` of an archive on."""
+        begin = place[0]
         for path in self.parts.paths[file:]:
             tar = _OpenTar(self.parts, path)
-            for group in _read_groups(tar, Counter(), place):
+            for group in _read_groups(tar, Counter(), begin):
                 yield self.make_row(tar, group)
-            place = 0
+            begin = 0
 
     def make_row(self, tar: _OpenTar, group: _MemberGroup) -> Row:
         """One record; its picture stays in the archive until it is asked for."""
@@ -211,6 +198,44 @@ class WebDatasetSource(RowSource):
             place=f"{tar.path} {group.key}",
             stored=stored,
         )
+
+
+def _look_at_tar(state: tuple[Files, str | None], number: int) -> dict[str, Any]:
+    """_TarFindings of one archive, its columns' kinds of value, and marks of its records.
+
+    ValueError for records that cannot be read as they are.
+    """
+    parts, image_column = state
+    path = parts.paths[number]
+    found, types = _TarFindings(), ColumnTypes(("key", "caption"))
+    marks: list[tuple[int, int, int]] = []
+    seen: set[str] = set()
+    for group in _read_groups(_OpenTar(parts, path), found.others):
+        if found.groups % MARKED_ROWS == 0:
+            marks.append((found.groups, group.begin, 0))
+        if group.key in seen:
+            raise ValueError(
+                f"source: {path} holds the members of {group.key!r} apart from one another, or "
+                "twice; make it again with names in order (tar --sort=name -cf …)"
+            )
+        seen.add(group.key)
+        pictures = [name for name in group.members if _is_picture(name)]
+        found.groups += 1
+        found.pictures.update(pictures)
+        if len(pictures) > 1 and image_column is None:
+            raise ValueError(
+                f"source: {path} has several pictures for {group.key!r}: {sorted(pictures)}; "
+                "choose one with --image-column (a key ends at the first dot of a name)"
+            )
+        if not pictures:
+            found.bare += 1
+            found.bare_example = found.bare_example or f"{path} {group.key}"
+        columns, damaged = _columns_of(group)
+        types.see(columns)
+        if damaged:
+            found.damaged += 1
+            found.damaged_example = found.damaged_example or f"{path} {group.key}"
+    return {**vars(found), "types": types.plain(), "marks": marks}
 
 
 def _read_groups(tar: _OpenTar, others: Counter[str], begin: int = 0) -> Iterator[_MemberGroup]:
@@ -286,7 +311,7 @@ def _notes_of(found: _TarFindings) -> list[str]:
     if found.bare:
         notes.append(
             f"records without a picture: {found.bare:,} of {found.groups:,}, e.g. "
-            f"{found.without_picture[0]}; they are rejected (image_missing)"
+            f"{found.bare_example}; they are rejected (image_missing)"
         )
     if found.damaged:
         notes.append(

@@ -1,19 +1,25 @@
 """How far work is: for people, as a bar or lines; for the watchdog, what is done since when."""
 
+import json
 import struct
 import sys
 import threading
 import time
 from collections.abc import Iterable
+from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 from tqdm import tqdm
 
+from pretrain.base.files import write_durably
+
 _last: tuple[str, float] = ("starting", time.monotonic())
 _reads: dict[int, tuple[str, float]] = {}  # by thread
 BOARD_BYTES = 512
 _LINE_EVERY_S = 60.0  # where a log file is no screen
+_FILE_EVERY_S = 5.0
+_file: Path | None = None
 _LINE = "{desc}: {n_fmt} of {total_fmt}{unit}, {rate_fmt}{postfix}, {remaining} to go"
 _BOARD_HEAD = struct.Struct("<dH")  # since when, by the clock that all processes share; path bytes
 
@@ -105,6 +111,15 @@ def longest_read() -> tuple[str, float] | None:
     return path, time.monotonic() - at
 
 
+def write_progress(path: Path | None) -> None:
+    """From now on, every bar tells its state in this JSON file, too, the last one that moved:
+
+    what, unit, done, total, per_s, elapsed_s, to_go_s, more, ended, time (UTC). None: no file.
+    """
+    global _file
+    _file = path
+
+
 class Bar(tqdm):  # type: ignore[type-arg]
     """How far long work is, on standard error: a bar at a terminal; elsewhere a line a minute, so
     that short work says nothing."""
@@ -125,6 +140,7 @@ class Bar(tqdm):  # type: ignore[type-arg]
         stays: whether a terminal keeps the bar when the work is done."""
         self._in_lines = not sys.stderr.isatty()
         self._said = time.monotonic()
+        self._written = -_FILE_EVERY_S
         super().__init__(
             items,
             desc=what,
@@ -140,6 +156,7 @@ class Bar(tqdm):  # type: ignore[type-arg]
         )
 
     def display(self, msg: str | None = None, pos: int | None = None) -> bool | None:
+        self._write(ended=False)
         if not self._in_lines:
             return super().display(msg, pos)
         if not self.disable and time.monotonic() - self._said >= _LINE_EVERY_S:
@@ -153,7 +170,32 @@ class Bar(tqdm):  # type: ignore[type-arg]
         if not self._in_lines:
             super().clear(nolock)
 
+    def _write(self, *, ended: bool) -> None:
+        """The file of `write_progress`, now and then."""
+        now = time.monotonic()
+        if _file is None or self.disable or not (ended or now - self._written >= _FILE_EVERY_S):
+            return
+        self._written = now
+        told = self.format_dict
+        rate, left = told["rate"], None if self.total is None else self.total - self.n
+        if rate is None and told["elapsed"] > 0:
+            rate = (self.n - self.initial) / told["elapsed"]
+        state = {
+            "what": self.desc,
+            "unit": self.unit.strip(),
+            "done": self.n,
+            "total": self.total,
+            "per_s": rate and round(rate, 3),
+            "elapsed_s": round(told["elapsed"], 1),
+            "to_go_s": round(left / rate, 1) if rate and left is not None else None,
+            "more": told["postfix"],
+            "ended": ended,
+            "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        }
+        write_durably(_file, json.dumps(state, indent=2, ensure_ascii=False) + "\n")
+
     def close(self) -> None:
+        self._write(ended=True)
         if not self._in_lines:
             super().close()
         elif not self.disable:

@@ -40,7 +40,8 @@ class FarFile:
 
     address: str  # for fsspec
     bytes: int
-    sha256: str | None  # None where nobody tells it: the address and the size stand for it
+    sha256: str | None  # None where nobody tells it: what is known besides stands for it
+    version: str | None = None  # of what lies at the address, where its store tells it
 
 
 class FarFiles:
@@ -76,7 +77,8 @@ class FarFiles:
         """Where a file's copy lies, or will."""
         digest = file.sha256
         if digest is None:
-            digest = hashlib.sha256(f"{file.address} {file.bytes}".encode()).hexdigest()
+            told = f"{file.address} {file.bytes} {file.version}"
+            digest = hashlib.sha256(told.encode()).hexdigest()
         suffix = PurePosixPath(urlsplit(file.address).path).suffix
         return self._folder / (digest[:32] + (suffix if _SUFFIX.fullmatch(suffix) else ""))
 

@@ -155,8 +155,9 @@ def test_the_command_line_offers_these_options(capsys: pytest.CaptureFixture[str
         *("--tiers", "--min_image_px", "--max_aspect", "--tokenizer", "--model_type"),
         *("--special_tokens", "--captions_per_list", "--drop_placeholders"),
         *("--vocab_size", "--lower_case", "--byte_fallback", "--tokenizer_captions", "--tagger"),
-        *("--workers", "--task_index", "--task_count"),
-        *("--hub_config", "--hub_split", "--hub_cache", "--hub_cache_gib"),
+        *("--workers", "--task_index", "--task_count", "--plan_only"),
+        *("--engine", "--ray_address", "--progress_file"),
+        *("--hub_config", "--hub_split", "--cache", "--cache_gib"),
     }
 
 

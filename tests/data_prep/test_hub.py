@@ -32,7 +32,7 @@ def test_a_split_of_parquet_files(server, from_disk, tmp_path):
 @pytest.mark.soak
 def test_tars_by_pattern_with_room_for_one_in_the_cache(server, from_disk, tmp_path):
     out = tmp_path / "out"
-    small = ["--hub-cache-gib", "0", "--workers", "2"]
+    small = ["--cache-gib", "0", "--workers", "2"]
     done = build("hf://lab/drawings/tars/0000[012].tar", out, server, *small)
     assert done.returncode == 0, done.stderr[-2000:]
     assert_as_from_disk(out, from_disk, "tars")

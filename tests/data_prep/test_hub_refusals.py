@@ -9,8 +9,7 @@ from data_prep_corpus import plain_corpus
 from hub_commands import PROGRAM, assert_as_from_disk, build, environment_of, run
 
 from data_prep.__main__ import main
-from data_prep.sources.hub_address import asking, parse_address
-from data_prep.sources.hub_files import persistently
+from data_prep.sources.hub_address import HUB, parse_address
 from pretrain.dataset.manifest import read_manifest
 
 pytest_plugins = ["hub_fixtures"]
@@ -66,8 +65,8 @@ def test_what_a_file_system_of_the_hub_does_not_find_is_not_asked_for_again():
         raise FileNotFoundError("datasets/lab/drawings/x.parquet")  # as HfFileSystem does
 
     said = r"no such file on .*x\.parquet.* mend --source"
-    with pytest.raises(ValueError, match=said), asking("hf://lab/drawings"):
-        persistently(missing)
+    with pytest.raises(ValueError, match=said), HUB.asking("hf://lab/drawings"):
+        HUB.persistently(missing)
     assert len(asked) == 1
 
 
@@ -87,7 +86,7 @@ def test_what_is_left_alone_is_counted(server, files, tmp_path):
     assert read_manifest(tmp_path / "both").samples == 50
 
 
-@pytest.mark.parametrize("option", ["config", "split", "cache"])
+@pytest.mark.parametrize("option", ["config", "split"])
 def test_options_of_the_hub_for_a_source_here_are_refused(tmp_path, capsys, option):
     source = plain_corpus(tmp_path / "all.parquet", 1)
     arguments = ["build", "--source", str(source), "--out", str(tmp_path / "out")]

@@ -48,7 +48,7 @@ def run(server: DatasetHub, *arguments: str, **environment: str) -> SimpleNamesp
 def build(
     source: str, out: Path, server: DatasetHub, *more: str, cache: str = "cache", **environment: str
 ) -> SimpleNamespace:
-    kept = ["--hub-cache", str(out.parent / cache)]
+    kept = ["--cache", str(out.parent / cache)]
     arguments = ["build", "--source", source, "--out", str(out), *kept, *COMMON, *more]
     return run(server, *arguments, **environment)
 
