@@ -56,6 +56,7 @@ FP32_REST = [
     *(Case(zero=zero, locked="text", chunks=4) for zero in ("1", "2")),
 ]  # fmt: skip
 MUON_REST = [Case(zero=z, kind="muon", chunks=c) for z, c in (("1", 1), ("2", 4), ("3", 1))]
+MUON_REST += [Case(zero="2", kind="muon", classification=1.0)]
 BF16_REST = [
     case
     for case in (
