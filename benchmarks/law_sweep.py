@@ -195,6 +195,7 @@ def _training(sweep: Sweep, sized: Recipe, cell: Cell) -> Training:
     """sized: the recipe at the cell's size. ValueError if its lengths cannot be."""
     first, last = sized.stages
     manifest = read_manifest(sized.data.train)
+    vocab_size = manifest.tokenizer.vocab_size
     try:
         tokens = _token_options(sized, cell, last)
         reduced = {"tokens": tokens, "tier": tier_for(manifest, tokens["image_px"])}
@@ -209,7 +210,10 @@ def _training(sweep: Sweep, sized: Recipe, cell: Cell) -> Training:
         arguments=arguments,
         recipe=recipe,
         samples={stage.name: stage.samples for stage in stages},
-        flops=sum(_FORWARDS * stage_flops(recipe, s.options).forward * s.samples for s in stages),
+        flops=sum(
+            _FORWARDS * stage_flops(recipe, s.options, vocab_size).forward * s.samples
+            for s in stages
+        ),
     )
 
 

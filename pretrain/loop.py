@@ -17,7 +17,7 @@ from pretrain.batches.feed import DeviceBatch, feed
 from pretrain.batches.loader import batches
 from pretrain.engine.result import StepResult, TrainingEngine
 from pretrain.export.open_clip import inexpressible
-from pretrain.losses.build import build_objective
+from pretrain.losses.build import add_classifier, build_objective
 from pretrain.models.build import build_model
 from pretrain.recipe.recipe import Recipe
 from pretrain.recipe.stages import Stage
@@ -91,7 +91,8 @@ def run_stage(job: Job, index: int, state: RunState, tag: str | None, signals: S
         device=device,
     )
     stream = feed(built, device)
-    work = workload(recipe, stage, precision=job.precision, ranks=ranks, device=device)
+    vocab_size = job.dataset.vocabulary.size
+    work = workload(recipe, stage, vocab_size, precision=job.precision, ranks=ranks, device=device)
     meter = Meter(work, device)
     spikes = SpikeWatch(recipe.log.spikes)
     signals.training()
@@ -168,7 +169,8 @@ def _start_engine(job: Job, index: int, state: RunState) -> TrainingEngine:
     objective = build_objective(recipe.loss)
     if state.stage_step == 0 and index == 0:
         load_start_weights(recipe.start, model, objective)
-    elif state.stage_step == 0:
+    add_classifier(recipe.loss, model, job.dataset, job.recaptions)
+    if state.stage_step == 0 and index > 0:
         before = job.stages[index - 1].name
         load_stage_weights(
             *(recipe.run_dir, before, state.stage_weights[before], model, objective),

@@ -5,7 +5,7 @@ each sample's position; the model obeys. So a batch is the same whoever builds i
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypedDict
 
@@ -16,8 +16,7 @@ from pretrain.base.seeding import Purpose, hashes, uniforms
 from pretrain.batches.augment import AUGMENT_DRAWS
 from pretrain.batches.images import CROP_DRAWS, crop_box, resize
 from pretrain.batches.options import CropOptions
-from pretrain.dataset.captions import Recaption
-from pretrain.dataset.manifest import read_token_counts
+from pretrain.dataset.captions import Recaption, count_ids
 from pretrain.dataset.pictures import decode, decode_jpeg
 from pretrain.dataset.reader import Dataset, Sample, SampleError
 from pretrain.dataset.sample_weights import SampleWeights
@@ -46,13 +45,16 @@ def caption_shares(
 
 
 def text_counts(
-    dataset: Dataset, reduction: TextReduction, option: str = "tokens.text_reduction"
+    dataset: Dataset,
+    reduction: TextReduction,
+    option: str = "tokens.text_reduction",
+    recaptions: Sequence[Recaption] = (),
 ) -> NDArray[np.uint64] | None:
     """The counts of token ids, where a text reduction needs them; ValueError, naming the option,
     where the dataset has not what it needs."""
     try:
         if reduction == "frequency":
-            return read_token_counts(dataset.directory, dataset.manifest)
+            return count_ids(dataset.directory, dataset.manifest, recaptions)[0]
     except ValueError as error:
         raise ValueError(f"{option}={reduction}: {error}, or change {option}") from error
     return None
@@ -135,9 +137,9 @@ class Collator:
     recaptions: tuple[Recaption, ...] = ()  # captions that caption_weights names beside the shards
 
     def __post_init__(self) -> None:
-        self._counts = text_counts(self.dataset, self.tokens.text_reduction)
-        if self._counts is not None and self.recaptions:
-            self._counts = self._counts + np.sum([one.counts for one in self.recaptions], axis=0)
+        self._counts = text_counts(
+            self.dataset, self.tokens.text_reduction, recaptions=self.recaptions
+        )
         self._edges = text_edges(self.dataset, self.tokens)
         self._captions = len(self.dataset.manifest.captions)
         names = [*self.dataset.manifest.captions, *(one.name for one in self.recaptions)]

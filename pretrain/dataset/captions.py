@@ -10,7 +10,7 @@ recaption.json      what they were made of, and every file's size and sha256; wr
 import hashlib
 import json
 import zlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
@@ -22,7 +22,12 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError, with_config
 
 from pretrain.base.arrays import read_array
 from pretrain.base.files import file_sha256
-from pretrain.dataset.manifest import RECAPTIONS_FOLDER, Manifest, recaption_folder
+from pretrain.dataset.manifest import (
+    RECAPTIONS_FOLDER,
+    Manifest,
+    read_token_counts,
+    recaption_folder,
+)
 from pretrain.dataset.shards import SHARD_READER
 
 INFO_FILE = "recaption.json"
@@ -180,6 +185,18 @@ def open_recaptions(
             "recaption`"
         )
     return tuple(Recaption(dataset_dir, manifest, name, option) for name in wanted)
+
+
+def count_ids(
+    dataset_dir: Path, manifest: Manifest, recaptions: Sequence[Recaption] = ()
+) -> tuple[NDArray[np.uint64], int]:
+    """(how often each id occurs (vocab_size,), in at most so many captions) of a dataset's captions
+    and these. ValueError or OSError names the file that is not the recorded one."""
+    counts = read_token_counts(dataset_dir, manifest)
+    for one in recaptions:
+        counts += one.counts
+    matched = sum(one.info.samples_matched for one in recaptions)
+    return counts, manifest.samples * len(manifest.captions) + matched
 
 
 def recaptions_sha256(recaptions: Iterable[Recaption]) -> str:

@@ -212,7 +212,7 @@ class Engine:
         if self.micro == len(images):
             features = self.engine(images[:], text_ids, keep_index)
             self.stopwatch.stop()
-            result = self.objective(*features)
+            result = self.objective.total(*features)
             found = agree(result, stop)
             if found.skipped is None:
                 self.engine.backward(result.loss)
@@ -245,7 +245,7 @@ class Engine:
         Without the second pass where the loss is not finite."""
         chunks = [slice(at, at + self.micro) for at in range(0, len(images), self.micro)]
 
-        def forward(chunk: slice) -> tuple[Tensor, Tensor]:
+        def forward(chunk: slice) -> tuple[Tensor, ...]:
             kept = None if keep_index is None else keep_index[chunk]
             return self.engine(images[chunk], text_ids[chunk], kept)
 
@@ -253,7 +253,7 @@ class Engine:
             parts = [forward(chunk) for chunk in chunks]
         self.stopwatch.stop()
         cached = [torch.cat(column).requires_grad_() for column in zip(*parts, strict=True)]
-        result = self.objective(*cached)
+        result = self.objective.total(*cached)
         found = agree(result, stop)
         if found.skipped is not None:
             return found

@@ -14,6 +14,7 @@ from pretrain.dataset.reader import Dataset
 from pretrain.export.aside import folder_aside
 from pretrain.export.native import export_config, load, native_config, write_native
 from pretrain.export.options import AverageOptions
+from pretrain.models.clip import without_classifier
 from pretrain.models.starting import CONFIG_FILE
 from pretrain.recipe.parsing import read_recipe
 from pretrain.run.checkpoint import read_state, read_weights
@@ -130,6 +131,6 @@ def _read(path: Path) -> _Member:
     return _Member(
         path=path,
         config=export_config(recipe, stage, objective),
-        weights=weights,
+        weights=without_classifier(weights),
         tokenizer=Dataset(recipe.data.train, recipe.data.tier, looks=False).tokenizer(),
     )

@@ -39,6 +39,7 @@ class Objective(nn.Module):
 
     optimizer: torch.optim.Optimizer
     tf32 = False
+    classification_weight: float | None = None
 
     def __init__(self, chunk_samples: int = CHUNK_SAMPLES) -> None:
         super().__init__()
@@ -55,6 +56,18 @@ class Objective(nn.Module):
     def forward(self, images: Tensor, texts: Tensor) -> LossResult:
         """images, texts (B, E) fp32, unit norm, paired row by row."""
         raise NotImplementedError
+
+    def total(self, images: Tensor, texts: Tensor, classified: Tensor | None = None) -> LossResult:
+        """What `forward` returns, and where the model has a caption classifier, its weight times
+        the mean of what that gave (B,)."""
+        result: LossResult = self(images, texts)
+        if classified is None or self.classification_weight is None:
+            return result
+        mean = classified.mean()
+        return LossResult(
+            loss=result.loss + self.classification_weight * mean,
+            measures={**result.measures, "classification_loss": mean.detach()},
+        )
 
     def clamp(self) -> None:
         """Bring the parameters back into their range after an update."""

@@ -53,3 +53,14 @@ class LossOptions:
     """The softmax loss's own options."""
     sigmoid: SigmoidOptions = field(default_factory=SigmoidOptions)
     """The sigmoid loss's own options."""
+    classification_weight: float | None = None
+    """Adds caption classification with this weight (SuperCLIP, arXiv 2512.14480: 1): a linear layer
+    on the image tower predicts the token ids of the caption, rare ids above all. It is trained with
+    the model and not exported; null leaves it out."""
+
+    def __post_init__(self) -> None:
+        weight = self.classification_weight
+        if weight is not None and not 0 < weight < math.inf:
+            raise ValueError(
+                f"loss.classification_weight={weight}: give a positive number, or null"
+            )

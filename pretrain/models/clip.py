@@ -23,6 +23,7 @@ from pretrain.tokens.vocabulary import Vocabulary
 compat.make_torchvision_importable()  # timm and transformers import it, wherever they are used
 
 IMAGE_POSITIONS = "image.positions"
+_CLASSIFIER = "classifier."
 _TEXT_POSITIONS_SUFFIX = "position_embedding.weight"
 
 
@@ -43,7 +44,12 @@ def read_model_options(raw: dict[str, Any]) -> ModelOptions:
 
 
 class CLIP(nn.Module):
-    """Image and text to unit vectors in one space. The temperature belongs to the loss."""
+    """Image and text to unit vectors in one space. The temperature belongs to the loss.
+
+    classifier: what a loss may add while it trains, (pooled (B, D), text_ids (B, T)) → (B,).
+    """
+
+    classifier: nn.Module | None
 
     def __init__(
         self,
@@ -66,6 +72,7 @@ class CLIP(nn.Module):
             text_tokens=text_tokens,
             explicit_attention=explicit_attention,
         )
+        self.classifier = None
         self.image_projection: nn.Module = nn.Identity()
         if options.image_projection:
             self.image_projection = nn.Linear(options.image.width, options.embed_dim, bias=False)
@@ -88,17 +95,31 @@ class CLIP(nn.Module):
 
     def encode_image(self, images: Tensor, keep_index: Tensor | None = None) -> Tensor:
         """images (B, 3, H, W) normalised, keep_index (B, K) or None → (B, E) fp32, unit norm."""
-        return F.normalize(self.image_projection(self.image(images, keep_index)).float(), dim=-1)
+        return _unit(self.image_projection(self.image(images, keep_index)))
 
     def encode_text(self, text_ids: Tensor) -> Tensor:
         """text_ids (B, T) → (B, E) fp32, unit norm."""
-        return F.normalize(self.text_projection(self.text(text_ids)).float(), dim=-1)
+        return _unit(self.text_projection(self.text(text_ids)))
 
     def forward(
         self, images: Tensor, text_ids: Tensor, keep_index: Tensor | None = None
-    ) -> tuple[Tensor, Tensor]:
-        """(image features, text features), each (B, E) fp32, unit norm."""
-        return self.encode_image(images, keep_index), self.encode_text(text_ids)
+    ) -> tuple[Tensor, ...]:
+        """(image features, text features), each (B, E) fp32, unit norm; with a classifier, what it
+        gives (B,) behind them."""
+        pooled = self.image(images, keep_index)
+        features = _unit(self.image_projection(pooled)), self.encode_text(text_ids)
+        if self.classifier is None:
+            return features
+        return *features, self.classifier(pooled, text_ids)
+
+
+def _unit(features: Tensor) -> Tensor:
+    return F.normalize(features.float(), dim=-1)
+
+
+def without_classifier(weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    """What two towers consist of: weights without those of a classifier that trained them."""
+    return {n: weight for n, weight in weights.items() if not n.startswith(_CLASSIFIER)}
 
 
 def resize_weights(weights: dict[str, Tensor], model: CLIP) -> dict[str, Tensor]:
@@ -107,8 +128,11 @@ def resize_weights(weights: dict[str, Tensor], model: CLIP) -> dict[str, Tensor]
     Learned image positions are resized bicubic (antialiased); text positions stretched or
     continued as model.text.positions_resize says; a continued table takes what it lacks from
     `model`, whose small random rows are by its builder's seed: a stage's where it trains on,
-    always the same one where it is evaluated. Fixed sin-cos positions are not weights.
+    always the same one where it is evaluated. Fixed sin-cos positions are not weights. A model
+    without a classifier leaves that of the weights behind.
     """
+    if model.classifier is None:
+        weights = without_classifier(weights)
     target = model.state_dict()
     if set(weights) != set(target):
         missing, extra = sorted(set(target) - set(weights)), sorted(set(weights) - set(target))

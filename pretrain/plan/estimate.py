@@ -116,7 +116,8 @@ def stage_estimate(
     options = stage.options
     check_ranks(recipe, machine.ranks)
     kept, full = image_tokens(recipe, options)
-    model = meta_model(recipe.model, options.tokens, vocab_size)
+    classifies = recipe.loss.classification_weight is not None
+    model = meta_model(recipe.model, options.tokens, vocab_size, classifies=classifies)
     if options.locked is not None:
         model.get_submodule(options.locked).requires_grad_(False)
     parameters = count_parameters(model)
@@ -127,8 +128,8 @@ def stage_estimate(
     weight_bytes = 2 if precision == "bf16" else 4
     local = options.global_batch_samples // machine.ranks
     micro = options.micro_batch_samples or local
-    flops = stage_flops(recipe, options)
-    executed = count_executed(recipe, options, machine.ranks)
+    flops = stage_flops(recipe, options, vocab_size)
+    executed = count_executed(recipe, options, machine.ranks, vocab_size)
     sent = communication.step_bytes(
         layout,
         parameters=total,
@@ -158,6 +159,7 @@ def stage_estimate(
             moments=moments,
             temporary=temporary_bytes(model, recipe.optimizer, machine.ranks),
             weight_bytes=weight_bytes,
+            classes=vocab_size if classifies else 0,
         )
         for zero in (1, 2, 3)
     }
@@ -205,6 +207,7 @@ def _memory(
     moments: int,
     temporary: int,
     weight_bytes: int,
+    classes: int,
 ) -> Memory:
     kept, _ = image_tokens(recipe, stage)
     fixed, host = states(
@@ -240,6 +243,7 @@ def _memory(
         recompute_image=every if recipe.engine.checkpoint_image else None,
         recompute_text=every if recipe.engine.checkpoint_text else None,
         locked=stage.locked,
+        classes=classes,
     )
     return Memory(fixed=fixed, per_sample=per_sample, host=host)
 

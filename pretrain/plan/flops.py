@@ -4,11 +4,12 @@ Counted as open_clip's model_profile.csv and CLIPA's tables do: 2 FLOPs a multip
 matrix product, attention's scores included; norms, softmax and activations are not counted.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
 from pretrain.engine.options import TowerName
+from pretrain.losses.classification import CaptionClassifier
 from pretrain.models.build import build_model
 from pretrain.models.clip import CLIP
 from pretrain.models.options import ModelOptions
@@ -20,14 +21,15 @@ from pretrain.tokens.vocabulary import Vocabulary
 
 @dataclass(frozen=True, kw_only=True)
 class Flops:
-    """FLOPs of one sample in one forward, by tower."""
+    """FLOPs of one sample in one forward, by tower; the caption classifier's apart."""
 
     image: float
     text: float
+    classifier: float = 0.0
 
     @property
     def forward(self) -> float:
-        return self.image + self.text
+        return self.image + self.text + self.classifier
 
     def executed(
         self,
@@ -45,9 +47,11 @@ class Flops:
             "image": 1 if locked == "image" else 3 + recompute_image,
             "text": 1 if locked == "text" else 3 + recompute_text,
         }
-        return (passes["image"] + two_passes) * self.image + (
-            passes["text"] + two_passes
-        ) * self.text
+        return (
+            (passes["image"] + two_passes) * self.image
+            + (passes["text"] + two_passes) * self.text
+            + (3 + two_passes) * self.classifier
+        )
 
 
 def _blocks(seq_len: int, width: int, depth: int, mlp_ratio: float) -> float:
@@ -78,18 +82,21 @@ def forward_flops(model: ModelOptions, *, kept: int, text_tokens: int) -> Flops:
     )
 
 
-def stage_flops(recipe: Recipe, stage: StageOptions) -> Flops:
-    """Of one sample of a stage."""
+def stage_flops(recipe: Recipe, stage: StageOptions, vocab_size: int) -> Flops:
+    """Of one sample of a stage, whose caption classifier, if any, tells all ids apart."""
     kept, _ = image_tokens(recipe, stage)
-    return forward_flops(recipe.model, kept=kept, text_tokens=stage.tokens.text_tokens)
+    towers = forward_flops(recipe.model, kept=kept, text_tokens=stage.tokens.text_tokens)
+    if recipe.loss.classification_weight is None:
+        return towers
+    return replace(towers, classifier=2 * recipe.model.image.width * vocab_size)
 
 
-def count_executed(recipe: Recipe, stage: StageOptions, ranks: int) -> float:
+def count_executed(recipe: Recipe, stage: StageOptions, ranks: int, vocab_size: int) -> float:
     """Of one sample of a stage in training, all that is computed of it on so many ranks."""
     local = stage.global_batch_samples // ranks
     every = recipe.engine.checkpoint_every
     image, text = recipe.model.image.depth, recipe.model.text.depth
-    return stage_flops(recipe, stage).executed(
+    return stage_flops(recipe, stage, vocab_size).executed(
         recompute_image=recipe.engine.checkpoint_image * -(-image // every) / image,
         recompute_text=recipe.engine.checkpoint_text * -(-text // every) / text,
         two_passes=(stage.micro_batch_samples or local) < local,
@@ -103,18 +110,25 @@ def loss_flops(embed_dim: int, global_batch: int) -> float:
     return 4 * 2 * global_batch * embed_dim
 
 
-def meta_model(model: ModelOptions, tokens: TokenOptions, vocab_size: int) -> CLIP:
-    """The model itself, without memory for its weights: its parameters' names and shapes."""
+def meta_model(
+    model: ModelOptions, tokens: TokenOptions, vocab_size: int, *, classifies: bool = False
+) -> CLIP:
+    """The model itself, without memory for its weights: its parameters' names and shapes.
+    classifies: with a caption classifier."""
     meta = torch.device("meta")
     # Which ids are special changes no shape.
     vocabulary = Vocabulary(size=vocab_size, pad_id=0, bos_id=1, eos_id=2)
     with meta:
-        return build_model(model, tokens=tokens, vocabulary=vocabulary, device=meta)
+        built = build_model(model, tokens=tokens, vocabulary=vocabulary, device=meta)
+        if classifies:
+            counts = torch.zeros(vocab_size, dtype=torch.int64)
+            built.classifier = CaptionClassifier(built, counts=counts, captions=1)
+    return built
 
 
 def count_parameters(module: torch.nn.Module) -> dict[str, int]:
-    """Parameters by tower, each with its projection."""
+    """Parameters by tower, each with its projection; the caption classifier's are the image's."""
     counts = {"image": 0, "text": 0}
     for name, parameter in module.named_parameters():
-        counts["image" if name.startswith("image") else "text"] += parameter.numel()
+        counts["text" if name.startswith("text") else "image"] += parameter.numel()
     return counts

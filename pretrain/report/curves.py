@@ -217,5 +217,6 @@ QUANTITIES = (
     Quantity(title="Learning rate", fields={"": "learning_rate"}, colours=("c3",), is_noisy=False),
     Quantity(title="Logit scale", fields={"": "logit_scale"}, colours=("c4",), is_noisy=False),
     Quantity(title="Logit bias", fields={"": "logit_bias"}, colours=("c4",), is_noisy=False),
+    Quantity(title="Caption classification loss", fields={"": "classification_loss"}),
     Quantity(title="Gradient norm", fields={"": "grad_norm"}, colours=("c4",)),
 )

@@ -43,7 +43,13 @@ class RankReading:
 
 
 def workload(
-    recipe: Recipe, stage: Stage, *, precision: TrainedIn, ranks: int, device: torch.device
+    recipe: Recipe,
+    stage: Stage,
+    vocab_size: int,
+    *,
+    precision: TrainedIn,
+    ranks: int,
+    device: torch.device,
 ) -> Workload:
     """A stage's on so many ranks with devices like this one."""
     kept, _ = image_tokens(recipe, stage.options)
@@ -51,10 +57,10 @@ def workload(
     return Workload(
         batch_samples=stage.options.global_batch_samples,
         tokens_per_sample=kept + stage.options.tokens.text_tokens,
-        flops_per_sample=stage_flops(recipe, stage.options).executed(
+        flops_per_sample=stage_flops(recipe, stage.options, vocab_size).executed(
             two_passes=False, locked=stage.options.locked
         ),
-        executed_per_sample=count_executed(recipe, stage.options, ranks)
+        executed_per_sample=count_executed(recipe, stage.options, ranks, vocab_size)
         + loss_flops(recipe.model.embed_dim, stage.options.global_batch_samples),
         peak_tflops=None if peak is None else ranks * peak,
     )

@@ -149,11 +149,16 @@ def say_forecast(job: Job, stage: Stage, state: RunState, step_s: float) -> None
     """How long the rest will take, once, judged by the first steps; stages to come and evaluations
     by their FLOPs, checkpoints left out."""
 
+    vocab_size = job.dataset.vocabulary.size
+
     def flops(of: Stage) -> float:
-        return count_executed(job.recipe, of.options, job.runtime.world_size)
+        return count_executed(job.recipe, of.options, job.runtime.world_size, vocab_size)
+
+    def forward(of: Stage) -> float:
+        return stage_flops(job.recipe, of.options, vocab_size).forward
 
     second_per_flop = step_s / (flops(stage) * stage.options.global_batch_samples)
-    at_all_lengths = sum(stage_flops(job.recipe, of.options).forward for of in job.stages)
+    at_all_lengths = sum(forward(of) for of in job.stages)
     every, rows = job.recipe.evaluation.every_steps, job.evaluator.rows
     training = evaluating = 0.0
     for later in job.stages[job.stages.index(stage) :]:
@@ -161,8 +166,7 @@ def say_forecast(job: Job, stage: Stage, state: RunState, step_s: float) -> None
         samples = (later.steps - done) * later.options.global_batch_samples
         training += samples * flops(later) * second_per_flop
         inside = 0 if every is None else (later.steps - 1) // every - done // every
-        forward = stage_flops(job.recipe, later.options).forward
-        evaluating += rows * (inside * forward + at_all_lengths) * second_per_flop
+        evaluating += rows * (inside * forward(later) + at_all_lengths) * second_per_flop
     job.log.say_once(
         "forecast",
         f"about {_duration(training + evaluating)} to go, {_duration(evaluating)} of it for "

@@ -11,7 +11,7 @@ from pretrain.base.files import write_durably
 from pretrain.base.lock import LOCK_FILE, HeldError, Lock, owner
 from pretrain.base.run_files import CHECKPOINTS, METRICS_FILE, RECIPE_FILE
 from pretrain.batches.collate import caption_shares, text_counts, text_edges
-from pretrain.dataset.captions import Recaption, open_recaptions, recaptions_sha256
+from pretrain.dataset.captions import Recaption, count_ids, open_recaptions, recaptions_sha256
 from pretrain.dataset.reader import Dataset
 from pretrain.dataset.sample_weights import SampleWeights, open_weights
 from pretrain.engine.precision import resolve_precision
@@ -125,6 +125,8 @@ def _open(
     if runtime.is_main:
         _check_start(recipe, dataset)
     recaptions = open_recaptions(train, dataset.manifest, recipe.data.caption_weights)
+    if recipe.loss.classification_weight is not None:
+        count_ids(train, dataset.manifest, recaptions)
     names = [*dataset.manifest.captions, *(one.name for one in recaptions)]
     caption_shares(names, recipe.data.caption_weights)
     asked = recipe.data.weights

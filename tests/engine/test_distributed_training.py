@@ -31,6 +31,8 @@ FP32 = [
     Case(zero="2_offload"), Case(zero="3_offload"),
     Case(zero="2", layer_decay=0.5),
     Case(zero="1", locked="image", recompute=True), Case(zero="3", locked="text", chunks=4),
+    Case(zero="1", classification=0.5), Case(zero="3", classification=2.0, chunks=4),
+    Case(zero="2", classification=1.0, locked="image"),
 ]  # fmt: skip
 MUON = [Case(zero=z, kind="muon", chunks=c) for z, c in (("1", 4), ("2", 1), ("3", 4))]
 BF16 = [
@@ -39,6 +41,7 @@ BF16 = [
     Case(zero="3", kind="muon", precision="bf16", chunks=4, **CALM),
     Case(zero="2_offload", precision="bf16", **CALM),
     Case(zero="3", precision="autocast", chunks=4, recompute=True, **CALM),
+    Case(zero="1", precision="bf16", chunks=4, classification=1.0, **CALM),
 ]
 # A tenth of the norm and less; epsilon is large, so that AdamW shows the gradient's scale.
 CLIPPED = [Case(zero=zero, gradient_clip=5.0, eps=0.1) for zero in STAGES]
@@ -53,6 +56,7 @@ FP32_REST = [
     *(Case(zero=zero, locked="text", chunks=4) for zero in ("1", "2")),
 ]  # fmt: skip
 MUON_REST = [Case(zero=z, kind="muon", chunks=c) for z, c in (("1", 1), ("2", 4), ("3", 1))]
+MUON_REST += [Case(zero="2", kind="muon", classification=1.0)]
 BF16_REST = [
     case
     for case in (
@@ -103,6 +107,7 @@ def judge():
             case.layer_decay,
             case.locked,
             case.first_moment,
+            case.classification,
         )
         if key not in answers:
             answers[key] = train_in_float64(case)
@@ -155,7 +160,7 @@ def test_bf16_stays_beside_float64_with_fp32_masters(ranks, judge, case):
         every = torch.cat([weight.reshape(-1) for weight in ours.weights.values()])
         rounded = float((every.bfloat16().float() == every).double().mean())
         assert rounded < 0.05, f"rank {rank}: {rounded:.1%} of the weights are bf16 numbers"
-        start = small_clip().state_dict()
+        start = small_clip(classifies=case.classification is not None).state_dict()
         still = [n for n, weight in ours.weights.items() if torch.equal(weight, start[n])]
         still += [n for n, w in ours.weights.items() if torch.equal(w, start[n].bfloat16().float())]
         assert not still, f"rank {rank}: never updated: {still}"

@@ -9,13 +9,13 @@ from engine_cases import (
     MUON_MOMENTUM,
     WEIGHT_DECAY,
     Case,
-    MuonRule,
     build_engine,
     save_whole,
     small_clip,
     train_on_a_rank,
     training,
 )
+from muon_rule import MuonRule
 from ranks import run_ranks
 from vocabularies import of_size
 

@@ -1,5 +1,7 @@
 """FLOPs and parameters of the plan, against published figures and torch's own counter."""
 
+from pathlib import Path
+
 import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
@@ -7,8 +9,11 @@ from vocabularies import of_size
 
 from pretrain.models.build import build_model
 from pretrain.models.options import ImageTowerOptions, ModelOptions, TextTowerOptions
-from pretrain.plan.flops import count_parameters, forward_flops, meta_model
+from pretrain.plan.flops import count_executed, count_parameters, forward_flops, meta_model
+from pretrain.recipe.parsing import parse
 from pretrain.tokens.options import TokenOptions
+
+TINY = Path(__file__).resolve().parents[2] / "pretrain/recipes/tiny.yaml"
 
 
 def towers(image, text, patch_px, embed):
@@ -100,3 +105,25 @@ def test_flops_and_parameters_are_those_of_the_real_towers(image, text, space):
     assert by_tower["text"] == sum(
         p.numel() for name, p in real.named_parameters() if name.startswith("text")
     )
+
+
+@pytest.mark.parametrize("locked", [None, "image", "text"])
+def test_a_caption_classifier_costs_what_torch_counts_of_it(locked):
+    words = ["--config", str(TINY), *(["--stages.full.locked", locked] if locked else [])]
+    vocab = 1000
+    executed, counted, parameters = [], [], []
+    for more in ([], ["--loss.classification_weight", "1"]):
+        recipe, _ = parse([*words, *more])
+        stage = recipe.stages["full"]
+        executed.append(count_executed(recipe, stage, 1, vocab))
+        model = meta_model(recipe.model, stage.tokens, vocab, classifies=bool(more))
+        if locked:
+            model.get_submodule(locked).requires_grad_(False)
+        images, ids = (torch.zeros(shape, device="meta") for shape in ((2, 3, 48, 48), (2, 12)))
+        with FlopCounterMode(display=False) as counter:
+            sum(part.sum() for part in model(images, ids.long())).backward()
+        counted.append(counter.get_total_flops() / 2)
+        parameters.append(sum(count_parameters(model).values()))
+    assert executed[1] - executed[0] == counted[1] - counted[0] > 0
+    width = recipe.model.image.width
+    assert parameters[1] - parameters[0] == width * vocab + vocab + 2 * width

@@ -58,6 +58,8 @@ STAGES = {
         "pretrain": (2_560, 32_768, 1e-3, 2_344, 112, 49, 16),
         "tune_224": (131.07, 32_768, 1e-4, 120, 224, 196, 32),
     },
+    # hustvl/SuperCLIP, superclip_vit_b16_s512m_bs16k.yaml
+    "b16_superclip": {"pretrain": (512, 16_384, 1e-3, 500, 224, 196, 77)},
     "l14_pe": {  # sizes of arXiv 2504.13181; lengths and rates are this project's own
         "px_98": (1_280, 65_536, 2.048e-3, 3_200, 98, 49, 16),
         "px_154": (512, 32_768, 5.12e-4, 800, 154, 121, 32),
@@ -83,6 +85,7 @@ MODELS = {
     "l16_flip": (L, 16, 768, "cls", "sincos_jax", V2, False, False, LAION_400M),
     "b16_dynamics": (B, 16, 512, "cls", "learned", V1, False, False, DFN),
     "b16_siglip": (B, 16, 512, "attention", "learned", V2, False, False, LAION_400M),
+    "b16_superclip": (B, 16, 512, "cls", "learned", V1, False, True, DATACOMP_1B),
     "l14_pe": (L, 14, 768, "gap", "sincos_jax", V2, True, True, DATACOMP_1B),
 }
 # What clipa_jax trained, or what takes its numbers; of these its L and larger with bf16 moments.
@@ -149,7 +152,8 @@ def check_reduction(name: str, stage: str, options: StageOptions) -> None:
     masked = STAGES[name][stage][5] in (49, 153, 179, 345) and options.tokens.image_px >= 224
     assert options.tokens.image_reduction == ("random" if masked else "none"), stage
     crop, augment = options.crop, options.augment
-    assert (crop.area_min, crop.area_max, crop.aspect_max) == (0.4, 1.0, 4 / 3), stage
+    area_min = 0.9 if name == "b16_superclip" else 0.4  # open_clip's default
+    assert (crop.area_min, crop.area_max, crop.aspect_max) == (area_min, 1.0, 4 / 3), stage
     # JAX: inception_crop(method="bilinear"); clipa_torch: InterpolationMode.BICUBIC.
     assert crop.interpolation == ("bilinear" if name in JAX else "bicubic"), stage
     jitter = (augment.brightness, augment.contrast, augment.saturation, augment.hue)
@@ -171,8 +175,11 @@ def test_the_model_and_the_optimizer_are_the_published_ones(name):
     assert (*found, recipe.data.normalisation, optimizer.eps) == choices
     assert (text.gelu, text.padding_mask) == (image.gelu, False)
     assert image.init == ("torch" if choices is V1 else "xavier")
-    assert image.cls_position == (name == "b16_dynamics")
-    assert (optimizer.kind, optimizer.beta1, optimizer.beta2) == ("adamw", 0.9, 0.95)
+    is_superclip = name == "b16_superclip"
+    assert recipe.loss.classification_weight == (1.0 if is_superclip else None)
+    assert image.cls_position == (is_superclip or name == "b16_dynamics")
+    beta2 = 0.98 if is_superclip else 0.95
+    assert (optimizer.kind, optimizer.beta1, optimizer.beta2) == ("adamw", 0.9, beta2)
     decay_and_clip = (optimizer.weight_decay, optimizer.gradient_clip)
     if name == "b16_siglip":
         assert decay_and_clip == (1e-4, 1.0) and recipe.loss.kind == "sigmoid"

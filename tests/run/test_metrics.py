@@ -122,7 +122,7 @@ def test_a_workload_counts_what_a_step_executes():
     words = ["--stages.full.micro_batch_samples", "4", "--engine.checkpoint_image", "true"]
     recipe, _ = parse(["--config", str(ROOT / "pretrain/recipes/tiny.yaml"), *words])
     stage = plan_stages(recipe.stages, 1000)[1]
-    work = workload(recipe, stage, precision="fp32", ranks=2, device=torch.device("cpu"))
+    work = workload(recipe, stage, 1000, precision="fp32", ranks=2, device=torch.device("cpu"))
     flops = forward_flops(recipe.model, kept=36, text_tokens=12)
     assert work.flops_per_sample == pytest.approx(3 * flops.forward)
     of_loss = loss_flops(recipe.model.embed_dim, stage.options.global_batch_samples)

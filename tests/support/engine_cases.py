@@ -9,6 +9,8 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from caption_classes import add_classes, dense_loss
+from muon_rule import MuonRule
 from torch import Tensor
 from vocabularies import of_size
 
@@ -37,6 +39,7 @@ class Case:
     locked: str | None = None
     first_moment: str = "fp32"
     ema: float | None = None
+    classification: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,12 +59,12 @@ def device() -> torch.device:
     return torch.device("cpu")
 
 
-def small_clip(explicit_attention: bool = True) -> Any:
+def small_clip(explicit_attention: bool = True, *, classifies: bool = False) -> Any:
     from pretrain.models.clip import CLIP
     from pretrain.models.options import ImageTowerOptions, ModelOptions, TextTowerOptions
 
     torch.manual_seed(0)
-    return CLIP(
+    model = CLIP(
         ModelOptions(
             image=ImageTowerOptions(width=32, depth=2, heads=2, patch_px=8),
             text=TextTowerOptions(width=32, depth=2, heads=2),
@@ -72,6 +75,9 @@ def small_clip(explicit_attention: bool = True) -> Any:
         text_tokens=6,
         explicit_attention=explicit_attention,
     )
+    if classifies:
+        add_classes(model)
+    return model
 
 
 def training_batch(step: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -93,14 +99,15 @@ def build_engine(case: Case, *, disturb: bool = False) -> Any:
     rank, world = torch.distributed.get_rank(), torch.distributed.get_world_size()
     local = GLOBAL_BATCH // world
     place = device()
-    model = small_clip(explicit_attention=place.type == "cpu").to(place)
+    classifies = case.classification is not None
+    model = small_clip(place.type == "cpu", classifies=classifies).to(place)
     if disturb:
         with torch.no_grad():
             for parameter in model.parameters():
                 parameter += 0.1
     return Engine(
         model=model,
-        objective=build_objective(LossOptions()),
+        objective=build_objective(LossOptions(classification_weight=case.classification)),
         runtime=Runtime(rank=rank, local_rank=rank, world_size=world, device=place),
         options=EngineOptions(
             ds_config=ROOT / f"ds_configs/zero{case.zero}.json",
@@ -196,31 +203,6 @@ def float64_loss(images: Tensor, texts: Tensor, log_scale: Tensor) -> Tensor:
     return (F.cross_entropy(logits, targets) + F.cross_entropy(logits.T, targets)) / 2
 
 
-class MuonRule:
-    """Muon on float64 matrices (Keller Jordan, kellerjordan.github.io/posts/muon): Nesterov
-    momentum, five Newton-Schulz steps, scale sqrt(max(1, rows / columns)), decoupled decay."""
-
-    def __init__(
-        self, matrices: list[Tensor], *, lr: float, momentum: float, weight_decay: float
-    ) -> None:
-        self.matrices, self.lr, self.momentum = matrices, lr, momentum
-        self.weight_decay = weight_decay
-        self.average = [torch.zeros_like(matrix) for matrix in matrices]
-
-    @torch.no_grad()
-    def step(self) -> None:
-        for matrix, average in zip(self.matrices, self.average, strict=True):
-            gradient = matrix.grad
-            average.mul_(self.momentum).add_((1 - self.momentum) * gradient)
-            x = self.momentum * average + (1 - self.momentum) * gradient
-            x = x / (x.norm() + 1e-7)
-            for _ in range(5):
-                gram = x @ x.T
-                x = 3.4445 * x + (-4.7750 * gram + 2.0315 * gram @ gram) @ x
-            scale = max(1.0, matrix.shape[0] / matrix.shape[1]) ** 0.5
-            matrix.mul_(1 - self.lr * self.weight_decay).sub_(self.lr * scale * x)
-
-
 def _is_table(name: str) -> bool:
     return any(part in name for part in ("position", "cls_token", "token_embedding"))
 
@@ -236,7 +218,7 @@ def layers_below_top(name: str) -> int:
 
 def train_in_float64(case: Case) -> Training:
     """The same steps in one float64 process."""
-    model = small_clip().double()
+    model = small_clip(classifies=case.classification is not None).double()
     log_scale = torch.nn.Parameter(torch.tensor([1 / 0.07], dtype=torch.float64).log())
     muon: list[Tensor] = []
     groups: list[dict[str, Any]] = [dict(params=[log_scale], weight_decay=0)]
@@ -256,11 +238,12 @@ def train_in_float64(case: Case) -> Training:
     for step in range(STEPS):
         images, texts, keep = training_batch(step)
         # The model normalises its features in fp32; the judge does it in float64.
-        image_features = F.normalize(
-            model.image_projection(model.image(images.double(), keep)), dim=1
-        )
+        pooled = model.image(images.double(), keep)
+        image_features = F.normalize(model.image_projection(pooled), dim=1)
         text_features = F.normalize(model.text_projection(model.text(texts)), dim=1)
         loss = float64_loss(image_features, text_features, log_scale)
+        if case.classification is not None:
+            loss = loss + case.classification * dense_loss(model.classifier, pooled, texts)
         model.zero_grad()
         log_scale.grad = None
         loss.backward()
@@ -291,7 +274,7 @@ def largest(ours: list[float], theirs: list[float], *, relative: bool = False) -
 
 def error_of_the_move(ours: Training, theirs: Training) -> float:
     """How far the weights are from the judge's, over how far they have moved in all."""
-    start = small_clip().state_dict()
+    start = small_clip(classifies="classifier.linear.weight" in theirs.weights).state_dict()
 
     def norm(one: dict[str, Tensor], other: dict[str, Tensor]) -> float:
         parts = [(one[n].double() - other[n].double()).reshape(-1) for n in one]
