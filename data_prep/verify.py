@@ -16,6 +16,7 @@ from pretrain.base.arrays import read_array
 from pretrain.base.files import file_sha256, final_name, why_not_written
 from pretrain.base.progress import Bar
 from pretrain.dataset.captions import Recaption, recaption_names
+from pretrain.dataset.concepts import read_concepts
 from pretrain.dataset.embeddings import EMBEDDINGS_FILE, open_embeddings
 from pretrain.dataset.manifest import (
     INDEX_FILE,
@@ -112,7 +113,7 @@ def _token_counts_faults(directory: Path, manifest: Manifest) -> Iterator[str]:
 
 
 def _faults_beside(directory: Path, manifest: Manifest) -> Iterator[str]:
-    """What is wrong with the captions, weights and embeddings that came later."""
+    """What is wrong with the captions, weights, concepts and embeddings that came later."""
 
     def captions(name: str) -> None:
         Recaption(directory, manifest, name, "captions").check_whole()
@@ -122,6 +123,10 @@ def _faults_beside(directory: Path, manifest: Manifest) -> Iterator[str]:
         (
             lambda name: read_weights(directory, name, manifest, "weights"),
             sorted(file.stem for file in directory.glob("weights/*.npy")),
+        ),
+        (
+            lambda name: read_concepts(directory, name, manifest, "concepts"),
+            sorted(file.stem for file in directory.glob("concepts/*.npy")),
         ),
         (
             lambda name: open_embeddings(directory, manifest, name),

@@ -1,5 +1,5 @@
 """Weights by groups, of a metadata column or of like pictures: samples of large groups are shown
-less often, those of small ones more."""
+less often, those of small ones more. The groups are kept as concepts."""
 
 import json
 from dataclasses import dataclass
@@ -10,6 +10,7 @@ import numpy as np
 from data_prep.similarity.clusters import cluster
 from pretrain.base.checks import check_between, check_positive
 from pretrain.base.progress import Bar
+from pretrain.dataset.concepts import write_concepts
 from pretrain.dataset.embeddings import open_embeddings
 from pretrain.dataset.manifest import Manifest, read_manifest, weights_file
 from pretrain.dataset.rows import sample_metadata
@@ -37,7 +38,8 @@ class WeighOptions:
     starts: int = 5
     """Clusters are fitted from so many first centres and the best fit is kept; 1 is the fastest."""
     out: str
-    """Name of the weights: DIR/weights/NAME.npy, which training reads by data.weights=NAME."""
+    """Name of the weights: DIR/weights/NAME.npy, which training reads by data.weights=NAME. The
+    groups go to DIR/concepts/NAME.npy, for data.balance.concepts=NAME."""
     alpha: float = 0.5
     """A group of n samples is shown in proportion to n^alpha: 1 as often as without weights, 0 all
     groups alike (DynamiCS, arXiv 2604.27932: 0.2 to 0.5)."""
@@ -71,7 +73,7 @@ class WeighOptions:
 
 
 def weigh(directory: Path, options: WeighOptions) -> str:
-    """Write the weights of a dataset; returns a table of the largest groups.
+    """Write the weights and the groups of a dataset; returns a table of the largest groups.
 
     ValueError or FileNotFoundError name what to change. Reads every sample's metadata, or its
     picture's embedding, once or twice.
@@ -87,6 +89,7 @@ def weigh(directory: Path, options: WeighOptions) -> str:
     target = options.target or manifest.samples
     weights = _group_weights(sizes, options.alpha, target)
     write_weights(directory, options.out, manifest, weights[groups])
+    write_concepts(directory, options.out, manifest, groups)
     return _table(path, names, sizes, weights)
 
 

@@ -81,7 +81,7 @@ def run_stage(job: Job, index: int, state: RunState, tag: str | None, signals: S
     device, ranks = runtime.device, runtime.world_size
     built = batches(
         collator=_collator(job, stage),
-        order=job.order(),
+        order=job.order,
         start=state.samples_seen,
         end=stage.first_sample + stage.samples,
         global_batch_samples=batch_samples,

@@ -25,6 +25,7 @@ class Purpose(enum.IntEnum):
     AUGMENT = 5
     ORDER = 6
     SUBSTITUTE = 7
+    BALANCE = 8
 
 
 def _mix(state: NDArray[np.uint64]) -> NDArray[np.uint64]:

@@ -97,6 +97,22 @@ class CropOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
+class BalanceOptions:
+    """Batches that have alike many samples of each concept, as far as there are (CABS-DM)."""
+
+    concepts: str | None = None
+    """Name of concepts/NAME.npy in the dataset: each sample's cluster, or its value of a column.
+    null takes all samples as they come. `python -m data_prep weigh` makes one beside its
+    weights."""
+    candidates: int = 5
+    """Samples of the stream that each sample of a batch is chosen of; the others are skipped (CABS:
+    5, a filter ratio of 0.8). The dataset passes so many times in what counts as an epoch."""
+
+    def __post_init__(self) -> None:
+        check_positive({"data.balance.candidates": self.candidates})
+
+
+@dataclass(frozen=True, kw_only=True)
 class FailureOptions:
     """When unusable samples stop the run instead of being replaced."""
 

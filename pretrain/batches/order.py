@@ -2,7 +2,8 @@
 
 Nothing here has a state: row = f(seed, position), and the weights where there are some. So the
 order does not depend on the number of ranks or workers, nor on the stages' batches, and a resume is
-one integer.
+one integer. Where batches are balanced, which positions are trained on is a function of the seed,
+the batch's place in the run, and the concepts.
 """
 
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pretrain.base.seeding import Purpose, hashes
+from pretrain.batches.balance import Balance
 from pretrain.dataset.sample_weights import SampleWeights
 
 CHUNK_SAMPLES = 1024  # neighbours on disk: one piece of about 10 MB to read ahead
@@ -58,6 +60,10 @@ class SampleOrder:
     So a sample moves by a third of an epoch on average, as in a uniform permutation; neighbours on
     disk meet in one batch with a chance of at most batch / window_samples (1 in 32 at 65,536), and
     whether they met says nothing of the next epoch.
+
+    With a `balance`, the batch at sample s of the run is chosen from positions s x candidates and
+    on, and what is not chosen is skipped. A run's samples count the chosen ones alone. An epoch of
+    a run is as many samples as without a balance, in which the stream passes `candidates` times.
     """
 
     def __init__(
@@ -67,6 +73,7 @@ class SampleOrder:
         seed: int,
         window_samples: int = WINDOW_SAMPLES,
         weights: SampleWeights | None = None,
+        balance: Balance | None = None,
     ) -> None:
         if samples < 1:
             raise ValueError("the dataset has no samples: check data.train")
@@ -76,23 +83,38 @@ class SampleOrder:
         self.window_samples = min(window_samples, self.epoch_samples)
         self._window_chunks = max(window_samples // (self.lanes * CHUNK_SAMPLES), 1)
         self._weights = weights
+        self._balance = balance
+        self.candidates = 1 if balance is None else balance.candidates
         # Two of each: workers build batches on both sides of a border.
         self._plan = lru_cache(maxsize=2 * self.lanes)(self._build_plan)
         self._table = lru_cache(maxsize=2 * self.lanes)(self._build_table)
 
     def share(self, first: int, samples: int, rank: int, ranks: int) -> NDArray[np.int64]:
-        """A rank's positions of the global batch that begins at position `first`: (samples/ranks,).
+        """A rank's positions of the global batch that begins at sample `first`: (samples/ranks,).
 
         It is the rank's slice of the batch sorted by lanes, so whole lanes where the ranks divide
         them and a batch has as many samples of each; all slices in turn are the same batch in the
         same order for any number of ranks.
         """
-        positions = np.arange(first, first + samples, dtype=np.int64)
+        first, count = first * self.candidates, samples * self.candidates
+        positions = np.arange(first, first + count, dtype=np.int64)
+        lanes = (positions % self.epoch_samples % self.lanes).astype(np.uint16)
         if self.lanes > 1:
-            lanes = positions % self.epoch_samples % self.lanes
-            positions = positions[np.argsort(lanes.astype(np.uint16), kind="stable")]
-        local = samples // ranks
-        return positions[rank * local : (rank + 1) * local]
+            by_lane = np.argsort(lanes, kind="stable")
+            positions, lanes = positions[by_lane], lanes[by_lane]
+        begin, end = rank * (samples // ranks), (rank + 1) * (samples // ranks)
+        if self._balance is None:
+            return positions[begin:end]
+        # Each lane chooses its own share, so that a rank needs to know its own lanes alone.
+        borders = np.searchsorted(lanes, np.arange(self.lanes + 1))
+        ends = borders // self.candidates
+        its = slice(np.searchsorted(ends, begin, "right") - 1, np.searchsorted(ends, end) + 1)
+        borders, ends = borders[its], ends[its]
+        mine = positions[borders[0] : borders[-1]]
+        chosen = self._balance.choose(
+            self.seed, mine, self.rows(mine), borders - borders[0], np.diff(ends), count
+        )
+        return chosen[begin - ends[0] : end - ends[0]]
 
     def rows(self, positions: NDArray[np.int64]) -> NDArray[np.int64]:
         """Row of the index for each position; any shape, any order of positions."""
@@ -111,10 +133,10 @@ class SampleOrder:
                 out[places] = table[offsets[places] - (ends[window - 1] if window else 0)]
         return out.reshape(positions.shape)
 
-    def windows(self, position: int, rank: int, ranks: int) -> list["Window"]:
-        """The windows that hold a rank's samples at a position, one a lane."""
+    def windows(self, first: int, rank: int, ranks: int) -> list["Window"]:
+        """The windows that hold a rank's samples at a sample of the run, one a lane."""
         found = []
-        epoch, inside = divmod(position, self.epoch_samples)
+        epoch, inside = divmod(first * self.candidates, self.epoch_samples)
         offset = inside // self.lanes
         for lane in range(rank * self.lanes // ranks, -(-(rank + 1) * self.lanes // ranks)):
             ends = self._plan(epoch, lane).ends

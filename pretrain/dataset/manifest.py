@@ -313,6 +313,12 @@ def weights_file(dataset_dir: Path, name: str, option: str) -> Path:
     return path_inside(dataset_dir, f"weights/{name}.npy", option)
 
 
+def concepts_file(dataset_dir: Path, name: str, option: str) -> Path:
+    """Where a dataset's concepts of a name lie; ValueError where it is no plain name."""
+    _check_name(name, f"{dataset_dir}/concepts/NAME.npy", option)
+    return path_inside(dataset_dir, f"concepts/{name}.npy", option)
+
+
 def embeddings_folder(dataset_dir: Path, name: str, option: str) -> Path:
     """Where a dataset's embeddings of a name lie; ValueError where it is no plain name."""
     _check_name(name, f"{dataset_dir}/embeddings/NAME", option)

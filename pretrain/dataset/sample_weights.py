@@ -1,19 +1,11 @@
-"""Sample weights: how often each row of a dataset is shown an epoch, in files beside it.
+"""Sample weights: how often each row of a dataset is shown an epoch, in DIR/weights/NAME.npy."""
 
-DIR/weights/NAME.npy     float32, one a row
-DIR/weights/NAME.json    of which state of the dataset, and the file's sha256
-"""
-
-import json
-from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import ConfigDict, TypeAdapter, ValidationError, with_config
 
-from pretrain.base.arrays import read_array
-from pretrain.base.files import aside, file_sha256, write_durably
+from pretrain.dataset.beside import check_rows, find_rows, map_rows, write_rows
 from pretrain.dataset.manifest import Manifest, weights_file
 
 _BLOCK_ROWS = 1 << 13  # rows whose sums are kept: 50,000 numbers for 400 million rows
@@ -33,7 +25,7 @@ class SampleWeights:
 
     def __init__(self, weights: NDArray[np.float32], sha256: str = "") -> None:
         self.sha256 = sha256
-        self._weights = weights
+        self.values = weights
         starts = np.arange(0, len(weights), _BLOCK_ROWS)
         # Block by block: a cast of the whole would double the file in memory.
         sums = [float(weights[s : s + _BLOCK_ROWS].sum(dtype=np.float64)) for s in starts]
@@ -60,7 +52,7 @@ class SampleWeights:
             block = int(blocks[mine[0]])
             first = block * _BLOCK_ROWS
             begin = self._ends[block - 1] if block else 0.0
-            weights = self._weights[first : first + _BLOCK_ROWS]
+            weights = self.values[first : first + _BLOCK_ROWS]
             ends = begin + np.cumsum(weights, dtype=np.float64)
             # Summed in another order than the block's sum, the last end can lie a bit before it.
             inside = np.minimum(places[mine], np.nextafter(ends[-1], 0))
@@ -68,25 +60,12 @@ class SampleWeights:
         return out
 
 
-@with_config(ConfigDict(strict=True, extra="forbid"))
-@dataclass(frozen=True, kw_only=True)
-class WeightsInfo:
-    """What weights belong to: another dataset may have as many rows."""
-
-    dataset_fingerprint: str  # sha256 of the manifest
-    sha256: str  # of the weights' file
-
-
 def write_weights(
     dataset_dir: Path, name: str, manifest: Manifest, weights: NDArray[np.floating]
 ) -> Path:
     """Write (samples,) weights of a dataset as DATASET/weights/NAME.npy, which it returns."""
     path = weights_file(dataset_dir, name, "--out")
-    with aside(path) as file:
-        np.lib.format.write_array(file, weights.astype("<f4", copy=False), allow_pickle=False)
-    info = WeightsInfo(dataset_fingerprint=manifest.fingerprint, sha256=file_sha256(path))
-    write_durably(path.with_suffix(".json"), json.dumps(asdict(info), indent=2) + "\n")
-    return path
+    return write_rows(path, manifest, weights.astype("<f4", copy=False))
 
 
 def open_weights(dataset_dir: Path, name: str, manifest: Manifest) -> SampleWeights:
@@ -104,33 +83,11 @@ def read_weights(
 ) -> tuple[NDArray[np.float32], str]:
     """(samples,) of DATASET/weights/NAME.npy, mapped and checked, and the file's sha256; errors
     name `option`."""
-    path = weights_file(dataset_dir, name, option)
-    if not path.is_file():
-        found = sorted(file.stem for file in path.parent.glob("*.npy"))
-        raise FileNotFoundError(
-            f"{option}={name!r}: there is no {path}; {dataset_dir} has weights {found}: choose "
-            "one of them, or make one with `python -m data_prep weigh`"
-        )
-    values = open_values(path, manifest.samples, f"{option}={name!r}")
-    told = path.with_suffix(".json")
-    try:
-        info = TypeAdapter(WeightsInfo).validate_json(told.read_bytes())
-    except (FileNotFoundError, ValidationError) as error:
-        raise ValueError(
-            f"{option}={name!r}: {told} does not say which dataset {path.name} is of: make both "
-            f"with `python -m data_prep weigh {dataset_dir} --file FILE.npy --out {name}`"
-        ) from error
-    if info.dataset_fingerprint != manifest.fingerprint:
-        raise ValueError(
-            f"{option}={name!r}: {path} was made of another state of {dataset_dir} (fingerprint "
-            f"{info.dataset_fingerprint[:12]}, now {manifest.fingerprint[:12]}): make it again"
-        )
-    sha256 = file_sha256(path)
-    if info.sha256 != sha256:
-        raise ValueError(
-            f"{option}={name!r}: the sha256 of {path} is not that of {told.name}: make it again"
-        )
-    return values, sha256
+    path, asked = weights_file(dataset_dir, name, option), f"{option}={name!r}"
+    find_rows(path, asked)
+    values = open_values(path, manifest.samples, asked)
+    make = f"python -m data_prep weigh {dataset_dir} --file FILE.npy --out {name}"
+    return values, check_rows(path, manifest, asked, make)
 
 
 def open_values(
@@ -141,14 +98,7 @@ def open_values(
 
     given: by a user, as any numbers; float32 is made of them.
     """
-    try:
-        values = read_array(path)
-    except ValueError as error:
-        raise ValueError(f"{option}: {path} is {error}") from error
-    except OSError as error:
-        raise FileNotFoundError(
-            f"{option}: {path} cannot be read ({error.strerror or error}); name a .npy file"
-        ) from error
+    values: NDArray[np.float32] = map_rows(path, option)
     if given and values.dtype.kind in "fiu":
         with np.errstate(over="ignore"):  # to infinity, which is a fault
             values = values.astype("<f4", copy=False)

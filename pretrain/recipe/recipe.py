@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from pretrain.base.checks import check_local
-from pretrain.batches.options import FailureOptions, LoaderOptions, Normalisation
+from pretrain.batches.options import BalanceOptions, FailureOptions, LoaderOptions, Normalisation
 from pretrain.batches.order import WINDOW_SAMPLES
 from pretrain.dataset.shards import ShardOptions
 from pretrain.engine.options import EngineOptions, OptimizerOptions
@@ -32,6 +32,8 @@ class DataOptions:
     weights: str | None = None
     """Name of weights/NAME.npy in the dataset: how often each sample is shown an epoch; null shows
     each once. `python -m data_prep weigh` makes one."""
+    balance: BalanceOptions = field(default_factory=BalanceOptions)
+    """Choice of each batch's samples by their concepts; off by default."""
     max_repeated_share: float = 0.5
     """Share of a global batch that may be repeats of its own samples, which are then negatives of
     themselves: over the border of an epoch, or by weights. The first batch of a stage and those

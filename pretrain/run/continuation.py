@@ -15,7 +15,10 @@ from pretrain.recipe.recipe import Recipe
 from pretrain.recipe.stages import Stage
 
 _WHOLE = ("seed", "model", "start", "loss", "optimizer", "temperature_base_learning_rate")
-_DATA = ("tier", "caption_weights", "weights", "shuffle_window_samples", "normalisation")
+_DATA = (
+    *("tier", "caption_weights", "weights", "balance"),
+    *("shuffle_window_samples", "normalisation"),
+)
 # Execution, or said by `steps` and `warmup_steps` once the dataset is known.
 _OF_A_STAGE_FREE = ("micro_batch_samples", "samples", "epochs", "warmup_share")
 

@@ -28,6 +28,7 @@ class Job:
     runtime: Runtime
     precision: TrainedIn
     datasets: dict[str, Dataset]  # by image tier
+    order: SampleOrder  # the same in every stage
     weights: SampleWeights | None
     recaptions: tuple[Recaption, ...]
     evaluator: Evaluator
@@ -40,10 +41,6 @@ class Job:
     def checkpoints(self) -> Path:
         return self.recipe.run_dir / CHECKPOINTS
 
-    def order(self) -> SampleOrder:
-        """The run's sample order, the same in every stage."""
-        return sample_order(self.recipe, len(self.dataset), self.weights)
-
     @property
     def dataset(self) -> Dataset:
         """The dataset, where its pictures do not matter."""
@@ -52,13 +49,3 @@ class Job:
     def pictures(self, stage: Stage) -> Dataset:
         """The dataset with the pictures that a stage trains on."""
         return self.datasets[stage.options.tier or self.recipe.data.tier]
-
-
-def sample_order(recipe: Recipe, samples: int, weights: SampleWeights | None) -> SampleOrder:
-    """The order that a recipe asks for of a dataset with so many rows."""
-    return SampleOrder(
-        samples=samples,
-        seed=recipe.seed,
-        window_samples=recipe.data.shuffle_window_samples,
-        weights=weights,
-    )

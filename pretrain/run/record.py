@@ -40,6 +40,7 @@ class RunState:
     samples_seen: int = 0  # position in the sample stream
     dataset_fingerprint: str = ""
     weights_sha256: str = ""
+    concepts_sha256: str = ""
     recaptions_sha256: str = ""
     replaced: dict[str, int] = field(default_factory=dict)  # unusable samples by reason, all ranks
     skipped: int = 0  # updates that were not made because a number was not finite

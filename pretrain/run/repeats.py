@@ -16,17 +16,18 @@ def most_repeats(order: SampleOrder, stage: Stage) -> int:
     """The most samples of a batch that it has already: of the stage's first one, and of the first
     ones over an epoch's border."""
     batch, epoch = stage.options.global_batch_samples, order.epoch_samples
-    firsts = {0}
-    border = -(-(stage.first_sample + 1) // epoch) * epoch - stage.first_sample
-    while border < stage.samples and len(firsts) <= _BORDERS:
-        if border % batch == 0 and epoch % batch == 0:
+    span = batch * order.candidates  # positions that a batch is made of
+    firsts, begin = {0}, stage.first_sample * order.candidates
+    border = -(-(begin + 1) // epoch) * epoch - begin
+    while border < stage.samples * order.candidates and len(firsts) <= _BORDERS:
+        if border % span == 0 and epoch % span == 0:
             break  # no batch has a border inside
-        firsts.add(border // batch)
+        firsts.add(border // span)
         border += epoch
     found = 0
     for first in firsts:
         begin = stage.first_sample + first * batch
-        rows = order.rows(np.arange(begin, begin + batch, dtype=np.int64))
+        rows = order.rows(order.share(begin, batch, 0, 1))
         found = max(found, batch - len(np.unique(rows)))
     return found
 

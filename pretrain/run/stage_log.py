@@ -68,7 +68,7 @@ def log_start(job: Job, stage: Stage, state: RunState, engine: TrainingEngine) -
         _say_long_captions(job, stage)
     ranks = job.runtime.world_size
     shortage = cache_shortage(
-        job.pictures(stage), job.order(), state.samples_seen, job.runtime.rank, ranks
+        job.pictures(stage), job.order, state.samples_seen, job.runtime.rank, ranks
     )
     if shortage is not None:
         job.log.say_once("cache", shortage)

@@ -3,36 +3,29 @@
 from dataclasses import replace
 from pathlib import Path
 
-import torch
 import yaml
 
 from pretrain.base.distributed import Runtime, all_ranks, broadcast_object, run_together
 from pretrain.base.files import write_durably
 from pretrain.base.lock import LOCK_FILE, HeldError, Lock, owner
 from pretrain.base.run_files import CHECKPOINTS, METRICS_FILE, RECIPE_FILE
-from pretrain.batches.collate import caption_shares, text_counts, text_edges
-from pretrain.dataset.captions import Recaption, count_ids, open_recaptions, recaptions_sha256
-from pretrain.dataset.reader import Dataset
-from pretrain.dataset.sample_weights import SampleWeights, open_weights
+from pretrain.dataset.captions import recaptions_sha256
 from pretrain.engine.precision import resolve_precision
-from pretrain.evaluation.evaluator import Evaluator
-from pretrain.models.build import build_model
-from pretrain.models.options import StartOptions
-from pretrain.models.starting import check_start, find_start
-from pretrain.recipe.recipe import Recipe, check_ranks
-from pretrain.recipe.stages import Stage, plan_stages
+from pretrain.recipe.recipe import Recipe
+from pretrain.recipe.stages import Stage
 from pretrain.run import checkpoint, metrics
 from pretrain.run.checkpoint import Checkpoint
 from pretrain.run.continuation import list_changes
 from pretrain.run.expectation import Expectation
-from pretrain.run.job import Job, sample_order
+from pretrain.run.inputs import open_inputs
+from pretrain.run.job import Job
 from pretrain.run.metrics import RunLog
 from pretrain.run.profile import Profile
 from pretrain.run.record import RunState
 from pretrain.run.repeats import check_repeats
 from pretrain.run.saver import Saver
 from pretrain.run.stage_weights import check_stage_weights
-from pretrain.run.trackers import Mirror, TensorBoard, Tracker, check_tracker
+from pretrain.run.trackers import Mirror, TensorBoard, Tracker
 
 _PATIENCE_S = 4.0  # with the owner of a run folder
 
@@ -45,23 +38,25 @@ def start_run(
     ValueError on every rank alike. Nothing of a run changes before all checks have passed.
     Collective.
     """
-    datasets, weights, recaptions, evaluator, stages = run_together(lambda: _open(recipe, runtime))
-    dataset = datasets[recipe.data.tier]
+    inputs = run_together(lambda: open_inputs(recipe, runtime))
+    dataset, stages = inputs.datasets[recipe.data.tier], inputs.stages
     run_together(lambda: _check_engine(recipe))
     # The main rank's answer: machines may differ, and all ranks must train alike.
     precision = broadcast_object(resolve_precision(recipe.engine.precision, runtime.device))
-    weights_sha256 = "" if weights is None else weights.sha256
-    captions_sha256 = recaptions_sha256(recaptions)
+    weights_sha256 = "" if inputs.weights is None else inputs.weights.sha256
+    concepts_sha256 = "" if inputs.balance is None else inputs.balance.sha256
+    captions_sha256 = recaptions_sha256(inputs.recaptions)
     of_rank = all_ranks(
         {
             "recipe": resolved,
             "dataset": dataset.fingerprint,
             "data.weights": weights_sha256,
+            "data.balance.concepts": concepts_sha256,
             "data.caption_weights": captions_sha256,
         }
     )
     run_together(lambda: _check_alike(of_rank))
-    order, most = sample_order(recipe, len(dataset), weights), recipe.data.max_repeated_share
+    order, most = inputs.order, recipe.data.max_repeated_share
     repeats = run_together(lambda: check_repeats(order, stages, most) if runtime.is_main else [])
     lock = run_together(lambda: _own(recipe.run_dir) if runtime.is_main else None)
     found: Checkpoint | None = broadcast_object(
@@ -72,6 +67,7 @@ def start_run(
         state,
         dataset_fingerprint=dataset.fingerprint,
         weights_sha256=weights_sha256,
+        concepts_sha256=concepts_sha256,
         recaptions_sha256=captions_sha256,
     )
     if found is not None:
@@ -86,10 +82,11 @@ def start_run(
         stages=stages,
         runtime=runtime,
         precision=precision,
-        datasets=datasets,
-        weights=weights,
-        recaptions=recaptions,
-        evaluator=evaluator,
+        datasets=inputs.datasets,
+        order=order,
+        weights=inputs.weights,
+        recaptions=inputs.recaptions,
+        evaluator=inputs.evaluator,
         log=log,
         saver=Saver(recipe.run_dir / CHECKPOINTS, recipe.checkpoint, runtime, log),
         expectation=Expectation(
@@ -100,62 +97,6 @@ def start_run(
         ),
     )
     return job, state, None if found is None else found.tag, lock
-
-
-def _open(
-    recipe: Recipe, runtime: Runtime
-) -> tuple[dict[str, Dataset], SampleWeights | None, tuple[Recaption, ...], Evaluator, list[Stage]]:
-    """The dataset by tier, its weights and the recaptions that are drawn, the evaluation sets, and
-    the stages, all checked."""
-    check_ranks(recipe, runtime.world_size)
-    check_tracker(recipe.log.tracker)
-    train, tier, shards = recipe.data.train, recipe.data.tier, recipe.data.shards
-    looks = runtime.local_rank == 0  # for its node; what it finds stops all
-    datasets = {tier: Dataset(train, tier, shards=shards, looks=looks)}
-    for name, stage in recipe.stages.items():
-        if stage.tier is not None and stage.tier not in datasets:
-            option = f"stages.{name}.tier"
-            datasets[stage.tier] = Dataset(train, stage.tier, option, shards, looks)
-        option = f"stages.{name}.tokens.text_reduction"
-        text_counts(datasets[tier], stage.tokens.text_reduction, option)
-        text_edges(datasets[tier], stage.tokens, f"stages.{name}.tokens.syntax_unit")
-    dataset = datasets[tier]
-    dataset.check_ids()
-    find_start(recipe.start)
-    if runtime.is_main:
-        _check_start(recipe, dataset)
-    recaptions = open_recaptions(train, dataset.manifest, recipe.data.caption_weights)
-    if recipe.loss.classification_weight is not None:
-        count_ids(train, dataset.manifest, recaptions)
-    names = [*dataset.manifest.captions, *(one.name for one in recaptions)]
-    caption_shares(names, recipe.data.caption_weights)
-    asked = recipe.data.weights
-    weights = None if asked is None else open_weights(train, asked, dataset.manifest)
-    samples = len(dataset) if weights is None else weights.epoch_samples
-    stages = plan_stages(recipe.stages, samples)
-    evaluator = Evaluator(
-        recipe.evaluation,
-        image_sizes={stage.tokens.image_px for stage in recipe.stages.values()},
-        tokenizer=dataset.tokenizer(),
-        normalisation=recipe.data.normalisation,
-    )
-    return datasets, weights, recaptions, evaluator, stages
-
-
-def _check_start(recipe: Recipe, dataset: Dataset) -> None:
-    """ValueError where the first stage's model cannot start from the given weights."""
-    if recipe.start == StartOptions():
-        return
-    meta = torch.device("meta")
-    with meta:
-        model = build_model(
-            recipe.model,
-            tokens=next(iter(recipe.stages.values())).tokens,
-            vocabulary=dataset.vocabulary,
-            device=meta,
-        )
-    sha256, normalisation = dataset.manifest.tokenizer.sha256, recipe.data.normalisation
-    check_start(recipe.start, model, sha256, normalisation)
 
 
 def _check_engine(recipe: Recipe) -> None:
@@ -252,18 +193,17 @@ def _check_same_run(
             f"run_dir={run_dir} was trained on another dataset than {recipe.data.train} "
             "is now: put that one back, or choose another run_dir"
         )
-    if state.weights_sha256 != asked.weights_sha256:
-        raise ValueError(
-            f"run_dir={run_dir} was trained with other weights than data.weights="
-            f"{recipe.data.weights!r} of {recipe.data.train} are now: put that file back, or "
-            "choose another run_dir"
-        )
-    if state.recaptions_sha256 != asked.recaptions_sha256:
-        raise ValueError(
-            f"run_dir={run_dir} was trained with other recaptions than {recipe.data.train} "
-            f"holds now for data.caption_weights={recipe.data.caption_weights}: put these folders "
-            "back, or choose another run_dir"
-        )
+    data = recipe.data
+    for what, option, value in (
+        ("weights", "data.weights", data.weights),
+        ("concepts", "data.balance.concepts", data.balance.concepts),
+        ("recaptions", "data.caption_weights", data.caption_weights),
+    ):
+        if getattr(state, f"{what}_sha256") != getattr(asked, f"{what}_sha256"):
+            raise ValueError(
+                f"run_dir={run_dir} was trained with other {what} than {data.train} holds now for "
+                f"{option}={value!r}: put these back, or choose another run_dir"
+            )
 
 
 def _check_weights(recipe: Recipe, stages: list[Stage], found: Checkpoint) -> None:

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from forked_runs import train, trained
 
+from pretrain.batches.balance import Balance
 from pretrain.batches.order import SampleOrder
 from pretrain.dataset.sample_weights import SampleWeights
 from pretrain.recipe.parsing import parse
@@ -18,18 +19,22 @@ ONE_HEAVY[7] = 100
 
 
 @pytest.mark.parametrize(
-    ("samples", "batch", "steps", "weights"),
-    [(203, 128, 6, None), (203, 16, 40, None), (200, 50, 20, None), (203, 16, 12, ONE_HEAVY)],
+    ("samples", "batch", "steps", "weights", "candidates"),
+    [
+        *[(203, 128, 6, None, 1), (203, 16, 40, None, 1), (200, 50, 20, None, 1)],
+        *[(203, 16, 12, ONE_HEAVY, 1), (203, 128, 6, None, 5), (200, 10, 20, None, 4)],
+    ],
 )
-def test_the_most_repeats_of_a_batch(samples, batch, steps, weights):
+def test_the_most_repeats_of_a_batch(samples, batch, steps, weights, candidates):
     weighing = None if weights is None else SampleWeights(weights)
-    order = SampleOrder(samples=samples, seed=3, weights=weighing)
+    balance = Balance(np.arange(samples, dtype=np.int32) % 9, candidates=candidates)
+    order = SampleOrder(samples=samples, seed=3, weights=weighing, balance=balance)
     options = [
         *("--config", "pretrain/recipes/tiny.yaml", "--stages.reduced.steps", str(steps)),
         *("--stages.reduced.global_batch_samples", str(batch), "--data.train", "x"),
     ]
     stage = plan_stages(parse(options)[0].stages, order.epoch_samples)[0]
-    rows = order.rows(np.arange(steps * batch)).reshape(steps, batch).tolist()
+    rows = [order.rows(order.share(step * batch, batch, 0, 1)).tolist() for step in range(steps)]
     of_batches = [sum(n - 1 for n in Counter(one).values()) for one in rows]
     found = most_repeats(order, stage)
     assert found <= max(of_batches) and (found > 0) == (max(of_batches) > 0)
