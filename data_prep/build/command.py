@@ -96,10 +96,16 @@ def _build(options: BuildOptions) -> str:
         return plan_build(options)
     if options.run.task_index is not None:
         return build_share(options)
-    return _summarise(options.writer.out, *build_dataset(options))
+    told = _summarise(options.writer.out, *build_dataset(options))
+    if options.writer.store is not None:
+        told += (
+            f"\ntrain with --data.train {options.writer.folder} --data.shards.url "
+            f"{options.writer.out} --data.shards.cache FOLDER_ON_THE_NODES_OWN_DISK"
+        )
+    return told
 
 
-def _summarise(out: Path, manifest: Manifest, tokens: np.ndarray) -> str:
+def _summarise(out: Path | str, manifest: Manifest, tokens: np.ndarray) -> str:
     """A short table of what was written and what was left out."""
     lines = [("dataset", str(out)), ("samples", f"{manifest.samples:,}")]
     for name, tier in manifest.tiers.items():

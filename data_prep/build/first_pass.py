@@ -88,7 +88,7 @@ def _each(
             yield function(state, block)
         return
     records = Records(
-        folder=first_pass_folder(options.writer.out, what),
+        folder=first_pass_folder(options.writer.folder, what),
         request={
             "state": corpus.source.state(),
             "source": repr(options.source),

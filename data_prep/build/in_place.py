@@ -26,11 +26,16 @@ def check_here(options: BuildOptions) -> None:
             f"{options.source.source}: pictures stay in place on this machine only; `build` reads "
             "tars on the hub and on object stores"
         )
+    if options.writer.store is not None:
+        raise ValueError(
+            f"--out={options.writer.out}: pictures stay in place on this machine only, and so does "
+            "their dataset; choose a folder, or `build` for an object store"
+        )
 
 
 def check_apart(corpus: Corpus, options: BuildOptions) -> None:
     """ValueError where the dataset and the tars could overwrite, or be taken for, one another."""
-    out, source = options.writer.out.resolve(), Path(options.source.source)
+    out, source = options.writer.folder.resolve(), Path(options.source.source)
     inside = next((path for _, path in _tars(corpus) if path.resolve().is_relative_to(out)), None)
     if inside is not None or (source.is_dir() and out.is_relative_to(source.resolve())):
         raise ValueError(
@@ -62,7 +67,7 @@ def pictures_root(corpus: Corpus, options: BuildOptions) -> str | None:
         return None
     folder = _folder(corpus, options)
     if options.in_place.relative_root:
-        return os.path.relpath(folder.resolve(), options.writer.out.resolve())
+        return os.path.relpath(folder.resolve(), options.writer.folder.resolve())
     return str(folder.absolute())
 
 

@@ -9,11 +9,13 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 
 from data_prep.build.duplicates import find_repeated_rows
+from data_prep.build.far import bring_records, remove_work_there, send_part, send_record
 from data_prep.build.tasks import (
     CAPTIONS_LEFT_OUT,
     WORK_FOLDER,
@@ -36,6 +38,7 @@ from data_prep.build.writer import (
 )
 from data_prep.pool import PoolOptions, Report, run_in_pool
 from data_prep.rejection import REASONS
+from data_prep.store import Store, at_once
 from pretrain.base.arrays import read_array
 from pretrain.base.files import file_sha256, sync, write_durably
 from pretrain.base.lock import locked
@@ -106,12 +109,16 @@ def join(out: Path, pool: PoolOptions) -> Built:
         plan = read_plan(out)
         if plan is None:  # another process was here first
             return read_built(out)
+        store = _store_of(plan, out)
+        if store is not None:
+            folders = [task_folder(out, number) for number in range(len(plan.tasks))]
+            bring_records(store, folders, arrays=True)
         places = _find_parts(out, plan)
         rejected = _count_rejections(places)
         kept, repeated = _drop_repeated(out, plan, places, pool)
         rejected["duplicate_key"] += repeated
         _check_result(out, plan, kept, rejected)
-        tiers = _place_shards(out, plan, kept)
+        tiers = _place_shards(out, plan, kept, store)
         samples = sum(place.part.samples for place in kept)
         rows = sum(place.part.rows for place in places)
         manifest = Manifest(
@@ -129,17 +136,33 @@ def join(out: Path, pool: PoolOptions) -> Built:
         if plan.pictures_root is not None:
             write_durably(out / PICTURES_ROOT_FILE, plan.pictures_root + "\n")
         write_manifest(out, manifest)
+        if store is not None:
+            _send_dataset(store, manifest)
+            remove_work_there(store)
         remove_work(out)
     return read_built(out)
+
+
+def _store_of(plan: Plan, out: Path) -> Store | None:
+    """Where the shards lie, if not here."""
+    return None if plan.store is None else Store(address=plan.store, folder=out)
+
+
+def _send_dataset(store: Store, manifest: Manifest) -> None:
+    """What is small of a dataset whose shards are in their places; the manifest last."""
+    names = [f"{tier}/{INDEX_FILE}" for tier in manifest.tiers]
+    for name in (*names, manifest.token_counts.file, manifest.tokenizer.file, MANIFEST_FILE):
+        store.send(name)
 
 
 def _find_parts(out: Path, plan: Plan) -> list[_ShardPlace]:
     """The parts of all tasks in order. ValueError if a task is not done."""
     places: list[_ShardPlace] = []
     missing: list[int] = []
-    for number in range(len(plan.tasks)):
-        folder = task_folder(out, number)
-        parts = read_parts(folder)
+    folders = [task_folder(out, number) for number in range(len(plan.tasks))]
+    for number, (folder, parts) in enumerate(
+        zip(folders, at_once(read_parts, folders), strict=True)
+    ):
         if not (parts and parts[-1].last):
             missing.append(number)
         places += [
@@ -205,9 +228,13 @@ def _rewrite_part(plan: Plan, item: tuple[_ShardPlace, np.ndarray], report: Repo
     place, dropped = item
     stem = f"{place.stem}.{_KEPT}"
     tiers = [tier.name for tier in plan.tiers]
+    store = _store_of(plan, place.folder.parent.parent)
     told = place.part.shards[tiers[0]]
     if not (place.folder / f"{stem}.json").exists():
         indices = {tier: place.rows(tier) for tier in tiers}
+        if store is not None:
+            for tier in tiers:
+                store.bring(place.path(tier, "tar").relative_to(store.folder).as_posix())
         ids = np.dtype(plan.token_dtype)
         with (
             PartWriter(place.folder, stem, tiers, len(plan.captions), ids, told.pictures) as writer,
@@ -228,9 +255,16 @@ def _rewrite_part(plan: Plan, item: tuple[_ShardPlace, np.ndarray], report: Repo
                 stored = None if told.pictures is None else found["jpg"].item()
                 writer.add(found["key"].decode(), members, found["tokens"].tolist(), stored)
             infos = writer.finish()
+        if store is not None:
+            send_part(store, place.folder, stem)
         write_part(place.folder, stem, replace(place.part, samples=writer.samples, shards=infos))
+        if store is not None:
+            send_record(store, place.folder, stem)
     for tier in tiers:
-        place.path(tier, "tar").unlink(missing_ok=True)
+        path = place.path(tier, "tar")
+        path.unlink(missing_ok=True)
+        if store is not None:
+            store.remove([path.relative_to(store.folder).as_posix()])
 
 
 def _check_result(out: Path, plan: Plan, kept: list[_ShardPlace], rejected: Counter[str]) -> None:
@@ -245,14 +279,25 @@ def _check_result(out: Path, plan: Plan, kept: list[_ShardPlace], rejected: Coun
     )
 
 
-def _place_shards(out: Path, plan: Plan, kept: list[_ShardPlace]) -> dict[str, TierInfo]:
+def _place_shards(
+    out: Path, plan: Plan, kept: list[_ShardPlace], store: Store | None
+) -> dict[str, TierInfo]:
     """Give the shards their numbers and write the indices."""
     tiers: dict[str, TierInfo] = {}
     for tier in plan.tiers:
         folder = out / tier.name
         folder.mkdir(exist_ok=True)
-        told = Bar(kept, unit="shards", what=f"place {tier.name}")
-        infos = [_move_shard(out, tier.name, i, place) for i, place in enumerate(told)]
+        move = partial(_move_shard, out, tier.name, store)
+        infos = list(
+            Bar(
+                at_once(move, enumerate(kept)),
+                total=len(kept),
+                unit="shards",
+                what=f"place {tier.name}",
+            )
+        )
+        if store is not None:
+            _check_sent(store, tier.name, infos)
         sync(folder)
         digest = write_index(
             folder / INDEX_FILE,
@@ -272,30 +317,46 @@ def _place_shards(out: Path, plan: Plan, kept: list[_ShardPlace]) -> dict[str, T
 def _write_token_counts(out: Path, plan: Plan, kept: list[_ShardPlace]) -> TokenCountsInfo:
     """How often each id occurs in what is kept: the sum of the parts' counts."""
     total = np.zeros(plan.tokenizer.vocab_size, "<u8")
-    for place in kept:
-        total = add_counts(total, place.rows(COUNTS))
+    for counts in at_once(lambda place: place.rows(COUNTS), kept):
+        total = add_counts(total, counts)
     path = out / TOKEN_COUNTS_FILE
     write_durably(path, array_file(total))
     return TokenCountsInfo(file=path.name, sha256=file_sha256(path))
 
 
-def _move_shard(out: Path, tier: str, number: int, place: _ShardPlace) -> ShardInfo:
+def _move_shard(
+    out: Path, tier: str, store: Store | None, numbered: tuple[int, _ShardPlace]
+) -> ShardInfo:
     """Rename a shard, unless that was done before a kill. OSError if it is nowhere."""
-    name = f"{tier}/{SHARD_FILE.format(shard=number)}"
+    number, place = numbered
+    name, path = f"{tier}/{SHARD_FILE.format(shard=number)}", place.path(tier, "tar")
     info = replace(place.part.shards[tier], file=name)
-    if place.path(tier, "tar").exists():
-        place.path(tier, "tar").replace(out / name)
+    if store is not None:
+        store.move(path.relative_to(out).as_posix(), name)
+        return info
+    if path.exists():
+        path.replace(out / name)
     if not (out / name).is_file() or (out / name).stat().st_size != info.bytes:
         raise OSError(
-            f"{place.path(tier, 'tar')} is missing or not of {info.bytes} bytes; remove "
-            f"{out / WORK_FOLDER} and give the build's command again"
+            f"{path} is missing or not of {info.bytes} bytes; remove {out / WORK_FOLDER} and give "
+            "the build's command again"
         )
     return info
 
 
+def _check_sent(store: Store, tier: str, infos: list[ShardInfo]) -> None:
+    """OSError where a shard is not in its place there."""
+    there = store.sizes(tier)
+    for info in infos:
+        if there.get(info.file) != info.bytes:
+            raise OSError(
+                f"{store.address}/{info.file} has {there.get(info.file)} bytes, needed "
+                f"{info.bytes}: give the build's command again with --overwrite"
+            )
+
+
 def _number_rows(tier: str, kept: list[_ShardPlace]) -> Iterator[np.ndarray]:
     """The index rows of each part with its shard's number."""
-    for number, place in enumerate(kept):
-        rows = place.rows(tier)
+    for number, rows in enumerate(at_once(lambda place: place.rows(tier), kept)):
         rows["shard"] = number
         yield rows

@@ -3,6 +3,7 @@
 from collections import Counter
 from contextlib import closing
 
+from data_prep.build.far import bring_records
 from data_prep.build.merge import Built, join, read_built
 from data_prep.build.options import BuildOptions
 from data_prep.build.plan import prepare, refuse_changed
@@ -20,15 +21,15 @@ def build_dataset(options: BuildOptions) -> Built:
     """
     job = prepare(options)
     if job is None:
-        return read_built(options.writer.out)
+        return read_built(options.writer.folder)
     _run_tasks(job, range(len(job.plan.tasks)))
-    with writing(options.writer.out):
-        return join(options.writer.out, options.run)
+    with writing(options.writer.folder):
+        return join(options.writer.folder, options.run)
 
 
 def plan_build(options: BuildOptions) -> str:
     """Plan alone; returns what is to be done next."""
-    out = options.writer.out
+    out = options.writer.folder
     job = prepare(options)
     if job is None:
         return f"{out} is finished: there is nothing to plan"
@@ -41,22 +42,27 @@ def plan_build(options: BuildOptions) -> str:
 
 def build_share(options: BuildOptions) -> str:
     """Make the shards of one share of the tasks; returns what is to be done next."""
-    out = options.writer.out
+    out = options.writer.folder
     job = prepare(options)
     if job is None:
         return f"{out} is finished: there is no share to do"
     index, count = options.run.task_index, options.run.task_count
     share = share_of(len(job.plan.tasks), options.run)
     _run_tasks(job, share)
+    then = f"python -m data_prep merge {out}"
+    if options.writer.store is not None:
+        then = "the same command without --task-index and --task-count joins them"
     return (
         f"share {index} of {count} is done: {len(share)} of {len(job.plan.tasks)} tasks; when all "
-        f"shares are: python -m data_prep merge {out}"
+        f"shares are: {then}"
     )
 
 
 def _run_tasks(job: BuildJob, numbers: range) -> None:
     """Do what is missing of some tasks, with a line that tells how far it is."""
-    out = job.options.writer.out
+    out = job.options.writer.folder
+    if (store := job.options.writer.store) is not None:
+        bring_records(store, [task_folder(out, number) for number in numbers], arrays=False)
     rejected: Counter[str] = Counter()
     rows, todo = 0, []
     for number in numbers:

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from data_prep.build import in_place
+from data_prep.build.far import bring_plan, clear_store, send_plan
 from data_prep.build.first_pass import selected_rows, train_on_corpus
 from data_prep.build.options import BuildOptions
 from data_prep.build.request import begun_at, describe_request, differing
@@ -47,13 +48,17 @@ _TOKENIZER_FILES = {False: "tokenizer.model", True: "tokenizer.json"}  # whether
 
 def prepare(options: BuildOptions) -> BuildJob | None:
     """The build as it was begun, or a new one. None if the very same one is finished."""
-    out = options.writer.out
+    out = options.writer.folder
     if out.exists() and not out.is_dir():
         raise FileExistsError(f"out={out} is a file; choose another --out")
     if options.tagging.tagger == "spacy":
         load_spacy()  # says now what is not installed
     if options.in_place is not None:
         in_place.check_here(options)
+    store = options.writer.store
+    if store is not None and not options.writer.overwrite:
+        bring_plan(store)
+        _refuse_unplanned(options)
     corpus = _open_corpus(options)
     if options.in_place is not None:
         in_place.check_apart(corpus, options)
@@ -81,12 +86,26 @@ def prepare(options: BuildOptions) -> BuildJob | None:
         ):
             _say_what_was_chosen(corpus, options)
             plan = _plan_anew(options, corpus, templates, request, state)
+        if store is not None:
+            send_plan(store)
     return BuildJob(options=options, corpus=corpus, plan=plan)
+
+
+def _refuse_unplanned(options: BuildOptions) -> None:
+    """FileNotFoundError where a share cannot know whether another one plans: it sees no lock of
+    another machine's."""
+    out = options.writer.folder
+    planned = has_plan(out) or (out / MANIFEST_FILE).exists()
+    if not planned and options.run.task_index is not None and not options.run.plan_only:
+        raise FileNotFoundError(
+            f"--out={options.writer.out} is not planned yet, and shares on several machines cannot "
+            "wait for each other there: give the same command once with --plan-only first"
+        )
 
 
 def _open_corpus(options: BuildOptions) -> Corpus:
     """The corpus; what was found in its files is kept until the plan is written."""
-    out = options.writer.out
+    out = options.writer.folder
     looking = Looking(folder=look_folder(out), options=options.run)
     try:
         return Corpus(options.source, *begun_at(options), looking)
@@ -115,7 +134,7 @@ def _planning(out: Path) -> Iterator[None]:
 
 def _is_finished(options: BuildOptions, request: dict[str, Any]) -> bool:
     """Whether `out` holds the very dataset that is asked for, and is not to be built again."""
-    out = options.writer.out
+    out = options.writer.folder
     if options.writer.overwrite or not (out / MANIFEST_FILE).exists():
         return False
     manifest = read_manifest(out)
@@ -134,7 +153,7 @@ def _plan_anew(
     state: str,
 ) -> Plan:
     """Train the tokenizer, cut the corpus into tasks, and write both in the place of what was."""
-    out = options.writer.out
+    out = options.writer.folder
     # Before `out` is cleared: a given tokenizer may lie there, and a corpus without a caption must
     # not cost the dataset that it was to replace.
     try:
@@ -153,6 +172,8 @@ def _plan_anew(
     tiers = [TierPlan(**asdict(tier)) for tier in options.stored_tiers] or [in_place.TIER]
     with writing(out):
         clear(out, [tier.name for tier in tiers])
+        if options.writer.store is not None:
+            clear_store(options.writer.store)
         file = _TOKENIZER_FILES[is_json(model)]
         write_durably(out / file, model)
         (out / _TOKENIZER_FILES[not is_json(model)]).unlink(missing_ok=True)  # of what was replaced
@@ -167,6 +188,7 @@ def _plan_anew(
             tokenizer=tokenizer,
             tagger=options.tagging.tagger,
             pictures_root=in_place.pictures_root(corpus, options),
+            store=None if options.writer.store is None else options.writer.store.address,
         )
         if corpus.look is not None:
             write_look(out, corpus.look)

@@ -32,7 +32,7 @@ def describe_request(
     captions are those that were chosen, whether or not an option said so.
     """
     writer = asdict(options.writer)
-    del writer["out"], writer["overwrite"]
+    del writer["out"], writer["work"], writer["overwrite"]
     source = {
         **asdict(options.source),
         "format": corpus.format,
@@ -87,7 +87,7 @@ def begun_at(options: BuildOptions) -> tuple[str | None, Look | None]:
     """The commit on the hub at which `out` was begun or built from this very address (its branch
     may have moved since), and what was found in the tars. None otherwise, and where it is to be
     built again."""
-    source, out = options.source.source, options.writer.out
+    source, out = options.source.source, options.writer.folder
     if options.writer.overwrite:
         return None, None
     plan, look = read_plan(out), None

@@ -37,8 +37,8 @@ from pretrain.dataset.manifest import (
 )
 
 WORK_FOLDER = ".build"
-_PLAN_FILE = "plan.json"
-_LOOK_FILE = "look.npz"
+PLAN_FILE = "plan.json"
+LOOK_FILE = "look.npz"
 _REPLACED_FILE = "replaced.json"  # the manifest of the dataset that gives way
 CAPTIONS_LEFT_OUT = "captions_left_out"  # of a manifest's provenance, where there are some
 COLUMNS = "columns"  # of a manifest's provenance, where a look through tars found them
@@ -78,6 +78,7 @@ class Plan:
     tokenizer: TokenizerInfo
     tagger: str
     pictures_root: str | None = None  # what pictures_root.txt will say, where pictures stay in tars
+    store: str | None = None  # the dataset's address, where it is made for an object store
 
     @property
     def rows(self) -> int:
@@ -115,28 +116,28 @@ def first_pass_folder(out: Path, what: str) -> Path:
 
 def has_plan(out: Path) -> bool:
     """Whether a build of `out` is unfinished."""
-    return (out / WORK_FOLDER / _PLAN_FILE).exists()
+    return (out / WORK_FOLDER / PLAN_FILE).exists()
 
 
 def read_plan(out: Path) -> Plan | None:
     """The plan of an unfinished build; None if there is none."""
-    return read_record(out / WORK_FOLDER / _PLAN_FILE, Plan) if has_plan(out) else None
+    return read_record(out / WORK_FOLDER / PLAN_FILE, Plan) if has_plan(out) else None
 
 
 def write_plan(out: Path, plan: Plan) -> None:
     """With the plan written, the same command goes on with it."""
-    _write_record(out / WORK_FOLDER / _PLAN_FILE, plan)
+    _write_record(out / WORK_FOLDER / PLAN_FILE, plan)
 
 
 def read_look(out: Path) -> Look | None:
     """What the planner found in the corpus's tars; None if it looked through none."""
-    path = out / WORK_FOLDER / _LOOK_FILE
+    path = out / WORK_FOLDER / LOOK_FILE
     return Look(**records.read_record(path)) if path.exists() else None
 
 
 def write_look(out: Path, look: Look) -> None:
     """Written before the plan, so that whoever finds that need not look again."""
-    records.write_record(out / WORK_FOLDER / _LOOK_FILE, vars(look))
+    records.write_record(out / WORK_FOLDER / LOOK_FILE, vars(look))
 
 
 def read_parts(folder: Path) -> list[Part]:
@@ -196,11 +197,11 @@ def clear(out: Path, tiers: list[str]) -> None:
     plan = read_plan(out)
     for name in {*tiers, *([tier.name for tier in plan.tiers] if plan else [])}:
         remove_shards(out / name)
-    (work / _PLAN_FILE).unlink(missing_ok=True)  # first: tasks without a plan count for nothing
+    (work / PLAN_FILE).unlink(missing_ok=True)  # first: tasks without a plan count for nothing
     for path in work.iterdir():
-        if path.is_dir():
+        if path.is_dir() and path != look_folder(out):  # which is of the corpus as it is now
             shutil.rmtree(path)
-        elif path.name != LOCK_FILE:
+        elif path.is_file() and path.name != LOCK_FILE:
             path.unlink()
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from data_prep.build.far import bring_plan, bring_records, send_left, send_part, send_record
 from data_prep.build.options import BuildOptions
 from data_prep.build.samples import SampleMaker
 from data_prep.build.tasks import (
@@ -61,15 +62,20 @@ def templates_of(options: BuildOptions, corpus: Corpus) -> list[CaptionTemplate]
 
 def run_task(job: BuildJob, number: int, report: Report) -> None:
     """Make the parts of a task that are missing; whoever holds the task is waited for."""
-    out = job.options.writer.out
+    out, store = job.options.writer.folder, job.options.writer.store
     folder = task_folder(out, number)
     task = job.plan.tasks[number]
+    if store is not None and not has_plan(out):
+        bring_plan(store)  # on a machine of a cluster, which has not planned
     with writing(out):
         folder.mkdir(parents=True, exist_ok=True)
     with locked(folder):
         if not has_plan(out):  # another process has done all, and joined it
             remove_work(out)
             return
+        if store is not None:
+            bring_records(store, [folder], arrays=False)
+            send_left(store, folder)
         parts = read_parts(folder)
         if parts and parts[-1].last:
             return
@@ -112,7 +118,7 @@ def _make_part(
             sample = _make_sample(maker, record, seen, rejected)
             if sample is not None:
                 left_out += entries_left_out(maker.templates, record.columns)
-                with writing(options.out):
+                with writing(options.folder):
                     members = tier_members(sample, tiers)
                     writer.add(sample.key, members, sample.tokens, sample.stored)
             if pace.is_due():
@@ -120,7 +126,7 @@ def _make_part(
             if writer.is_full(options):
                 stop, last = record.number + 1, record.number + 1 == task.stop
                 break
-        with writing(options.out):
+        with writing(options.folder):
             part = Part(
                 start=task.start,
                 stop=stop,
@@ -131,7 +137,11 @@ def _make_part(
                 captions_left_out=left_out,
                 shards=writer.finish(),
             )
+            if options.store is not None:
+                send_part(options.store, folder, stem)
             write_part(folder, stem, part)
+            if options.store is not None:
+                send_record(options.store, folder, stem)
     _tell(report, counted, rows, writer.bytes, rejected)
     return part
 

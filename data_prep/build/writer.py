@@ -16,6 +16,7 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from data_prep.build.ustar import encode_header, end_of_archive, padding
+from data_prep.store import Store
 from pretrain.base.checks import check_local
 from pretrain.base.files import aside, file_sha256, final_name, write_durably
 from pretrain.dataset.manifest import (
@@ -35,8 +36,11 @@ from pretrain.dataset.tars import read_plain
 class WriterOptions:
     """Where and how shards are written"""
 
-    out: Path
-    """Dataset directory to make."""
+    out: str
+    """Dataset directory to make: a folder, or an address on an object store (s3://BUCKET/FOLDER)."""
+    work: Path | None = None
+    """Folder on this machine's disk, for a dataset on an object store: shards lie there until they
+    are sent, and what is small. Of many machines each has its own."""
     overwrite: bool = False
     """Replace the dataset that `out` holds, finished or not; otherwise it is refused, unless these
     options made it."""
@@ -47,12 +51,35 @@ class WriterOptions:
     """A shard is closed once it holds this many bytes; all tiers then begin a new one."""
 
     def __post_init__(self) -> None:
-        check_local({"--out": self.out})
+        is_far = "://" in self.out
+        if is_far and re.match(r"(https?|hf)://", self.out):
+            raise ValueError(
+                f"--out={self.out}: a dataset is made in a folder, or on an object store (s3://, "
+                "gs://, …); choose another --out"
+            )
+        if is_far != (self.work is not None):
+            raise ValueError(
+                f"--out={self.out}, --work={self.work}: a dataset on an object store needs a "
+                "folder on this machine's disk: give both, or a folder as --out alone"
+            )
+        check_local({"--work": self.work})
         if self.shard_samples < 1 or self.shard_bytes < 1:
             raise ValueError(
                 f"shard_samples={self.shard_samples}, shard_bytes={self.shard_bytes}: "
                 "choose 1 or more"
             )
+
+    @property
+    def folder(self) -> Path:
+        """Where the dataset, or what is small of it, is made on this machine."""
+        return self.work or Path(self.out)
+
+    @property
+    def store(self) -> Store | None:
+        """Where the dataset is to lie, if not on this machine."""
+        if self.work is None:
+            return None
+        return Store(address=self.out.rstrip("/"), folder=self.work)
 
 
 Place = tuple[int, int, int]  # offset, size, crc32 of a member's content

@@ -78,6 +78,7 @@ def _list(source: str) -> dict[str, FarFile]:
     with place.asking(source):
         patterns = expand_braces(source, "source")
         system, _ = fsspec.url_to_fs(patterns[0])
+        system.invalidate_cache()  # another listing may be older than this build
         paths = [system._strip_protocol(pattern) for pattern in patterns]
         told = place.persistently(lambda: list(_entries(system, paths)))
     found: dict[str, FarFile] = {}

@@ -150,6 +150,7 @@ def test_the_command_line_offers_these_options(capsys: pytest.CaptureFixture[str
             "--where",
             "--out",
             "--overwrite",
+            "--work",
         ),
         *("--shard_samples", "--shard_bytes", "--caption", "--caption+", "--caption_max_chars"),
         *("--tiers", "--min_image_px", "--max_aspect", "--tokenizer", "--model_type"),

@@ -82,7 +82,7 @@ def options(
         vocabulary=VocabularyOptions(tokenizer=tokenizer, vocab_size=600),
         tagging=TaggingOptions(tagger=tagger),
         writer=WriterOptions(
-            out=out, overwrite=overwrite, shard_samples=shard_samples, shard_bytes=shard_bytes
+            out=str(out), overwrite=overwrite, shard_samples=shard_samples, shard_bytes=shard_bytes
         ),
     )
 
