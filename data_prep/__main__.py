@@ -118,7 +118,7 @@ COMMANDS = dict(
             "Weigh near duplicates, evaluation pictures and repeated captions with 0.",
             "dedup.command:dedup",
             "data_prep.dedup.command:DedupOptions",
-            _POOL,
+            "data_prep.dedup.hashes:HashOptions",
         ),
         _command(
             "recaption",

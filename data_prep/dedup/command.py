@@ -1,6 +1,5 @@
 """Weights that leave out near duplicates, evaluation pictures and captions said too often."""
 
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -8,19 +7,15 @@ from pathlib import Path
 import numpy as np
 
 from data_prep.dedup import NOBODY
-from data_prep.dedup.hashes import FLAT, dataset_hashes
-from data_prep.dedup.neighbours import estimate_s, find, masks
+from data_prep.dedup.hashes import HashOptions, dataset_views, views_file
+from data_prep.dedup.neighbours import find
 from data_prep.dedup.page import Sets, write_page
 from data_prep.dedup.repeats import Captions, caption_digests, over_cap
-from data_prep.pool import PoolOptions
 from data_prep.similarity.left_out import Fact, check_page
 from pretrain.base.checks import check_between, check_positive
 from pretrain.dataset.manifest import Manifest, read_manifest, weights_file
 from pretrain.dataset.rows import base_weights
 from pretrain.dataset.sample_weights import write_weights
-from pretrain.report.figures import duration
-
-LONG_S = 600  # what takes longer is told before it starts
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,9 +24,9 @@ class DedupOptions:
 
     out: str
     """Name of the weights: DIR/weights/NAME.npy, which training reads by data.weights=NAME."""
-    distance: int = 4
-    """Pictures whose 64-bit hashes differ in at most so many bits are near duplicates: of a group
-    of them the first is kept. Distances are even."""
+    difference: float = 18.0
+    """Pictures that differ nowhere by more than so many levels of 255, once one is laid over the
+    other, are near duplicates: of a group of them the first is kept."""
     against: list[Path] = field(default_factory=list)
     """Evaluation set: a dataset directory whose pictures, and those near them, are left out.
     Repeat it for several."""
@@ -47,7 +42,7 @@ class DedupOptions:
     """Of the page's random selection."""
 
     def __post_init__(self) -> None:
-        check_between({"--distance": self.distance}, 0, 17)
+        check_between({"--difference": self.difference}, 0, 256)
         check_positive({"--caption-cap": self.caption_cap})
         check_page(self.page)
 
@@ -66,7 +61,7 @@ class _Counts:
     kept: int
 
 
-def dedup(directory: Path, options: DedupOptions, pool: PoolOptions) -> str:
+def dedup(directory: Path, options: DedupOptions, run: HashOptions) -> str:
     """Write the weights; returns a table of what they leave out.
 
     ValueError or OSError name what to change. Every picture is read the first time,
@@ -77,33 +72,30 @@ def dedup(directory: Path, options: DedupOptions, pool: PoolOptions) -> str:
     caption = _chosen_caption(manifest, options.caption_name)
     weights = base_weights(directory, options.weights, manifest)
     sets = [(one, read_manifest(one)) for one in _check_sets(directory, options.against)]
-    samples = manifest.samples + sum(told.samples for _, told in sets)
-    seconds = estimate_s(samples, options.distance)
-    if seconds > LONG_S:
-        print(
-            f"note: --distance={options.distance} sorts {samples:,} hashes in "
-            f"{len(masks(samples, options.distance)):,} tables, about {duration(seconds)} of one "
-            "core; a smaller distance takes less",
-            file=sys.stderr,
+    made = [dataset_views(one, told, run) for one, told in [(directory, manifest), *sets]]
+    if run.task_index is not None:
+        return (
+            f"share {run.task_index} of {run.task_count} is hashed; the same command without "
+            "--task-index joins the shares and writes the weights"
         )
-    hashes = dataset_hashes(directory, manifest, pool.workers)
-    others = [dataset_hashes(one, told, pool.workers) for one, told in sets]
     before = weights > 0
-    found = find(hashes, before, others, options.distance)
+    files = [views_file(one) for one in (directory, *options.against)]
+    found = find(files, before, options.difference, run)
+    contaminated = [near != NOBODY for near in found.nearest]
     repeats = found.keeper != NOBODY
     kept = before & ~repeats
-    for flags in found.contaminated:
+    for flags in contaminated:
         kept &= ~flags
     over: int | None = None
     if options.caption_cap is not None:
         captions = Captions(directory=directory, manifest=manifest, name=caption)
-        too_many = over_cap(caption_digests(captions, pool.workers), kept, options.caption_cap)
+        too_many = over_cap(caption_digests(captions, run), kept, options.caption_cap)
         over = int(np.count_nonzero(too_many))
         kept &= ~too_many
     if not kept.any():
         raise ValueError(
             f"none of the {manifest.samples:,} samples of {directory} would be left: check "
-            f"--distance={options.distance}, --against and --weights"
+            f"--difference={options.difference}, --against and --weights"
         )
     write_weights(directory, options.out, manifest, np.where(kept, weights, 0))
     counts = _Counts(
@@ -111,9 +103,9 @@ def dedup(directory: Path, options: DedupOptions, pool: PoolOptions) -> str:
         repeats=int(np.count_nonzero(repeats)),
         groups=found.groups,
         largest=found.largest,
-        contaminated=[int(np.count_nonzero(flags)) for flags in found.contaminated],
+        contaminated=[int(np.count_nonzero(flags)) for flags in contaminated],
         over_cap=over,
-        flat=int(np.count_nonzero(hashes == FLAT)),
+        flat=found.flat,
         kept=int(np.count_nonzero(kept)),
     )
     facts = _facts(path, manifest.samples, options, counts)
@@ -124,8 +116,8 @@ def dedup(directory: Path, options: DedupOptions, pool: PoolOptions) -> str:
             directory=directory,
             manifest=manifest,
             caption=caption,
-            hashes=hashes,
-            others=list(zip(sets, others, strict=True)),
+            views=[views for views in made if views is not None],
+            others=sets,
         )
         write_page(options.page, corpora, found, kept, facts, options.seed)
         told += f"\n{options.page}: what is left out, to look at"
@@ -160,7 +152,7 @@ def _facts(path: Path, samples: int, options: DedupOptions, counts: _Counts) -> 
     if options.weights is not None:
         facts.append(Fact(f"weight 0 in {options.weights}", f"{counts.base:,}"))
     near = f"{counts.repeats:,} in {counts.groups:,} groups, the largest of {counts.largest:,}"
-    how = f"64-bit hashes that differ in at most {options.distance} bits. A group's first is kept."
+    how = f"They differ nowhere by more than {options.difference:g} levels. The first is kept."
     facts.append(Fact("near duplicates", near, how))
     for one, count in zip(options.against, counts.contaminated, strict=True):
         why = "Near a picture of that evaluation set."

@@ -1,85 +1,146 @@
-"""A perceptual hash of each sample's picture, kept beside the dataset.
+"""A small copy of each sample's picture, kept beside the dataset: what near duplicates show by.
 
-pHash (C. Zauner, "Implementation and Benchmarking of Perceptual Image Hash Functions", 2010): the
-signs of the lowest 8 x 8 frequencies of a 32 px grey picture, about their median. The cosine
-transform is SciPy's; Pillow decodes and shrinks. Of the libraries, imagehash makes one Python
-object a picture and drops the coefficients, from which flat pictures are told; pdqhash has 256 bits
-and here no wheel; perception brings OpenCV.
+Two views of a picture are kept, the whole and the whole less 2.5 % at each side, so that a cropped
+copy is the same as the second. Each is 16 x 16 px of brightness and 8 x 8 of two colours (YCbCr).
 
-    DIR/hashes/phash.npy    uint64, one a row; FLAT where the picture has no structure
-    DIR/hashes/phash.json   of which dataset and by which rule, and the file's sha256
+    DIR/hashes/views.npy           uint8 (samples, 2, 384)
+    DIR/hashes/views.json          of which dataset and by which rule, and the file's sha256
+    DIR/hashes/.parts/MARK/*.npy   blocks of rows that are done, until all are; MARK is of both
 """
 
+import hashlib
 import json
+import shutil
 from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import simplejpeg
 from numpy.typing import NDArray
 from PIL import Image
-from scipy.fft import dctn
 
-from data_prep.build.writer import array_file
-from data_prep.pool import PoolOptions, Report, run_in_pool
+from data_prep.pool import Report, RunOptions, run_in_pool, share_of
 from pretrain.base.arrays import read_array
-from pretrain.base.files import file_sha256, write_durably
+from pretrain.base.files import aside, file_sha256, write_durably
+from pretrain.base.lock import locked
 from pretrain.base.progress import Bar
 from pretrain.dataset.manifest import COPY_AGAIN, Manifest, path_inside
-from pretrain.dataset.pictures import decode, is_plain_jpeg, open_picture
+from pretrain.dataset.pictures import check_pixels, check_scans, decode, is_plain_jpeg
 from pretrain.dataset.rows import smallest_tier
 
-_RULE = "phash-1"  # another rule's hashes are made anew
-_HASH_FILE = "phash.npy"
-_TOLD_FILE = "phash.json"
-FLAT = np.uint64(0)  # no hash: half the bits of a real one are set
-_FLAT_LEVELS = 2.0  # root mean square of a picture's low frequencies, of 255 grey levels
-_PX = 32
-_SIDE = 8
+_RULE = "views-2"  # another rule's views are made anew
+_VIEWS_FILE = "views.npy"
+_TOLD_FILE = "views.json"
+_PARTS_FOLDER = ".parts"
+_INSETS = (0.0, 0.025)
+VIEWS = len(_INSETS)
+GREY_PX = 16
+COLOUR_PX = 8
+VIEW_BYTES = GREY_PX**2 + 2 * COLOUR_PX**2
+_DECODED_PX = 64  # the decoder halves a picture while it stays larger
 _BLOCK_ROWS = 1024
 _BLOCKS = 4096  # at most: what the pool waits for at once
 
+Views = NDArray[np.uint8]
+
 
 @dataclass(frozen=True, kw_only=True)
-class _HashState:
+class HashOptions(RunOptions):
+    """Who does the work; the result does not depend on it"""
+
+    task_index: int | None = None
+    """Only hash the share of this number, from 0, of `task_count`; the same command without it
+    joins the shares and goes on."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class _ViewState:
     """What every worker needs."""
 
     directory: Path
     manifest: Manifest
+    parts: Path
+    blocks: list[range]
 
 
-def dataset_hashes(directory: Path, manifest: Manifest, workers: int | None) -> NDArray[np.uint64]:
-    """(samples,) hash of each row: those on the disk if they are this dataset's, else made anew.
+def dataset_views(directory: Path, manifest: Manifest, run: HashOptions) -> Views | None:
+    """(samples, VIEWS, VIEW_BYTES) of all rows, mapped; None where a share of them was asked for.
 
-    ValueError or OSError name the picture or file that cannot be read.
+    Those on the disk are taken if they are this dataset's. Blocks that an ended or another process
+    made are not made again. ValueError or OSError name the picture or file that cannot be read.
     """
     folder = path_inside(directory, "hashes", "hashes")
     told = {"rule": _RULE, "dataset": manifest.fingerprint}
-    kept = _kept(folder, told)
-    if kept is not None:
-        return kept
-    hashes = np.empty(manifest.samples, np.uint64)
+    mark = hashlib.sha256(json.dumps(told).encode()).hexdigest()[:16]
     blocks = row_blocks(manifest.samples)
-    state = _HashState(directory=directory, manifest=manifest)
-    results = run_in_pool(_hash_block, state, blocks, PoolOptions(workers=workers), lambda _: None)
-    with Bar(total=len(hashes), unit="samples", what=f"hash {directory}") as bar:
-        for first, part in results:
-            hashes[first : first + len(part)] = part
-            bar.update(len(part))
-    write_durably(folder / _HASH_FILE, array_file(hashes.astype("<u8", copy=False)))
-    told["sha256"] = file_sha256(folder / _HASH_FILE)
-    write_durably(folder / _TOLD_FILE, json.dumps(told, indent=2) + "\n")
-    return hashes
+    state = _ViewState(
+        directory=directory,
+        manifest=manifest,
+        parts=folder / _PARTS_FOLDER / mark,
+        blocks=blocks,
+    )
+    share = share_of(len(blocks), run)
+    while True:
+        kept = _kept(folder, told)
+        if kept is not None:
+            return kept if run.task_index is None else None
+        _make_parts(state, share, run)
+        if run.task_index is not None:
+            return None
+        with locked(folder):
+            # Another process may have joined and removed the parts meanwhile.
+            if all(_part(state, block).exists() for block in share):
+                _join(folder, state, told)
 
 
-def _kept(folder: Path, told: dict[str, str]) -> NDArray[np.uint64] | None:
-    """The hashes of an earlier call, if they are whole and of the same dataset and rule."""
+def _make_parts(state: _ViewState, share: range, run: RunOptions) -> None:
+    """The blocks of a share that are not there yet."""
+    missing = [block for block in share if not _part(state, block).exists()]
+    rows = sum(len(state.blocks[block]) for block in share)
+    left = sum(len(state.blocks[block]) for block in missing)
+    what = f"hash {state.directory}"
+    with Bar(total=rows, done=rows - left, unit="samples", what=what) as bar:
+        for done in run_in_pool(_view_block, state, missing, run, lambda _: None):
+            bar.update(done)
+
+
+def _part(state: _ViewState, block: int) -> Path:
+    return state.parts / f"{block:04d}.npy"
+
+
+def _join(folder: Path, state: _ViewState, told: dict[str, str]) -> None:
+    """One file of all parts, which go."""
+    shape = (state.manifest.samples, VIEWS, VIEW_BYTES)
+    header: Any = {"descr": "|u1", "fortran_order": False, "shape": shape}
+    with aside(folder / _VIEWS_FILE) as file:
+        np.lib.format.write_array_header_1_0(file, header)
+        for block, rows in enumerate(state.blocks):
+            path = _part(state, block)
+            part = read_array(path)
+            if part.shape != (len(rows), *shape[1:]) or part.dtype != np.uint8:
+                raise ValueError(f"{path} is not a block of {len(rows):,} rows: remove it")
+            file.write(part.tobytes())
+    whole = {**told, "sha256": file_sha256(folder / _VIEWS_FILE)}
+    write_durably(folder / _TOLD_FILE, json.dumps(whole, indent=2) + "\n")
+    shutil.rmtree(folder / _PARTS_FOLDER, ignore_errors=True)
+
+
+def views_file(directory: Path) -> Path:
+    """Where the views of a dataset lie."""
+    return path_inside(directory, "hashes", "hashes") / _VIEWS_FILE
+
+
+def _kept(folder: Path, told: dict[str, str]) -> Views | None:
+    """The views of an earlier call, if they are whole and of the same dataset and rule."""
     try:
         found = json.loads((folder / _TOLD_FILE).read_bytes())
-        if found != {**told, "sha256": file_sha256(folder / _HASH_FILE)}:
+        if found != {**told, "sha256": file_sha256(folder / _VIEWS_FILE)}:
             return None
     except (FileNotFoundError, ValueError):
         return None
-    return np.array(read_array(folder / _HASH_FILE))
+    return read_array(folder / _VIEWS_FILE)
 
 
 def row_blocks(samples: int) -> list[range]:
@@ -88,43 +149,51 @@ def row_blocks(samples: int) -> list[range]:
     return [range(first, min(first + size, samples)) for first in range(0, samples, size)]
 
 
-def _hash_block(state: _HashState, rows: range, report: Report) -> tuple[int, NDArray[np.uint64]]:
-    """First row and the hashes of a range of rows."""
-    del report
+def _view_block(state: _ViewState, block: int, report: Report) -> int:
+    """Write the views of a block of rows; how many these are."""
+    rows = state.blocks[block]
     reader = smallest_tier(state.directory, state.manifest)
-    hashes = np.empty(len(rows), np.uint64)
-    for start in range(0, len(rows), _BLOCK_ROWS):
-        part = rows[start : start + _BLOCK_ROWS]
-        pictures = np.empty((len(part), _PX, _PX), np.float32)
-        for place, (jpeg,) in enumerate(reader.members(np.array(part, np.int64), ("jpg",))):
-            try:
-                pictures[place] = grey(jpeg)
-            except (OSError, SyntaxError, ValueError) as error:
-                raise ValueError(
-                    f"{reader.directory / reader.tier}: the picture of row {part[place]} cannot "
-                    f"be read ({error}): {COPY_AGAIN}"
-                ) from error
-        hashes[start : start + len(part)] = hash_pictures(pictures)
-    return rows.start, hashes
+    found = np.empty((len(rows), VIEWS, VIEW_BYTES), np.uint8)
+    for place, (jpeg,) in enumerate(reader.members(np.array(rows, np.int64), ("jpg",))):
+        try:
+            found[place] = picture_views(jpeg)
+        except (OSError, SyntaxError, ValueError) as error:
+            raise ValueError(
+                f"{reader.directory / reader.tier}: the picture of row {rows[place]} cannot "
+                f"be read ({error}): {COPY_AGAIN}"
+            ) from error
+        if place % _BLOCK_ROWS == 0:
+            report(place)
+    file = BytesIO()
+    np.save(file, found)
+    write_durably(_part(state, block), file.getvalue())
+    return len(rows)
 
 
-def grey(jpeg: bytes) -> NDArray[np.float32]:
-    """(32, 32) grey levels of a picture, its sides stretched alike to the square."""
-    if is_plain_jpeg(jpeg):
-        picture = open_picture(jpeg)
-        picture.draft("L", (2 * _PX, 2 * _PX))  # the decoder halves it while it stays larger
-    else:
-        picture = Image.fromarray(decode(jpeg))
-    small = picture.convert("L").resize((_PX, _PX), Image.Resampling.LANCZOS)
-    return np.asarray(small, np.float32)
+def picture_views(file: bytes) -> Views:
+    """(VIEWS, VIEW_BYTES) of a picture, its sides stretched alike to the square."""
+    picture = Image.fromarray(_decode_small(file)).convert("YCbCr")
+    width, height = picture.size
+    grey = np.empty((VIEWS, GREY_PX**2), np.uint8)
+    colour = np.empty((VIEWS, COLOUR_PX, COLOUR_PX, 2), np.uint8)
+    for view, inset in enumerate(_INSETS):
+        box = (width * inset, height * inset, width * (1 - inset), height * (1 - inset))
+        small = picture.resize((GREY_PX, GREY_PX), Image.Resampling.BOX, box=box)
+        pixels = np.asarray(small)
+        grey[view] = pixels[:, :, 0].ravel()
+        halved = pixels[:, :, 1:].reshape(COLOUR_PX, 2, COLOUR_PX, 2, 2).sum((1, 3), np.uint16)
+        colour[view] = (halved + 2) // 4
+    return np.concatenate([grey, colour.reshape(VIEWS, -1)], axis=1)
 
 
-def hash_pictures(pictures: NDArray[np.float32]) -> NDArray[np.uint64]:
-    """(B,) hashes of (B, 32, 32) grey pictures; FLAT below FLAT_LEVELS of structure."""
-    waves = dctn(pictures, axes=(1, 2), norm="ortho")[:, :_SIDE, :_SIDE].reshape(-1, _SIDE**2)
-    changes = waves[:, 1:]  # all but the mean grey
-    bits = np.zeros(waves.shape, np.uint8)
-    bits[:, 1:] = changes > np.median(changes, axis=1, keepdims=True)
-    hashes = np.packbits(bits, axis=1).view(">u8").ravel().astype(np.uint64)
-    hashes[np.sqrt(np.square(changes).sum(axis=1)) / _PX < _FLAT_LEVELS] = FLAT
-    return hashes
+def _decode_small(file: bytes) -> NDArray[np.uint8]:
+    """(H, W, 3) RGB, its shorter side 64 px or more where the picture's is."""
+    if not is_plain_jpeg(file):
+        return decode(file)
+    check_scans(file)
+    height, width, _, _ = simplejpeg.decode_jpeg_header(file)
+    check_pixels(width, height)
+    least = min(_DECODED_PX, height, width)
+    return simplejpeg.decode_jpeg(
+        file, colorspace="RGB", min_height=least, min_width=least, min_factor=1
+    )

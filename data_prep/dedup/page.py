@@ -6,7 +6,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from data_prep.dedup.hashes import FLAT
+from data_prep.dedup import NOBODY
+from data_prep.dedup.compare import differences
+from data_prep.dedup.hashes import VIEWS, Views
 from data_prep.dedup.neighbours import Found
 from data_prep.similarity.left_out import (
     Entry,
@@ -29,13 +31,13 @@ _PAIRS = 24  # of a training and an evaluation picture, over all sets
 
 @dataclass(frozen=True, kw_only=True)
 class Sets:
-    """The dataset, its hashes, and the evaluation sets with theirs."""
+    """The dataset and the evaluation sets, and the views of each."""
 
     directory: Path
     manifest: Manifest
     caption: str
-    hashes: NDArray[np.uint64]
-    others: list[tuple[tuple[Path, Manifest], NDArray[np.uint64]]]
+    views: list[Views]
+    others: list[tuple[Path, Manifest]]
 
 
 def write_page(
@@ -47,11 +49,12 @@ def write_page(
 
     def group(row: int) -> ShownGroup:
         others = np.flatnonzero(found.keeper == row)
-        apart = np.bitwise_count(sets.hashes[others] ^ sets.hashes[row]).astype(np.float64)
+        apart = _differences(sets.views[0], row, sets.views[0][others])
         entries = [_first(mine, row, kept)]
         for one in spread_rows(others, apart, _LARGEST_SHOWN):
-            bits = np.bitwise_count(sets.hashes[row] ^ sets.hashes[one])
-            entries.append(Entry(source=mine, row=one, is_kept=False, note=f"distance {bits}"))
+            levels = apart[others == one][0]
+            note = f"difference {levels:.0f}"
+            entries.append(Entry(source=mine, row=one, is_kept=False, note=note))
         title = f"{len(others) + 1:,} pictures" if len(others) > 2 else ""
         return ShownGroup(title=title, entries=entries)
 
@@ -61,9 +64,9 @@ def write_page(
     sections = [
         Section(
             title="The largest groups",
-            note="The distance is the number of bits, of 64, in which a picture's hash differs "
-            "from the first one's; the pictures shown go from the nearest to the farthest. One "
-            "above --distance is joined through others. A first one that is left out too is near "
+            note="The difference is the largest at any place, in levels of 255, from the first one "
+            "once it is laid over; the pictures shown go from the nearest to the farthest. One "
+            "above --difference is joined through others. A first one that is left out too is near "
             "an evaluation picture, or its caption comes too often.",
             groups=[group(row) for row in keepers[:_LARGEST_GROUPS].tolist()],
         ),
@@ -73,15 +76,20 @@ def write_page(
             groups=[group(row) for row in small.tolist()],
         ),
     ]
-    for ((directory, manifest), hashes), flags in zip(sets.others, found.contaminated, strict=True):
+    for number, ((directory, manifest), near) in enumerate(
+        zip(sets.others, found.nearest, strict=True)
+    ):
         other = ShownDataset(directory=directory, manifest=manifest, caption=manifest.captions[0])
-        rows = draw_rows(np.flatnonzero(flags), max(1, _PAIRS // len(sets.others)), seed)
+        rows = draw_rows(np.flatnonzero(near != NOBODY), max(1, _PAIRS // len(sets.others)), seed)
         sections.append(
             Section(
                 title=f"Evaluation pictures of {directory.name}",
                 note=f"A training picture and the nearest evaluation picture; drawn by the seed "
                 f"{seed}.",
-                groups=[_pair(mine, other, sets.hashes[row], hashes, row) for row in rows.tolist()],
+                groups=[
+                    _pair(mine, other, sets.views[0], sets.views[number + 1], row, int(near[row]))
+                    for row in rows.tolist()
+                ],
             )
         )
     write_sections(path, f"Left out by dedup: {sets.directory.resolve().name}", facts, sections)
@@ -94,15 +102,25 @@ def _first(source: ShownDataset, row: int, kept: NDArray[np.bool_]) -> Entry:
 
 
 def _pair(
-    mine: ShownDataset, other: ShownDataset, mark: np.uint64, hashes: NDArray[np.uint64], row: int
+    mine: ShownDataset, other: ShownDataset, views: Views, its: Views, row: int, near: int
 ) -> ShownGroup:
-    """A training picture beside the evaluation picture whose hash is nearest."""
-    apart = np.where(hashes != FLAT, np.bitwise_count(hashes ^ mark), 64)
-    near = int(apart.argmin())
+    """A training picture beside the nearest evaluation picture."""
+    levels = _differences(views, row, its[near : near + 1])[0]
     return ShownGroup(
         title="",
         entries=[
-            Entry(source=mine, row=row, is_kept=False, note=f"train, distance {apart[near]}"),
+            Entry(source=mine, row=row, is_kept=False, note=f"train, difference {levels:.0f}"),
             Entry(source=other, row=near, is_kept=True, note="evaluation"),
         ],
     )
+
+
+def _differences(views: Views, row: int, others: Views) -> NDArray[np.float64]:
+    """(B,) of a row from (B, VIEWS, VIEW_BYTES) others, by the views that are most alike."""
+    found = [
+        differences(np.broadcast_to(views[row, one], others[:, other].shape), others[:, other])
+        for one in range(VIEWS)
+        for other in range(VIEWS)
+        if 0 in (one, other)
+    ]
+    return np.min(found, axis=0).astype(np.float64)

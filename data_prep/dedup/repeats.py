@@ -27,7 +27,7 @@ class Captions:
     name: str
 
 
-def caption_digests(state: Captions, workers: int | None) -> NDArray[np.uint64]:
+def caption_digests(state: Captions, run: PoolOptions) -> NDArray[np.uint64]:
     """(samples,) 64 bits of each sample's caption, ABSENT where it has none.
 
     Different captions share them with a chance of 3 in 10,000 among 100 million.
@@ -37,7 +37,7 @@ def caption_digests(state: Captions, workers: int | None) -> NDArray[np.uint64]:
         _digest_block,
         state,
         row_blocks(len(digests)),
-        PoolOptions(workers=workers),
+        run,
         lambda _: None,
     )
     with Bar(total=len(digests), unit="samples", what="captions") as bar:

@@ -6,7 +6,7 @@
     DIR/token_counts.npy          how often each id occurs in all captions, uint64
     DIR/<tier>/00000.tar …        ustar shards, WebDataset-compatible; one folder per image tier
     DIR/<tier>/index.npy          one row per sample: where each member lies, its size and crc32
-    DIR/hashes/phash.npy          may follow later: a perceptual hash of each picture, uint64
+    DIR/hashes/views.npy          may follow later: small views of each picture, uint8
     DIR/weights/<name>.npy        may follow later: how often each sample is shown an epoch, float32
     DIR/embeddings/<name>/        may follow later: a model's vectors of every picture and text
     DIR/captions/<name>/          may follow later: one more caption of the pictures, tokenized
