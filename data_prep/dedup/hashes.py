@@ -26,7 +26,7 @@ from pretrain.base.files import file_sha256, write_durably
 from pretrain.base.progress import Bar
 from pretrain.dataset.manifest import COPY_AGAIN, Manifest, path_inside
 from pretrain.dataset.pictures import decode, is_plain_jpeg, open_picture
-from pretrain.dataset.rows import smallest_tier
+from pretrain.dataset.rows import text_tier
 
 _RULE = "phash-1"  # another rule's hashes are made anew
 _HASH_FILE = "phash.npy"
@@ -91,7 +91,7 @@ def row_blocks(samples: int) -> list[range]:
 def _hash_block(state: _HashState, rows: range, report: Report) -> tuple[int, NDArray[np.uint64]]:
     """First row and the hashes of a range of rows."""
     del report
-    reader = smallest_tier(state.directory, state.manifest)
+    reader = text_tier(state.directory, state.manifest)
     hashes = np.empty(len(rows), np.uint64)
     for start in range(0, len(rows), _BLOCK_ROWS):
         part = rows[start : start + _BLOCK_ROWS]
