@@ -38,7 +38,13 @@ from data_prep.text.captions import CaptionTemplate
 from data_prep.text.word_classes import load_spacy
 from pretrain.base.files import write_durably
 from pretrain.base.lock import LOCK_FILE, HeldError, locked, owner
-from pretrain.dataset.manifest import MANIFEST_FILE, TokenizerInfo, read_manifest, token_dtype
+from pretrain.dataset.manifest import (
+    MANIFEST_FILE,
+    TokenizerInfo,
+    read_manifest,
+    side_of,
+    token_dtype,
+)
 from pretrain.tokens.given import read_given
 from pretrain.tokens.tokenizer import is_json, open_tokenizer, parse_tokenizer
 
@@ -170,6 +176,7 @@ def _plan_anew(
             remove_work(out)
         raise
     tiers = [TierPlan(**asdict(tier)) for tier in options.stored_tiers] or [in_place.TIER]
+    tiers.sort(key=lambda tier: side_of(tier.shortest_px))
     with writing(out):
         clear(out, [tier.name for tier in tiers])
         if options.writer.store is not None:

@@ -18,7 +18,7 @@ from tests.data_prep.test_webdataset import write_tar
 pytest.importorskip("s3fs", reason="needs requirements-stores.txt")
 pytest.importorskip("moto", reason="needs requirements-dev.txt")
 
-COMMON = ["--tiers", "48:90"]
+COMMON = ["--tiers", "48:90,32:90"]
 COMMON += ["--shard-samples", "8", "--vocab-size", "300", "--workers", "1"]
 
 
