@@ -7,11 +7,12 @@ from pathlib import Path
 
 import numpy as np
 
+from data_prep.dataset_tasks import FarOptions, RowReader
 from data_prep.dedup import NOBODY
 from data_prep.dedup.hashes import FLAT, dataset_hashes
 from data_prep.dedup.neighbours import estimate_s, find, masks
 from data_prep.dedup.page import Sets, write_page
-from data_prep.dedup.repeats import Captions, caption_digests, over_cap
+from data_prep.dedup.repeats import caption_digests, over_cap
 from data_prep.pool import PoolOptions
 from data_prep.similarity.left_out import Fact, check_page
 from pretrain.base.checks import check_between, check_positive
@@ -66,7 +67,7 @@ class _Counts:
     kept: int
 
 
-def dedup(directory: Path, options: DedupOptions, pool: PoolOptions) -> str:
+def dedup(directory: Path, options: DedupOptions, pool: PoolOptions, far: FarOptions) -> str:
     """Write the weights; returns a table of what they leave out.
 
     ValueError or OSError name what to change. Every picture is read the first time,
@@ -86,8 +87,9 @@ def dedup(directory: Path, options: DedupOptions, pool: PoolOptions) -> str:
             "core; a smaller distance takes less",
             file=sys.stderr,
         )
-    hashes = dataset_hashes(directory, manifest, pool.workers)
-    others = [dataset_hashes(one, told, pool.workers) for one, told in sets]
+    reader = RowReader(directory=directory, manifest=manifest, shards=far.shards)
+    hashes = dataset_hashes(reader, pool)
+    others = [dataset_hashes(RowReader(directory=one, manifest=told), pool) for one, told in sets]
     before = weights > 0
     found = find(hashes, before, others, options.distance)
     repeats = found.keeper != NOBODY
@@ -96,8 +98,8 @@ def dedup(directory: Path, options: DedupOptions, pool: PoolOptions) -> str:
         kept &= ~flags
     over: int | None = None
     if options.caption_cap is not None:
-        captions = Captions(directory=directory, manifest=manifest, name=caption)
-        too_many = over_cap(caption_digests(captions, pool.workers), kept, options.caption_cap)
+        digests = caption_digests(reader, caption, pool)
+        too_many = over_cap(digests, kept, options.caption_cap)
         over = int(np.count_nonzero(too_many))
         kept &= ~too_many
     if not kept.any():
@@ -124,6 +126,7 @@ def dedup(directory: Path, options: DedupOptions, pool: PoolOptions) -> str:
             directory=directory,
             manifest=manifest,
             caption=caption,
+            shards=far.shards,
             hashes=hashes,
             others=list(zip(sets, others, strict=True)),
         )

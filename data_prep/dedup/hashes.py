@@ -11,7 +11,6 @@ and here no wheel; perception brings OpenCV.
 """
 
 import json
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -20,13 +19,14 @@ from PIL import Image
 from scipy.fft import dctn
 
 from data_prep.build.writer import array_file
-from data_prep.pool import PoolOptions, Report, run_in_pool
+from data_prep.dataset_tasks import DatasetTasks, RowReader
+from data_prep.pool import PoolOptions
+from data_prep.records import Record
 from pretrain.base.arrays import read_array
 from pretrain.base.files import file_sha256, write_durably
-from pretrain.base.progress import Bar
-from pretrain.dataset.manifest import COPY_AGAIN, Manifest, path_inside
+from pretrain.dataset.manifest import COPY_AGAIN, path_inside
 from pretrain.dataset.pictures import decode, is_plain_jpeg, open_picture
-from pretrain.dataset.rows import smallest_tier
+from pretrain.dataset.rows import row_blocks
 
 _RULE = "phash-1"  # another rule's hashes are made anew
 _HASH_FILE = "phash.npy"
@@ -36,38 +36,32 @@ _FLAT_LEVELS = 2.0  # root mean square of a picture's low frequencies, of 255 gr
 _PX = 32
 _SIDE = 8
 _BLOCK_ROWS = 1024
-_BLOCKS = 4096  # at most: what the pool waits for at once
 
 
-@dataclass(frozen=True, kw_only=True)
-class _HashState:
-    """What every worker needs."""
-
-    directory: Path
-    manifest: Manifest
-
-
-def dataset_hashes(directory: Path, manifest: Manifest, workers: int | None) -> NDArray[np.uint64]:
+def dataset_hashes(reader: RowReader, pool: PoolOptions) -> NDArray[np.uint64]:
     """(samples,) hash of each row: those on the disk if they are this dataset's, else made anew.
 
     ValueError or OSError name the picture or file that cannot be read.
     """
-    folder = path_inside(directory, "hashes", "hashes")
-    told = {"rule": _RULE, "dataset": manifest.fingerprint}
+    folder = path_inside(reader.directory, "hashes", "hashes")
+    told = {"rule": _RULE, "dataset": reader.manifest.fingerprint}
     kept = _kept(folder, told)
     if kept is not None:
         return kept
-    hashes = np.empty(manifest.samples, np.uint64)
-    blocks = row_blocks(manifest.samples)
-    state = _HashState(directory=directory, manifest=manifest)
-    results = run_in_pool(_hash_block, state, blocks, PoolOptions(workers=workers), lambda _: None)
-    with Bar(total=len(hashes), unit="samples", what=f"hash {directory}") as bar:
-        for first, part in results:
-            hashes[first : first + len(part)] = part
-            bar.update(len(part))
+    tasks = DatasetTasks(
+        directory=reader.directory,
+        name="hash pictures",
+        asked=dict(told),
+        function=_hash_block,
+        state=reader,
+        items=row_blocks(reader.manifest.samples, _BLOCK_ROWS),
+    )
+    tasks.do(pool, "blocks of samples")
+    hashes = np.concatenate([record["hashes"] for record in tasks.records])
     write_durably(folder / _HASH_FILE, array_file(hashes.astype("<u8", copy=False)))
     told["sha256"] = file_sha256(folder / _HASH_FILE)
     write_durably(folder / _TOLD_FILE, json.dumps(told, indent=2) + "\n")
+    tasks.remove()
     return hashes
 
 
@@ -82,16 +76,9 @@ def _kept(folder: Path, told: dict[str, str]) -> NDArray[np.uint64] | None:
     return np.array(read_array(folder / _HASH_FILE))
 
 
-def row_blocks(samples: int) -> list[range]:
-    """All rows in ranges, the same for any number of workers."""
-    size = max(_BLOCK_ROWS, -(-samples // _BLOCKS))
-    return [range(first, min(first + size, samples)) for first in range(0, samples, size)]
-
-
-def _hash_block(state: _HashState, rows: range, report: Report) -> tuple[int, NDArray[np.uint64]]:
-    """First row and the hashes of a range of rows."""
-    del report
-    reader = smallest_tier(state.directory, state.manifest)
+def _hash_block(state: RowReader, block: tuple[int, int]) -> Record:
+    """The hashes of a block of rows."""
+    reader, rows = state.smallest, range(*block)
     hashes = np.empty(len(rows), np.uint64)
     for start in range(0, len(rows), _BLOCK_ROWS):
         part = rows[start : start + _BLOCK_ROWS]
@@ -105,7 +92,7 @@ def _hash_block(state: _HashState, rows: range, report: Report) -> tuple[int, ND
                     f"be read ({error}): {COPY_AGAIN}"
                 ) from error
         hashes[start : start + len(part)] = hash_pictures(pictures)
-    return rows.start, hashes
+    return {"hashes": hashes}
 
 
 def grey(jpeg: bytes) -> NDArray[np.float32]:

@@ -47,18 +47,20 @@ class ShardOptions:
     """How long nothing may come of a shard that is copied, before it is tried again."""
 
     def __post_init__(self) -> None:
-        check_local({"data.shards.cache": self.cache})
+        check_local({self.option("cache"): self.cache})
         check_positive(
-            {
-                "data.shards.cache_gib": self.cache_gib,
-                "data.shards.timeout_s": self.timeout_s,
-            }
+            {self.option("cache_gib"): self.cache_gib, self.option("timeout_s"): self.timeout_s}
         )
         if self.url is not None and self.cache is None:
             raise ValueError(
-                f"data.shards.url={self.url} needs a folder on the node's own disk: add "
-                "data.shards.cache"
+                f"{self.option('url')}={self.url} needs a folder on the node's own disk: add "
+                f"{self.option('cache')}"
             )
+
+    @staticmethod
+    def option(name: str) -> str:
+        """How the user gives it."""
+        return f"data.shards.{name}"
 
 
 class ShardCopies:
@@ -81,14 +83,14 @@ class ShardCopies:
 def open_copies(
     options: ShardOptions, directory: Path, manifest: Manifest, tier: str
 ) -> ShardCopies | None:
-    """None without data.shards.cache. ValueError where the tier's shards cannot be copied."""
+    """None without a cache. ValueError where the tier's shards cannot be copied."""
     if options.cache is None:
         return None
     if manifest.tiers[tier].in_place:
         raise ValueError(
-            f"data.shards.cache={options.cache} asked for, tier {tier} of {directory} has its "
-            "pictures in place, in tars that nothing can check whole: leave it out, or copy the "
-            "tars by hand and name their folder in pictures_root.txt"
+            f"{options.option('cache')}={options.cache} asked for, tier {tier} of {directory} "
+            "has its pictures in place, in tars that nothing can check whole: leave it out, or "
+            "copy the tars by hand and name their folder in pictures_root.txt"
         )
     source, shards = (options.url or str(directory)).rstrip("/"), manifest.tiers[tier].shards
     for shard in shards:
@@ -100,10 +102,10 @@ def open_copies(
     limit, largest = int(options.cache_gib * 2**30), max(shard.bytes for shard in shards)
     if limit < 2 * largest:
         raise ValueError(
-            f"data.shards.cache_gib={options.cache_gib:g} has no room for two shards of "
+            f"{options.option('cache_gib')}={options.cache_gib:g} has no room for two shards of "
             f"{largest / 2**30:.3g} GiB: raise it"
         )
-    names = ("data.shards.cache", "data.shards.cache_gib", "data.shards.timeout_s")
+    names = (options.option("cache"), options.option("cache_gib"), options.option("timeout_s"))
     copies = FarFiles(options.cache, limit, timeout_s=options.timeout_s, options=names)
     files = [
         FarFile(address=f"{source}/{one.file}", bytes=one.bytes, sha256=one.sha256)

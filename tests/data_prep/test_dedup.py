@@ -16,10 +16,12 @@ from tiny_datasets import CORPUS
 
 from data_prep.__main__ import main as data_prep
 from data_prep.build.pipeline import build_dataset
+from data_prep.dataset_tasks import RowReader
 from data_prep.dedup.hashes import FLAT, dataset_hashes, grey, hash_pictures
 from data_prep.dedup.neighbours import estimate_s, find, masks, roots
 from data_prep.dedup.repeats import over_cap
 from data_prep.dedup.semantic import NOBODY
+from data_prep.pool import PoolOptions
 from pretrain.batches.order import SampleOrder
 from pretrain.dataset.manifest import read_manifest
 from pretrain.dataset.sample_weights import open_weights
@@ -289,27 +291,31 @@ def test_the_files_do_not_depend_on_the_workers(copies, monkeypatch, capfd):
     assert written[0] == written[1]
 
 
+def hashes_of(dataset: Path) -> np.ndarray:
+    reader = RowReader(directory=dataset, manifest=read_manifest(dataset))
+    return dataset_hashes(reader, PoolOptions(workers=1))
+
+
 def test_hashes_are_kept_and_made_anew_only_where_they_are_not_this_datasets(copies):
     train, _ = copies
-    manifest = read_manifest(train)
-    right = dataset_hashes(train, manifest, 1).copy()
+    right = hashes_of(train).copy()
     file, told = train / "hashes/phash.npy", train / "hashes/phash.json"
     stored = np.load(file)
     assert stored.dtype == np.dtype("<u8") and (stored == right).all()
     shards = train / "full"
     shards.rename(train / "away")  # nothing can be read but the hashes
-    assert (dataset_hashes(train, manifest, 1) == right).all()
+    assert (hashes_of(train) == right).all()
     with pytest.raises(OSError):
         stale = json.loads(told.read_text()) | {"rule": "another"}
         told.write_text(json.dumps(stale))
-        dataset_hashes(train, manifest, 1)
+        hashes_of(train)
     (train / "away").rename(shards)
-    assert (dataset_hashes(train, manifest, 1) == right).all()
+    assert (hashes_of(train) == right).all()
     np.save(file, right + np.uint64(1))  # as a crash between the two files leaves it
-    assert (dataset_hashes(train, manifest, 1) == right).all()
+    assert (hashes_of(train) == right).all()
     np.save(file, right[:9])
     change_manifest(train, lambda m: m["provenance"].update(note="another dataset"))
-    again = dataset_hashes(train, read_manifest(train), 1)
+    again = hashes_of(train)
     assert (again == right).all() and (np.load(file) == right).all()
     assert json.loads(told.read_text())["dataset"] == read_manifest(train).fingerprint
 
