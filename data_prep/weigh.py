@@ -96,7 +96,8 @@ def weigh(directory: Path, options: WeighOptions, pool: ShareOptions, far: FarOp
         sizes = np.bincount(groups)
         weights = _group_weights(sizes, options.alpha, target)
         write_weights(directory, options.out, manifest, weights[groups])
-        return _table(path, [names[group] for group in _largest(sizes)], sizes, weights)
+        largest = _largest(sizes, np.arange(len(sizes)))
+        return _table(path, {group: names[group] for group in largest}, sizes, weights)
     reader = RowReader(directory=directory, manifest=manifest, shards=far.shards)
     tasks = _value_tasks(reader, options.by)
     if (line := tasks.do(pool, "blocks of samples")) is not None:
@@ -106,8 +107,9 @@ def weigh(directory: Path, options: WeighOptions, pool: ShareOptions, far: FarOp
     weights = _group_weights(sizes, options.alpha, target)
     write_weights(directory, options.out, manifest, weights.astype("<f4")[groups])
     tasks.remove()
-    names = [_value_at(reader, options.by, int(firsts[group])) for group in _largest(sizes)]
-    return _table(path, names, sizes, weights)
+    largest = _largest(sizes, firsts)
+    shown = {group: _value_at(reader, options.by, int(firsts[group])) for group in largest}
+    return _table(path, shown, sizes, weights)
 
 
 def _group_weights(sizes: np.ndarray, alpha: float, target: int) -> np.ndarray:
@@ -174,25 +176,31 @@ def _value_at(reader: RowReader, column: str, row: int) -> str:
 
 
 def _groups(records: Iterable[Record], samples: int) -> tuple[np.ndarray, np.ndarray]:
-    """(number of each sample's group, the first row of each), groups in the order of their rows."""
-    digests, done = np.empty(samples, np.uint64), 0
+    """(number of each sample's group, the first row of each group). Goes over the records twice."""
+    values, more = np.empty(0, np.uint64), [np.empty(0, np.uint64)]
     for record in records:
-        digests[done : done + len(record["digests"])] = record["digests"]
-        done += len(record["digests"])
-    _, firsts, groups = np.unique(digests, return_index=True, return_inverse=True)
-    order = np.argsort(firsts)
-    places = np.empty(len(order), np.int64)
-    places[order] = np.arange(len(order))
-    return places[groups], firsts[order]
+        more.append(np.unique(record["digests"]))
+        if sum(map(len, more)) > len(values):  # so that merging stays linear, or nearly so
+            values, more = np.unique(np.concatenate([values, *more])), []
+    values = np.unique(np.concatenate([values, *more]))
+    groups = np.empty(samples, np.min_scalar_type(len(values)))
+    firsts, done = np.full(len(values), samples), 0
+    for record in records:
+        found: np.ndarray = np.searchsorted(values, record["digests"])
+        rows = np.arange(done, done + len(found))
+        groups[rows] = found
+        np.minimum.at(firsts, found, rows)
+        done += len(found)
+    return groups, firsts
 
 
-def _largest(sizes: np.ndarray) -> list[int]:
-    """The groups that are shown."""
-    chosen: list[int] = np.argsort(-sizes, kind="stable")[:_SHOWN_GROUPS].tolist()
+def _largest(sizes: np.ndarray, firsts: np.ndarray) -> list[int]:
+    """The groups that are shown; of equal ones that of the first row."""
+    chosen: list[int] = np.lexsort((firsts, -sizes))[:_SHOWN_GROUPS].tolist()
     return chosen
 
 
-def _table(path: Path, names: list[str], sizes: np.ndarray, weights: np.ndarray) -> str:
+def _table(path: Path, names: dict[int, str], sizes: np.ndarray, weights: np.ndarray) -> str:
     """What was written: the largest groups, how many samples they have, how many are shown.
 
     names: of the largest alone.
@@ -206,7 +214,7 @@ def _table(path: Path, names: list[str], sizes: np.ndarray, weights: np.ndarray)
                 *(f"{shown[group]:,.1f}", f"{shown[group] / shown.sum():.2%}"),
                 f"{weights[group]:.4g}",
             )
-            for name, group in zip(names, _largest(sizes), strict=True)
+            for group, name in names.items()
         ),
     ]
     wide = max(len(line[0]) for line in lines)
