@@ -186,11 +186,11 @@ def _groups(records: Iterable[Record], samples: int) -> tuple[np.ndarray, np.nda
     groups = np.empty(samples, np.min_scalar_type(len(values)))
     firsts, done = np.full(len(values), samples), 0
     for record in records:
-        found: np.ndarray = np.searchsorted(values, record["digests"])
-        rows = np.arange(done, done + len(found))
+        digests: np.ndarray = record["digests"]
+        rows, found = np.arange(done, done + len(digests)), np.searchsorted(values, digests)
         groups[rows] = found
         np.minimum.at(firsts, found, rows)
-        done += len(found)
+        done += len(digests)
     return groups, firsts
 
 
