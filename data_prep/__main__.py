@@ -8,7 +8,8 @@ _PROGRAM = "python -m data_prep"
 _DATASET = Positional(name="directory", help="Dataset directory.")
 _CAPTIONS = "data_prep.text.captions:CaptionOptions"
 _POOL = "data_prep.pool:PoolOptions"
-_RUN = "data_prep.pool:RunOptions"
+_SHARE = "data_prep.dataset_tasks:ShareOptions"
+_FAR = "data_prep.dataset_tasks:FarOptions"
 _BUILD_RUN = "data_prep.build.options:BuildRunOptions"
 _WRITER = "data_prep.build.writer:WriterOptions"
 _TEXT = ("data_prep.text.vocabulary:VocabularyOptions", "data_prep.build.options:TaggingOptions")
@@ -81,19 +82,24 @@ COMMANDS = dict(
             "verify",
             "Read a dataset directory in full and name what is not as its manifest says.",
             "verify:verify",
-            _POOL,
+            _SHARE,
+            _FAR,
         ),
         _command(
             "inspect",
             "Write an HTML page that shows a dataset directory: samples, histograms, reductions.",
             "inspection.command:inspect",
             "data_prep.inspection.command:InspectOptions",
+            _POOL,
+            _FAR,
         ),
         _command(
             "stats",
             "Count what is in a dataset directory: sizes, caption lengths, vocabulary, rejections.",
             "stats:stats",
             "data_prep.stats:StatsOptions",
+            _SHARE,
+            _FAR,
         ),
         _command(
             "join",
@@ -118,13 +124,16 @@ COMMANDS = dict(
             "Weigh the samples of a dataset directory by a metadata column, or by like pictures.",
             "weigh:weigh",
             "data_prep.weigh:WeighOptions",
+            _SHARE,
+            _FAR,
         ),
         _command(
             "dedup",
             "Weigh near duplicates, evaluation pictures and repeated captions with 0.",
             "dedup.command:dedup",
             "data_prep.dedup.command:DedupOptions",
-            "data_prep.dedup.hashes:HashOptions",
+            _SHARE,
+            _FAR,
         ),
         _command(
             "recaption",
@@ -133,12 +142,14 @@ COMMANDS = dict(
             "data_prep.recaption.command:RecaptionOptions",
             _CAPTIONS,
             _POOL,
+            _FAR,
         ),
         _command(
             "embed",
             "Embed the pictures and texts of a dataset directory by an exported model.",
             "similarity.embed:embed",
             "data_prep.similarity.embed:EmbedOptions",
+            _FAR,
             positionals=(
                 Positional(name="model", help="Exported model, or a run folder's."),
                 _DATASET,
@@ -149,12 +160,14 @@ COMMANDS = dict(
             "Weigh out samples whose picture and text a model finds least alike.",
             "similarity.command:filter_by_similarity",
             "data_prep.similarity.command:FilterOptions",
+            _FAR,
         ),
         _command(
             "export",
             "Write a dataset directory's samples as plain WebDataset shards, for other trainers.",
             "export:export",
             "data_prep.export:ExportOptions",
+            _FAR,
             positionals=(_DATASET, Positional(name="out", help="Folder of the shards.")),
         ),
     )

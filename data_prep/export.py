@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from pydantic import ConfigDict, TypeAdapter, ValidationError, with_config
 
 from data_prep.build.ustar import encode_header, end_of_archive, padding
+from data_prep.dataset_tasks import FarOptions
 from data_prep.pool import Pace, Report, RunOptions, run_in_pool, share_of
 from pretrain.base.checks import check_local, check_positive
 from pretrain.base.files import aside, write_durably
@@ -30,6 +31,7 @@ from pretrain.dataset.manifest import MANIFEST_FILE, SHARD_FILE, read_manifest, 
 from pretrain.dataset.pictures import open_picture
 from pretrain.dataset.reader import Dataset
 from pretrain.dataset.sample_weights import SampleWeights, read_weights
+from pretrain.dataset.shards import ShardOptions
 
 _EXPORT_FILE = "export.json"
 _BLOCK_POINTS = 1 << 20
@@ -80,14 +82,15 @@ class _Shard:
     copies: NDArray[np.int64]
 
 
-def export(directory: Path, out: Path, options: ExportOptions) -> str:
+def export(directory: Path, out: Path, options: ExportOptions, far: FarOptions) -> str:
     """Make what is missing of OUT; returns a line of what is there now, and how to read it.
 
     ValueError or FileNotFoundError name what to change, before anything is written.
     """
     check_local({"OUT": out})
     manifest = read_manifest(directory)
-    reader = Dataset(directory, options.tier or tier_for(manifest, sys.maxsize), "--tier")
+    tier = options.tier or tier_for(manifest, sys.maxsize)
+    reader = Dataset(directory, tier, "--tier", far.shards)
     weights, sha256 = np.ones(manifest.samples, "<f4"), None
     if options.weights is not None:
         weights, sha256 = read_weights(directory, options.weights, manifest, "--weights")
@@ -116,7 +119,8 @@ def export(directory: Path, out: Path, options: ExportOptions) -> str:
     missing = [shard for shard in share if not shard.path.exists()]
     total, left = (sum(len(shard.rows) for shard in some) for some in (share, missing))
     with Bar(total=total, done=total - left, unit="samples", what="export") as bar:
-        for _ in run_in_pool(_write_shard, (directory, info), missing, options, bar.update):
+        job = directory, info, far.shards
+        for _ in run_in_pool(_write_shard, job, missing, options, bar.update):
             pass
     if others := sum(not shard.path.exists() for shard in shards):
         return f"{out}: {others} shards are left to other processes"
@@ -190,9 +194,11 @@ def _begin(out: Path, info: _ExportInfo) -> None:
         )
 
 
-def _write_shard(job: tuple[Path, _ExportInfo], shard: _Shard, report: Report) -> None:
-    """One shard, whole under its name. job: the dataset, and what is asked of it. Reports the
-    samples since the last report."""
+def _write_shard(
+    job: tuple[Path, _ExportInfo, ShardOptions], shard: _Shard, report: Report
+) -> None:
+    """One shard, whole under its name. job: the dataset, what is asked of it, and where its shards
+    are read. Reports the samples since the last report."""
     pace, told = Pace(), 0
     with aside(shard.path) as file:
         for place, (key, members) in enumerate(_samples(*job, shard)):
@@ -207,10 +213,10 @@ def _write_shard(job: tuple[Path, _ExportInfo], shard: _Shard, report: Report) -
 
 
 def _samples(
-    directory: Path, info: _ExportInfo, shard: _Shard
+    directory: Path, info: _ExportInfo, shards: ShardOptions, shard: _Shard
 ) -> Iterator[tuple[str, dict[str, bytes]]]:
     """(key, suffix -> content) of each sample. ValueError names a damaged one."""
-    reader = Dataset(directory, info.tier, looks=False)
+    reader = Dataset(directory, info.tier, shards=shards, looks=False)
     contents = reader.members(shard.rows, ("jpg", "txt", "json"))
     rows = zip(shard.rows.tolist(), shard.copies.tolist(), strict=True)
     try:

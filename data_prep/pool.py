@@ -83,6 +83,11 @@ def share_of(items: int, options: PoolOptions) -> range:
     return range(index * items // count, (index + 1) * items // count)
 
 
+def is_share(options: PoolOptions) -> bool:
+    """Whether other starts do the rest."""
+    return getattr(options, "task_count", None) is not None
+
+
 class _WorkerStoppedError(Exception):
     """Another process failed, or the user interrupted: what this one does is not wanted."""
 

@@ -48,6 +48,7 @@ class Records(Generic[S, T]):
     function: Callable[[S, T], Record]
     state: S
     items: Sequence[T]
+    marks: Sequence[str] | None = None  # of each item, the state of what it reads: in a file's name
 
     @cached_property
     def _here(self) -> Path:
@@ -71,6 +72,11 @@ class Records(Generic[S, T]):
             return Path(tempfile.mkdtemp())
         return self.folder
 
+    @property
+    def is_kept(self) -> bool:
+        """Whether another process, or a later one, sees the results."""
+        return self._here == self.folder
+
     def do(self, options: PoolOptions, *, what: str, unit: str, others: bool = False) -> None:
         """Make the results that are missing; of one share alone where the options name it.
 
@@ -81,17 +87,21 @@ class Records(Generic[S, T]):
         rest = [*range(share.stop, len(self.items)), *range(share.start)] if others else []
         numbers = [*share, *rest]
         todo = [number for number in numbers if not self._path(number).exists()]
-        work = _Work(folder=self._here, function=self.function, state=self.state)
+        work = _Work(function=self.function, state=self.state)
         done = len(numbers) - len(todo)
         with Bar(total=len(numbers), done=done, unit=unit, what=what) as bar:
-            asked = [(number, self.items[number]) for number in todo]
+            asked = [(self._path(number), self.items[number]) for number in todo]
             with closing(run_in_pool(_make, work, asked, options, lambda _: None)) as running:
                 for _ in running:
                     bar.update()
 
     def __iter__(self) -> Iterator[Record]:
         """The results in the order of the items; all have been made."""
-        return (read_record(self._path(number)) for number in range(len(self.items)))
+        return self.of_share(PoolOptions())
+
+    def of_share(self, options: PoolOptions) -> Iterator[Record]:
+        """Those of one share alone where the options name it."""
+        return (read_record(self._path(number)) for number in share_of(len(self.items), options))
 
     def missing(self) -> int:
         """How many results have not been made."""
@@ -102,23 +112,22 @@ class Records(Generic[S, T]):
         shutil.rmtree(self._here, ignore_errors=True)
 
     def _path(self, number: int) -> Path:
-        return self._here / f"{number:06d}.npz"
+        mark = "" if self.marks is None else self.marks[number]
+        return self._here / f"{number:06d}{mark}.npz"
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Work:
     """What travels to every worker."""
 
-    folder: Path
     function: Callable[[Any, Any], Record]
     state: Any
 
 
-def _make(work: _Work, item: tuple[int, Any], report: Report) -> None:
+def _make(work: _Work, item: tuple[Path, Any], report: Report) -> None:
     """The result of one item, unless another process has made it meanwhile."""
     del report
-    number, asked = item
-    path = work.folder / f"{number:06d}.npz"
+    path, asked = item
     if path.exists():
         return
     write_record(path, work.function(work.state, asked))

@@ -1,32 +1,20 @@
 """What is in a dataset, counted in one pass in bounded memory: a table, or JSON."""
 
 import json
-from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 from data_prep.build.tasks import DOWNLOADS
-from data_prep.recaption.files import open_all
+from data_prep.dataset_tasks import FarOptions, ShareOptions
 from data_prep.sources.links import describe_counts
+from data_prep.survey import SIZES, Survey, Tally, survey
 from pretrain.base.checks import check_positive
 from pretrain.base.files import write_durably
-from pretrain.base.progress import Bar
-from pretrain.dataset.manifest import Manifest, read_manifest, read_token_counts
-from pretrain.dataset.rows import space_rows, text_tier
 
 CONTEXTS = (8, 16, 32, 77)  # text lengths of CLIPA's recipes and of CLIP
 SPECIAL_TOKENS = 1  # of a context; towers with bos and eos have two
 _QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95, 0.99)
-SIZES = {
-    "width_px": "width, px",
-    "height_px": "height, px",
-    "shorter_px": "shorter side, px",
-    "aspect": "width / height",
-}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,112 +30,11 @@ class StatsOptions:
         check_positive({"--samples": self.samples})
 
 
-@dataclass(frozen=True)
-class Tally:
-    """How often each value occurs; as large as there are different values."""
-
-    counts: Counter[Any] = field(default_factory=Counter)
-
-    def add(self, values: NDArray[Any]) -> None:
-        found, times = np.unique(values, return_counts=True)
-        for value, count in zip(found.tolist(), times.tolist(), strict=True):
-            self.counts[value] += count
-
-    @property
-    def total(self) -> int:
-        return self.counts.total()
-
-    @property
-    def mean(self) -> float:
-        return sum(value * count for value, count in self.counts.items()) / self.total
-
-    def quantile(self, share: float) -> float:
-        """The smallest value that at least this share of all does not exceed."""
-        values = sorted(self.counts)
-        reached = np.cumsum([self.counts[value] for value in values])
-        return values[int(np.searchsorted(reached, share * self.total - 1e-9))]
-
-    def share_above(self, limit: float) -> float:
-        return sum(count for value, count in self.counts.items() if value > limit) / self.total
-
-
-@dataclass(frozen=True, kw_only=True)
-class Survey:
-    """Everything that was counted of a dataset."""
-
-    directory: Path
-    manifest: Manifest
-    looked_at: int
-    sizes: dict[str, Tally]  # by SIZES; of the source's pictures, before tiers shrink them
-    lengths: dict[str, Tally]  # tokens of each caption, by its name, of the samples that have it
-    token_counts: NDArray[np.uint64]  # (V,)
-    recaptions: dict[str, str]  # what is to be said of each caption that came later, by its name
-
-    @property
-    def rejected(self) -> dict[str, int]:
-        """Reason -> count, the most frequent first, without those that never came."""
-        found = sorted(self.manifest.rejected.items(), key=lambda item: (-item[1], item[0]))
-        return {reason: count for reason, count in found if count}
-
-    @property
-    def rows(self) -> int:
-        """What there was before anything was rejected."""
-        return self.manifest.samples + sum(self.manifest.rejected.values())
-
-    @property
-    def used_ids(self) -> int:
-        return int(np.count_nonzero(self.token_counts))
-
-
-def survey(directory: Path, samples: int | None) -> Survey:
-    """Count. ValueError or OSError name what cannot be read and the remedy."""
-    manifest = read_manifest(directory)
-    reader = text_tier(directory, manifest)
-    counts = read_token_counts(directory, manifest)
-    sizes = {name: Tally() for name in SIZES}
-    lengths = {name: Tally() for name in manifest.captions}
-    recaptions, told = open_all(directory, manifest)
-    lengths |= {one.name: Tally() for one in recaptions}
-    looked_at = 0
-    total = min(samples or manifest.samples, manifest.samples)
-    with Bar(total=total, unit="samples", what="stats") as bar:
-        for rows in space_rows(manifest.samples, samples):
-            tokens = reader.index["tokens"][rows]
-            for column, name in enumerate(manifest.captions):
-                lengths[name].add(tokens[:, column][tokens[:, column] > 0])
-            for one in recaptions:
-                tokens = one.index["tokens"][rows]
-                lengths[one.name].add(tokens[tokens > 0])
-            pixels = np.empty((len(rows), 2), np.int64)
-            for place, (details,) in enumerate(reader.members(rows, ("json",))):
-                found = json.loads(details)
-                pixels[place] = found["width"], found["height"]
-            _add_sizes(sizes, pixels)
-            looked_at += len(rows)
-            bar.update(len(rows))
-    return Survey(
-        directory=directory,
-        manifest=manifest,
-        looked_at=looked_at,
-        sizes=sizes,
-        lengths=lengths,
-        token_counts=counts,
-        recaptions=told,
-    )
-
-
-def _add_sizes(sizes: dict[str, Tally], pixels: NDArray[np.int64]) -> None:
-    """pixels: (n, 2), width and height."""
-    width, height = pixels[:, 0], pixels[:, 1]
-    sizes["width_px"].add(width)
-    sizes["height_px"].add(height)
-    sizes["shorter_px"].add(pixels.min(axis=1))
-    sizes["aspect"].add(np.round(width / height, 2))  # to hundredths, so that the tally stays small
-
-
-def stats(directory: Path, options: StatsOptions) -> str:
-    """The table of a dataset; the same figures go to options.json."""
-    found = survey(directory, options.samples)
+def stats(directory: Path, options: StatsOptions, pool: ShareOptions, far: FarOptions) -> str:
+    """The table of a dataset; the same figures go to options.json. Of a share, what it did."""
+    found = survey(directory, options.samples, pool, far.shards)
+    if isinstance(found, str):
+        return found
     if options.json is not None:
         content = json.dumps(figures_of(found), indent=2, ensure_ascii=False) + "\n"
         write_durably(options.json, content.encode())

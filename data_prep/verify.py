@@ -1,17 +1,25 @@
 """A dataset directory read in full against its manifest, indices and checksums."""
 
 import re
-import zlib
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from contextlib import suppress
 from pathlib import Path
 from tempfile import gettempdir
 
 import numpy as np
 
 from data_prep.build.duplicates import find_repeated_rows
-from data_prep.build.writer import verify_shard
-from data_prep.pool import PoolOptions, Report, run_in_pool
+from data_prep.dataset_tasks import DatasetTasks, FarOptions, ShareOptions
+from data_prep.pool import PoolOptions, is_share, usable_workers
+from data_prep.verify_tasks import (
+    OTHER_SHA256,
+    Check,
+    IndexCheck,
+    RowCheck,
+    ShardCheck,
+    VerifyState,
+    faults_of,
+)
 from pretrain.base.arrays import read_array
 from pretrain.base.files import file_sha256, final_name, why_not_written
 from pretrain.base.progress import Bar
@@ -21,79 +29,126 @@ from pretrain.dataset.embeddings import EMBEDDINGS_FILE, open_embeddings
 from pretrain.dataset.manifest import (
     INDEX_FILE,
     MANIFEST_FILE,
-    MEMBERS,
     Manifest,
-    ShardInfo,
     index_dtype,
-    members_inside,
     path_inside,
     read_manifest,
     read_token_counts,
 )
-from pretrain.dataset.pictures_in_place import check_pictures, read_pictures_root
+from pretrain.dataset.pictures_in_place import read_pictures_root
+from pretrain.dataset.rows import row_blocks
 from pretrain.dataset.sample_weights import read_weights
+from pretrain.dataset.shards import ShardCopies, ShardOptions, open_copies
 
-_BLOCK_ROWS = 1 << 20
-
-
-@dataclass(frozen=True, kw_only=True)
-class _ShardCheck:
-    """One shard and the range of index rows that describe it."""
-
-    tier: str
-    info: ShardInfo
-    first: int
+_BLOCK_ROWS = 1 << 18
+_KEY_ROWS = 1 << 20
 
 
-@dataclass(frozen=True, kw_only=True)
-class _VerifyState:
-    """What the check of every shard needs."""
-
-    directory: Path
-    text_tier: str
-    indexed: set[str]  # the tiers whose index can be read
-
-
-def verify(directory: Path, pool: PoolOptions) -> int:
+def verify(directory: Path, pool: ShareOptions, far: FarOptions) -> int:
     """Say what is wrong with a dataset, or that nothing is; returns the exit status."""
     faults = 0
-    for fault in dataset_faults(directory, pool):
+    for fault in dataset_faults(directory, pool, far.shards):
         print(" ".join(fault.split()))
         faults += 1
-    if not faults:
+    if not faults and not is_share(pool):
         print(f"{directory}: everything is as its manifest says")
     return 1 if faults else 0
 
 
-def dataset_faults(directory: Path, pool: PoolOptions) -> Iterator[str]:
-    """Yield what is wrong, a line each; nothing if all is right."""
+def dataset_faults(
+    directory: Path, pool: PoolOptions, shards: ShardOptions | None = None
+) -> Iterator[str]:
+    """Yield what is wrong, a line each; nothing if all is right.
+
+    Of a share: what is wrong with its shards and rows; stdout has a line when it is done.
+    """
     try:
         manifest = read_manifest(directory)
     except (ValueError, OSError) as error:
         yield str(error)
         return
-    yield from _tokenizer_faults(directory, manifest)
-    yield from _token_counts_faults(directory, manifest)
-    yield from _faults_beside(directory, manifest)
-    indexed: set[str] = set()
+    indexed: list[str] = []
     for tier in manifest.tiers:
         faults = list(_index_faults(directory, manifest, tier))
         if not faults:
-            indexed.add(tier)
-        yield from faults
-        yield from _stray_files(directory, manifest, tier)
+            indexed.append(tier)
+        elif not is_share(pool):
+            yield from faults
+    if not is_share(pool):
+        yield from _tokenizer_faults(directory, manifest)
+        yield from _token_counts_faults(directory, manifest)
+        yield from _faults_beside(directory, manifest)
+        for tier in manifest.tiers:
+            yield from _stray_files(directory, manifest, tier)
+    tasks = _tasks(directory, manifest, indexed, shards or ShardOptions(), pool)
+    done = tasks.do(pool, "checks")
+    found = (fault for record in tasks.records.of_share(pool) for fault in record["faults"])
+    yield from dict.fromkeys(found)
+    if done is not None:
+        print(done)
+        return
     if len(indexed) == len(manifest.tiers):
-        yield from _row_faults(directory, manifest)
-    checks: list[_ShardCheck] = []
-    for tier in manifest.tiers:
-        first = 0
-        for info in manifest.tiers[tier].shards:
-            checks.append(_ShardCheck(tier=tier, info=info, first=first))
-            first += info.samples
-    state = _VerifyState(directory=directory, text_tier=manifest.text_tier, indexed=indexed)
-    results = run_in_pool(_shard_faults, state, checks, pool, lambda _: None)
-    for faults in Bar(results, total=len(checks), unit="shards", what="verify"):
-        yield from faults
+        yield from _repeated_keys(directory, manifest)
+    tasks.remove()
+
+
+def _tasks(
+    directory: Path,
+    manifest: Manifest,
+    indexed: list[str],
+    shards: ShardOptions,
+    pool: PoolOptions,
+) -> DatasetTasks[VerifyState, Check]:
+    """All that many processes can share. A shard's result counts while its file is the same."""
+    copies: dict[str, ShardCopies] = {}
+    for tier, info in manifest.tiers.items():
+        if (found := open_copies(shards, directory, manifest, tier)) is not None:
+            copies[tier] = found
+            largest = max(shard.bytes for shard in info.shards)
+            if found.limit_bytes < (workers := usable_workers(pool.workers) + 1) * largest:
+                raise ValueError(
+                    f"{shards.option('cache_gib')}={shards.cache_gib:g} has no room for {workers} "
+                    f"shards of {largest / 2**30:.3g} GiB: raise it, or give fewer --workers"
+                )
+    items: list[Check] = [IndexCheck(tier=tier) for tier in manifest.tiers]
+    if len(indexed) == len(manifest.tiers):
+        blocks = row_blocks(manifest.samples, _BLOCK_ROWS)
+        items += [RowCheck(first=first, stop=stop) for first, stop in blocks]
+    marks = [""] * len(items)
+    root = None
+    for tier, info in manifest.tiers.items():
+        firsts = np.cumsum([0, *(shard.samples for shard in info.shards)]).tolist()
+        for number, shard in enumerate(info.shards):
+            items.append(ShardCheck(tier=tier, number=number, first=firsts[number]))
+            files = [] if tier in copies else [directory / shard.file]
+            if shard.pictures is not None:
+                with suppress(OSError, ValueError):  # the check will say it
+                    root = root or read_pictures_root(directory)
+                    files.append(root / shard.pictures.file)
+            marks.append("".join(map(_mark, files)))
+    return DatasetTasks(
+        directory=directory,
+        name="verify",
+        asked={
+            "dataset": manifest.fingerprint,
+            "indices": [_mark(directory / tier / INDEX_FILE) for tier in manifest.tiers],
+            "indexed": indexed,
+            "shards": shards.url,
+        },
+        function=faults_of,
+        state=VerifyState(directory=directory, manifest=manifest, indexed=indexed, copies=copies),
+        items=items,
+        marks=marks,
+    )
+
+
+def _mark(path: Path) -> str:
+    """Another where a file has been written since."""
+    try:
+        found = path.stat()
+    except (OSError, ValueError):
+        return "-none"
+    return f"-{found.st_size:x}-{found.st_mtime_ns:x}"
 
 
 def _tokenizer_faults(directory: Path, manifest: Manifest) -> Iterator[str]:
@@ -101,7 +156,7 @@ def _tokenizer_faults(directory: Path, manifest: Manifest) -> Iterator[str]:
     try:
         path = path_inside(directory, manifest.tokenizer.file, "tokenizer.file")
         if file_sha256(path) != manifest.tokenizer.sha256:
-            yield f"{path}: its sha256 is not the manifest's"
+            yield f"{path}: {OTHER_SHA256}"
     except (ValueError, OSError) as error:
         yield str(error)
 
@@ -148,8 +203,6 @@ def _index_faults(directory: Path, manifest: Manifest, tier: str) -> Iterator[st
     path = directory / tier / INDEX_FILE
     try:
         path = path_inside(directory, f"{tier}/{INDEX_FILE}", "tiers")
-        if file_sha256(path) != manifest.tiers[tier].index_sha256:
-            yield f"{path}: its sha256 is not the manifest's"
         rows = read_array(path)
     except (ValueError, OSError) as error:
         yield f"{path}: {error}"
@@ -169,31 +222,14 @@ def _stray_files(directory: Path, manifest: Manifest, tier: str) -> Iterator[str
             yield f"{path}: the manifest does not name it"
 
 
-def _row_faults(directory: Path, manifest: Manifest) -> Iterator[str]:
-    """What the indices contradict each other or themselves in. They are right as files."""
-    indices = {tier: read_array(directory / tier / INDEX_FILE) for tier in manifest.tiers}
-    name, one = manifest.text_tier, indices[manifest.text_tier]
-    starts = range(0, manifest.samples, _BLOCK_ROWS)
-    for tier, index in indices.items():
-        ends = np.cumsum([shard.samples for shard in manifest.tiers[tier].shards])
-        for start in Bar(starts, unit="blocks of rows", what=f"look through {tier}/{INDEX_FILE}"):
-            part = slice(start, start + _BLOCK_ROWS)
-            path = directory / tier / INDEX_FILE
-            if (index["key"][part] != one["key"][part]).any():
-                yield f"{path}: its keys are not those of the tier {name}"
-            if any((index[member][part] != one[member][part]).any() for member in MEMBERS[1:]):
-                yield f"{path}: its ids and texts are not those of the tier {name}"
-            numbers = np.arange(start, min(start + _BLOCK_ROWS, manifest.samples))
-            if (index["shard"][part] != np.searchsorted(ends, numbers, side="right")).any():
-                yield f"{path}: its shard numbers do not go with the manifest's counts"
-            tokens = index["tokens"][part].sum(axis=1, dtype=np.int64)
-            width = np.dtype(manifest.token_dtype).itemsize
-            if (index["ids"]["size"][part] != tokens * width).any() or (
-                index["pos"]["size"][part] != tokens
-            ).any():
-                yield f"{path}: its token counts do not go with the sizes of ids and pos"
+def _repeated_keys(directory: Path, manifest: Manifest) -> Iterator[str]:
+    """Keys that occur twice: one process sorts them on the disk, 16 bytes a row."""
+    name = next(iter(manifest.tiers))
+    index = read_array(directory / name / INDEX_FILE)
+    starts = range(0, manifest.samples, _KEY_ROWS)
+    told = Bar(starts, unit="blocks of rows", what="look for keys that occur twice")
     try:
-        keys = (one["key"][start : start + _BLOCK_ROWS] for start in starts)
+        keys = (index["key"][start : start + _KEY_ROWS] for start in told)
         again = find_repeated_rows(keys, manifest.samples, Path(gettempdir()))
     except ValueError:
         yield f"{directory / name / INDEX_FILE}: keys that are not 16 hexadecimal digits"
@@ -206,36 +242,3 @@ def _row_faults(directory: Path, manifest: Manifest) -> Iterator[str]:
         ) from error
     if len(again):
         yield f"{directory / MANIFEST_FILE}: {len(again)} keys occur twice, e.g. in row {again[0]}"
-
-
-def _picture_faults(tar: Path, rows: np.ndarray) -> Iterator[str]:
-    """Pictures of a tar in place that are not what they were; row by row, each read once."""
-    with tar.open("rb") as file:
-        for offset, size, crc32 in rows["jpg"].tolist():
-            file.seek(offset)
-            if zlib.crc32(file.read(size)) != crc32:
-                yield f"{tar}: the picture at byte {offset:,} is another than was indexed"
-
-
-def _shard_faults(state: _VerifyState, check: _ShardCheck, report: Report) -> list[str]:
-    """What is wrong with one shard. Its members are compared with the index where that is there."""
-    del report
-    faults: list[str] = []
-    try:
-        path = path_inside(state.directory, check.info.file, f"tiers.{check.tier}.shards")
-        size = path.stat().st_size
-        if size != check.info.bytes:
-            return [f"{path}: {size:,} bytes, the manifest has {check.info.bytes:,}"]
-        if file_sha256(path) != check.info.sha256:
-            faults.append(f"{path}: its sha256 is not the manifest's")
-        if check.tier in state.indexed:
-            index = read_array(state.directory / check.tier / INDEX_FILE)
-            rows = index[check.first : check.first + check.info.samples]
-            members = members_inside(check.info.pictures, check.tier == state.text_tier)
-            verify_shard(path, rows.tolist(), members)
-            if check.info.pictures is not None:
-                root = read_pictures_root(state.directory)
-                faults += _picture_faults(check_pictures(root, check.info.pictures), rows)
-    except (ValueError, OSError) as error:
-        return [*faults, str(error)]
-    return faults

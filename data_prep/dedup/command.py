@@ -6,11 +6,13 @@ from pathlib import Path
 
 import numpy as np
 
+from data_prep.dataset_tasks import FarOptions, RowReader, ShareOptions
 from data_prep.dedup import NOBODY
-from data_prep.dedup.hashes import HashOptions, dataset_views, views_file
+from data_prep.dedup.hashes import dataset_views, views_file
 from data_prep.dedup.neighbours import find
 from data_prep.dedup.page import Sets, write_page
-from data_prep.dedup.repeats import Captions, caption_digests, over_cap
+from data_prep.dedup.repeats import caption_digests, over_cap
+from data_prep.pool import is_share
 from data_prep.similarity.left_out import Fact, check_page
 from pretrain.base.checks import check_between, check_positive
 from pretrain.dataset.manifest import Manifest, read_manifest, weights_file
@@ -61,7 +63,7 @@ class _Counts:
     kept: int
 
 
-def dedup(directory: Path, options: DedupOptions, run: HashOptions) -> str:
+def dedup(directory: Path, options: DedupOptions, run: ShareOptions, far: FarOptions) -> str:
     """Write the weights; returns a table of what they leave out.
 
     ValueError or OSError name what to change. Every picture is read the first time,
@@ -72,11 +74,12 @@ def dedup(directory: Path, options: DedupOptions, run: HashOptions) -> str:
     caption = _chosen_caption(manifest, options.caption_name)
     weights = base_weights(directory, options.weights, manifest)
     sets = [(one, read_manifest(one)) for one in _check_sets(directory, options.against)]
-    made = [dataset_views(one, told, run) for one, told in [(directory, manifest), *sets]]
-    if run.task_index is not None:
-        return (
-            f"share {run.task_index} of {run.task_count} is hashed; the same command without "
-            "--task-index joins the shares and writes the weights"
+    reader = RowReader(directory=directory, manifest=manifest, shards=far.shards)
+    readers = [reader, *(RowReader(directory=one, manifest=told) for one, told in sets)]
+    made = [dataset_views(one, run) for one in readers]
+    if is_share(run):
+        return "\n".join(one for one in made if isinstance(one, str)) or (
+            f"{directory} is hashed: the command without --task-index writes the weights"
         )
     before = weights > 0
     files = [views_file(one) for one in (directory, *options.against)]
@@ -88,8 +91,8 @@ def dedup(directory: Path, options: DedupOptions, run: HashOptions) -> str:
         kept &= ~flags
     over: int | None = None
     if options.caption_cap is not None:
-        captions = Captions(directory=directory, manifest=manifest, name=caption)
-        too_many = over_cap(caption_digests(captions, run), kept, options.caption_cap)
+        digests = caption_digests(reader, caption, run)
+        too_many = over_cap(digests, kept, options.caption_cap)
         over = int(np.count_nonzero(too_many))
         kept &= ~too_many
     if not kept.any():
@@ -116,7 +119,8 @@ def dedup(directory: Path, options: DedupOptions, run: HashOptions) -> str:
             directory=directory,
             manifest=manifest,
             caption=caption,
-            views=[views for views in made if views is not None],
+            shards=far.shards,
+            views=[views for views in made if not isinstance(views, str)],
             others=sets,
         )
         write_page(options.page, corpora, found, kept, facts, options.seed)

@@ -5,14 +5,10 @@ copy is the same as the second. Each is 16 x 16 px of brightness and 8 x 8 of tw
 
     DIR/hashes/views.npy           uint8 (samples, 2, 384)
     DIR/hashes/views.json          of which dataset and by which rule, and the file's sha256
-    DIR/hashes/.parts/MARK/*.npy   blocks of rows that are done, until all are; MARK is of both
 """
 
-import hashlib
 import json
-import shutil
-from dataclasses import dataclass
-from io import BytesIO
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -21,19 +17,18 @@ import simplejpeg
 from numpy.typing import NDArray
 from PIL import Image
 
-from data_prep.pool import Report, RunOptions, run_in_pool, share_of
+from data_prep.dataset_tasks import DatasetTasks, RowReader, ShareOptions
+from data_prep.records import Record
 from pretrain.base.arrays import read_array
 from pretrain.base.files import aside, file_sha256, write_durably
 from pretrain.base.lock import locked
-from pretrain.base.progress import Bar
-from pretrain.dataset.manifest import COPY_AGAIN, Manifest, path_inside
+from pretrain.dataset.manifest import COPY_AGAIN, path_inside
 from pretrain.dataset.pictures import check_pixels, check_scans, decode, is_plain_jpeg
-from pretrain.dataset.rows import text_tier
+from pretrain.dataset.rows import row_blocks
 
 _RULE = "views-2"  # another rule's views are made anew
 _VIEWS_FILE = "views.npy"
 _TOLD_FILE = "views.json"
-_PARTS_FOLDER = ".parts"
 _INSETS = (0.0, 0.025)
 VIEWS = len(_INSETS)
 GREY_PX = 16
@@ -41,90 +36,52 @@ COLOUR_PX = 8
 VIEW_BYTES = GREY_PX**2 + 2 * COLOUR_PX**2
 _DECODED_PX = 64  # the decoder halves a picture while it stays larger
 _BLOCK_ROWS = 1024
-_BLOCKS = 4096  # at most: what the pool waits for at once
+_BLOCKS = 4096  # at most, of larger ones: each is a file until all are there
 
 Views = NDArray[np.uint8]
 
 
-@dataclass(frozen=True, kw_only=True)
-class HashOptions(RunOptions):
-    """Who does the work; the result does not depend on it"""
+def dataset_views(reader: RowReader, run: ShareOptions) -> Views | str:
+    """(samples, VIEWS, VIEW_BYTES) of all rows, mapped; of a share of them, what it did.
 
-    task_index: int | None = None
-    """Only hash the share of this number, from 0, of `task_count`; the same command without it
-    joins the shares and goes on."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class _ViewState:
-    """What every worker needs."""
-
-    directory: Path
-    manifest: Manifest
-    parts: Path
-    blocks: list[range]
-
-
-def dataset_views(directory: Path, manifest: Manifest, run: HashOptions) -> Views | None:
-    """(samples, VIEWS, VIEW_BYTES) of all rows, mapped; None where a share of them was asked for.
-
-    Those on the disk are taken if they are this dataset's. Blocks that an ended or another process
-    made are not made again. ValueError or OSError name the picture or file that cannot be read.
+    Those on the disk are taken if they are this dataset's. ValueError or OSError name the picture
+    or file that cannot be read.
     """
-    folder = path_inside(directory, "hashes", "hashes")
-    told = {"rule": _RULE, "dataset": manifest.fingerprint}
-    mark = hashlib.sha256(json.dumps(told).encode()).hexdigest()[:16]
-    blocks = row_blocks(manifest.samples)
-    state = _ViewState(
-        directory=directory,
-        manifest=manifest,
-        parts=folder / _PARTS_FOLDER / mark,
-        blocks=blocks,
+    folder = path_inside(reader.directory, "hashes", "hashes")
+    told = {"rule": _RULE, "dataset": reader.manifest.fingerprint}
+    kept = _kept(folder, told)
+    if kept is not None:
+        return kept
+    samples = reader.manifest.samples
+    tasks = DatasetTasks(
+        directory=reader.directory,
+        name="hash pictures",
+        asked=dict(told),
+        function=_view_block,
+        state=reader,
+        items=row_blocks(samples, max(_BLOCK_ROWS, -(-samples // _BLOCKS))),
     )
-    share = share_of(len(blocks), run)
-    while True:
+    if (line := tasks.do(run, "blocks of samples")) is not None:
+        return line
+    with locked(folder, keep=False):  # another process may have joined and removed them meanwhile
         kept = _kept(folder, told)
-        if kept is not None:
-            return kept if run.task_index is None else None
-        _make_parts(state, share, run)
-        if run.task_index is not None:
-            return None
-        with locked(folder):
-            # Another process may have joined and removed the parts meanwhile.
-            if all(_part(state, block).exists() for block in share):
-                _join(folder, state, told)
+        if kept is None:
+            _join(folder, samples, tasks.records, told)
+            kept = _kept(folder, told)
+            assert kept is not None
+            tasks.remove()
+    return kept
 
 
-def _make_parts(state: _ViewState, share: range, run: RunOptions) -> None:
-    """The blocks of a share that are not there yet."""
-    missing = [block for block in share if not _part(state, block).exists()]
-    rows = sum(len(state.blocks[block]) for block in share)
-    left = sum(len(state.blocks[block]) for block in missing)
-    what = f"hash {state.directory}"
-    with Bar(total=rows, done=rows - left, unit="samples", what=what) as bar:
-        for done in run_in_pool(_view_block, state, missing, run, lambda _: None):
-            bar.update(done)
-
-
-def _part(state: _ViewState, block: int) -> Path:
-    return state.parts / f"{block:04d}.npy"
-
-
-def _join(folder: Path, state: _ViewState, told: dict[str, str]) -> None:
-    """One file of all parts, which go."""
-    shape = (state.manifest.samples, VIEWS, VIEW_BYTES)
-    header: Any = {"descr": "|u1", "fortran_order": False, "shape": shape}
+def _join(folder: Path, samples: int, records: Iterable[Record], told: dict[str, str]) -> None:
+    """One file of all blocks."""
+    header: Any = {"descr": "|u1", "fortran_order": False, "shape": (samples, VIEWS, VIEW_BYTES)}
     with aside(folder / _VIEWS_FILE) as file:
         np.lib.format.write_array_header_1_0(file, header)
-        for block, rows in enumerate(state.blocks):
-            path = _part(state, block)
-            part = read_array(path)
-            if part.shape != (len(rows), *shape[1:]) or part.dtype != np.uint8:
-                raise ValueError(f"{path} is not a block of {len(rows):,} rows: remove it")
-            file.write(part.tobytes())
+        for record in records:
+            file.write(record["views"].tobytes())
     whole = {**told, "sha256": file_sha256(folder / _VIEWS_FILE)}
     write_durably(folder / _TOLD_FILE, json.dumps(whole, indent=2) + "\n")
-    shutil.rmtree(folder / _PARTS_FOLDER, ignore_errors=True)
 
 
 def views_file(directory: Path) -> Path:
@@ -143,31 +100,19 @@ def _kept(folder: Path, told: dict[str, str]) -> Views | None:
     return read_array(folder / _VIEWS_FILE)
 
 
-def row_blocks(samples: int) -> list[range]:
-    """All rows in ranges, the same for any number of workers."""
-    size = max(_BLOCK_ROWS, -(-samples // _BLOCKS))
-    return [range(first, min(first + size, samples)) for first in range(0, samples, size)]
-
-
-def _view_block(state: _ViewState, block: int, report: Report) -> int:
-    """Write the views of a block of rows; how many these are."""
-    rows = state.blocks[block]
-    reader = text_tier(state.directory, state.manifest)
+def _view_block(reader: RowReader, block: tuple[int, int]) -> Record:
+    """The views of a block of rows."""
+    rows = np.arange(*block)
     found = np.empty((len(rows), VIEWS, VIEW_BYTES), np.uint8)
-    for place, (jpeg,) in enumerate(reader.members(np.array(rows, np.int64), ("jpg",))):
+    for place, (jpeg,) in enumerate(reader.texts.members(rows, ("jpg",))):
         try:
             found[place] = picture_views(jpeg)
         except (OSError, SyntaxError, ValueError) as error:
             raise ValueError(
-                f"{reader.directory / reader.tier}: the picture of row {rows[place]} cannot "
+                f"{reader.directory / reader.texts.tier}: the picture of row {rows[place]} cannot "
                 f"be read ({error}): {COPY_AGAIN}"
             ) from error
-        if place % _BLOCK_ROWS == 0:
-            report(place)
-    file = BytesIO()
-    np.save(file, found)
-    write_durably(_part(state, block), file.getvalue())
-    return len(rows)
+    return {"views": found}
 
 
 def picture_views(file: bytes) -> Views:

@@ -22,6 +22,7 @@ from data_prep.similarity.left_out import (
     write_sections,
 )
 from pretrain.dataset.manifest import Manifest
+from pretrain.dataset.shards import ShardOptions
 
 _LARGEST_GROUPS = 4
 _LARGEST_SHOWN = 8  # of such a group, beside the kept one
@@ -36,6 +37,7 @@ class Sets:
     directory: Path
     manifest: Manifest
     caption: str
+    shards: ShardOptions
     views: list[Views]
     others: list[tuple[Path, Manifest]]
 
@@ -44,7 +46,9 @@ def write_page(
     path: Path, sets: Sets, found: Found, kept: NDArray[np.bool_], facts: list[Fact], seed: int
 ) -> None:
     """Write the page; `kept`: (N,) the samples that the weights show."""
-    mine = ShownDataset(directory=sets.directory, manifest=sets.manifest, caption=sets.caption)
+    mine = ShownDataset(
+        directory=sets.directory, manifest=sets.manifest, caption=sets.caption, shards=sets.shards
+    )
     keepers, counts = group_by_keeper(found.keeper)
 
     def group(row: int) -> ShownGroup:

@@ -3,60 +3,47 @@
 import hashlib
 import json
 import unicodedata
-from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from data_prep.dedup.hashes import row_blocks
-from data_prep.pool import PoolOptions, Report, run_in_pool
-from pretrain.base.progress import Bar
-from pretrain.dataset.manifest import Manifest
-from pretrain.dataset.rows import text_tier
+from data_prep.dataset_tasks import DatasetTasks, RowReader
+from data_prep.pool import PoolOptions
+from data_prep.records import Record
+from pretrain.dataset.rows import row_blocks
 
 _ABSENT = np.uint64(0)
 
 
-@dataclass(frozen=True, kw_only=True)
-class Captions:
-    """What every worker needs."""
-
-    directory: Path
-    manifest: Manifest
-    name: str
-
-
-def caption_digests(state: Captions, run: PoolOptions) -> NDArray[np.uint64]:
+def caption_digests(reader: RowReader, caption: str, pool: PoolOptions) -> NDArray[np.uint64]:
     """(samples,) 64 bits of each sample's caption, ABSENT where it has none.
 
     Different captions share them with a chance of 3 in 10,000 among 100 million.
     """
-    digests = np.empty(state.manifest.samples, np.uint64)
-    results = run_in_pool(
-        _digest_block,
-        state,
-        row_blocks(len(digests)),
-        run,
-        lambda _: None,
+    tasks = DatasetTasks(
+        directory=reader.directory,
+        name="captions",
+        asked={"dataset": reader.manifest.fingerprint, "caption": caption},
+        function=_digest_block,
+        state=(reader, caption),
+        items=row_blocks(reader.manifest.samples),
     )
-    with Bar(total=len(digests), unit="samples", what="captions") as bar:
-        for first, part in results:
-            digests[first : first + len(part)] = part
-            bar.update(len(part))
+    tasks.do(pool, "blocks of samples")
+    digests = np.concatenate([record["digests"] for record in tasks.records])
+    tasks.remove()
     return digests
 
 
-def _digest_block(state: Captions, rows: range, report: Report) -> tuple[int, NDArray[np.uint64]]:
-    """First row and the digests of a range of rows."""
-    del report
-    reader = text_tier(state.directory, state.manifest)
+def _digest_block(state: tuple[RowReader, str], block: tuple[int, int]) -> Record:
+    """The digests of a block of rows."""
+    reader, caption = state
+    rows = np.arange(*block)
     digests = np.empty(len(rows), np.uint64)
-    for place, (details,) in enumerate(reader.members(np.array(rows, np.int64), ("json",))):
-        text = _normalise(json.loads(details)["captions"].get(state.name, ""))
+    for place, (details,) in enumerate(reader.texts.members(rows, ("json",))):
+        text = _normalise(json.loads(details)["captions"].get(caption, ""))
         told = hashlib.blake2b(text.encode(), digest_size=8).digest()
         digests[place] = max(int.from_bytes(told, "little"), 1) if text else _ABSENT
-    return rows.start, digests
+    return {"digests": digests}
 
 
 def _normalise(text: str) -> str:

@@ -15,6 +15,7 @@ from pretrain.dataset.manifest import Manifest, tier_for
 from pretrain.dataset.pictures import decode
 from pretrain.dataset.reader import Dataset
 from pretrain.dataset.rows import space_rows
+from pretrain.dataset.shards import ShardOptions
 from pretrain.tokens.tokenizer import open_tokenizer
 from pretrain.tokens.word_classes import SENTENCE_START
 
@@ -56,9 +57,11 @@ class Shot:
     captions: list[Caption]
 
 
-def read_shots(directory: Path, manifest: Manifest, wanted: int) -> list[Shot]:
+def read_shots(
+    directory: Path, manifest: Manifest, wanted: int, shards: ShardOptions
+) -> list[Shot]:
     """Samples at equal distances."""
-    reader = Dataset(directory, looks=False, tier=tier_for(manifest, IMAGE_PX))
+    reader = Dataset(directory, tier_for(manifest, IMAGE_PX), shards=shards, looks=False)
     pieces = pieces_of(directory, manifest)
     are_spaced = any(piece[:1] == " " for piece in pieces)
     shots: list[Shot] = []

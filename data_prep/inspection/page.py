@@ -28,14 +28,12 @@ from data_prep.inspection.kept import (
 )
 from data_prep.stats import (
     CONTEXTS,
-    SIZES,
     SPECIAL_TOKENS,
-    Survey,
-    Tally,
     caption_rows,
     figures_of,
     size_rows,
 )
+from data_prep.survey import SIZES, Survey, Tally
 from pretrain.report.chart import NARROW, Bar, Chart, bar_chart, row_widths
 from pretrain.report.figures import percent, plural
 from pretrain.report.histogram import Bin, histogram

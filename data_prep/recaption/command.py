@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, get_args
 
+from data_prep.dataset_tasks import FarOptions
 from data_prep.pool import PoolOptions, run_in_pool
 from data_prep.recaption.files import write_recaption
 from data_prep.recaption.join import (
@@ -46,6 +47,7 @@ from pretrain.dataset.manifest import (
     recaption_folder,
 )
 from pretrain.dataset.rows import sample_metadata, space_rows, text_tier
+from pretrain.dataset.shards import ShardOptions
 
 _WORK_FOLDER = ".unfinished"  # in DIR/captions
 
@@ -64,7 +66,11 @@ class RecaptionOptions:
 
 
 def recaption(
-    directory: Path, options: RecaptionOptions, captions: CaptionOptions, pool: PoolOptions
+    directory: Path,
+    options: RecaptionOptions,
+    captions: CaptionOptions,
+    pool: PoolOptions,
+    far: FarOptions,
 ) -> str:
     """Write DIR/captions/NAME of each caption; returns a line for each.
 
@@ -101,7 +107,8 @@ def recaption(
         buckets = bucket_count(table.bytes, manifest.samples)
         rejected: Counter[str] = Counter()
         spread(_table_entries(table, options, templates, rejected), work, TABLE, buckets)
-        spread(_sample_entries(directory, manifest, options), work, SAMPLES, buckets)
+        samples = _sample_entries(directory, manifest, options, far.shards)
+        spread(samples, work, SAMPLES, buckets)
         joined = Joined(rejected=rejected)
         results = run_in_pool(join_bucket, state, range(buckets), pool, lambda _: None)
         for one in Bar(results, total=buckets, unit="parts", what="recaption"):
@@ -251,16 +258,17 @@ def _table_entries(
 
 
 def _sample_entries(
-    directory: Path, manifest: Manifest, options: RecaptionOptions
+    directory: Path, manifest: Manifest, options: RecaptionOptions, shards: ShardOptions
 ) -> Iterator[tuple[str, int]]:
     """(key, row) of each sample that has one."""
+    reader = text_tier(directory, manifest, shards)
     if options.match is None:
-        index = text_tier(directory, manifest).index
+        index = reader.index
         for rows in space_rows(manifest.samples, None):
             keys = index["key"][rows].tolist()
             yield from zip((key.decode() for key in keys), rows.tolist(), strict=True)
         return
-    for row, meta in enumerate(sample_metadata(directory, manifest)):
+    for row, meta in enumerate(sample_metadata(reader, 0, manifest.samples)):
         if options.match not in meta:
             raise ValueError(
                 f"--match {options.match}: {directory} has no such metadata (sample {row}); choose "

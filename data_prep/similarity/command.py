@@ -12,14 +12,15 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from data_prep.dataset_tasks import FarOptions, RowReader
 from data_prep.dedup import NOBODY
 from data_prep.dedup.semantic import Repeats, semantic_repeats
 from data_prep.similarity.left_out import ShownDataset, check_page
 from data_prep.similarity.page import write_page
 from pretrain.base.checks import check_positive
 from pretrain.dataset.embeddings import Embeddings, open_embeddings
-from pretrain.dataset.manifest import Manifest, read_manifest, weights_file
-from pretrain.dataset.rows import base_weights, text_tier
+from pretrain.dataset.manifest import read_manifest, weights_file
+from pretrain.dataset.rows import base_weights
 from pretrain.dataset.sample_weights import write_weights
 
 _QUANTILES = (0, 0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99, 1)
@@ -66,7 +67,7 @@ class FilterOptions:
             raise ValueError(f"--clusters={self.clusters} goes with --duplicate-cosine only")
 
 
-def filter_by_similarity(directory: Path, options: FilterOptions) -> str:
+def filter_by_similarity(directory: Path, options: FilterOptions, far: FarOptions) -> str:
     """Write the weights; returns the scores' quantiles, the captions at both ends, and the pairs of
     near duplicates that are the least alike.
 
@@ -75,19 +76,23 @@ def filter_by_similarity(directory: Path, options: FilterOptions) -> str:
     """
     path = weights_file(directory, options.out, "--out")
     manifest = read_manifest(directory)
+    reader = RowReader(directory=directory, manifest=manifest, shards=far.shards)
     embeddings = open_embeddings(directory, manifest, options.embeddings)
     weights = base_weights(directory, options.weights, manifest).copy()
     scores = _similarities(embeddings)
-    shown, told = _drop_lowest(directory, manifest, embeddings, scores, weights, options)
+    shown, told = _drop_lowest(reader, embeddings, scores, weights, options)
     found = _repeats(embeddings, scores, weights, options)
-    pairs, more = _drop_repeats(directory, manifest, embeddings, found, weights)
+    pairs, more = _drop_repeats(reader, embeddings, found, weights)
     write_weights(directory, options.out, manifest, weights)
     left = float(weights.sum(dtype=np.float64))
     summary = [*told, *more, f"{path}: {left:,.0f} of {manifest.samples:,} samples shown an epoch"]
     report = [*shown, *told, *pairs, *more, summary[-1]]
     if options.page is not None:
         source = ShownDataset(
-            directory=directory, manifest=manifest, caption=embeddings.info.caption
+            directory=directory,
+            manifest=manifest,
+            caption=embeddings.info.caption,
+            shards=far.shards,
         )
         write_page(options.page, source, scores, weights, found, summary, options.seed)
         report.append(f"{options.page}: what is left out, to look at")
@@ -95,8 +100,7 @@ def filter_by_similarity(directory: Path, options: FilterOptions) -> str:
 
 
 def _drop_lowest(
-    directory: Path,
-    manifest: Manifest,
+    reader: RowReader,
     embeddings: Embeddings,
     scores: NDArray[np.float64],
     weights: NDArray[np.float32],
@@ -115,9 +119,10 @@ def _drop_lowest(
             f"--similarity-quantile={options.similarity_quantile} or leave --weights out"
         )
     cut = f", all below or at {scores[dropped[-1]]:.4f}" if len(dropped) else ""
-    unscored = manifest.samples - len(scored)
-    return _quantiles(directory, manifest, embeddings, scores, scored), [
-        f"{len(dropped):,} of {manifest.samples:,} samples get weight 0 for their text{cut}; "
+    samples = reader.manifest.samples
+    unscored = samples - len(scored)
+    return _quantiles(reader, embeddings, scores, scored), [
+        f"{len(dropped):,} of {samples:,} samples get weight 0 for their text{cut}; "
         f"{unscored:,} have no score and keep theirs",
     ]
 
@@ -142,8 +147,7 @@ def _repeats(
 
 
 def _drop_repeats(
-    directory: Path,
-    manifest: Manifest,
+    reader: RowReader,
     embeddings: Embeddings,
     found: Repeats | None,
     weights: NDArray[np.float32],
@@ -155,7 +159,7 @@ def _drop_repeats(
     weights[repeats] = 0
     least = repeats[np.argsort(found.cosine[repeats], kind="stable")[:_SHOWN_CAPTIONS]]
     rows = np.unique(np.concatenate([least, found.keeper[least]]))
-    texts = _captions(directory, manifest, embeddings.info.caption, rows)
+    texts = _captions(reader, embeddings.info.caption, rows)
     keepers = len(np.unique(found.keeper[repeats]))
     pairs = [
         f"{'duplicates':<12}{found.cosine[row]:.4f}  {texts[row]}  |  kept: "
@@ -163,8 +167,8 @@ def _drop_repeats(
         for row in least.tolist()
     ]
     return pairs, [
-        f"{len(repeats):,} of {manifest.samples:,} samples get weight 0 as near duplicates of "
-        f"{keepers:,} others"
+        f"{len(repeats):,} of {reader.manifest.samples:,} samples get weight 0 as near "
+        f"duplicates of {keepers:,} others"
     ]
 
 
@@ -184,8 +188,7 @@ def _similarities(embeddings: Embeddings) -> NDArray[np.float64]:
 
 
 def _quantiles(
-    directory: Path,
-    manifest: Manifest,
+    reader: RowReader,
     embeddings: Embeddings,
     scores: NDArray[np.float64],
     scored: NDArray[np.int64],
@@ -198,19 +201,17 @@ def _quantiles(
         ("lowest", scored[:_SHOWN_CAPTIONS]),
         ("highest", scored[::-1][:_SHOWN_CAPTIONS]),
     ):
-        texts = _captions(directory, manifest, embeddings.info.caption, rows)
+        texts = _captions(reader, embeddings.info.caption, rows)
         lines += [f"{name:<12}{scores[row]:.4f}  {texts[row]}" for row in rows.tolist()]
     return lines
 
 
-def _captions(
-    directory: Path, manifest: Manifest, caption: str | None, rows: NDArray[np.int64]
-) -> dict[int, str]:
+def _captions(reader: RowReader, caption: str | None, rows: NDArray[np.int64]) -> dict[int, str]:
     """row -> the text that was embedded, cut to a line; "" without one."""
     ordered = np.sort(rows)
     member = "txt" if caption is None else "json"
     texts: dict[int, str] = {}
-    contents = text_tier(directory, manifest).members(ordered, (member,))
+    contents = reader.texts.members(ordered, (member,))
     for row, (words,) in zip(ordered.tolist(), contents, strict=True):
         text = words.decode() if caption is None else json.loads(words)["captions"].get(caption, "")
         texts[row] = text if len(text) <= _SHOWN_CHARS else text[:_SHOWN_CHARS] + " …"

@@ -19,6 +19,7 @@ from PIL import Image
 
 from data_prep.build.work import writing
 from data_prep.build.writer import array_file
+from data_prep.dataset_tasks import FarOptions
 from data_prep.pool import RunOptions, usable_workers
 from pretrain import load
 from pretrain.base.checks import check_positive
@@ -78,7 +79,7 @@ class _ModelInputs:
     texts: list[str | None]  # None: the sample lacks the caption
 
 
-def embed(model_folder: Path, directory: Path, options: EmbedOptions) -> str:
+def embed(model_folder: Path, directory: Path, options: EmbedOptions, far: FarOptions) -> str:
     """Make what is missing of DIR/embeddings/NAME; returns a line of what is there now.
 
     ValueError or FileNotFoundError name what to change, before anything is written.
@@ -101,7 +102,7 @@ def embed(model_folder: Path, directory: Path, options: EmbedOptions) -> str:
     )
     with writing(folder):
         _begin(folder, info)
-    reader = Dataset(directory, looks=False, tier=tier)
+    reader = Dataset(directory, tier, "--tier", far.shards, looks=False)
     share = range(options.task_index or 0, len(shard_samples), options.task_count or 1)
     _embed_shards(model, reader, folder, info, share, options)
     with writing(folder):

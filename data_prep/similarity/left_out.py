@@ -15,6 +15,7 @@ from data_prep.inspection.contact_sheet import shrink_to_data_url
 from pretrain.base.files import write_durably
 from pretrain.dataset.manifest import Manifest, tier_for
 from pretrain.dataset.reader import Dataset
+from pretrain.dataset.shards import ShardOptions
 from pretrain.report.template import template
 
 _PICTURE_PX = 112
@@ -29,6 +30,8 @@ class ShownDataset:
     manifest: Manifest
     caption: str | None
     """Name of the caption that is shown; None: each sample's first."""
+    shards: ShardOptions | None = None
+    """Where its shards are read."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,7 +88,8 @@ def write_sections(
     shown: dict[int, tuple[str | None, str]] = {}  # by the entry's identity
     for source in {id(e.source): e.source for e in entries}.values():
         mine = sorted((e for e in entries if e.source is source), key=lambda e: e.row)
-        reader = Dataset(source.directory, looks=False, tier=tier_for(source.manifest, _PICTURE_PX))
+        tier = tier_for(source.manifest, _PICTURE_PX)
+        reader = Dataset(source.directory, tier, shards=source.shards, looks=False)
         rows = np.array([e.row for e in mine], np.int64)
         member = "txt" if source.caption is None else "json"
         for entry, (jpeg, words) in zip(mine, reader.members(rows, ("jpg", member)), strict=True):

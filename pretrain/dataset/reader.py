@@ -36,6 +36,11 @@ class SampleError(ValueError):
         super().__init__(f"sample {key}: {reason} ({detail})")
         self.reason = reason
         self.key = key
+        self._detail = detail
+
+    def __reduce__(self) -> tuple[type["SampleError"], tuple[str, str, str]]:
+        """It travels between processes."""
+        return type(self), (self.reason, self.key, self._detail)
 
 
 @dataclass(frozen=True, kw_only=True)

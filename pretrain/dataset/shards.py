@@ -48,18 +48,20 @@ class ShardOptions:
     """How long nothing may come of a shard that is copied, before it is tried again."""
 
     def __post_init__(self) -> None:
-        check_local({"data.shards.cache": self.cache})
+        check_local({self.option("cache"): self.cache})
         check_positive(
-            {
-                "data.shards.cache_gib": self.cache_gib,
-                "data.shards.timeout_s": self.timeout_s,
-            }
+            {self.option("cache_gib"): self.cache_gib, self.option("timeout_s"): self.timeout_s}
         )
         if self.url is not None and self.cache is None:
             raise ValueError(
-                f"data.shards.url={self.url} needs a folder on the node's own disk: add "
-                "data.shards.cache"
+                f"{self.option('url')}={self.url} needs a folder on the node's own disk: add "
+                f"{self.option('cache')}"
             )
+
+    @staticmethod
+    def option(name: str) -> str:
+        """How the user gives it."""
+        return f"data.shards.{name}"
 
 
 class ShardCopies:
@@ -85,15 +87,15 @@ class ShardCopies:
 def open_copies(
     options: ShardOptions, directory: Path, manifest: Manifest, tier: str
 ) -> ShardCopies | None:
-    """Of the tier and of the text tier. None without data.shards.cache. ValueError where shards
-    cannot be copied."""
+    """Of the tier and of the text tier. None without a cache. ValueError where shards cannot be
+    copied."""
     if options.cache is None:
         return None
     if manifest.tiers[tier].in_place:
         raise ValueError(
-            f"data.shards.cache={options.cache} asked for, tier {tier} of {directory} has its "
-            "pictures in place, in tars that nothing can check whole: leave it out, or copy the "
-            "tars by hand and name their folder in pictures_root.txt"
+            f"{options.option('cache')}={options.cache} asked for, tier {tier} of {directory} "
+            "has its pictures in place, in tars that nothing can check whole: leave it out, or "
+            "copy the tars by hand and name their folder in pictures_root.txt"
         )
     source = (options.url or str(directory)).rstrip("/")
     shards = {name: manifest.tiers[name].shards for name in (tier, manifest.text_tier)}
@@ -103,14 +105,17 @@ def open_copies(
                 f"the manifest names a shard {shard.file!r} of sha256 {shard.sha256!r}: "
                 f"{COPY_AGAIN}"
             )
+    digests = {shard.sha256 for shard in chain(*shards.values())}
+    if len(digests) < sum(map(len, shards.values())):  # a copy's name is of its digest
+        raise ValueError(f"the manifest names one sha256 for two shards: {COPY_AGAIN}")
     limit = int(options.cache_gib * 2**30)
     needed = 2 * sum(max(shard.bytes for shard in some) for some in shards.values())
     if limit < needed:
         raise ValueError(
-            f"data.shards.cache_gib={options.cache_gib:g} has no room for two shards of each of "
-            f"the tiers {sorted(shards)}, {needed / 2**30:.3g} GiB: raise it"
+            f"{options.option('cache_gib')}={options.cache_gib:g} has no room for two shards of "
+            f"each of the tiers {sorted(shards)}, {needed / 2**30:.3g} GiB: raise it"
         )
-    names = ("data.shards.cache", "data.shards.cache_gib", "data.shards.timeout_s")
+    names = (options.option("cache"), options.option("cache_gib"), options.option("timeout_s"))
     copies = FarFiles(options.cache, limit, timeout_s=options.timeout_s, options=names)
     files = {
         name: [

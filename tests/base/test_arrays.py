@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from dataset_copies import change_manifest, record_index
 
+from data_prep.pool import PoolOptions
 from data_prep.verify import dataset_faults
 from pretrain.base.arrays import read_array
 from pretrain.base.files import file_sha256
@@ -65,7 +66,7 @@ def test_verify_and_the_reader_name_the_file(
     record_index(copy)
     told = file_sha256(copy / TOKEN_COUNTS_FILE)
     change_manifest(copy, lambda manifest: manifest["token_counts"].update(sha256=told))
-    faults = list(dataset_faults(copy, 1))
+    faults = list(dataset_faults(copy, PoolOptions(workers=1)))
     for name in (f"full/{INDEX_FILE}", TOKEN_COUNTS_FILE):
         assert [one for one in faults if name in one and "not a NumPy file" in one], faults
     with pytest.raises(ValueError, match="not a NumPy file"):

@@ -18,9 +18,10 @@ from PIL import Image, ImageOps
 from tiny_datasets import CORPUS
 
 from data_prep.build.pipeline import build_dataset
+from data_prep.dataset_tasks import RowReader, ShareOptions
 from data_prep.dedup import NOBODY
 from data_prep.dedup.compare import differences
-from data_prep.dedup.hashes import HashOptions, dataset_views, picture_views
+from data_prep.dedup.hashes import dataset_views, picture_views
 from data_prep.dedup.neighbours import codes_of, find, roots
 from data_prep.pool import PoolOptions
 from pretrain.dataset.manifest import read_manifest
@@ -170,52 +171,55 @@ def large(tmp_path_factory) -> Path:
     return folder / "set"
 
 
+def views_of(dataset: Path, run: ShareOptions) -> np.ndarray | str:
+    return dataset_views(RowReader(directory=dataset, manifest=read_manifest(dataset)), run)
+
+
 def bytes_of(dataset: Path) -> list[bytes]:
     files = sorted((dataset / "hashes").glob("views.*"))
-    assert len(files) == 2 and not (dataset / "hashes/.parts").exists()
+    assert len(files) == 2 and not (dataset / ".work").exists()
     return [file.read_bytes() for file in files]
 
 
 def test_shares_and_killed_processes_leave_the_bytes_of_one_process(large, tmp_path):
     whole, shared, killed = (shutil.copytree(large, tmp_path / n) for n in ("one", "two", "three"))
-    manifest = read_manifest(whole)
-    assert dataset_views(whole, manifest, HashOptions(workers=1)) is not None
+    assert not isinstance(views_of(whole, ShareOptions(workers=1)), str)
     for share in (2, 0, 1):
-        run = HashOptions(workers=1, task_index=share, task_count=3)
-        assert dataset_views(shared, manifest, run) is None
+        run = ShareOptions(workers=1, task_index=share, task_count=3)
+        assert f"share {share} of 3 is done" in str(views_of(shared, run))
         assert not (shared / "hashes/views.npy").exists()
-    assert len(list((shared / "hashes/.parts").rglob("*.npy"))) == 3
-    dataset_views(shared, manifest, HashOptions(workers=2))
+    assert len(list((shared / ".work").rglob("0*.npz"))) == 3
+    views_of(shared, ShareOptions(workers=2))
     assert bytes_of(shared) == bytes_of(whole)
     command = [sys.executable, "-m", "data_prep", "dedup", str(killed), "--out", "w"]
     process = subprocess.Popen([*command, "--workers", "1"])
-    while not (parts := list((killed / "hashes").rglob("0000.npy"))) and process.poll() is None:
+    while not (parts := list((killed / ".work").rglob("000000*.npz"))) and process.poll() is None:
         time.sleep(0.005)
     process.send_signal(signal.SIGKILL)
     process.wait()
     assert parts and not (killed / "weights/w.npy").exists()
     before = parts[0].stat().st_mtime_ns if parts[0].exists() else None
-    dataset_views(killed, manifest, HashOptions(workers=1, task_index=0, task_count=3))
+    views_of(killed, ShareOptions(workers=1, task_index=0, task_count=3))
     assert before is None or parts[0].stat().st_mtime_ns == before  # it is not made again
-    dataset_views(killed, manifest, HashOptions(workers=1))
+    views_of(killed, ShareOptions(workers=1))
     assert bytes_of(killed) == bytes_of(whole)
 
 
 def test_views_are_kept_and_made_anew_only_where_they_are_not_this_datasets(large, tmp_path):
     dataset = shutil.copytree(large, tmp_path / "set")
-    manifest, run = read_manifest(dataset), HashOptions(workers=1)
-    right = np.array(dataset_views(dataset, manifest, run))
+    run = ShareOptions(workers=1)
+    right = np.array(views_of(dataset, run))
     file, told = dataset / "hashes/views.npy", dataset / "hashes/views.json"
     shards = dataset / "full"
     shards.rename(dataset / "away")  # nothing can be read but the views
-    assert np.array_equal(np.array(dataset_views(dataset, manifest, run)), right)
+    assert np.array_equal(np.array(views_of(dataset, run)), right)
     with pytest.raises(OSError):
         told.write_text(json.dumps(json.loads(told.read_text()) | {"rule": "another"}))
-        dataset_views(dataset, manifest, run)
+        views_of(dataset, run)
     (dataset / "away").rename(shards)
     np.save(file, right + np.uint8(1))  # as a crash between the two files leaves it
-    assert np.array_equal(np.array(dataset_views(dataset, manifest, run)), right)
+    assert np.array_equal(np.array(views_of(dataset, run)), right)
     change_manifest(dataset, lambda m: m["provenance"].update(note="another dataset"))
-    again = dataset_views(dataset, read_manifest(dataset), run)
+    again = views_of(dataset, run)
     assert np.array_equal(np.array(again), right)
     assert json.loads(told.read_text())["dataset"] == read_manifest(dataset).fingerprint

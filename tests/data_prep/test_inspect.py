@@ -17,7 +17,7 @@ from data_prep.build.pipeline import build_dataset
 from data_prep.inspection.contact_sheet import shrink_to_data_url
 from data_prep.inspection.kept import kept_patches, kept_tokens
 from data_prep.inspection.page import bins_of, spelt
-from data_prep.stats import Tally
+from data_prep.survey import Tally
 from pretrain.dataset.manifest import Manifest
 from pretrain.dataset.reader import Dataset
 from pretrain.tokens.text_reduction import reduce_tokens

@@ -16,7 +16,7 @@ from pretrain.batches.options import LoaderOptions
 from pretrain.batches.order import SampleOrder
 from pretrain.dataset.concepts import read_concepts
 from pretrain.dataset.manifest import read_manifest
-from pretrain.dataset.rows import sample_metadata
+from pretrain.dataset.rows import sample_metadata, text_tier
 from pretrain.dataset.sample_weights import open_weights
 
 OPTION = "data.balance.concepts"
@@ -30,7 +30,9 @@ def keep(dataset: Path, column: str) -> np.ndarray:
 
 def test_the_groups_that_weights_are_made_of_are_kept_as_concepts(copy):
     concepts = keep(copy, "subgroup")
-    values = [meta["subgroup"] for meta in sample_metadata(copy, read_manifest(copy))]
+    manifest = read_manifest(copy)
+    metadata = sample_metadata(text_tier(copy, manifest), 0, manifest.samples)
+    values = [meta["subgroup"] for meta in metadata]
     assert len(set(zip(concepts.tolist(), values, strict=True))) == len(set(values)) > 3
     assert set(concepts.tolist()) == set(range(len(set(values))))
     assert data_prep(["verify", str(copy)]) == 0

@@ -6,17 +6,15 @@ import subprocess
 import sys
 import threading
 import time
-from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import numpy as np
 import pytest
 from data_prep_corpus import options, plain_corpus
 from dataset_copies import change_manifest
+from far_server import Server
 from forked_runs import train
 
 from data_prep.__main__ import main as data_prep
@@ -31,43 +29,6 @@ from pretrain.dataset.shards import ShardOptions
 
 ROOT = Path(__file__).resolve().parents[2]
 COUNT = 40
-
-
-class Server:
-    """A dataset directory over HTTP on this machine, with faults."""
-
-    def __init__(self, folder: Path) -> None:
-        self.asked: Counter[str] = Counter()
-        self.broken: Counter[str] = Counter()  # answers with 503 still to give
-        self.hanging = threading.Event()
-        self.hanging.set()
-        outer = self
-
-        class Handler(SimpleHTTPRequestHandler):
-            def do_GET(self) -> None:
-                name = self.path.lstrip("/")
-                outer.asked[name] += 1
-                outer.hanging.wait(20)
-                if outer.broken[name] > 0:
-                    outer.broken[name] -= 1
-                    self.send_error(503)
-                else:
-                    super().do_GET()
-
-            def log_message(self, *_: object) -> None:
-                pass
-
-        class Patient(ThreadingHTTPServer):
-            request_queue_size = 128  # a refused connection would be asked again, and count twice
-
-        self._server = Patient(("127.0.0.1", 0), partial(Handler, directory=str(folder)))
-        self.url = f"http://127.0.0.1:{self._server.server_port}"
-        threading.Thread(target=self._server.serve_forever, daemon=True).start()
-
-    def close(self) -> None:
-        self.hanging.set()
-        self._server.shutdown()
-        self._server.server_close()
 
 
 @pytest.fixture(scope="module")
@@ -207,13 +168,17 @@ def test_copies_that_others_removed_are_not_held_open(server, near, tmp_path):
 
 def test_another_shard_than_the_manifests_is_never_read(near, server, original, tmp_path):
     first, second = [one.sha256 for one in read_manifest(near).tiers["full"].shards[:2]]
-    change_manifest(near, lambda m: m["tiers"]["full"]["shards"][0].update(sha256=second))
+    other = second[::-1]
+    change_manifest(near, lambda m: m["tiers"]["full"]["shards"][0].update(sha256=other))
     dataset = Dataset(near, "full", shards=far(server, tmp_path / "c"))
     with pytest.raises(
-        OSError, match=rf"sha256 {first[:12]}.* that belongs there has {second[:12]}"
+        OSError, match=rf"sha256 {first[:12]}.* that belongs there has {other[:12]}"
     ):
         dataset.read(0)
     assert not list((tmp_path / "c").glob("*.tar"))
+    change_manifest(near, lambda m: m["tiers"]["full"]["shards"][0].update(sha256=second))
+    with pytest.raises(ValueError, match="one sha256 for two shards"):
+        Dataset(near, "full", shards=far(server, tmp_path / "c"))
 
 
 def test_fetch_says_what_it_cannot_do(server, original, tmp_path, capsys):

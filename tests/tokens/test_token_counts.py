@@ -10,6 +10,7 @@ from dataset_copies import change_manifest
 
 from data_prep.__main__ import main
 from data_prep.build.pipeline import build_dataset
+from data_prep.pool import PoolOptions
 from data_prep.verify import dataset_faults
 from pretrain.batches.collate import Collator, text_counts, text_edges
 from pretrain.batches.options import CropOptions
@@ -112,16 +113,17 @@ def test_the_collator_ranks_words_where_the_recipe_says_so(tmp_path: Path) -> No
 
 
 def test_counts_that_are_not_the_manifest_s_are_named(dataset: Path) -> None:
-    assert not list(dataset_faults(dataset, 1))
+    one = PoolOptions(workers=1)
+    assert not list(dataset_faults(dataset, one))
     path = dataset / TOKEN_COUNTS_FILE
     content = bytearray(path.read_bytes())
     content[-8] ^= 1
     path.write_bytes(content)
-    assert [fault for fault in dataset_faults(dataset, 1) if TOKEN_COUNTS_FILE in fault]
+    assert [fault for fault in dataset_faults(dataset, one) if TOKEN_COUNTS_FILE in fault]
     with pytest.raises(ValueError, match=r"stages.a.tokens.text_reduction=frequency.*token_counts"):
         text_counts(Dataset(dataset, "full"), "frequency", "stages.a.tokens.text_reduction")
     path.unlink()
-    assert [fault for fault in dataset_faults(dataset, 1) if TOKEN_COUNTS_FILE in fault]
+    assert [fault for fault in dataset_faults(dataset, one) if TOKEN_COUNTS_FILE in fault]
 
 
 def test_a_dataset_of_another_version_is_named_with_its_remedy(dataset: Path) -> None:
