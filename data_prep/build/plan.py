@@ -59,7 +59,7 @@ def prepare(options: BuildOptions) -> BuildJob | None:
     if store is not None and not options.writer.overwrite:
         bring_plan(store)
         _refuse_unplanned(options)
-    corpus = _open_corpus(options)
+    corpus = open_corpus(options)
     if options.in_place is not None:
         in_place.check_apart(corpus, options)
     templates = templates_of(options, corpus)
@@ -103,7 +103,7 @@ def _refuse_unplanned(options: BuildOptions) -> None:
         )
 
 
-def _open_corpus(options: BuildOptions) -> Corpus:
+def open_corpus(options: BuildOptions) -> Corpus:
     """The corpus; what was found in its files is kept until the plan is written."""
     out = options.writer.folder
     looking = Looking(folder=look_folder(out), options=options.run)
@@ -157,7 +157,7 @@ def _plan_anew(
     # Before `out` is cleared: a given tokenizer may lie there, and a corpus without a caption must
     # not cost the dataset that it was to replace.
     try:
-        given = _given_model(options)
+        given = given_model(options)
         model = train_on_corpus(corpus, templates, options) if given is None else given
         tasks = _plan_tasks(corpus, options)
         if not tasks:
@@ -196,7 +196,7 @@ def _plan_anew(
     return plan
 
 
-def _given_model(options: BuildOptions) -> bytes | None:
+def given_model(options: BuildOptions) -> bytes | None:
     """The file of a given tokenizer as a dataset holds it; ValueError if it is none."""
     given = options.vocabulary.tokenizer
     if given is None:
@@ -248,7 +248,7 @@ def _what_differs(
 ) -> Iterator[str]:
     """Dotted names of what is asked for now and is not as `out` was begun or built."""
     yield from differing(found, request, "")
-    given = _given_model(options)
+    given = given_model(options)
     # By name it may be the same.
     if given is not None and hashlib.sha256(given).hexdigest() != tokenizer.sha256:
         yield "options.vocabulary.tokenizer"
