@@ -4,7 +4,7 @@ import hashlib
 import sys
 from bisect import bisect_right
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -37,12 +37,11 @@ from data_prep.sources.look import Looking
 from data_prep.text.captions import CaptionTemplate
 from data_prep.text.word_classes import load_spacy
 from pretrain.base.files import write_durably
-from pretrain.base.lock import LOCK_FILE, HeldError, locked, owner
+from pretrain.base.lock import locked_aloud
 from pretrain.dataset.manifest import MANIFEST_FILE, TokenizerInfo, read_manifest, token_dtype
 from pretrain.tokens.given import read_given
 from pretrain.tokens.tokenizer import is_json, open_tokenizer, parse_tokenizer
 
-_PATIENCE_S = 1.0  # with another that plans, without a word
 _TOKENIZER_FILES = {False: "tokenizer.model", True: "tokenizer.json"}  # whether it is the latter
 
 
@@ -69,7 +68,7 @@ def prepare(options: BuildOptions) -> BuildJob | None:
         return None
     with writing(out):
         (out / WORK_FOLDER).mkdir(parents=True, exist_ok=True)
-    with _planning(out):  # of many shares, the first one plans for all
+    with locked_aloud(out / WORK_FOLDER, "the plan"):  # of many shares, the first one plans for all
         if _is_finished(options, request):  # by another process, meanwhile
             return None
         replaced = (out / MANIFEST_FILE).exists()
@@ -115,21 +114,6 @@ def open_corpus(options: BuildOptions) -> Corpus:
             with suppress(OSError):  # another command's files are in it
                 out.rmdir()
         raise
-
-
-@contextmanager
-def _planning(out: Path) -> Iterator[None]:
-    """Nobody else plans meanwhile; who waits for that says so."""
-    work = out / WORK_FOLDER
-    with ExitStack() as stack:
-        try:
-            stack.enter_context(locked(work, patience_s=_PATIENCE_S))
-        except HeldError:
-            print(
-                f"note: waiting for the plan that {owner(work / LOCK_FILE)} makes", file=sys.stderr
-            )
-            stack.enter_context(locked(work))
-        yield
 
 
 def _is_finished(options: BuildOptions, request: dict[str, Any]) -> bool:
