@@ -185,20 +185,23 @@ def _spread(means: list[float]) -> float | None:
 
 def lines_of(found: Estimate, options: BuildOptions) -> list[str]:
     """What a person is told, before anything is built."""
-    run, sizes = options.run, found.written
+    run, sizes, store = options.run, found.written, options.writer.store
     tasks = -(-found.rows // options.writer.shard_samples)
     shares = run.task_count or 1
     workers, work_s = usable_workers(run.workers), found.cpu_s * found.share
     at_once = min(shares * workers, tasks)
-    # A part that holds a sample of an earlier one is written again while it still lies there.
+    # A part that holds a sample of an earlier one is written again while it still lies there; on
+    # an object store's own machines, parts lie until they are sent.
     one_part = min(options.writer.shard_bytes, max(sizes.values(), default=0.0) / tasks)
-    again = one_part * len(sizes) * at_once
-    needed = sum(sizes.values()) + found.index_bytes * found.samples * len(sizes) + again
+    made = one_part * len(sizes) * (at_once if store is None else workers)
+    indices = found.index_bytes * found.samples * len(sizes)
+    needed = made + (2 * indices if store is not None else sum(sizes.values()) + indices)
     reasons = ", ".join(
         f"{name} {count / found.sampled:.1%}" for name, count in found.rejected.most_common(3)
     )
     spread = "" if found.spread is None else f" ± {found.spread:.0%}"
     about = "" if found.is_exact else "about "
+    disk = "disk" if store is None else "disk a machine (--work)"
     tiers = ", ".join(f"{name} {short_bytes(size)}" for name, size in sizes.items())
     told = [
         (
@@ -212,11 +215,11 @@ def lines_of(found: Estimate, options: BuildOptions) -> list[str]:
             + (f" ({reasons})" if reasons else "")
             + ", without pictures that come again elsewhere",
         ),
-        ("written", f"{tiers}{spread}; {short_bytes(needed)} of disk while it is built"),
+        ("written", f"{tiers}{spread}; {short_bytes(needed)} of {disk} while it is built"),
         (
             "time",
             f"{duration(work_s)} of one core by the sample's on this machine, without reading and "
-            f"the tokenizer's training; {duration(work_s / at_once)} of {at_once:,} processes at "
+            f"the tokenizer's training; {duration(work_s / at_once)} where {at_once:,} work at "
             f"once ({plural(shares, 'share')}, {plural(workers, 'worker')} each, "
             f"{plural(tasks, 'task')})",
         ),
@@ -228,10 +231,10 @@ def lines_of(found: Estimate, options: BuildOptions) -> list[str]:
     ]
     lines = [f"{label:<12}{value}" for label, value in told]
     free = _free_bytes(options.writer.folder)
-    if options.writer.store is None and needed > free:
+    if needed > free:
         lines.append(
-            f"warning: --out={options.writer.out} has {short_bytes(free)} free of "
-            f"{short_bytes(needed)}: make room, or choose another --out or fewer --tiers"
+            f"warning: {options.writer.folder} has {short_bytes(free)} free of "
+            f"{short_bytes(needed)}: make room, or choose another folder or fewer --tiers"
         )
     return lines
 

@@ -69,8 +69,9 @@ def build_share(options: BuildOptions) -> str:
 def _say_cost(job: BuildJob) -> None:
     """On stderr, what a large build takes, before its first sample; nothing where it goes on."""
     options, out = job.options, job.options.writer.folder
-    begun = any(task_folder(out, number).exists() for number in range(len(job.plan.tasks)))
-    if job.plan.rows < _MANY_ROWS or begun or options.in_place is not None or job.corpus.is_far:
+    if job.plan.rows < _MANY_ROWS or options.in_place is not None or job.corpus.is_far:
+        return
+    if any(task_folder(out, number).exists() for number in range(len(job.plan.tasks))):
         return
     tokenizer = open_tokenizer(out / job.plan.tokenizer.file)
     found = estimate(options, job.corpus, tokenizer, EstimateOptions(), job.plan.rows)

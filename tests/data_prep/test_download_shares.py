@@ -9,6 +9,7 @@ from datetime import date
 from pathlib import Path
 
 import link_server
+import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -16,8 +17,9 @@ from data_prep_corpus import caption
 from test_download import KINDS, PYTHON, QUICK, REPOSITORY, fetch, files_of, pytestmark, site
 
 from data_prep.__main__ import main
+from data_prep.download import page
 from data_prep.download.link_tables import Columns
-from data_prep.download.page import read_lost, write_page
+from data_prep.download.page import Lost, read_lost, write_page
 from data_prep.download.shares import stage_share
 from data_prep.pool import ShareOptions, share_of
 from pretrain.dataset.manifest import read_manifest
@@ -80,8 +82,8 @@ def test_shares_at_once_are_one_download(site, tmp_path, capsys):
     assert waiting.returncode == 0 and "waiting for the share" in told, told
     capsys.readouterr()
     link_server.REQUESTS.clear()
-    page = tmp_path / "lost.html"
-    assert main(["download", *words(tables, out, 0), "--page", str(page)]) == 0
+    html = tmp_path / "lost.html"
+    assert main(["download", *words(tables, out, 0), "--page", str(html)]) == 0
     assert not link_server.REQUESTS, "a finished share asks for nothing"
     assert f"build --source {out}" in capsys.readouterr().out
     came = [files_of(out / f"share-{share:05d}") for share in range(2)]
@@ -97,7 +99,7 @@ def test_shares_at_once_are_one_download(site, tmp_path, capsys):
     manifest = read_manifest(data)
     assert manifest.provenance["downloads"] == {"links": 18, "downloaded": 13, "failed": failed}
     assert manifest.samples == 11
-    text = page.read_text()
+    text = html.read_text()
     assert "<td>http_404</td><td>2</td>" in text and "<td>2014</td><td>18</td><td>13</td>" in text
     capsys.readouterr()
     assert fetch(tables, out) == 2, "without shares it is another download"
@@ -141,3 +143,21 @@ def test_the_page_counts_every_link_once(tmp_path):
     assert read_lost([tmp_path]).tried == 1000, "one without statistics is half written"
     write_page(tmp_path / "page.html", tmp_path, [tmp_path], 1500)
     assert "500 not tried yet" in (tmp_path / "page.html").read_text()
+
+
+def test_hosts_beyond_those_in_memory_leave_the_largest_right(monkeypatch):
+    monkeypatch.setattr(page, "_HOSTS", 40)
+    hosts = [f"large{i}" for i in range(5)] * 30 + [f"small{i}" for i in range(100)]
+    lost = Lost()
+    for part in range(10):
+        links = [f"http://{host}/{part}" for host in hosts[part::10]]
+        links += [f"http://large{i}/" for i in range(5)]
+        rows = {
+            "url": links,
+            "status": ["success"] * len(links),
+            "error_message": [None] * len(links),
+        }
+        lost.add(pl.DataFrame(rows))
+    assert lost.folded and len(lost.hosts["tried"]) <= 40
+    assert lost.hosts["alive"].most_common(5) == lost.hosts["tried"].most_common(5)
+    assert dict(lost.hosts["tried"].most_common(5)) == {f"large{i}": 40 for i in range(5)}
