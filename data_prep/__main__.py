@@ -119,6 +119,12 @@ COMMANDS = dict(
             "data_prep.fetch:FetchOptions",
         ),
         _command(
+            "publish",
+            "Send a dataset, or what was added to it, to an object store.",
+            "publish:publish",
+            "data_prep.publish:PublishOptions",
+        ),
+        _command(
             "weigh",
             "Weigh the samples of a dataset directory by a metadata column, or by like pictures.",
             "weigh:weigh",

@@ -1,11 +1,13 @@
 """A dataset's small files brought from afar; its shards follow, one by one, when training asks."""
 
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
 
+from data_prep.store import Store, at_once
 from pretrain.base.files import aside, file_sha256, write_durably
 from pretrain.dataset.far_files import copy, read_all
 from pretrain.dataset.manifest import INDEX_FILE, MANIFEST_FILE, Manifest, path_inside
+from pretrain.dataset.tars import is_hidden
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -16,6 +18,10 @@ class FetchOptions:
     """The dataset directory's address for fsspec: https://, s3://, gs://, hf://, or a path."""
     tiers: str | None = None
     """Image tiers whose index is brought, as `160,full`; by default all."""
+    also: list[str] = field(default_factory=list)
+    """What was added to the dataset and is brought too: files, or folders where the address can be
+    listed, e.g. weights, weights/dedup.npy, captions/long, embeddings/clip. Repeat it for several.
+    """
 
 
 def fetch(directory: Path, options: FetchOptions) -> str:
@@ -54,6 +60,7 @@ def fetch(directory: Path, options: FetchOptions) -> str:
             except OSError as error:
                 raise OSError(f"{url}/{name} could not be copied to {path}: {error}") from error
         size += path.stat().st_size
+    size += _bring_added(Store(address=url, folder=directory), options.also)
     write_durably(directory / MANIFEST_FILE, text)
     return (
         f"{directory}: {manifest.samples:,} samples, tiers {', '.join(tiers)}, "
@@ -61,3 +68,22 @@ def fetch(directory: Path, options: FetchOptions) -> str:
         f"--data.train {directory} --data.shards.url {url} "
         "--data.shards.cache FOLDER_ON_THE_NODES_OWN_DISK"
     )
+
+
+def _bring_added(store: Store, asked: list[str]) -> int:
+    """Files, and what lies in folders; returns their bytes. FileNotFoundError names what is not
+    there."""
+    names: list[str] = []
+    for one in asked:
+        found = [one]
+        if not PurePosixPath(one).suffix:
+            found = [name for name in store.sizes(one) if not is_hidden(name)]
+        for name in found:
+            path_inside(store.folder, name, "--also")
+        if not found:
+            raise FileNotFoundError(f"--also {one}: {store.address} has no such folder; change it")
+        names += found
+    for name, there in zip(names, at_once(store.bring, names), strict=True):
+        if not there:
+            raise FileNotFoundError(f"--also {name}: {store.address} has no such file; change it")
+    return sum((store.folder / name).stat().st_size for name in names)

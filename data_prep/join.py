@@ -166,7 +166,7 @@ def _check_alike(sources: list[Path], manifests: list[Manifest]) -> None:
                 {name: kind(tier) for name, tier in first.tiers.items()},
                 {name: kind(tier) for name, tier in its.tiers.items()},
             ),
-            "format version": (first.format_version, its.format_version),
+            "text tier": (first.text_tier, its.text_tier),
             "tagger": (first.tagger, its.tagger),
         }
         for what, (wanted, found) in differing.items():

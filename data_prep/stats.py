@@ -16,7 +16,7 @@ from pretrain.base.checks import check_positive
 from pretrain.base.files import write_durably
 from pretrain.base.progress import Bar
 from pretrain.dataset.manifest import Manifest, read_manifest, read_token_counts
-from pretrain.dataset.rows import smallest_tier, space_rows
+from pretrain.dataset.rows import space_rows, text_tier
 
 CONTEXTS = (8, 16, 32, 77)  # text lengths of CLIPA's recipes and of CLIP
 SPECIAL_TOKENS = 1  # of a context; towers with bos and eos have two
@@ -102,7 +102,7 @@ class Survey:
 def survey(directory: Path, samples: int | None) -> Survey:
     """Count. ValueError or OSError name what cannot be read and the remedy."""
     manifest = read_manifest(directory)
-    reader = smallest_tier(directory, manifest)
+    reader = text_tier(directory, manifest)
     counts = read_token_counts(directory, manifest)
     sizes = {name: Tally() for name in SIZES}
     lengths = {name: Tally() for name in manifest.captions}

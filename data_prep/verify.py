@@ -21,6 +21,7 @@ from pretrain.dataset.embeddings import EMBEDDINGS_FILE, open_embeddings
 from pretrain.dataset.manifest import (
     INDEX_FILE,
     MANIFEST_FILE,
+    MEMBERS,
     Manifest,
     ShardInfo,
     index_dtype,
@@ -49,6 +50,7 @@ class _VerifyState:
     """What the check of every shard needs."""
 
     directory: Path
+    text_tier: str
     indexed: set[str]  # the tiers whose index can be read
 
 
@@ -88,7 +90,7 @@ def dataset_faults(directory: Path, pool: PoolOptions) -> Iterator[str]:
         for info in manifest.tiers[tier].shards:
             checks.append(_ShardCheck(tier=tier, info=info, first=first))
             first += info.samples
-    state = _VerifyState(directory=directory, indexed=indexed)
+    state = _VerifyState(directory=directory, text_tier=manifest.text_tier, indexed=indexed)
     results = run_in_pool(_shard_faults, state, checks, pool, lambda _: None)
     for faults in Bar(results, total=len(checks), unit="shards", what="verify"):
         yield from faults
@@ -170,7 +172,7 @@ def _stray_files(directory: Path, manifest: Manifest, tier: str) -> Iterator[str
 def _row_faults(directory: Path, manifest: Manifest) -> Iterator[str]:
     """What the indices contradict each other or themselves in. They are right as files."""
     indices = {tier: read_array(directory / tier / INDEX_FILE) for tier in manifest.tiers}
-    name, one = next(iter(indices.items()))
+    name, one = manifest.text_tier, indices[manifest.text_tier]
     starts = range(0, manifest.samples, _BLOCK_ROWS)
     for tier, index in indices.items():
         ends = np.cumsum([shard.samples for shard in manifest.tiers[tier].shards])
@@ -179,6 +181,8 @@ def _row_faults(directory: Path, manifest: Manifest) -> Iterator[str]:
             path = directory / tier / INDEX_FILE
             if (index["key"][part] != one["key"][part]).any():
                 yield f"{path}: its keys are not those of the tier {name}"
+            if any((index[member][part] != one[member][part]).any() for member in MEMBERS[1:]):
+                yield f"{path}: its ids and texts are not those of the tier {name}"
             numbers = np.arange(start, min(start + _BLOCK_ROWS, manifest.samples))
             if (index["shard"][part] != np.searchsorted(ends, numbers, side="right")).any():
                 yield f"{path}: its shard numbers do not go with the manifest's counts"
@@ -227,7 +231,8 @@ def _shard_faults(state: _VerifyState, check: _ShardCheck, report: Report) -> li
         if check.tier in state.indexed:
             index = read_array(state.directory / check.tier / INDEX_FILE)
             rows = index[check.first : check.first + check.info.samples]
-            verify_shard(path, rows.tolist(), members_inside(check.info.pictures))
+            members = members_inside(check.info.pictures, check.tier == state.text_tier)
+            verify_shard(path, rows.tolist(), members)
             if check.info.pictures is not None:
                 root = read_pictures_root(state.directory)
                 faults += _picture_faults(check_pictures(root, check.info.pictures), rows)

@@ -14,10 +14,10 @@ import numpy as np
 
 from data_prep.build.first_pass import train_on_corpus
 from data_prep.build.options import BuildOptions
-from data_prep.build.plan import given_model, open_corpus
+from data_prep.build.plan import given_model, open_corpus, tiers_of
 from data_prep.build.samples import SampleMaker
 from data_prep.build.work import make_sample, templates_of
-from data_prep.build.writer import PartWriter, tier_members
+from data_prep.build.writer import PartWriter, text_members
 from data_prep.pool import usable_workers
 from data_prep.sources import Corpus, Record
 from pretrain.base.checks import check_positive
@@ -106,7 +106,7 @@ def estimate(
             f"{corpus.rows:,}, passes; change --where, or add --sample-rows for more places"
         )
     maker = SampleMaker(options, templates_of(options, corpus), tokenizer)
-    tiers = [tier.name for tier in options.stored_tiers]
+    tiers = [tier.name for tier in tiers_of(options)]
     rejected: Counter[str] = Counter()
     seen: set[str] = set()
     sampled = read = 0
@@ -124,8 +124,8 @@ def estimate(
                 began = time.process_time()
                 sample = make_sample(maker, record, seen, rejected)
                 if sample is not None:
-                    members = tier_members(sample, tiers)
-                    writer.add(sample.key, members, sample.tokens, sample.stored)
+                    texts = text_members(sample)
+                    writer.add(sample.key, sample.pictures, texts, sample.tokens, sample.stored)
                 cpu_s += time.process_time() - began
                 sampled += 1
                 read += len(record.image or b"")
@@ -192,8 +192,8 @@ def lines_of(found: Estimate, options: BuildOptions) -> list[str]:
     at_once = min(shares * workers, tasks)
     # A part that holds a sample of an earlier one is written again while it still lies there; on
     # an object store's own machines, parts lie until they are sent.
-    one_part = min(options.writer.shard_bytes, max(sizes.values(), default=0.0) / tasks)
-    made = one_part * len(sizes) * (at_once if store is None else workers)
+    one_part = sum(min(options.writer.shard_bytes, size / tasks) for size in sizes.values())
+    made = one_part * (at_once if store is None else workers)
     indices = found.index_bytes * found.samples * len(sizes)
     needed = made + (2 * indices if store is not None else sum(sizes.values()) + indices)
     reasons = ", ".join(

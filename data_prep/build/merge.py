@@ -31,7 +31,6 @@ from data_prep.build.tasks import (
 from data_prep.build.writer import (
     COUNTS,
     PartWriter,
-    add_counts,
     array_file,
     write_index,
     write_manifest,
@@ -44,10 +43,9 @@ from pretrain.base.files import file_sha256, sync, write_durably
 from pretrain.base.lock import locked
 from pretrain.base.progress import Bar
 from pretrain.dataset.manifest import (
-    FORMAT_VERSION,
-    IN_PLACE_VERSION,
     INDEX_FILE,
     MANIFEST_FILE,
+    MEMBERS,
     PICTURES_ROOT_FILE,
     SHARD_FILE,
     TOKEN_COUNTS_FILE,
@@ -56,7 +54,6 @@ from pretrain.dataset.manifest import (
     TierInfo,
     TokenCountsInfo,
     index_dtype,
-    members_inside,
     read_manifest,
 )
 
@@ -129,7 +126,7 @@ def join(out: Path, pool: PoolOptions) -> Built:
             tokenizer=plan.tokenizer,
             tagger=plan.tagger,
             rejected=dict(rejected),
-            format_version=FORMAT_VERSION if plan.pictures_root is None else IN_PLACE_VERSION,
+            text_tier=plan.tiers[0].name,
             token_counts=_write_token_counts(out, plan, kept),
             provenance={**plan.request, "rows_selected": rows, **left_out(places)},
         )
@@ -243,17 +240,21 @@ def _rewrite_part(plan: Plan, item: tuple[_ShardPlace, np.ndarray], report: Repo
             files = {
                 tier: opened.enter_context(place.path(tier, "tar").open("rb")) for tier in tiers
             }
-            for row in np.setdiff1d(np.arange(place.part.samples), dropped):
-                members: dict[str, dict[str, bytes]] = {}
-                for tier, file in files.items():
-                    members[tier] = {}
-                    for member in members_inside(told.pictures):
-                        file.seek(int(indices[tier][row][member]["offset"]))
-                        size = int(indices[tier][row][member]["size"])
-                        members[tier][member] = file.read(size)
+
+            def member(row: int, name: str, tier: str) -> bytes:
+                offset, size, _ = indices[tier][row][name].item()
+                files[tier].seek(offset)
+                return files[tier].read(size)
+
+            for row in np.setdiff1d(np.arange(place.part.samples), dropped).tolist():
                 found = indices[tiers[0]][row]
-                stored = None if told.pictures is None else found["jpg"].item()
-                writer.add(found["key"].decode(), members, found["tokens"].tolist(), stored)
+                texts = {name: member(row, name, tiers[0]) for name in MEMBERS[1:]}
+                pictures, stored = {}, None
+                if told.pictures is None:
+                    pictures = {tier: member(row, "jpg", tier) for tier in tiers}
+                else:
+                    stored = found["jpg"].item()
+                writer.add(found["key"].decode(), pictures, texts, found["tokens"].tolist(), stored)
             infos = writer.finish()
         if store is not None:
             send_part(store, place.folder, stem)
@@ -318,7 +319,7 @@ def _write_token_counts(out: Path, plan: Plan, kept: list[_ShardPlace]) -> Token
     """How often each id occurs in what is kept: the sum of the parts' counts."""
     total = np.zeros(plan.tokenizer.vocab_size, "<u8")
     for counts in at_once(lambda place: place.rows(COUNTS), kept):
-        total = add_counts(total, counts)
+        total[counts[0]] += counts[1]
     path = out / TOKEN_COUNTS_FILE
     write_durably(path, array_file(total))
     return TokenCountsInfo(file=path.name, sha256=file_sha256(path))

@@ -38,7 +38,13 @@ from data_prep.text.captions import CaptionTemplate
 from data_prep.text.word_classes import load_spacy
 from pretrain.base.files import write_durably
 from pretrain.base.lock import locked_aloud
-from pretrain.dataset.manifest import MANIFEST_FILE, TokenizerInfo, read_manifest, token_dtype
+from pretrain.dataset.manifest import (
+    MANIFEST_FILE,
+    TokenizerInfo,
+    read_manifest,
+    side_of,
+    token_dtype,
+)
 from pretrain.tokens.given import read_given
 from pretrain.tokens.tokenizer import is_json, open_tokenizer, parse_tokenizer
 
@@ -153,7 +159,7 @@ def _plan_anew(
         if read_plan(out) is None:
             remove_work(out)
         raise
-    tiers = [TierPlan(**asdict(tier)) for tier in options.stored_tiers] or [in_place.TIER]
+    tiers = tiers_of(options)
     with writing(out):
         clear(out, [tier.name for tier in tiers])
         if options.writer.store is not None:
@@ -178,6 +184,12 @@ def _plan_anew(
             write_look(out, corpus.look)
         write_plan(out, plan)
     return plan
+
+
+def tiers_of(options: BuildOptions) -> list[TierPlan]:
+    """The tiers by size: the smallest holds the texts."""
+    tiers = [TierPlan(**asdict(tier)) for tier in options.stored_tiers] or [in_place.TIER]
+    return sorted(tiers, key=lambda tier: side_of(tier.shortest_px))
 
 
 def given_model(options: BuildOptions) -> bytes | None:

@@ -74,7 +74,7 @@ class Plan:
     tasks: list[Task]
     captions: list[str]
     token_dtype: str
-    tiers: list[TierPlan]
+    tiers: list[TierPlan]  # the smallest first: it holds the texts
     tokenizer: TokenizerInfo
     tagger: str
     pictures_root: str | None = None  # what pictures_root.txt will say, where pictures stay in tars

@@ -21,7 +21,7 @@ from data_prep.build.tasks import (
     task_folder,
     write_part,
 )
-from data_prep.build.writer import NewSample, PartWriter, tier_members
+from data_prep.build.writer import NewSample, PartWriter, text_members
 from data_prep.pool import Pace, Report
 from data_prep.rejection import RejectedError
 from data_prep.sources import Corpus, Record
@@ -119,8 +119,8 @@ def _make_part(
             if sample is not None:
                 left_out += entries_left_out(maker.templates, record.columns)
                 with writing(options.folder):
-                    members = tier_members(sample, tiers)
-                    writer.add(sample.key, members, sample.tokens, sample.stored)
+                    texts = text_members(sample)
+                    writer.add(sample.key, sample.pictures, texts, sample.tokens, sample.stored)
             if pace.is_due():
                 counted = _tell(report, counted, rows, writer.bytes, rejected)
             if writer.is_full(options):

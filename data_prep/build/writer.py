@@ -102,10 +102,12 @@ class NewSample:
 class Shard:
     """One tar file in the making, to be read back before it takes its name."""
 
-    def __init__(self, file: BinaryIO, pictures: PicturesInfo | None = None) -> None:
+    def __init__(
+        self, file: BinaryIO, pictures: PicturesInfo | None = None, is_text_tier: bool = True
+    ) -> None:
         """file: new and empty. pictures: the tar in which they stay."""
         self.pictures = pictures
-        self.members = members_inside(pictures)
+        self.members = members_inside(pictures, is_text_tier)
         self.file = file
         self.bytes = 0
         self.rows: list[tuple[Any, ...]] = []  # as index_dtype has them
@@ -115,16 +117,17 @@ class Shard:
         key: str,
         members: dict[str, bytes],
         tokens: list[int],
-        stored: Place | None = None,
-    ) -> None:
-        """Append one sample and remember where its members lie; `stored`: its picture elsewhere."""
-        places: list[Place] = [] if stored is None else [stored]
+        elsewhere: dict[str, Place],
+    ) -> dict[str, Place]:
+        """Append one sample; returns where its members lie. `elsewhere`: those in other files."""
+        places = dict(elsewhere)
         for member in self.members:
             content = members[member]
             header = encode_header(f"{key}.{member}", len(content))
-            places.append((self.bytes + len(header), len(content), zlib.crc32(content)))
+            places[member] = (self.bytes + len(header), len(content), zlib.crc32(content))
             self.write(header + content + padding(len(content)))
-        self.rows.append((key.encode(), 0, *places, tokens))
+        self.rows.append((key.encode(), 0, *(places[member] for member in MEMBERS), tokens))
+        return places
 
     def write(self, data: bytes) -> None:
         self.file.write(data)
@@ -179,7 +182,8 @@ class PartWriter(ExitStack):
     """One shard of each tier, with the same samples in the same order, their index rows, and how
     often each token id occurs.
 
-    Files are FOLDER/STEM.TIER.tar and .npy, and STEM.counts.npy; the rows' shard number
+    Files are FOLDER/STEM.TIER.tar and .npy, and STEM.counts.npy (each id that occurs, and its
+    count); the rows' shard number
     is for the joining to set. A context: what is not finished when it ends is removed.
     """
 
@@ -192,7 +196,8 @@ class PartWriter(ExitStack):
         ids: np.dtype[Any],
         pictures: PicturesInfo | None = None,
     ) -> None:
-        """ids: type of a token id in the member `ids`. pictures: the tar in which they stay."""
+        """tiers: the first holds the texts. ids: type of a token id in the member `ids`. pictures:
+        the tar in which they stay."""
         super().__init__()
         self.folder = folder
         self.stem = stem
@@ -200,26 +205,35 @@ class PartWriter(ExitStack):
         self.dtype = index_dtype(caption_count)
         self.ids = ids
         self.pictures = pictures
-        self.counts = np.zeros(0, np.uint64)  # of each token id
+        self._ids: list[np.ndarray] = []  # of each sample
         self.shards: dict[str, Shard] = {}
 
     def add(
         self,
         key: str,
-        members: dict[str, dict[str, bytes]],
+        pictures: dict[str, bytes],
+        texts: dict[str, bytes],
         tokens: list[int],
         stored: Place | None = None,
     ) -> None:
-        """Append a sample to every tier."""
+        """Append a sample: its picture to every tier, its other members to the first.
+
+        pictures: by tier. stored: the place of the one picture in its tar, where it stays there.
+        """
         if not self.shards:
             self.shards = {
-                tier: Shard(self.enter_context(aside(self.path(tier, "tar"))), self.pictures)
+                tier: Shard(
+                    self.enter_context(aside(self.path(tier, "tar"))),
+                    self.pictures,
+                    is_text_tier=tier == self.tiers[0],
+                )
                 for tier in self.tiers
             }
+        places = {} if stored is None else {"jpg": stored}
         for tier, shard in self.shards.items():
-            shard.add(key, members[tier], tokens, stored)
-        ids = np.frombuffer(members[self.tiers[0]]["ids"], self.ids)
-        self.counts = add_counts(self.counts, np.bincount(ids).astype(np.uint64))
+            own = texts if stored is not None else {**texts, "jpg": pictures[tier]}
+            places = shard.add(key, own, tokens, places)
+        self._ids.append(np.frombuffer(texts["ids"], self.ids))
 
     def path(self, tier: str, kind: str) -> Path:
         """One of the part's files."""
@@ -249,7 +263,8 @@ class PartWriter(ExitStack):
             rows = np.array(shard.rows, dtype=self.dtype)
             write_durably(self.path(tier, "npy"), array_file(rows))
         if infos:
-            write_durably(self.path(COUNTS, "npy"), array_file(self.counts))
+            counts = np.stack(np.unique(np.concatenate(self._ids), return_counts=True))
+            write_durably(self.path(COUNTS, "npy"), array_file(counts.astype("<u4")))
         self.close()  # gives the shards their names
         return infos
 
@@ -261,25 +276,14 @@ def array_file(array: np.ndarray) -> bytes:
     return content.getvalue()
 
 
-def add_counts(one: np.ndarray, other: np.ndarray) -> np.ndarray:
-    """The sum of two arrays, the shorter of which goes on with zeros."""
-    if len(one) < len(other):
-        one, other = other.copy(), one
-    one[: len(other)] += other
-    return one
-
-
-def tier_members(sample: NewSample, tiers: list[str]) -> dict[str, dict[str, bytes]]:
-    """tier -> member -> content; without the picture where it stays in its tar."""
-    same = {
+def text_members(sample: NewSample) -> dict[str, bytes]:
+    """All members but the picture, by name."""
+    return {
         "ids": sample.ids,
         "pos": sample.word_classes,
         "txt": sample.text.encode(),
         "json": json.dumps(sample.details, ensure_ascii=False).encode(),
     }
-    if sample.stored is not None:
-        return {tier: same for tier in tiers}
-    return {tier: {**same, "jpg": sample.pictures[tier]} for tier in tiers}
 
 
 def write_index(path: Path, dtype: np.dtype[Any], rows: int, blocks: Iterable[np.ndarray]) -> str:

@@ -28,7 +28,7 @@ from pretrain.base.lock import locked
 from pretrain.base.progress import Bar
 from pretrain.dataset.manifest import COPY_AGAIN, Manifest, path_inside
 from pretrain.dataset.pictures import check_pixels, check_scans, decode, is_plain_jpeg
-from pretrain.dataset.rows import smallest_tier
+from pretrain.dataset.rows import text_tier
 
 _RULE = "views-2"  # another rule's views are made anew
 _VIEWS_FILE = "views.npy"
@@ -152,7 +152,7 @@ def row_blocks(samples: int) -> list[range]:
 def _view_block(state: _ViewState, block: int, report: Report) -> int:
     """Write the views of a block of rows; how many these are."""
     rows = state.blocks[block]
-    reader = smallest_tier(state.directory, state.manifest)
+    reader = text_tier(state.directory, state.manifest)
     found = np.empty((len(rows), VIEWS, VIEW_BYTES), np.uint8)
     for place, (jpeg,) in enumerate(reader.members(np.array(rows, np.int64), ("jpg",))):
         try:

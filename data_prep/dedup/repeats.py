@@ -13,7 +13,7 @@ from data_prep.dedup.hashes import row_blocks
 from data_prep.pool import PoolOptions, Report, run_in_pool
 from pretrain.base.progress import Bar
 from pretrain.dataset.manifest import Manifest
-from pretrain.dataset.rows import smallest_tier
+from pretrain.dataset.rows import text_tier
 
 _ABSENT = np.uint64(0)
 
@@ -50,7 +50,7 @@ def caption_digests(state: Captions, run: PoolOptions) -> NDArray[np.uint64]:
 def _digest_block(state: Captions, rows: range, report: Report) -> tuple[int, NDArray[np.uint64]]:
     """First row and the digests of a range of rows."""
     del report
-    reader = smallest_tier(state.directory, state.manifest)
+    reader = text_tier(state.directory, state.manifest)
     digests = np.empty(len(rows), np.uint64)
     for place, (details,) in enumerate(reader.members(np.array(rows, np.int64), ("json",))):
         text = _normalise(json.loads(details)["captions"].get(state.name, ""))

@@ -45,7 +45,7 @@ from pretrain.dataset.manifest import (
     read_manifest,
     recaption_folder,
 )
-from pretrain.dataset.rows import sample_metadata, smallest_tier, space_rows
+from pretrain.dataset.rows import sample_metadata, space_rows, text_tier
 
 _WORK_FOLDER = ".unfinished"  # in DIR/captions
 
@@ -255,7 +255,7 @@ def _sample_entries(
 ) -> Iterator[tuple[str, int]]:
     """(key, row) of each sample that has one."""
     if options.match is None:
-        index = smallest_tier(directory, manifest).index
+        index = text_tier(directory, manifest).index
         for rows in space_rows(manifest.samples, None):
             keys = index["key"][rows].tolist()
             yield from zip((key.decode() for key in keys), rows.tolist(), strict=True)

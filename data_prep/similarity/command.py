@@ -19,7 +19,7 @@ from data_prep.similarity.page import write_page
 from pretrain.base.checks import check_positive
 from pretrain.dataset.embeddings import Embeddings, open_embeddings
 from pretrain.dataset.manifest import Manifest, read_manifest, weights_file
-from pretrain.dataset.rows import base_weights, smallest_tier
+from pretrain.dataset.rows import base_weights, text_tier
 from pretrain.dataset.sample_weights import write_weights
 
 _QUANTILES = (0, 0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99, 1)
@@ -210,7 +210,7 @@ def _captions(
     ordered = np.sort(rows)
     member = "txt" if caption is None else "json"
     texts: dict[int, str] = {}
-    contents = smallest_tier(directory, manifest).members(ordered, (member,))
+    contents = text_tier(directory, manifest).members(ordered, (member,))
     for row, (words,) in zip(ordered.tolist(), contents, strict=True):
         text = words.decode() if caption is None else json.loads(words)["captions"].get(caption, "")
         texts[row] = text if len(text) <= _SHOWN_CHARS else text[:_SHOWN_CHARS] + " …"

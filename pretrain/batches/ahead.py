@@ -80,7 +80,7 @@ def worthwhile(dataset: Dataset, order: SampleOrder, ranks: int) -> bool:
     its memory: else what is read ahead would be gone before it is needed."""
     if dataset.cache_bytes is not None:
         return True
-    sample_bytes = dataset.manifest.tiers[dataset.tier].bytes / len(dataset)
+    sample_bytes = sum(tier.bytes for tier in dataset.tiers_read) / len(dataset)
     lanes = min(order.lanes, -(-order.lanes // ranks) * ranks_on_node())
     window = order.window_samples * lanes / order.lanes
     return 2 * window * sample_bytes < psutil.virtual_memory().total / 2
@@ -103,11 +103,10 @@ def cache_shortage(
         for first, stop in order.stretches(window)
         for shard in dataset.shards_of(first, stop)
     }
-    tier = dataset.manifest.tiers[dataset.tier]
-    own = sum(tier.shards[shard].bytes for shard in wanted)
+    own = sum(tier.shards[shard].bytes for tier in dataset.tiers_read for shard in wanted)
     if order.lanes >= ranks:
         own *= ranks_on_node()
-    needed = min(own, tier.bytes)
+    needed = min(own, sum(tier.bytes for tier in dataset.tiers_read))
     if needed <= dataset.cache_bytes:
         return None
     return (

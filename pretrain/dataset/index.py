@@ -15,9 +15,7 @@ from pretrain.dataset.manifest import (
     MEMBERS,
     TAR_BLOCK,
     Manifest,
-    TierInfo,
     index_dtype,
-    members_inside,
 )
 
 # Checking costs every rank 0.3 to 0.9 s a million rows (100 MB), most of it the sha256. Up to this
@@ -27,7 +25,7 @@ CHECKED_BYTES = 256 << 20
 _BLOCK_ROWS = 1 << 15  # checked at once: a few MB of temporaries
 
 
-def open_index(path: Path, manifest: Manifest, tier: TierInfo) -> NDArray[Any]:
+def open_index(path: Path, manifest: Manifest, tier: str) -> NDArray[Any]:
     """The index of a tier, read-only and mapped: (samples,) of index_dtype.
 
     ValueError names the file and its fault. Checked are the file's size, sha256, and of every row
@@ -51,10 +49,10 @@ def open_index(path: Path, manifest: Manifest, tier: TierInfo) -> NDArray[Any]:
         if fault is not None:
             raise ValueError(f"index {path}, {fault}: {COPY_AGAIN}")
     # Last: where a row is wrong, its number says more than two different hashes.
-    if index.nbytes <= CHECKED_BYTES and (found := file_sha256(path)) != tier.index_sha256:
+    wanted = manifest.tiers[tier].index_sha256
+    if index.nbytes <= CHECKED_BYTES and (found := file_sha256(path)) != wanted:
         raise ValueError(
-            f"index {path} has sha256 {found[:12]}…, the manifest says "
-            f"{tier.index_sha256[:12]}…: {COPY_AGAIN}"
+            f"index {path} has sha256 {found[:12]}…, the manifest says {wanted[:12]}…: {COPY_AGAIN}"
         )
     return index
 
@@ -68,12 +66,13 @@ def _blocks(index: NDArray[Any]) -> Iterator[tuple[int, NDArray[Any]]]:
         yield first, index[first : first + _BLOCK_ROWS]
 
 
-def _fault(first: int, rows: NDArray[Any], manifest: Manifest, tier: TierInfo) -> str | None:
+def _fault(first: int, rows: NDArray[Any], manifest: Manifest, tier: str) -> str | None:
     """The first fault of these rows, which begin at row `first`, with its row; None if sound."""
-    ends = np.cumsum([shard.samples for shard in tier.shards])
+    own, texts = manifest.tiers[tier].shards, manifest.tiers[manifest.text_tier].shards
+    ends = np.cumsum([one.samples for one in own])
     shard = np.searchsorted(ends, np.arange(first, first + len(rows)), side="right")
-    file_bytes = np.asarray([shard.bytes for shard in tier.shards], np.uint64)[shard]
-    picture_bytes = np.asarray([one.picture_bytes for one in tier.shards], np.uint64)[shard]
+    text_bytes = np.asarray([one.bytes for one in texts], np.uint64)[shard]
+    picture_bytes = np.asarray([one.picture_bytes for one in own], np.uint64)[shard]
     sizes = {m: rows[m]["size"].astype(np.uint64) for m in MEMBERS}
     offsets = {m: rows[m]["offset"] for m in MEMBERS}
     tokens = rows["tokens"].sum(1, dtype=np.uint64)
@@ -82,12 +81,13 @@ def _fault(first: int, rows: NDArray[Any], manifest: Manifest, tier: TierInfo) -
         "shard is not the one that the manifest counts it to": rows["shard"] == shard,
     }
     for member in MEMBERS:  # offset + size could overflow
-        shard_bytes = picture_bytes if member == "jpg" else file_bytes
+        shard_bytes = picture_bytes if member == "jpg" else text_bytes
         checks[f"{member} lies outside its shard file"] = (sizes[member] <= shard_bytes) & (
             offsets[member] <= shard_bytes - np.minimum(sizes[member], shard_bytes)
         )
     block = np.uint64(TAR_BLOCK)
-    for one, following in itertools.pairwise(members_inside(tier.shards[0].pictures)):
+    together = MEMBERS if tier == manifest.text_tier and own[0].pictures is None else MEMBERS[1:]
+    for one, following in itertools.pairwise(together):
         padded = (offsets[one] + sizes[one] + block - np.uint64(1)) // block * block
         checks[f"{following} does not follow {one}"] = offsets[following] == padded + block
     id_bytes = np.uint64(np.dtype(manifest.token_dtype).itemsize)

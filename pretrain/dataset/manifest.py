@@ -12,8 +12,9 @@
     DIR/captions/<name>/          may follow later: one more caption of the pictures, tokenized
 
 Every tier holds the same samples in the same order, so row i of one tier's index is row i of
-every other's. This module imports no torch: it takes seconds, and most of data preparation needs
-none.
+every other's, with the same shard number. Texts, ids and metadata stand once, in the text tier's
+shards; those of every other tier hold pictures alone. This module imports no torch: it takes
+seconds, and most of data preparation needs none.
 """
 
 import hashlib
@@ -31,9 +32,7 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError, with_config
 from pretrain.base.arrays import read_array
 from pretrain.base.files import file_sha256
 
-FORMAT_VERSION = 2
-IN_PLACE_VERSION = 3  # as 2, but the pictures lie in tars of anyone's making
-READ_VERSIONS = (FORMAT_VERSION, IN_PLACE_VERSION)
+FORMAT_VERSION = 4
 MANIFEST_FILE = "manifest.json"
 INDEX_FILE = "index.npy"
 SHARD_FILE = "{shard:05d}.tar"
@@ -45,7 +44,7 @@ PICTURES_ROOT_FILE = "pictures_root.txt"
 COPY_AGAIN = "copy the dataset again or rebuild it with `python -m data_prep build`"
 
 # Members of one sample, in file order: what training reads lies first and adjacent, so that one
-# read brings the picture, the token ids and the word classes.
+# read of the text tier brings the picture, the token ids and the word classes.
 #   jpg   baseline RGB JPEG
 #   ids   token ids of all captions, concatenated in the manifest's caption order, little endian,
 #         of the manifest's token_dtype; content tokens only (no bos, eos or padding), not truncated
@@ -66,7 +65,8 @@ def index_dtype(caption_count: int) -> np.dtype[Any]:
     """Row of an index: key, shard number, (offset, size, crc32) per member, tokens per caption.
 
     `tokens[c]` is how many ids of `ids` belong to caption c; 0 means the sample lacks caption c.
-    Offsets are those of the member's content inside its shard file, in bytes.
+    Offsets are those of the member's content inside its file, in bytes: of `jpg` in this tier's
+    shard, of all others in the text tier's shard of the same number.
     """
     fields: list[Any] = [("key", f"S{KEY_CHARS}"), ("shard", "<u4")]
     for member in MEMBERS:
@@ -93,9 +93,10 @@ class PicturesInfo:
     bytes: int
 
 
-def members_inside(pictures: PicturesInfo | None) -> tuple[str, ...]:
-    """What a shard file itself holds of each sample, where `pictures` has the rest."""
-    return MEMBERS if pictures is None else MEMBERS[1:]
+def members_inside(pictures: PicturesInfo | None, is_text_tier: bool) -> tuple[str, ...]:
+    """What a shard file itself holds of each sample; `pictures`: the tar that has its picture."""
+    picture = MEMBERS[:1] if pictures is None else ()
+    return picture + MEMBERS[1:] if is_text_tier else picture
 
 
 @with_config(_STRICT)
@@ -169,6 +170,7 @@ class Manifest:
     captions: list[str]  # caption names; their order is the order inside `ids`
     token_dtype: str
     tiers: dict[str, TierInfo]
+    text_tier: str  # whose shards hold all but the pictures of the other tiers
     tokenizer: TokenizerInfo
     tagger: str
     rejected: dict[str, int]  # reason -> count
@@ -194,10 +196,10 @@ class Manifest:
         """ValueError, in one line, on another format version or anything that is no manifest."""
         try:
             version = TypeAdapter(_Version).validate_json(text).format_version
-            if version not in READ_VERSIONS:
+            if version != FORMAT_VERSION:
                 raise ValueError(
-                    f"dataset format version {version!r} found, this code reads {READ_VERSIONS}: "
-                    "rebuild the dataset with `python -m data_prep build`"
+                    f"dataset format version {version!r} found, this code reads {FORMAT_VERSION}: "
+                    "make the dataset again with `python -m data_prep build` (or `index`)"
                 )
             manifest = TypeAdapter(cls).validate_json(text)
         except ValidationError as error:
@@ -218,9 +220,12 @@ class Manifest:
                 f"token_dtype={self.token_dtype!r} does not go with a vocabulary of "
                 f"{self.tokenizer.vocab_size} ids"
             )
+        if self.text_tier not in self.tiers:
+            return f"text_tier={self.text_tier!r} is none of the tiers {sorted(self.tiers)}"
+        text_counts = [shard.samples for shard in self.tiers[self.text_tier].shards]
         for name, tier in self.tiers.items():
-            if tier.in_place and self.format_version != IN_PLACE_VERSION:
-                return f"tiers.{name} has pictures in place, format_version={self.format_version}"
+            if tier.in_place and name != self.text_tier:
+                return f"tiers.{name} has pictures in place, text_tier={self.text_tier!r}"
             if tier.in_place and any(shard.pictures is None for shard in tier.shards):
                 return f"tiers.{name} has some pictures in place, some in its shards"
             counts = [shard.samples for shard in tier.shards]
@@ -229,6 +234,8 @@ class Manifest:
                     f"tiers.{name} has {sum(counts)} samples in {len(counts)} shards, the dataset "
                     f"has {self.samples}"
                 )
+            if counts != text_counts:
+                return f"tiers.{name} is cut into other shards than the tier {self.text_tier}"
         return None
 
 
@@ -258,12 +265,14 @@ def read_manifest(dataset_dir: Path) -> Manifest:
         raise ValueError(f"{path}: {error}") from error
 
 
+def side_of(shortest_px: int | None) -> float:
+    """By which tiers are sorted: infinite where pictures keep their size."""
+    return math.inf if shortest_px is None else shortest_px
+
+
 def tier_for(manifest: Manifest, image_px: int) -> str:
     """The smallest image tier whose shortest side is at least image_px, or else the largest."""
-    sides = {
-        name: math.inf if tier.shortest_px is None else tier.shortest_px
-        for name, tier in manifest.tiers.items()
-    }
+    sides = {name: side_of(tier.shortest_px) for name, tier in manifest.tiers.items()}
     enough = [name for name, side in sides.items() if side >= image_px]
     return min(enough, key=sides.__getitem__) if enough else max(sides, key=sides.__getitem__)
 

@@ -1,4 +1,4 @@
-"""Reading a dataset directory: one indexed, checked read per sample."""
+"""Reading a dataset directory: one indexed, checked read per sample and file."""
 
 import json
 import threading
@@ -19,6 +19,7 @@ from pretrain.dataset.manifest import (
     MANIFEST_FILE,
     ROW_HEAD,
     Manifest,
+    TierInfo,
     path_inside,
     read_manifest,
 )
@@ -56,7 +57,8 @@ def check_tier(manifest: Manifest, tier: str, directory: Path, option: str) -> N
 
 
 class Dataset:
-    """One image tier of a dataset directory, read by row. Its reads may run in many threads.
+    """One image tier of a dataset directory, with the texts, read by row. Its reads may run in many
+    threads.
 
     Checks at the start that the manifest, the index and the shard files agree in names, counts
     and sizes (a look at every shard file, and `open_index`); every member read is checked against
@@ -81,16 +83,19 @@ class Dataset:
         self.in_place = self.manifest.tiers[tier].in_place
         self.token_dtype = np.dtype(self.manifest.token_dtype)
         self._copies = open_copies(shards or ShardOptions(), directory, self.manifest, tier)
-        if self._copies is not None:  # whole when they come
-            self.shards = self._copies.paths
+
+        def find(name: str) -> list[str]:
+            if self._copies is not None:  # whole when they come
+                return self._copies.paths[name]
+            return find_shards(directory, self.manifest, name, looks)
+
+        # Of each shard's samples, the file of the pictures, and that of all the rest.
+        self.shards = find(self.manifest.text_tier)
+        if self.in_place:
+            self.pictures = find_pictures(directory, self.manifest.tiers[tier], looks)
         else:
-            self.shards = find_shards(directory, self.manifest, tier, looks)
-        # Of each shard, the file of its pictures.
-        self.pictures = (
-            find_pictures(directory, self.manifest.tiers[tier], looks)
-            if self.in_place
-            else self.shards
-        )
+            self.pictures = self.shards if tier == self.manifest.text_tier else find(tier)
+        self._is_apart = self.pictures is not self.shards
         self.close()  # files still open under these names may be those of a dataset built before
         path = path_inside(directory, f"{tier}/{INDEX_FILE}", "tiers")
         if shards is not None and shards.url is not None and not path.exists():
@@ -98,7 +103,7 @@ class Dataset:
                 f"{option}={tier}: {path} was not brought: `python -m data_prep fetch {directory} "
                 f"--url {shards.url} --tiers {tier}` brings it"
             )
-        self.index = open_index(path, self.manifest, self.manifest.tiers[tier])
+        self.index = open_index(path, self.manifest, tier)
         self._shard_ends = np.cumsum([s.samples for s in self.manifest.tiers[tier].shards])
         # The same rows as plain bytes: taking one apart costs a tenth of NumPy's field access.
         self._rows = self.index.view(np.uint8).data
@@ -113,6 +118,15 @@ class Dataset:
 
     def __len__(self) -> int:
         return len(self.index)
+
+    @property
+    def tiers_read(self) -> list[TierInfo]:
+        """The image tier, and the one that holds the texts where it is another."""
+        return [
+            tier
+            for name, tier in self.manifest.tiers.items()
+            if name in (self.tier, self.manifest.text_tier)
+        ]
 
     @property
     def cache_bytes(self) -> int | None:
@@ -149,13 +163,11 @@ class Dataset:
         return tokenizer
 
     def read(self, row: int) -> Sample:
-        """Picture, ids and word classes of a row by one read; by two where pictures lie in place.
-
-        SampleError on damage.
-        """
+        """Picture, ids and word classes of a row: by one read of the text tier, by two where the
+        picture lies in another file. SampleError on damage."""
         _, shard, *members = ROW_HEAD.unpack_from(self._rows, row * self.index.itemsize)
         start, jpg_bytes, jpg_crc, ids_at, ids_bytes, ids_crc, pos_at, pos_bytes, pos_crc = members
-        if self.in_place:
+        if self._is_apart:
             jpeg = self._read(row, shard, start, start + jpg_bytes, of_picture=True)
             start = ids_at
             block = self._read(row, shard, start, pos_at + pos_bytes)
@@ -223,10 +235,10 @@ class Dataset:
         ):
             contents: list[bytes] = []
             for name, (start, size, crc) in zip(names, sample, strict=True):
-                in_place = self.in_place and name == "jpg"
-                contents.append(self._read(row, shard, start, start + size, of_picture=in_place))
+                is_picture = name == "jpg"
+                contents.append(self._read(row, shard, start, start + size, is_picture))
                 if zlib.crc32(contents[-1]) != crc:
-                    path = (self.pictures if in_place else self.shards)[shard]
+                    path = (self.pictures if is_picture else self.shards)[shard]
                     detail = f"member {name} at byte {start} of {path}; {COPY_AGAIN}"
                     raise SampleError("crc_mismatch", self.key(row), detail)
             yield contents
@@ -237,18 +249,17 @@ class Dataset:
     def _read(self, row: int, shard: int, start: int, end: int, of_picture: bool = False) -> bytes:
         """Bytes of a shard. A place outside it, in an index too large to check whole, is the
         sample's fault; an I/O error or a file cut since the start never is."""
-        shards = self.manifest.tiers[self.tier].shards
+        shards = self.manifest.tiers[self.tier if of_picture else self.manifest.text_tier].shards
         size = -1
         if shard < len(shards):
             size = shards[shard].picture_bytes if of_picture else shards[shard].bytes
         if not start <= end <= size:
             raise SampleError("index_invalid", self.key(row), f"shard {shard}, bytes {start}-{end}")
+        path = (self.pictures if of_picture else self.shards)[shard]
         if self._copies is None:
-            path = (self.pictures if of_picture else self.shards)[shard]
             return SHARD_READER.read(path, start, end - start)
-        self._copies.use(shard)
-        bring = partial(self._copies.bring, shard)
-        return SHARD_READER.read(self.shards[shard], start, end - start, bring)
+        self._copies.use(path)
+        return SHARD_READER.read(path, start, end - start, partial(self._copies.bring, path))
 
     def shards_of(self, first: int, stop: int) -> range:
         """Numbers of the shards that hold rows first…stop."""
@@ -263,18 +274,17 @@ class Dataset:
         """
         for shard in self.shards_of(first, stop):
             last = min(stop, int(self._shard_ends[shard])) - 1
-            start = int(self.index[first]["jpg"]["offset"])
-            end = int(self.index[last]["pos"]["offset"]) + int(self.index[last]["pos"]["size"])
-            if self.in_place:
-                stored = self.index[last]["jpg"]
-                size = int(stored["offset"]) + int(stored["size"]) - start
-                SHARD_READER.read_ahead(self.pictures[shard], start, size)
-                start = int(self.index[first]["ids"]["offset"])
-            bring = None
-            if self._copies is not None:
-                self._copies.use(shard)
-                bring = partial(self._copies.bring, shard, given_up)
-            SHARD_READER.read_ahead(self.shards[shard], start, end - start, bring)
+            wanted = [(self.shards[shard], "jpg", "pos")]
+            if self._is_apart:
+                wanted = [(self.pictures[shard], "jpg", "jpg"), (self.shards[shard], "ids", "pos")]
+            for path, begin, end in wanted:
+                bring = None
+                if self._copies is not None:
+                    self._copies.use(path)
+                    bring = partial(self._copies.bring, path, given_up)
+                start, final = int(self.index[first][begin]["offset"]), self.index[last][end]
+                size = int(final["offset"]) + int(final["size"]) - start
+                SHARD_READER.read_ahead(path, start, size, bring)
             first = last + 1
 
     def close(self) -> None:

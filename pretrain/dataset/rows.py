@@ -15,18 +15,14 @@ from pretrain.dataset.sample_weights import read_weights
 _BLOCK_ROWS = 1 << 13
 
 
-def smallest_tier(directory: Path, manifest: Manifest) -> Dataset:
-    """The tier with the smallest files: what is no picture is the same in all."""
-
-    def size(name: str) -> int:
-        return manifest.tiers[name].bytes
-
-    return Dataset(directory, min(manifest.tiers, key=size), looks=False)
+def text_tier(directory: Path, manifest: Manifest) -> Dataset:
+    """The tier whose shards hold all that is no picture; `build` makes it the smallest."""
+    return Dataset(directory, manifest.text_tier, looks=False)
 
 
 def sample_metadata(directory: Path, manifest: Manifest) -> Iterator[dict[str, Any]]:
-    """Metadata of every sample in order, from the tier with the smallest files."""
-    reader = smallest_tier(directory, manifest)
+    """Metadata of every sample in order, from the text tier."""
+    reader = text_tier(directory, manifest)
     for rows in space_rows(manifest.samples, None):
         for (details,) in reader.members(rows, ("json",)):
             yield json.loads(details)["meta"]

@@ -11,6 +11,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path, PurePosixPath
 
 from pretrain.base import progress
@@ -42,7 +43,7 @@ class ShardOptions:
     all ranks and runs on the node. Null reads shards where they are."""
     cache_gib: float = 200.0
     """The copies' size beyond which those that were not used for longest are removed. A node wants
-    room for its part of a shuffle window."""
+    room for its part of a shuffle window, of the tier and of the one that holds the texts."""
     timeout_s: float = 300.0
     """How long nothing may come of a shard that is copied, before it is tried again."""
 
@@ -62,26 +63,30 @@ class ShardOptions:
 
 
 class ShardCopies:
-    """A tier's shards on the node's own disk, each copied when it is first needed."""
+    """Shards of some tiers on the node's own disk, each copied when it is first needed."""
 
-    def __init__(self, copies: FarFiles, files: list[FarFile], limit_bytes: int) -> None:
-        self._copies, self._files = copies, files
-        self.paths = [str(copies.path(file)) for file in files]  # where they lie, or will
+    def __init__(self, copies: FarFiles, files: dict[str, list[FarFile]], limit_bytes: int) -> None:
+        """files: of each tier."""
+        self._copies = copies
+        self._files = {str(copies.path(one)): one for some in files.values() for one in some}
+        # Where a tier's shards lie, or will.
+        self.paths = {tier: [str(copies.path(one)) for one in some] for tier, some in files.items()}
         self.limit_bytes = limit_bytes
 
-    def use(self, shard: int) -> None:
+    def use(self, path: str) -> None:
         """Note that a shard is read."""
-        self._copies.use(self._files[shard])
+        self._copies.use(self._files[path])
 
-    def bring(self, shard: int, given_up: threading.Event | None = None) -> None:
+    def bring(self, path: str, given_up: threading.Event | None = None) -> None:
         """Make sure that a shard's copy is there, or, where it is given up, end soon. OSError."""
-        self._copies.bring(self._files[shard], given_up)
+        self._copies.bring(self._files[path], given_up)
 
 
 def open_copies(
     options: ShardOptions, directory: Path, manifest: Manifest, tier: str
 ) -> ShardCopies | None:
-    """None without data.shards.cache. ValueError where the tier's shards cannot be copied."""
+    """Of the tier and of the text tier. None without data.shards.cache. ValueError where shards
+    cannot be copied."""
     if options.cache is None:
         return None
     if manifest.tiers[tier].in_place:
@@ -90,25 +95,30 @@ def open_copies(
             "pictures in place, in tars that nothing can check whole: leave it out, or copy the "
             "tars by hand and name their folder in pictures_root.txt"
         )
-    source, shards = (options.url or str(directory)).rstrip("/"), manifest.tiers[tier].shards
-    for shard in shards:
+    source = (options.url or str(directory)).rstrip("/")
+    shards = {name: manifest.tiers[name].shards for name in (tier, manifest.text_tier)}
+    for shard in chain(*shards.values()):
         if not _DIGEST.fullmatch(shard.sha256) or not _is_inside(shard.file):
             raise ValueError(
                 f"the manifest names a shard {shard.file!r} of sha256 {shard.sha256!r}: "
                 f"{COPY_AGAIN}"
             )
-    limit, largest = int(options.cache_gib * 2**30), max(shard.bytes for shard in shards)
-    if limit < 2 * largest:
+    limit = int(options.cache_gib * 2**30)
+    needed = 2 * sum(max(shard.bytes for shard in some) for some in shards.values())
+    if limit < needed:
         raise ValueError(
-            f"data.shards.cache_gib={options.cache_gib:g} has no room for two shards of "
-            f"{largest / 2**30:.3g} GiB: raise it"
+            f"data.shards.cache_gib={options.cache_gib:g} has no room for two shards of each of "
+            f"the tiers {sorted(shards)}, {needed / 2**30:.3g} GiB: raise it"
         )
     names = ("data.shards.cache", "data.shards.cache_gib", "data.shards.timeout_s")
     copies = FarFiles(options.cache, limit, timeout_s=options.timeout_s, options=names)
-    files = [
-        FarFile(address=f"{source}/{one.file}", bytes=one.bytes, sha256=one.sha256)
-        for one in shards
-    ]
+    files = {
+        name: [
+            FarFile(address=f"{source}/{one.file}", bytes=one.bytes, sha256=one.sha256)
+            for one in some
+        ]
+        for name, some in shards.items()
+    }
     return ShardCopies(copies, files, limit)
 
 

@@ -26,7 +26,7 @@ from PIL import Image
 
 from data_prep.__main__ import main
 from pretrain.dataset.manifest import read_manifest
-from pretrain.dataset.rows import smallest_tier
+from pretrain.dataset.rows import text_tier
 
 REPOSITORY = Path(__file__).parents[2]
 PYTHON = os.environ.get("IMG2DATASET_PYTHON") or (
@@ -108,7 +108,7 @@ def test_what_came_is_what_was_sent_and_what_failed_is_counted(fetched, tmp_path
     for text in (built, capsys.readouterr().out):
         assert "13 of 18 (72.2%)" in text and "http_404" in text
     assert json.loads((tmp_path / "stats.json").read_text())["downloads"]["failed"] == failed
-    reader = smallest_tier(data, manifest)
+    reader = text_tier(data, manifest)
     texts = {content[0].decode() for content in reader.members(np.arange(11), ("txt",))}
     assert texts == {caption(i) for i, kind in enumerate(KINDS) if kind in ("good", "png", "named")}
     (details,) = next(iter(reader.members(np.arange(1), ("json",))))

@@ -18,7 +18,7 @@ from tests.data_prep.test_webdataset import write_tar
 pytest.importorskip("s3fs", reason="needs requirements-stores.txt")
 pytest.importorskip("moto", reason="needs requirements-dev.txt")
 
-COMMON = ["--tiers", "48:90"]
+COMMON = ["--tiers", "48:90,32:90"]
 COMMON += ["--shard-samples", "8", "--vocab-size", "300", "--workers", "1"]
 
 
@@ -156,6 +156,39 @@ def test_repeated_keys_and_a_second_build_in_its_place(store: ObjectStore, tmp_p
     assert build(other, str(tmp_path / "second")) == 0
     expected = {f"data/{name}": content for name, content in tree(tmp_path / "second").items()}
     assert store.files("bucket") == expected
+
+
+def test_what_is_published_is_fetched_with_what_was_added(
+    store: ObjectStore, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = str(corpora(tmp_path / "corpus")["parquet"])
+    here, url = tmp_path / "here", "s3://bucket/set"
+    assert build(source, str(here)) == 0
+    store.writes_left = 3
+    assert main(["publish", str(here), "--url", url]) == 2
+    store.writes_left = None
+    assert "manifest.json" not in "".join(store.files("bucket"))
+    assert main(["publish", str(here), "--url", url]) == 0
+    before = len(store.requests)
+    assert main(["weigh", str(here), "--by", "split", "--out", "w"]) == 0
+    assert main(["publish", str(here), "--url", url]) == 0
+    sent = [path for method, path in store.requests[before:] if method in ("PUT", "POST")]
+    assert not [path for path in sent if path.endswith(".tar")], "no shard is sent twice"
+    expected = {f"set/{name}": content for name, content in tree(here).items()}
+    assert store.files("bucket") == expected
+    there = tmp_path / "there"
+    assert main(["fetch", str(there), "--url", url, "--also", "weights"]) == 0
+    small = {name: found for name, found in tree(here).items() if not name.endswith(".tar")}
+    assert {k: v for k, v in small.items() if not k.startswith("concepts/")} == tree(there)
+    capsys.readouterr()
+    for wrong in ("weights/none.npy", "embeddings", "../weights/w.npy"):
+        assert main(["fetch", str(there), "--url", url, "--also", wrong]) == 2
+        error = capsys.readouterr().err
+        assert "--also" in error and len(error.splitlines()) == 1, error
+    other = tmp_path / "other"
+    assert build(str(corpora(tmp_path / "more")["webdataset"]), str(other)) == 0
+    assert main(["publish", str(other), "--url", url]) == 2
+    assert "holds another dataset" in capsys.readouterr().err
 
 
 def test_ten_thousand_objects_are_listed_by_pages(store: ObjectStore) -> None:

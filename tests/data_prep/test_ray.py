@@ -1,12 +1,15 @@
 """The same work on a Ray cluster of two nodes, one of which is lost and one added in the middle."""
 
+import json
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from data_prep_corpus import plain_corpus
 
+from data_prep.__main__ import main
 from data_prep.pool import PoolOptions, Report, run_in_pool
 
 ray = pytest.importorskip("ray", reason="needs requirements-ray.txt")
@@ -57,3 +60,21 @@ def test_its_own_exception_ends_the_work(cluster: Any, tmp_path: Path) -> None:
     options = PoolOptions(engine="ray", ray_address=cluster.address)
     with pytest.raises(ValueError, match="no such item"):
         list(run_in_pool(slowly, str(tmp_path), [1, -1, 2], options, lambda _: None))
+
+
+def test_a_build_there_gives_the_bytes_of_one_here(cluster: Any, tmp_path: Path) -> None:
+    corpus = plain_corpus(tmp_path / "corpus.parquet", 40)
+    common = ["build", "--source", str(corpus), "--tiers", "48:90", "--shard-samples", "8"]
+    common += ["--vocab-size", "300"]
+    assert main([*common, "--out", str(tmp_path / "here"), "--workers", "1"]) == 0
+    progress = tmp_path / "progress.json"
+    there = ["--engine", "ray", "--ray-address", cluster.address, "--progress-file", str(progress)]
+    assert main([*common, "--out", str(tmp_path / "there"), *there]) == 0
+
+    def files(folder: Path) -> dict[str, bytes]:
+        found = (path for path in folder.rglob("*") if path.is_file() and path.name != "lock")
+        return {path.relative_to(folder).as_posix(): path.read_bytes() for path in found}
+
+    assert files(tmp_path / "there") == files(tmp_path / "here")
+    told = json.loads(progress.read_text())
+    assert told["ended"] and told["done"] == told["total"] > 0, told

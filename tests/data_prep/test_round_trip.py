@@ -19,6 +19,7 @@ from data_prep.build.pipeline import build_dataset
 from data_prep.rejection import REASONS
 from pretrain.dataset.manifest import INDEX_FILE, MEMBERS, Manifest, read_manifest
 from pretrain.dataset.reader import Dataset
+from pretrain.dataset.tars import read_plain
 from pretrain.tokens.tokenizer import open_tokenizer
 
 DEMO_CORPUS = Path(__file__).parents[2] / "data_prep" / "demo_corpus" / "emoji.parquet"
@@ -47,11 +48,14 @@ def read_by_index(folder: Path, tier: str) -> list[dict[str, Any]]:
     manifest = read_manifest(folder)
     samples = []
     for row in np.load(folder / tier / INDEX_FILE, allow_pickle=False):
-        content = (folder / manifest.tiers[tier].shards[row["shard"]].file).read_bytes()
+        own, texts = (
+            (folder / manifest.tiers[name].shards[row["shard"]].file).read_bytes()
+            for name in (tier, manifest.text_tier)
+        )
         sample: dict[str, Any] = {"key": row["key"].decode(), "tokens": row["tokens"].tolist()}
         for member in MEMBERS:
             offset, size, crc32 = row[member].item()
-            sample[member] = content[offset : offset + size]
+            sample[member] = (own if member == "jpg" else texts)[offset : offset + size]
             assert zlib.crc32(sample[member]) == crc32
         samples.append(sample)
     return samples
@@ -103,6 +107,42 @@ def test_every_token_and_caption_survives(dataset: Path) -> None:
         assert {byte & 0x7F for byte in sample["pos"]} <= {1, 2, 3, 4} and sample["pos"][0] & 0x80
 
 
+def test_texts_stand_once_in_the_smallest_tier_whatever_the_order(
+    dataset: Path, tmp_path: Path
+) -> None:
+    source = plain_corpus(tmp_path / "corpus.parquet", 40)
+    again = tmp_path / "out"
+    limits = {"shard_samples": 15, "where": "split = 'train'"}
+    build_dataset(options(source, again, captions=CAPTIONS, tiers="full:95,48:90", **limits))
+    manifest = read_manifest(dataset)
+    assert manifest.text_tier == "48"
+    for tier, members in (("48", MEMBERS), ("full", ("jpg",))):
+        files = {path: (again / path).read_bytes() for path in files_of(dataset, tier)}
+        assert files == {path: (dataset / path).read_bytes() for path in files}
+        index = np.load(dataset / tier / INDEX_FILE)
+        found = [
+            (name, offset, len(content))
+            for shard in manifest.tiers[tier].shards
+            for name, offset, content in read_plain(dataset / shard.file)
+        ]
+        wanted = [
+            (f"{row['key'].decode()}.{member}", *row[member].item()[:2])
+            for row in index
+            for member in members
+        ]
+        assert found == wanted
+    # Beside its pictures, a sample costs another tier a header, its padding and an index row.
+    pictures = int(index["jpg"]["size"].sum(dtype=np.int64))
+    ends = 10_240 * len(manifest.tiers["full"].shards)  # at most, of archives
+    stored = sum(map(len, files.values())) - ends
+    assert stored - pictures < 1_200 * len(index), (stored - pictures) / len(index)
+
+
+def files_of(folder: Path, tier: str) -> list[str]:
+    """All files of a tier, relative to the dataset."""
+    return sorted(str(path.relative_to(folder)) for path in (folder / tier).iterdir())
+
+
 def test_tiers_hold_the_same_samples(dataset: Path) -> None:
     small, full = (read_by_index(dataset, tier) for tier in ("48", "full"))
     for one, other in zip(small, full, strict=True):
@@ -112,10 +152,9 @@ def test_tiers_hold_the_same_samples(dataset: Path) -> None:
         assert abs(shrunk[0] / shrunk[1] - whole[0] / whole[1]) < 0.03
 
 
-@pytest.mark.parametrize("tier", ["48", "full"])
-def test_webdataset_reads_the_same_samples(dataset: Path, tier: str) -> None:
-    wanted = read_by_index(dataset, tier)
-    stream = webdataset.WebDataset(shard_paths(dataset, tier), shardshuffle=False)
+def test_webdataset_reads_the_same_samples(dataset: Path) -> None:
+    wanted = read_by_index(dataset, "48")
+    stream = webdataset.WebDataset(shard_paths(dataset, "48"), shardshuffle=False)
     found = list(stream.decode("pil", only=["jpg", "txt", "json"]))
     assert [sample["__key__"] for sample in found] == [sample["key"] for sample in wanted]
     for ours, theirs in zip(wanted, found, strict=True):
@@ -123,13 +162,16 @@ def test_webdataset_reads_the_same_samples(dataset: Path, tier: str) -> None:
         assert theirs["json"] == json.loads(ours["json"])
         assert (theirs["ids"], theirs["pos"]) == (ours["ids"], ours["pos"])
         assert np.array_equal(theirs["jpg"], Image.open(io.BytesIO(ours["jpg"])))
+    pictures = list(webdataset.WebDataset(shard_paths(dataset, "full"), shardshuffle=False))
+    for ours, theirs in zip(read_by_index(dataset, "full"), pictures, strict=True):
+        assert (theirs["__key__"], theirs["jpg"]) == (ours["key"], ours["jpg"])
 
 
 def test_hugging_face_datasets_reads_the_same_samples(dataset: Path, tmp_path: Path) -> None:
-    wanted = read_by_index(dataset, "full")
+    wanted = read_by_index(dataset, "48")
     found = datasets.load_dataset(
         "webdataset",
-        data_files=shard_paths(dataset, "full"),
+        data_files=shard_paths(dataset, "48"),
         split="train",
         streaming=True,
         cache_dir=str(tmp_path),
@@ -142,9 +184,10 @@ def test_hugging_face_datasets_reads_the_same_samples(dataset: Path, tmp_path: P
         assert np.array_equal(theirs["jpg"], Image.open(io.BytesIO(ours["jpg"])))
 
 
-def test_the_training_reader_reads_the_same_samples(dataset: Path) -> None:
-    wanted = read_by_index(dataset, "48")
-    reader = Dataset(dataset, "48")
+@pytest.mark.parametrize("tier", ["48", "full"])
+def test_the_training_reader_reads_the_same_samples(dataset: Path, tier: str) -> None:
+    wanted = read_by_index(dataset, tier)
+    reader = Dataset(dataset, tier)
     assert reader.tokenizer().sha256 == reader.manifest.tokenizer.sha256
     for row, ours in enumerate(wanted):
         sample = reader.read(row)

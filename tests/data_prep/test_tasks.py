@@ -53,7 +53,7 @@ def request(corpus: Path, out: Path) -> list[str]:
     """Shards roll over by samples and by bytes; a task has several."""
     return [
         *("build", "--source", str(corpus), "--out", str(out), "--tiers", "48:90,full:95"),
-        *("--shard-samples", "8", "--shard-bytes", "75000", "--vocab-size", "600"),
+        *("--shard-samples", "8", "--shard-bytes", "40000", "--vocab-size", "600"),
         *("--where", "number % 30 <> 7"),
     ]
 

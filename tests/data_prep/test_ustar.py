@@ -78,7 +78,8 @@ def test_a_shard_is_read_back_before_it_gets_its_name(tmp_path: Path) -> None:
     with aside(tmp_path / "00003.tar") as file:
         shard = Shard(file)
         for i in range(4):
-            shard.add(f"{i:016x}", {member: f"{member}{i}".encode() for member in MEMBERS}, [2])
+            members = {member: f"{member}{i}".encode() for member in MEMBERS}
+            shard.add(f"{i:016x}", members, [2], {})
         info = shard.finish("full/00003.tar")
     assert (info.samples, info.file) == (4, "full/00003.tar")
     assert [path.name for path in tmp_path.iterdir()] == ["00003.tar"]

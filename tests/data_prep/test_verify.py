@@ -59,6 +59,11 @@ def other_key(rows: np.ndarray) -> np.ndarray:
     return rows
 
 
+def other_place(rows: np.ndarray) -> np.ndarray:
+    rows["json"][3] = rows["json"][4]
+    return rows
+
+
 def one_sample_more(manifest: dict) -> None:
     manifest["samples"] += 1
 
@@ -80,6 +85,8 @@ DAMAGE = {
     "a row too few": (lambda d: change_index(d, lambda r: r[:-1]), "full/index.npy", "11 rows"),
     "a token count": (lambda d: change_index(d, other_token_count), "index.npy", "token counts"),
     "another key": (lambda d: change_index(d, other_key), "full/index.npy", "keys"),
+    "a text's place": (lambda d: change_index(d, other_place), "full/index.npy", "texts"),
+    "a picture alone": (lambda d: flip(d / "full/00000.tar", 700), "full/00000.tar", "sha256"),
     "the tokenizer": (lambda d: flip(d / "tokenizer.model", 50), "tokenizer.model", "sha256"),
     "a stray shard": (
         lambda d: shutil.copy(d / "48/00000.tar", d / "48/00001.tar"),

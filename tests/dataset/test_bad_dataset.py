@@ -118,6 +118,8 @@ def test_a_shard_that_is_no_regular_file_is_refused(copy):
         (lambda m: m.update(another=1), "another"),
         (lambda m: m["tokenizer"].pop("sha256"), "tokenizer.sha256"),
         (lambda m: m.update(tiers=[]), "tiers"),
+        (lambda m: m.pop("text_tier"), "text_tier"),
+        (lambda m: m.update(text_tier="16"), "text_tier='16'"),
         (lambda m: m["tiers"]["full"].update(shards=3), "tiers.full.shards"),
         (lambda m: m["tiers"]["full"]["shards"][1].pop("bytes"), "tiers.full.shards.1.bytes"),
         (lambda m: m["tiers"]["full"]["shards"][0].update(samples=-60), "tiers.full"),

@@ -358,9 +358,42 @@ def test_a_tier_that_was_not_fetched_is_named_with_the_command(tiny_tiers, tmp_p
         server.close()
 
 
+def test_a_larger_tier_brings_the_shards_of_its_texts_too(tiny_tiers, tmp_path, monkeypatch):
+    """And counts their bytes: for two shards of each tier, and for two shuffle windows."""
+    monkeypatch.setattr("pretrain.batches.order.CHUNK_SAMPLES", 1)
+    server, local = Server(tiny_tiers), Dataset(tiny_tiers, "full")
+    try:
+        words = ["--url", server.url, "--tiers", "full"]
+        assert data_prep(["fetch", str(tmp_path / "near"), *words]) == 0
+        assert not (tmp_path / "near" / "16").exists()
+        dataset = Dataset(tmp_path / "near", "full", shards=far(server, tmp_path / "c"))
+        for row in range(4):
+            ours, theirs = dataset.read(row), local.read(row)
+            assert ours.jpeg == theirs.jpeg and ours.ids.tolist() == theirs.ids.tolist()
+            assert dataset.read_json(row) == local.read_json(row)
+        shards = [shard for tier in local.manifest.tiers.values() for shard in tier.shards]
+        assert {shard.file: server.asked[shard.file] for shard in shards} == dict.fromkeys(
+            (f"{tier}/{number:05d}.tar" for tier in ("16", "full") for number in range(4)), 1
+        )
+        total = sum(shard.bytes for shard in shards)
+        order = SampleOrder(samples=4, seed=0, window_samples=2)
+        for spare, fits in ((0, True), (-1, False)):
+            gib = (total + spare) / 2**30
+            small = Dataset(tmp_path / "near", "full", shards=far(server, tmp_path / "d", gib))
+            assert (cache_shortage(small, order, 0, 0, 1) is None) == fits
+        largest = sum(
+            max(shard.bytes for shard in tier.shards) for tier in local.manifest.tiers.values()
+        )
+        with pytest.raises(ValueError, match="two shards of each of the tiers"):
+            few = far(server, tmp_path / "d", (2 * largest - 1) / 2**30)
+            Dataset(tmp_path / "near", "full", shards=few)
+    finally:
+        server.close()
+
+
 @pytest.fixture(scope="module")
 def tiny_tiers(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("tiers")
     source = plain_corpus(folder / "corpus.parquet", 4)
-    build_dataset(options(source, folder / "out", tiers="16:90,full:90"))
+    build_dataset(options(source, folder / "out", tiers="full:90,16:90", shard_samples=1))
     return folder / "out"
