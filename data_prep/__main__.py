@@ -13,6 +13,14 @@ _FAR = "data_prep.dataset_tasks:FarOptions"
 _BUILD_RUN = "data_prep.build.options:BuildRunOptions"
 _WRITER = "data_prep.build.writer:WriterOptions"
 _TEXT = ("data_prep.text.vocabulary:VocabularyOptions", "data_prep.build.options:TaggingOptions")
+_BUILD = (
+    "data_prep.sources:SourceOptions",
+    _WRITER,
+    _CAPTIONS,
+    "data_prep.pictures.limits:PictureOptions",
+    *_TEXT,
+    _BUILD_RUN,
+)
 
 
 def _command(
@@ -48,15 +56,18 @@ COMMANDS = dict(
             ),
         ),
         _command(
+            "plan",
+            "Say what a build takes, from a sample: the build's command, with plan in its place.",
+            "build.command:plan",
+            *_BUILD,
+            "data_prep.build.estimate:EstimateOptions",
+            positionals=(),
+        ),
+        _command(
             "build",
             "Turn an image-text corpus into a dataset directory.",
             "build.command:build",
-            "data_prep.sources:SourceOptions",
-            _WRITER,
-            _CAPTIONS,
-            "data_prep.pictures.limits:PictureOptions",
-            *_TEXT,
-            _BUILD_RUN,
+            *_BUILD,
             positionals=(),
         ),
         _command(

@@ -51,16 +51,15 @@ class PoolOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
-class RunOptions(PoolOptions):
-    """Where the work is done, and which share of it; the result does not depend on it"""
+class ShareOptions:
+    """Which share of the work is done"""
 
     task_index: int | None = None
-    """Do the share of this number, from 0, of `task_count`; `data_prep merge` joins them all."""
+    """Do the share of this number, from 0, of `task_count`. `data_prep merge` joins a build's."""
     task_count: int | None = None
     """How many shares there are, e.g. the tasks of a Slurm array."""
 
     def __post_init__(self) -> None:
-        super().__post_init__()
         check_positive({"--task-count": self.task_count})
         if (self.task_index is None) != (self.task_count is None):
             raise ValueError(
@@ -74,7 +73,16 @@ class RunOptions(PoolOptions):
             )
 
 
-def share_of(items: int, options: PoolOptions) -> range:
+@dataclass(frozen=True, kw_only=True)
+class RunOptions(ShareOptions, PoolOptions):
+    """Where the work is done, and which share of it; the result does not depend on it"""
+
+    def __post_init__(self) -> None:
+        ShareOptions.__post_init__(self)
+        PoolOptions.__post_init__(self)
+
+
+def share_of(items: int, options: PoolOptions | ShareOptions) -> range:
     """The numbers of the items that are to be done here: neighbours, which read neighbouring
     files."""
     index, count = getattr(options, "task_index", None), getattr(options, "task_count", None)

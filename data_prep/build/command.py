@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from data_prep.build import merge as joining
+from data_prep.build.estimate import EstimateOptions, plan_of
 from data_prep.build.options import (
     BuildOptions,
     BuildRunOptions,
@@ -49,16 +50,41 @@ def build(
     run: BuildRunOptions,
 ) -> str:
     """Build a dataset, or a share of it, and say what is in it."""
-    return _build(
-        BuildOptions(
-            source=source,
-            captions=captions,
-            pictures=pictures,
-            vocabulary=vocabulary,
-            tagging=tagging,
-            writer=writer,
-            run=run,
-        )
+    return _build(_asked(source, writer, captions, pictures, vocabulary, tagging, run))
+
+
+def plan(
+    source: SourceOptions,
+    writer: WriterOptions,
+    captions: CaptionOptions,
+    pictures: PictureOptions,
+    vocabulary: VocabularyOptions,
+    tagging: TaggingOptions,
+    run: BuildRunOptions,
+    sampling: EstimateOptions,
+) -> str:
+    """Say what that build would take."""
+    asked = _asked(source, writer, captions, pictures, vocabulary, tagging, run)
+    return plan_of(asked, sampling)
+
+
+def _asked(
+    source: SourceOptions,
+    writer: WriterOptions,
+    captions: CaptionOptions,
+    pictures: PictureLimits,
+    vocabulary: VocabularyOptions,
+    tagging: TaggingOptions,
+    run: BuildRunOptions,
+) -> BuildOptions:
+    return BuildOptions(
+        source=source,
+        captions=captions,
+        pictures=pictures,
+        vocabulary=vocabulary,
+        tagging=tagging,
+        writer=writer,
+        run=run,
     )
 
 
@@ -74,15 +100,8 @@ def index(
     run: BuildRunOptions,
 ) -> str:
     """Index tars in place and say what is in them."""
-    options = BuildOptions(
-        source=SourceOptions(source=tars, format="webdataset", **asdict(rows)),
-        captions=captions,
-        pictures=pictures,
-        vocabulary=vocabulary,
-        tagging=tagging,
-        writer=writer,
-        run=run,
-    )
+    source = SourceOptions(source=tars, format="webdataset", **asdict(rows))
+    options = _asked(source, writer, captions, pictures, vocabulary, tagging, run)
     return _build(replace(options, in_place=in_place))
 
 

@@ -1,8 +1,10 @@
 """From a corpus to a dataset directory: the order of things, and nothing else."""
 
+import sys
 from collections import Counter
 from contextlib import closing
 
+from data_prep.build.estimate import EstimateOptions, estimate, lines_of
 from data_prep.build.far import bring_records
 from data_prep.build.merge import Built, join, read_built
 from data_prep.build.options import BuildOptions
@@ -11,6 +13,9 @@ from data_prep.build.tasks import forget_parts, read_parts, task_folder
 from data_prep.build.work import BuildJob, Progress, run_task, writing
 from data_prep.pool import run_in_pool, share_of
 from pretrain.base.progress import Bar
+from pretrain.tokens.tokenizer import open_tokenizer
+
+_MANY_ROWS = 100_000  # a build of as many says first what it takes
 
 
 def build_dataset(options: BuildOptions) -> Built:
@@ -22,6 +27,7 @@ def build_dataset(options: BuildOptions) -> Built:
     job = prepare(options)
     if job is None:
         return read_built(options.writer.folder)
+    _say_cost(job)
     _run_tasks(job, range(len(job.plan.tasks)))
     with writing(options.writer.folder):
         return join(options.writer.folder, options.run)
@@ -48,6 +54,8 @@ def build_share(options: BuildOptions) -> str:
         return f"{out} is finished: there is no share to do"
     index, count = options.run.task_index, options.run.task_count
     share = share_of(len(job.plan.tasks), options.run)
+    if index == 0:
+        _say_cost(job)
     _run_tasks(job, share)
     then = f"python -m data_prep merge {out}"
     if options.writer.store is not None:
@@ -56,6 +64,18 @@ def build_share(options: BuildOptions) -> str:
         f"share {index} of {count} is done: {len(share)} of {len(job.plan.tasks)} tasks; when all "
         f"shares are: {then}"
     )
+
+
+def _say_cost(job: BuildJob) -> None:
+    """On stderr, what a large build takes, before its first sample; nothing where it goes on."""
+    options, out = job.options, job.options.writer.folder
+    if job.plan.rows < _MANY_ROWS or options.in_place is not None or job.corpus.is_far:
+        return
+    if any(task_folder(out, number).exists() for number in range(len(job.plan.tasks))):
+        return
+    tokenizer = open_tokenizer(out / job.plan.tokenizer.file)
+    found = estimate(options, job.corpus, tokenizer, EstimateOptions(), job.plan.rows)
+    print(*lines_of(found, options), sep="\n", file=sys.stderr)
 
 
 def _run_tasks(job: BuildJob, numbers: range) -> None:

@@ -4,7 +4,7 @@ import hashlib
 import sys
 from bisect import bisect_right
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -37,7 +37,7 @@ from data_prep.sources.look import Looking
 from data_prep.text.captions import CaptionTemplate
 from data_prep.text.word_classes import load_spacy
 from pretrain.base.files import write_durably
-from pretrain.base.lock import LOCK_FILE, HeldError, locked, owner
+from pretrain.base.lock import locked_aloud
 from pretrain.dataset.manifest import (
     MANIFEST_FILE,
     TokenizerInfo,
@@ -48,7 +48,6 @@ from pretrain.dataset.manifest import (
 from pretrain.tokens.given import read_given
 from pretrain.tokens.tokenizer import is_json, open_tokenizer, parse_tokenizer
 
-_PATIENCE_S = 1.0  # with another that plans, without a word
 _TOKENIZER_FILES = {False: "tokenizer.model", True: "tokenizer.json"}  # whether it is the latter
 
 
@@ -65,7 +64,7 @@ def prepare(options: BuildOptions) -> BuildJob | None:
     if store is not None and not options.writer.overwrite:
         bring_plan(store)
         _refuse_unplanned(options)
-    corpus = _open_corpus(options)
+    corpus = open_corpus(options)
     if options.in_place is not None:
         in_place.check_apart(corpus, options)
     templates = templates_of(options, corpus)
@@ -75,7 +74,7 @@ def prepare(options: BuildOptions) -> BuildJob | None:
         return None
     with writing(out):
         (out / WORK_FOLDER).mkdir(parents=True, exist_ok=True)
-    with _planning(out):  # of many shares, the first one plans for all
+    with locked_aloud(out / WORK_FOLDER, "the plan"):  # of many shares, the first one plans for all
         if _is_finished(options, request):  # by another process, meanwhile
             return None
         replaced = (out / MANIFEST_FILE).exists()
@@ -109,7 +108,7 @@ def _refuse_unplanned(options: BuildOptions) -> None:
         )
 
 
-def _open_corpus(options: BuildOptions) -> Corpus:
+def open_corpus(options: BuildOptions) -> Corpus:
     """The corpus; what was found in its files is kept until the plan is written."""
     out = options.writer.folder
     looking = Looking(folder=look_folder(out), options=options.run)
@@ -121,21 +120,6 @@ def _open_corpus(options: BuildOptions) -> Corpus:
             with suppress(OSError):  # another command's files are in it
                 out.rmdir()
         raise
-
-
-@contextmanager
-def _planning(out: Path) -> Iterator[None]:
-    """Nobody else plans meanwhile; who waits for that says so."""
-    work = out / WORK_FOLDER
-    with ExitStack() as stack:
-        try:
-            stack.enter_context(locked(work, patience_s=_PATIENCE_S))
-        except HeldError:
-            print(
-                f"note: waiting for the plan that {owner(work / LOCK_FILE)} makes", file=sys.stderr
-            )
-            stack.enter_context(locked(work))
-        yield
 
 
 def _is_finished(options: BuildOptions, request: dict[str, Any]) -> bool:
@@ -163,7 +147,7 @@ def _plan_anew(
     # Before `out` is cleared: a given tokenizer may lie there, and a corpus without a caption must
     # not cost the dataset that it was to replace.
     try:
-        given = _given_model(options)
+        given = given_model(options)
         model = train_on_corpus(corpus, templates, options) if given is None else given
         tasks = _plan_tasks(corpus, options)
         if not tasks:
@@ -175,8 +159,7 @@ def _plan_anew(
         if read_plan(out) is None:
             remove_work(out)
         raise
-    tiers = [TierPlan(**asdict(tier)) for tier in options.stored_tiers] or [in_place.TIER]
-    tiers.sort(key=lambda tier: side_of(tier.shortest_px))
+    tiers = tiers_of(options)
     with writing(out):
         clear(out, [tier.name for tier in tiers])
         if options.writer.store is not None:
@@ -203,7 +186,13 @@ def _plan_anew(
     return plan
 
 
-def _given_model(options: BuildOptions) -> bytes | None:
+def tiers_of(options: BuildOptions) -> list[TierPlan]:
+    """The tiers by size: the smallest holds the texts."""
+    tiers = [TierPlan(**asdict(tier)) for tier in options.stored_tiers] or [in_place.TIER]
+    return sorted(tiers, key=lambda tier: side_of(tier.shortest_px))
+
+
+def given_model(options: BuildOptions) -> bytes | None:
     """The file of a given tokenizer as a dataset holds it; ValueError if it is none."""
     given = options.vocabulary.tokenizer
     if given is None:
@@ -255,7 +244,7 @@ def _what_differs(
 ) -> Iterator[str]:
     """Dotted names of what is asked for now and is not as `out` was begun or built."""
     yield from differing(found, request, "")
-    given = _given_model(options)
+    given = given_model(options)
     # By name it may be the same.
     if given is not None and hashlib.sha256(given).hexdigest() != tokenizer.sha256:
         yield "options.vocabulary.tokenizer"

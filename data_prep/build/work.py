@@ -115,7 +115,7 @@ def _make_part(
     with PartWriter(folder, stem, tiers, len(plan.captions), ids, task.pictures) as writer:
         for record in records:
             rows += 1
-            sample = _make_sample(maker, record, seen, rejected)
+            sample = make_sample(maker, record, seen, rejected)
             if sample is not None:
                 left_out += entries_left_out(maker.templates, record.columns)
                 with writing(options.folder):
@@ -146,7 +146,7 @@ def _make_part(
     return part
 
 
-def _make_sample(
+def make_sample(
     maker: SampleMaker, record: Record, seen: set[str], rejected: Counter[str]
 ) -> NewSample | None:
     """The record's sample, or None and a reason counted. ValueError names a row that fits none."""

@@ -10,6 +10,7 @@ import shutil
 import sys
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
+from itertools import chain
 from pathlib import Path
 from subprocess import DEVNULL, run
 from typing import Any
@@ -18,14 +19,17 @@ from data_prep.build.request import differing
 from data_prep.download import guard
 from data_prep.download.img2dataset_run import run_logged
 from data_prep.download.link_tables import Columns, choose_columns, stage_tables, table_files
-from data_prep.pool import usable_workers
+from data_prep.download.page import write_page
+from data_prep.download.shares import folders_of, share_folder, stage_share
+from data_prep.pool import ShareOptions, share_of, usable_workers
 from data_prep.sources.links import STATS_SUFFIX, LinkCounts, describe_counts, read_counts
 from pretrain.base.checks import check_local, check_positive
 from pretrain.base.files import write_durably
-from pretrain.base.lock import locked
+from pretrain.base.lock import locked_aloud
 
 # Beside the shards: img2dataset takes every .json of its own folder for a shard's statistics.
 _STATE_FOLDER = ".download"
+_TABLE_FOLDER = "table"
 _REQUEST_FILE = "request.json"
 _REQUIREMENTS = "requirements-download.txt"
 _ROBOTS_DIRECTIVES = ["noai", "noimageai", "noindex", "noimageindex"]
@@ -38,11 +42,13 @@ _FREE_OPTIONS = (
     "user_agent_token",
     "python",
     "private_addresses",
+    "task_index",
+    "page",
 )
 
 
 @dataclass(frozen=True, kw_only=True)
-class DownloadOptions:
+class DownloadOptions(ShareOptions):
     """How the pictures of a table of links are fetched"""
 
     url_column: str | None = None
@@ -84,7 +90,12 @@ class DownloadOptions:
     """Interpreter of the environment that has img2dataset. Null: this one, or else the img2dataset
     on PATH."""
 
+    page: Path | None = None
+    """HTML page to write at the end: links lost by reason, links alive by host and by year. Null:
+    none."""
+
     def __post_init__(self) -> None:
+        super().__post_init__()
         check_positive(
             {
                 "--image-px": self.image_px,
@@ -113,34 +124,73 @@ def download(table: str, out: Path, options: DownloadOptions) -> str:
         raise FileExistsError(f"out={out} is a file; name a folder")
     state = out / _STATE_FOLDER
     _refuse_other(out, request)
-    with locked(state) as lock:
+    with locked_aloud(state, "the download") as lock:
+        _refuse_other(out, request)  # of shares that begin at once, the first one has decided
         write_durably(state / _REQUEST_FILE, json.dumps(request, indent=2) + "\n")
         names = None if options.columns is None else options.columns.split(",")
         asked = (options.url_column, options.caption_column, options.sha256_column)
         texts = [name for name in asked if name is not None]
-        schema, rows = stage_tables(table, names, state / "table", texts)
+        schema, rows = stage_tables(table, names, state / _TABLE_FOLDER, texts)
         columns = choose_columns(
             table, schema, options.url_column, options.caption_column, options.sha256_column
         )
         if columns.dropped:
             print(f"note: columns left out: {columns.dropped}", file=sys.stderr)
-        _drop_damaged(out)
-        if _counts_of(out).links < rows:
-            command = [*program, *_arguments(out, columns, options)]
-            write_durably(state / "guard/sitecustomize.py", Path(guard.__file__).read_bytes())
-            environment = {"PYTHONPATH": str((state / "guard").resolve())}
-            if options.private_addresses:
-                environment[guard.ALLOW] = "1"
-            run_logged(command, environment, state / "log.txt", rows, lambda: _counts_of(out), lock)
-        found = _counts_of(out)
+        if options.task_index is None:
+            _fetch(out, program, columns, rows, options, lock)
+    mine = share_of(rows, options)
+    folder = share_folder(out, options.task_index)
+    if options.task_index is not None:
+        own = folder / _STATE_FOLDER
+        with locked_aloud(own, "the share") as lock:
+            tables = state / _TABLE_FOLDER
+            stage_share(tables, mine, columns, options.sha256_column, own / _TABLE_FOLDER)
+            _fetch(folder, program, columns, len(mine), options, lock)
+    found = _counts_of([folder])
+    if options.page is not None:
+        write_page(options.page, out, folders_of(out), rows)
+    lines = [("pictures", str(folder)), *describe_counts(found.plain())]
+    told = "\n".join(f"{label:<24}{value}" for label, value in lines)
+    return f"{told}\n{_what_next(out, rows, options)}"
+
+
+def _what_next(out: Path, rows: int, options: DownloadOptions) -> str:
+    """What is to be done when this share is finished."""
+    tried = _counts_of(folders_of(out)).links
+    if tried < rows:
+        return (
+            f"share {options.task_index} of {options.task_count} is done; of all, {tried:,} of "
+            f"{rows:,} links"
+        )
+    return f"python -m data_prep build --source {out} --out DIR"
+
+
+def _fetch(
+    folder: Path,
+    program: list[str],
+    columns: Columns,
+    rows: int,
+    options: DownloadOptions,
+    lock: int,
+) -> None:
+    """Fetch what is missing of the `rows` links of a folder's tables. OSError where img2dataset
+    ended early."""
+    state = folder / _STATE_FOLDER
+    _drop_damaged(folder)
+    if _counts_of([folder]).links < rows:
+        command = [*program, *_arguments(folder, columns, options)]
+        write_durably(state / "guard/sitecustomize.py", Path(guard.__file__).read_bytes())
+        environment = {"PYTHONPATH": str((state / "guard").resolve())}
+        if options.private_addresses:
+            environment[guard.ALLOW] = "1"
+        log = state / "log.txt"
+        run_logged(command, environment, log, rows, lambda: _counts_of([folder]), lock)
+    found = _counts_of([folder])
     if found.links != rows:
         raise OSError(
-            f"{out}: img2dataset ended after {found.links:,} of {rows:,} links; give the same "
+            f"{folder}: img2dataset ended after {found.links:,} of {rows:,} links; give the same "
             f"command again to go on ({state / 'log.txt'} tells what it said)"
         )
-    lines = [("pictures", str(out)), *describe_counts(found.plain())]
-    table_text = "\n".join(f"{label:<24}{value}" for label, value in lines)
-    return f"{table_text}\npython -m data_prep build --source {out} --out DIR"
 
 
 def _find_img2dataset(python: Path | None) -> list[str]:
@@ -178,7 +228,7 @@ def _refuse_other(out: Path, request: dict[str, Any]) -> None:
                 f"out={out} holds a download made with other {', '.join(other)}; give the same "
                 "table and options to go on, or choose another OUT"
             )
-    elif any(out.glob("*")):
+    elif any(path.name != _STATE_FOLDER for path in out.glob("*")):
         raise FileExistsError(f"out={out} holds other files; choose an empty or new folder")
 
 
@@ -191,10 +241,10 @@ def _drop_damaged(out: Path) -> None:
             path.unlink()
 
 
-def _counts_of(out: Path) -> LinkCounts:
+def _counts_of(folders: list[Path]) -> LinkCounts:
     """The counts of all tars that are done; one whose file is being written counts later."""
     total = LinkCounts()
-    for path in out.glob("*" + STATS_SUFFIX):
+    for path in chain.from_iterable(folder.glob("*" + STATS_SUFFIX) for folder in folders):
         try:
             total.add(read_counts(path))
         except ValueError:
@@ -205,7 +255,7 @@ def _counts_of(out: Path) -> LinkCounts:
 def _arguments(out: Path, columns: Columns, options: DownloadOptions) -> Iterator[str]:
     """The options of img2dataset 1.47.0; as Python literals, which is how it reads them."""
     values: dict[str, Any] = {
-        "url_list": str((out / _STATE_FOLDER / "table").resolve()),
+        "url_list": str((out / _STATE_FOLDER / _TABLE_FOLDER).resolve()),
         "input_format": "parquet",
         "url_col": columns.url,
         "caption_col": columns.caption,

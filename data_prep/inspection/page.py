@@ -35,7 +35,7 @@ from data_prep.stats import (
 )
 from data_prep.survey import SIZES, Survey, Tally
 from pretrain.report.chart import NARROW, Bar, Chart, bar_chart, row_widths
-from pretrain.report.figures import percent, plural
+from pretrain.report.figures import percent, plural, short_bytes
 from pretrain.report.histogram import Bin, histogram
 from pretrain.report.table import Table
 from pretrain.report.template import template
@@ -96,14 +96,14 @@ def cards(found: Survey) -> list[tuple[str, str, str]]:
     manifest = found.manifest
     sizes = {name: tier.bytes for name, tier in manifest.tiers.items()}
     shards = plural(sum(len(tier.shards) for tier in manifest.tiers.values()), "shard")
-    tiers = ", ".join(f"{name}: {_short_bytes(size)}" for name, size in sizes.items())
+    tiers = ", ".join(f"{name}: {short_bytes(size)}" for name, size in sizes.items())
     rejected = sum(found.rejected.values())
     used = percent(found.used_ids / len(found.token_counts))
     side = found.sizes["shorter_px"]
     ids = f"{found.used_ids:,} of {len(found.token_counts):,} ids occur"
     return [
         ("Samples", f"{manifest.samples:,}", f"{percent(rejected / found.rows)} rejected"),
-        ("On disk", _short_bytes(sum(sizes.values())), f"{shards}; {tiers}"),
+        ("On disk", short_bytes(sum(sizes.values())), f"{shards}; {tiers}"),
         ("Vocabulary in use", used, ids),
         (
             "Shorter side",
@@ -111,15 +111,6 @@ def cards(found: Survey) -> list[tuple[str, str, str]]:
             f"the median; from {side.quantile(0):,} to {side.quantile(1):,} px before the tiers",
         ),
     ]
-
-
-def _short_bytes(size: float) -> str:
-    """A size as 68.6 MB."""
-    for unit in ("kB", "MB", "GB"):
-        size /= 1000
-        if size < 1000:
-            return f"{size:.1f} {unit}"
-    return f"{size / 1000:.1f} TB"
 
 
 def _as_table(rows: list[list[str]]) -> Table:

@@ -116,6 +116,7 @@ class Corpus:
             kind, files = None, None
             if is_far(options.source):
                 kind, files = find_in_store(options.source, options.format, options.open())
+        self.is_far = files is not None  # a row's picture may bring its whole file
         if kind is not None and files is not None:
             self.format = kind
             self.source, self.look = open_far(options.source, kind, files, *given, look, looking)

@@ -18,6 +18,11 @@ _REASONS = (
     ("timed out", "timeout"),
     ("hash mismatch", "hash_mismatch"),
     ("decoding error", "undecodable"),
+    ("a link to a private address", "private_address"),
+    ("Name or service not known", "unknown_host"),
+    ("No address associated with hostname", "unknown_host"),
+    ("Temporary failure in name resolution", "name_server"),
+    ("CERTIFICATE_VERIFY_FAILED", "certificate"),
     ("<urlopen error", "unreachable"),
     ("IncompleteRead", "connection_lost"),
     ("Remote end closed", "connection_lost"),
@@ -59,7 +64,7 @@ def read_counts(path: Path) -> LinkCounts:
         failed: Counter[str] = Counter()
         for message, count in found["status_dict"].items():
             if message != "success":
-                failed[_reason_of(message)] += int(count)
+                failed[reason_of(message)] += int(count)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(
             f"source: {path} is no statistics of img2dataset ({error!r}); remove it and give "
@@ -71,7 +76,7 @@ def read_counts(path: Path) -> LinkCounts:
     return LinkCounts(links=links, downloaded=downloaded, failed=failed)
 
 
-def _reason_of(message: str) -> str:
+def reason_of(message: str) -> str:
     """The reason for a message of urllib or of img2dataset."""
     if message.startswith(_HTTP_ERROR):
         return "http_" + message.removeprefix(_HTTP_ERROR)[:3]

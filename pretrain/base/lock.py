@@ -11,13 +11,14 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from functools import cache
 from pathlib import Path
 
 LOCK_FILE = "lock"  # in a folder
 _NO_FLOCK = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)
 _LOOK_S = 0.2
+_SILENT_S = 1.0  # of waiting, before a word is said
 _BEAT_S, _DEAD_S = 10.0, 60.0  # of a lock file, where the disk has no flock
 
 
@@ -107,6 +108,20 @@ def locked(folder: Path, *, patience_s: float | None = None, keep: bool = True) 
         if not keep:
             (folder / LOCK_FILE).unlink(missing_ok=True)
         lock.release()
+
+
+@contextmanager
+def locked_aloud(folder: Path, what: str) -> Iterator[int]:
+    """`locked`; who waits says on stderr for what, and for whom."""
+    with ExitStack() as stack:
+        try:
+            descriptor = stack.enter_context(locked(folder, patience_s=_SILENT_S))
+        except HeldError:
+            print(
+                f"note: waiting for {what} that {owner(folder / LOCK_FILE)} makes", file=sys.stderr
+            )
+            descriptor = stack.enter_context(locked(folder))
+        yield descriptor
 
 
 def owner(path: Path) -> str:

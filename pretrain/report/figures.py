@@ -77,6 +77,15 @@ def short(value: float) -> str:
     return _power(f"{value:.2e}") if 0 < abs(value) < 1e-3 else f"{value:.3g}"
 
 
+def short_bytes(size: float) -> str:
+    """A size as 68.6 MB."""
+    for unit in ("kB", "MB", "GB"):
+        size /= 1000
+        if size < 1000:
+            return f"{size:.1f} {unit}"
+    return f"{size / 1000:.1f} TB"
+
+
 def _power(text: str) -> str:
     """`1.50e-05` as people write it: 1.5·10⁻⁵."""
     digits, power = text.split("e")

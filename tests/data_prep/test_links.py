@@ -56,7 +56,7 @@ def test_links_that_failed_are_in_the_manifest_whenever_they_were_fetched(tmp_pa
         assert build(fetched, tmp_path / f"data_{name}") == 0
     assert contents(tmp_path / "data_a") == contents(tmp_path / "data_b")
     downloads = read_manifest(tmp_path / "data_a").provenance["downloads"]
-    failed = {"http_404": 2, "other": 2, "timeout": 1, "unreachable": 1}
+    failed = {"http_404": 2, "other": 2, "timeout": 1, "unknown_host": 1}
     assert downloads == {"links": 24, "downloaded": 18, "failed": failed}
     capsys.readouterr()
     assert main(["stats", str(tmp_path / "data_a")]) == 0
@@ -80,7 +80,7 @@ def test_joined_datasets_count_the_links_of_all(tmp_path):
     sources = ["--source", str(tmp_path / "one"), "--source", str(tmp_path / "two")]
     assert main(["join", str(tmp_path / "both"), *sources]) == 0
     downloads = read_manifest(tmp_path / "both").provenance["downloads"]
-    failed = {"http_404": 2, "other": 2, "timeout": 1, "unreachable": 1}
+    failed = {"http_404": 2, "other": 2, "timeout": 1, "unknown_host": 1}
     assert downloads == {"links": 24, "downloaded": 18, "failed": failed}
 
 
