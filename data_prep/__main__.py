@@ -8,7 +8,7 @@ _PROGRAM = "python -m data_prep"
 _DATASET = Positional(name="directory", help="Dataset directory.")
 _CAPTIONS = "data_prep.text.captions:CaptionOptions"
 _POOL = "data_prep.pool:PoolOptions"
-_SHARE = "data_prep.dataset_tasks:ShareOptions"
+_RUN = "data_prep.pool:RunOptions"
 _FAR = "data_prep.dataset_tasks:FarOptions"
 _BUILD_RUN = "data_prep.build.options:BuildRunOptions"
 _WRITER = "data_prep.build.writer:WriterOptions"
@@ -93,7 +93,7 @@ COMMANDS = dict(
             "verify",
             "Read a dataset directory in full and name what is not as its manifest says.",
             "verify:verify",
-            _SHARE,
+            _RUN,
             _FAR,
         ),
         _command(
@@ -109,7 +109,7 @@ COMMANDS = dict(
             "Count what is in a dataset directory: sizes, caption lengths, vocabulary, rejections.",
             "stats:stats",
             "data_prep.stats:StatsOptions",
-            _SHARE,
+            _RUN,
             _FAR,
         ),
         _command(
@@ -135,7 +135,7 @@ COMMANDS = dict(
             "Weigh the samples of a dataset directory by a metadata column, or by like pictures.",
             "weigh:weigh",
             "data_prep.weigh:WeighOptions",
-            _SHARE,
+            _RUN,
             _FAR,
         ),
         _command(
@@ -143,7 +143,7 @@ COMMANDS = dict(
             "Weigh near duplicates, evaluation pictures and repeated captions with 0.",
             "dedup.command:dedup",
             "data_prep.dedup.command:DedupOptions",
-            _SHARE,
+            _RUN,
             _FAR,
         ),
         _command(

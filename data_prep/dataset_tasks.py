@@ -11,7 +11,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
-from data_prep.pool import PoolOptions, RunOptions, is_share
+from data_prep.pool import PoolOptions, is_share
 from data_prep.records import Record, Records
 from pretrain.dataset.manifest import Manifest
 from pretrain.dataset.reader import Dataset
@@ -22,17 +22,6 @@ S = TypeVar("S")
 T = TypeVar("T")
 
 _WORK_FOLDER = ".work"
-
-
-@dataclass(frozen=True, kw_only=True)
-class ShareOptions(RunOptions):
-    """Where the work is done, and which share of it; the result does not depend on it"""
-
-    task_index: int | None = None
-    """Do the share of this number, from 0, of `task_count`. The command without both joins them,
-    and does what is missing."""
-    task_count: int | None = None
-    """How many shares there are, e.g. the tasks of a Slurm array."""
 
 
 @dataclass(frozen=True, kw_only=True)

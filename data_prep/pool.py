@@ -55,7 +55,8 @@ class ShareOptions:
     """Which share of the work is done"""
 
     task_index: int | None = None
-    """Do the share of this number, from 0, of `task_count`. `data_prep merge` joins a build's."""
+    """Do the share of this number, from 0, of `task_count`. The command without both does what is
+    missing and joins them; of a build, `data_prep merge` joins them too."""
     task_count: int | None = None
     """How many shares there are, e.g. the tasks of a Slurm array."""
 

@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from data_prep.build.tasks import DOWNLOADS
-from data_prep.dataset_tasks import FarOptions, ShareOptions
+from data_prep.dataset_tasks import FarOptions
+from data_prep.pool import RunOptions
 from data_prep.sources.links import describe_counts
 from data_prep.survey import SIZES, Survey, Tally, survey
 from pretrain.base.checks import check_positive
@@ -30,7 +31,7 @@ class StatsOptions:
         check_positive({"--samples": self.samples})
 
 
-def stats(directory: Path, options: StatsOptions, pool: ShareOptions, far: FarOptions) -> str:
+def stats(directory: Path, options: StatsOptions, pool: RunOptions, far: FarOptions) -> str:
     """The table of a dataset; the same figures go to options.json. Of a share, what it did."""
     found = survey(directory, options.samples, pool, far.shards)
     if isinstance(found, str):

@@ -9,8 +9,8 @@ from tempfile import gettempdir
 import numpy as np
 
 from data_prep.build.duplicates import find_repeated_rows
-from data_prep.dataset_tasks import DatasetTasks, FarOptions, ShareOptions
-from data_prep.pool import PoolOptions, is_share, usable_workers
+from data_prep.dataset_tasks import DatasetTasks, FarOptions
+from data_prep.pool import PoolOptions, RunOptions, is_share, usable_workers
 from data_prep.verify_tasks import (
     OTHER_SHA256,
     Check,
@@ -44,7 +44,7 @@ _BLOCK_ROWS = 1 << 18
 _KEY_ROWS = 1 << 20
 
 
-def verify(directory: Path, pool: ShareOptions, far: FarOptions) -> int:
+def verify(directory: Path, pool: RunOptions, far: FarOptions) -> int:
     """Say what is wrong with a dataset, or that nothing is; returns the exit status."""
     faults = 0
     for fault in dataset_faults(directory, pool, far.shards):

@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from data_prep.dataset_tasks import DatasetTasks, FarOptions, RowReader, ShareOptions
-from data_prep.pool import is_share
+from data_prep.dataset_tasks import DatasetTasks, FarOptions, RowReader
+from data_prep.pool import RunOptions, is_share
 from data_prep.records import Record
 from data_prep.similarity.clusters import cluster
 from pretrain.base.checks import check_between, check_positive
@@ -77,7 +77,7 @@ class WeighOptions:
         return bool(getattr(self, name) != getattr(WeighOptions, name))
 
 
-def weigh(directory: Path, options: WeighOptions, pool: ShareOptions, far: FarOptions) -> str:
+def weigh(directory: Path, options: WeighOptions, pool: RunOptions, far: FarOptions) -> str:
     """Write the weights and the groups of a dataset; returns a table of the largest groups. Of a
     share, what it did.
 

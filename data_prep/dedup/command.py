@@ -6,13 +6,13 @@ from pathlib import Path
 
 import numpy as np
 
-from data_prep.dataset_tasks import FarOptions, RowReader, ShareOptions
+from data_prep.dataset_tasks import FarOptions, RowReader
 from data_prep.dedup import NOBODY
 from data_prep.dedup.hashes import dataset_views, views_file
 from data_prep.dedup.neighbours import find
 from data_prep.dedup.page import Sets, write_page
 from data_prep.dedup.repeats import caption_digests, over_cap
-from data_prep.pool import is_share
+from data_prep.pool import RunOptions, is_share
 from data_prep.similarity.left_out import Fact, check_page
 from pretrain.base.checks import check_between, check_positive
 from pretrain.dataset.manifest import Manifest, read_manifest, weights_file
@@ -63,7 +63,7 @@ class _Counts:
     kept: int
 
 
-def dedup(directory: Path, options: DedupOptions, run: ShareOptions, far: FarOptions) -> str:
+def dedup(directory: Path, options: DedupOptions, run: RunOptions, far: FarOptions) -> str:
     """Write the weights; returns a table of what they leave out.
 
     ValueError or OSError name what to change. Every picture is read the first time,

@@ -17,7 +17,8 @@ import simplejpeg
 from numpy.typing import NDArray
 from PIL import Image
 
-from data_prep.dataset_tasks import DatasetTasks, RowReader, ShareOptions
+from data_prep.dataset_tasks import DatasetTasks, RowReader
+from data_prep.pool import RunOptions
 from data_prep.records import Record
 from pretrain.base.arrays import read_array
 from pretrain.base.files import aside, file_sha256, write_durably
@@ -41,7 +42,7 @@ _BLOCKS = 4096  # at most, of larger ones: each is a file until all are there
 Views = NDArray[np.uint8]
 
 
-def dataset_views(reader: RowReader, run: ShareOptions) -> Views | str:
+def dataset_views(reader: RowReader, run: RunOptions) -> Views | str:
     """(samples, VIEWS, VIEW_BYTES) of all rows, mapped; of a share of them, what it did.
 
     Those on the disk are taken if they are this dataset's. ValueError or OSError name the picture

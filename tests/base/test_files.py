@@ -128,8 +128,9 @@ def test_what_stands_beside_the_shards_stays_in_the_dataset(tmp_path, place, fol
 
 
 def test_hashes_are_not_written_out_of_the_dataset(tiny_dataset: Path, tmp_path: Path) -> None:
-    from data_prep.dataset_tasks import RowReader, ShareOptions
+    from data_prep.dataset_tasks import RowReader
     from data_prep.dedup.hashes import dataset_views
+    from data_prep.pool import RunOptions
     from pretrain.dataset.manifest import read_manifest
 
     dataset = tmp_path / "dataset"
@@ -141,7 +142,7 @@ def test_hashes_are_not_written_out_of_the_dataset(tiny_dataset: Path, tmp_path:
     (dataset / "hashes").symlink_to(tmp_path / "elsewhere")
     with pytest.raises(ValueError, match="leads out"):
         reader = RowReader(directory=dataset, manifest=read_manifest(dataset))
-        dataset_views(reader, ShareOptions(workers=1))
+        dataset_views(reader, RunOptions(workers=1))
     assert not list((tmp_path / "elsewhere").iterdir())
 
 

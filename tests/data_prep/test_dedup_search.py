@@ -18,12 +18,12 @@ from PIL import Image, ImageOps
 from tiny_datasets import CORPUS
 
 from data_prep.build.pipeline import build_dataset
-from data_prep.dataset_tasks import RowReader, ShareOptions
+from data_prep.dataset_tasks import RowReader
 from data_prep.dedup import NOBODY
 from data_prep.dedup.compare import differences
 from data_prep.dedup.hashes import dataset_views, picture_views
 from data_prep.dedup.neighbours import codes_of, find, roots
-from data_prep.pool import PoolOptions
+from data_prep.pool import PoolOptions, RunOptions
 from pretrain.dataset.manifest import read_manifest
 
 MOST = 18.0
@@ -171,7 +171,7 @@ def large(tmp_path_factory) -> Path:
     return folder / "set"
 
 
-def views_of(dataset: Path, run: ShareOptions) -> np.ndarray | str:
+def views_of(dataset: Path, run: RunOptions) -> np.ndarray | str:
     return dataset_views(RowReader(directory=dataset, manifest=read_manifest(dataset)), run)
 
 
@@ -183,13 +183,13 @@ def bytes_of(dataset: Path) -> list[bytes]:
 
 def test_shares_and_killed_processes_leave_the_bytes_of_one_process(large, tmp_path):
     whole, shared, killed = (shutil.copytree(large, tmp_path / n) for n in ("one", "two", "three"))
-    assert not isinstance(views_of(whole, ShareOptions(workers=1)), str)
+    assert not isinstance(views_of(whole, RunOptions(workers=1)), str)
     for share in (2, 0, 1):
-        run = ShareOptions(workers=1, task_index=share, task_count=3)
+        run = RunOptions(workers=1, task_index=share, task_count=3)
         assert f"share {share} of 3 is done" in str(views_of(shared, run))
         assert not (shared / "hashes/views.npy").exists()
     assert len(list((shared / ".work").rglob("0*.npz"))) == 3
-    views_of(shared, ShareOptions(workers=2))
+    views_of(shared, RunOptions(workers=2))
     assert bytes_of(shared) == bytes_of(whole)
     command = [sys.executable, "-m", "data_prep", "dedup", str(killed), "--out", "w"]
     process = subprocess.Popen([*command, "--workers", "1"])
@@ -199,15 +199,15 @@ def test_shares_and_killed_processes_leave_the_bytes_of_one_process(large, tmp_p
     process.wait()
     assert parts and not (killed / "weights/w.npy").exists()
     before = parts[0].stat().st_mtime_ns if parts[0].exists() else None
-    views_of(killed, ShareOptions(workers=1, task_index=0, task_count=3))
+    views_of(killed, RunOptions(workers=1, task_index=0, task_count=3))
     assert before is None or parts[0].stat().st_mtime_ns == before  # it is not made again
-    views_of(killed, ShareOptions(workers=1))
+    views_of(killed, RunOptions(workers=1))
     assert bytes_of(killed) == bytes_of(whole)
 
 
 def test_views_are_kept_and_made_anew_only_where_they_are_not_this_datasets(large, tmp_path):
     dataset = shutil.copytree(large, tmp_path / "set")
-    run = ShareOptions(workers=1)
+    run = RunOptions(workers=1)
     right = np.array(views_of(dataset, run))
     file, told = dataset / "hashes/views.npy", dataset / "hashes/views.json"
     shards = dataset / "full"
