@@ -196,7 +196,7 @@ def _drop_repeated(
     filled = [place for place in places if place.part.samples]
     sizes = [place.part.samples for place in filled]
     tier = plan.tiers[0].name
-    keys = (place.rows(tier)["key"] for place in filled)
+    keys = at_once(lambda place: place.rows(tier)["key"], filled)
     repeated = find_repeated_rows(keys, sum(sizes), out / WORK_FOLDER)
     starts = np.cumsum([0, *sizes])
     cuts = np.searchsorted(repeated, starts)
