@@ -3,7 +3,8 @@
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
-from data_prep.store import Store, at_once
+from data_prep.sources.far import at_once
+from data_prep.store import Store
 from pretrain.base.files import aside, file_sha256, write_durably
 from pretrain.dataset.far_files import copy, read_all
 from pretrain.dataset.manifest import INDEX_FILE, MANIFEST_FILE, Manifest, path_inside

@@ -13,11 +13,15 @@ import numpy as np
 
 from data_prep.build.tasks import DOWNLOADS
 from data_prep.build.writer import array_file, write_index, write_manifest
+from data_prep.publish import PublishOptions, publish
+from data_prep.sources.far import at_once
 from data_prep.sources.links import LinkCounts
+from data_prep.store import Store
 from pretrain.base.arrays import read_array
 from pretrain.base.checks import check_local, check_positive
 from pretrain.base.files import file_sha256, sync, write_durably
 from pretrain.base.lock import locked
+from pretrain.base.progress import Bar
 from pretrain.dataset.manifest import (
     COPY_AGAIN,
     INDEX_FILE,
@@ -48,6 +52,12 @@ class JoinOptions:
     share: list[float] = field(default_factory=list)
     """How much of what is shown is of each source, in their order, in any unit; repeat it. Goes to
     weights/mix.npy, in which a source's samples weigh alike."""
+    source_url: list[str] = field(default_factory=list)
+    """Address of the folder on an object store where a source's shards lie, in the order of the
+    sources; repeat it. The sources then are what `data_prep fetch` brought."""
+    url: str | None = None
+    """Address of the folder, on the same store, to which the shards of all are copied there, and
+    the joined dataset's small files are sent. Goes with --source-url."""
     target: int | None = None
     """Samples shown an epoch by these weights; by default as many as all sources have."""
 
@@ -62,6 +72,11 @@ class JoinOptions:
             raise ValueError(f"--source {list(map(str, self.source))}: one of them comes twice")
         if len(self.source) < 2:
             raise ValueError(f"--source {list(map(str, self.source))}: give at least two")
+        if len(self.source_url) != (len(self.source) if self.url is not None else 0):
+            raise ValueError(
+                f"--source-url {self.source_url}, --url {self.url}: give one --source-url for each "
+                f"of the {len(self.source)} sources, and --url, or none of them"
+            )
         if self.share and (
             len(self.share) != len(self.source) or min(self.share) < 0 or not any(self.share)
         ):
@@ -109,7 +124,10 @@ def _write(out: Path, options: JoinOptions, manifests: list[Manifest]) -> None:
     first = manifests[0]
     tiers = {}
     for name in first.tiers:
-        shards = _link_shards(out, name, options.source, manifests)
+        if options.url is None:
+            shards = _link_shards(out, name, options.source, manifests)
+        else:
+            shards = _copy_there(out, name, options, manifests)
         index_sha256 = _join_index(out, name, options.source, manifests)
         tiers[name] = replace(first.tiers[name], shards=shards, index_sha256=index_sha256)
     name = first.tokenizer.file
@@ -131,6 +149,40 @@ def _write(out: Path, options: JoinOptions, manifests: list[Manifest]) -> None:
     if options.share:
         _write_mix(out, options, manifests, joined)
     write_manifest(out, joined)
+    if options.url is not None:
+        publish(out, PublishOptions(url=options.url))
+
+
+def _copy_there(
+    out: Path, tier: str, options: JoinOptions, manifests: list[Manifest]
+) -> list[ShardInfo]:
+    """All shards of a tier on the store, under numbers of their own, those that are not there."""
+    assert options.url is not None
+    store = Store(address=options.url.rstrip("/"), folder=out)
+    (out / tier).mkdir(parents=True, exist_ok=True)
+    there = store.sizes(tier)
+    pairs = [
+        (f"{address.rstrip('/')}/{shard.file}", shard)
+        for address, manifest in zip(options.source_url, manifests, strict=True)
+        for shard in manifest.tiers[tier].shards
+    ]
+    found = [
+        replace(shard, file=f"{tier}/{SHARD_FILE.format(shard=number)}")
+        for number, (_, shard) in enumerate(pairs)
+    ]
+    todo = [
+        (address, shard.file)
+        for (address, _), shard in zip(pairs, found, strict=True)
+        if there.get(shard.file) != shard.bytes
+    ]
+    copied = at_once(lambda pair: store.take(*pair), todo)
+    for _ in Bar(copied, total=len(todo), unit="shards", what=f"copy {tier}"):
+        pass
+    there = store.sizes(tier)
+    for (address, _), shard in zip(pairs, found, strict=True):
+        if there.get(shard.file) != shard.bytes:
+            raise ValueError(f"{address} is missing or has another size: {COPY_AGAIN}")
+    return found
 
 
 def _summary(out: Path, options: JoinOptions, manifests: list[Manifest]) -> str:

@@ -3,13 +3,15 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from data_prep.store import Store, at_once
+from data_prep.sources.far import at_once
+from data_prep.store import Store
+from pretrain.base.lock import LOCK_FILE
 from pretrain.base.progress import Bar
 from pretrain.dataset.far_files import read_all
 from pretrain.dataset.manifest import MANIFEST_FILE, Manifest, read_manifest
 from pretrain.dataset.tars import is_hidden
 
-_LEFT = ("hashes",)  # of pictures: made anew where they are needed
+_LEFT = ("hashes", LOCK_FILE)  # of pictures: made anew where they are needed
 _SHARD_SUFFIX = ".tar"
 
 

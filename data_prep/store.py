@@ -1,10 +1,8 @@
 """A folder of an object store, and the folder on this machine in which its files are made."""
 
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -12,8 +10,6 @@ from data_prep.sources.far import Place
 from pretrain.base.files import aside
 
 T = TypeVar("T")
-R = TypeVar("R")
-_REQUESTS = 16  # at once
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,6 +65,16 @@ class Store:
         if not stays:
             path.unlink()
 
+    def take(self, address: str, name: str) -> None:
+        """Copy a file of another folder of the same store to here, without its way over this
+        machine."""
+
+        def copy() -> None:
+            system, root = self._open()
+            system.copy(system._strip_protocol(address), f"{root}/{name}")
+
+        self._try(name, copy)
+
     def move(self, name: str, to: str) -> None:
         """Rename a file there, unless that was done before."""
 
@@ -108,15 +114,3 @@ class Store:
             raise
         except Exception as error:  # every file system has its own
             raise OSError(f"{self.address}/{name}: {place.describe(error)}") from error
-
-
-def at_once(function: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:
-    """function(item) of each, in order, some at once: what waits for a disk or a store, not for the
-    processor. Few results are held."""
-    left = iter(items)
-    with ThreadPoolExecutor(_REQUESTS) as threads:
-        running = [threads.submit(function, item) for item in islice(left, 2 * _REQUESTS)]
-        while running:
-            first = running.pop(0)
-            running += [threads.submit(function, item) for item in islice(left, 1)]
-            yield first.result()

@@ -11,7 +11,8 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from data_prep.build.tasks import LOOK_FILE, PLAN_FILE, WORK_FOLDER
-from data_prep.store import Store, at_once
+from data_prep.sources.far import at_once
+from data_prep.store import Store
 from pretrain.dataset.manifest import INDEX_FILE, MANIFEST_FILE, read_manifest
 
 _PLAN = f"{WORK_FOLDER}/{PLAN_FILE}"

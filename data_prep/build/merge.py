@@ -37,7 +37,8 @@ from data_prep.build.writer import (
 )
 from data_prep.pool import PoolOptions, Report, run_in_pool
 from data_prep.rejection import REASONS
-from data_prep.store import Store, at_once
+from data_prep.sources.far import at_once
+from data_prep.store import Store
 from pretrain.base.arrays import read_array
 from pretrain.base.files import file_sha256, sync, write_durably
 from pretrain.base.lock import locked

@@ -23,6 +23,8 @@ from data_prep.download.page import write_page
 from data_prep.download.shares import folders_of, share_folder, stage_share
 from data_prep.pool import ShareOptions, share_of, usable_workers
 from data_prep.sources.links import STATS_SUFFIX, LinkCounts, describe_counts, read_counts
+from data_prep.sources.plain_tables import SUFFIXES
+from data_prep.sources.stores import bring_all, is_far
 from pretrain.base.checks import check_local, check_positive
 from pretrain.base.files import write_durably
 from pretrain.base.lock import locked_aloud
@@ -30,6 +32,7 @@ from pretrain.base.lock import locked_aloud
 # Beside the shards: img2dataset takes every .json of its own folder for a shard's statistics.
 _STATE_FOLDER = ".download"
 _TABLE_FOLDER = "table"
+_FAR_FOLDER = "far"  # tables that were brought from an object store
 _REQUEST_FILE = "request.json"
 _REQUIREMENTS = "requirements-download.txt"
 _ROBOTS_DIRECTIVES = ["noai", "noimageai", "noindex", "noimageindex"]
@@ -119,6 +122,8 @@ def download(table: str, out: Path, options: DownloadOptions) -> str:
     """
     check_local({"out": out})
     program = _find_img2dataset(options.python)
+    if is_far(table):
+        table = str(bring_all(table, SUFFIXES, out / _STATE_FOLDER / _FAR_FOLDER))
     request = _describe_request(table, options)
     if out.exists() and not out.is_dir():
         raise FileExistsError(f"out={out} is a file; name a folder")

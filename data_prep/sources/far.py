@@ -2,19 +2,23 @@
 
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from io import RawIOBase
+from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
 
 from pretrain.dataset.far_files import FarFile, FarFileError, FarFiles, open_far
 
 T = TypeVar("T")
+R = TypeVar("R")
 _ATTEMPTS = 3  # at a file; its file system itself tries each request several times
 _WAIT_S = 2.0  # after the first failure, then twice as long
 _GLANCE_BYTES = 1 << 20  # asked for at once where a part of a file is read
+_REQUESTS = 16  # at once
 _LASTING = (FileNotFoundError, PermissionError, ImportError, ValueError)
 _CREDENTIALS = (
     "give credentials as its file system takes them (S3: AWS_ACCESS_KEY_ID and "
@@ -156,3 +160,15 @@ class _PartsOfFile(RawIOBase):
             data = self._place.persistently(part)
         buffer[: len(data)] = data
         return len(data)
+
+
+def at_once(function: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:
+    """function(item) of each, in order, some at once: what waits for a disk or a store, not for the
+    processor. Few results are held."""
+    left = iter(items)
+    with ThreadPoolExecutor(_REQUESTS) as threads:
+        running = [threads.submit(function, item) for item in islice(left, 2 * _REQUESTS)]
+        while running:
+            first = running.pop(0)
+            running += [threads.submit(function, item) for item in islice(left, 1)]
+            yield first.result()

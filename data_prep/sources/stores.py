@@ -4,13 +4,15 @@ import hashlib
 from collections import Counter
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
-from data_prep.sources.far import BroughtFiles, Place
+from data_prep.sources.far import BroughtFiles, Place, at_once
 from data_prep.sources.find import expand_braces
 from data_prep.sources.folder import describe_suffixes
-from pretrain.dataset.far_files import FarFile, FarFiles
+from pretrain.base.files import aside
+from pretrain.dataset.far_files import FarFile, FarFiles, copy
 from pretrain.dataset.tars import is_hidden
 
 FarFormat = Literal["parquet", "webdataset"]
@@ -54,6 +56,30 @@ def find_in_store(
         listed=_Listed(source, kinds[0]),
         left_alone=suffixes,
     )
+
+
+def bring_all(source: str, suffixes: tuple[str, ...], folder: Path) -> Path:
+    """Copy the files of an address that end so into a folder, which it returns, by their own names.
+    ValueError where there are none, or two of one name; OSError where one does not come."""
+    found = {
+        PurePosixPath(name).name: far
+        for name, far in sorted(_list(source).items())
+        if name.lower().endswith(suffixes)
+    }
+    if not found:
+        raise ValueError(f"{source}: no {' or '.join(suffixes)} there; name other files")
+    place = Place()
+
+    def bring(named: tuple[str, FarFile]) -> None:
+        path, far = folder / named[0], named[1]
+        if not path.is_file() or path.stat().st_size != far.bytes:
+            with place.asking(far.address), aside(path) as part:
+                copying = partial(copy, far.address, Path(part.name), size=far.bytes)
+                place.persistently(copying)
+
+    for _ in at_once(bring, found.items()):
+        pass
+    return folder
 
 
 class _Listed:

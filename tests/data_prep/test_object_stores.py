@@ -10,7 +10,7 @@ from data_prep_corpus import plain_corpus
 from object_store import KEY, ObjectStore, object_store
 
 from data_prep.__main__ import main
-from data_prep.sources.stores import _list
+from data_prep.sources.stores import _list, bring_all
 from pretrain.dataset.reader import Dataset
 from pretrain.dataset.shards import ShardOptions
 from tests.data_prep.test_webdataset import write_tar
@@ -189,6 +189,46 @@ def test_what_is_published_is_fetched_with_what_was_added(
     assert build(str(corpora(tmp_path / "more")["webdataset"]), str(other)) == 0
     assert main(["publish", str(other), "--url", url]) == 2
     assert "holds another dataset" in capsys.readouterr().err
+
+
+def test_datasets_there_are_joined_there(store: ObjectStore, tmp_path: Path) -> None:
+    folder = corpora(tmp_path / "corpus")["parquet"]
+    one, two = tmp_path / "one", tmp_path / "two"
+    assert build(str(folder / "0.parquet"), str(one)) == 0
+    tokenizer = ["--tokenizer", str(one / "tokenizer.model")]
+    assert build(str(folder / "1.parquet"), str(two), *tokenizer) == 0
+    asked: list[str] = []
+    for name in ("one", "two"):
+        url = f"s3://bucket/{name}"
+        assert main(["publish", str(tmp_path / name), "--url", url]) == 0
+        assert main(["fetch", str(tmp_path / f"far_{name}"), "--url", url]) == 0
+        asked += ["--source", str(tmp_path / f"far_{name}"), "--source-url", url]
+    names = ["--share", "1", "--share", "3"]
+    near = [word for name in (one, two) for word in ("--source", str(name))]
+    assert main(["join", str(tmp_path / "here"), *near, *names]) == 0
+    before = len(store.requests)
+    assert main(["join", str(tmp_path / "all"), *asked, "--url", "s3://bucket/all", *names]) == 0
+    read = [path for method, path in store.requests[before:] if method == "GET"]
+    assert not [path for path in read if path.endswith(".tar")], "no shard comes to this machine"
+    found = {
+        name.removeprefix("all/"): content
+        for name, content in store.files("bucket").items()
+        if name.startswith("all/") and not name.endswith("manifest.json")
+    }
+    expected = tree(tmp_path / "here")
+    del expected["manifest.json"], expected["weights/mix.json"]  # which name the sources
+    del found["weights/mix.json"]
+    assert found == expected
+    assert main(["join", str(tmp_path / "all"), *asked[:2], *near[:2], *asked[2:]]) == 2
+
+
+def test_links_of_a_table_there(store: ObjectStore, tmp_path: Path) -> None:
+    fsspec.filesystem("s3").pipe_file("bucket/links/0.tsv", b"url\ttext\nhttp://h/1\ta\n")
+    fsspec.filesystem("s3").pipe_file("bucket/links/readme.md", b"left alone")
+    store.busy_every = 3
+    folder = bring_all("s3://bucket/links", (".tsv", ".csv"), tmp_path / "far")
+    assert [path.name for path in folder.iterdir()] == ["0.tsv"]
+    assert (folder / "0.tsv").read_bytes().endswith(b"a\n")
 
 
 def test_ten_thousand_objects_are_listed_by_pages(store: ObjectStore) -> None:
