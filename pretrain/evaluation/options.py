@@ -10,6 +10,7 @@ from pretrain.engine.options import WeightsKind
 from pretrain.evaluation.prompts import check_prompts
 
 Axis = Literal["image_px", "keep_tokens", "text_tokens"]
+LongReading = Literal["cut", "first_sentence", "pieces"]
 PLOT_FORMATS = (".svg", ".png", ".pdf")
 
 
@@ -103,12 +104,15 @@ class AbilitiesOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class LongTextsOptions:
-    """Retrieval by whole texts that are longer than the context, beside the same texts cut."""
+    """Retrieval by texts that are longer than the context, read in several ways."""
 
     sets: dict[str, Path]
     """Dataset directories with long captions, by the name they get in the results."""
     caption: str | None = None
     """Name of the caption that is the text; by default each set's first."""
+    readings: list[LongReading] = field(default_factory=lambda: [*get_args(LongReading)])
+    """How a text is read: cut at the context; its first_sentence alone; or whole, in pieces that
+    end with a sentence where one ends in the context, as the mean of their embeddings."""
     batch_samples: int = 256
     """Pictures, or pieces of texts, per forward on each rank."""
 
@@ -116,6 +120,8 @@ class LongTextsOptions:
         check_positive({"long_texts.batch_samples": self.batch_samples})
         if not self.sets:
             raise ValueError("long_texts.sets={}: give --long_texts.sets.NAME DIR")
+        if not self.readings:
+            raise ValueError("long_texts.readings=[]: name at least one, or leave it out")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -140,7 +146,7 @@ class TaskOptions:
     """Judge counting, digits, words, position, binding, size, rotation and texture, on pictures
     that are drawn for it; true, or a mapping of its options."""
     long_texts: LongTextsOptions | None = None
-    """Retrieval by texts longer than the context, whole and cut."""
+    """Retrieval by texts longer than the context: cut, their first sentence, in pieces."""
 
     def __post_init__(self) -> None:
         if self.captions is not None and not self.captions:
