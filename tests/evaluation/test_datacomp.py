@@ -4,20 +4,26 @@ metrics written plainly in float64 and by scikit-learn, give the same figures.""
 import io
 import json
 import shutil
-import tarfile
 from pathlib import Path
 
 import datasets
 import numpy as np
 import open_clip
-import polars
 import pytest
 import torch
 from commands import evaluate, export
 from judged import last_figures
 from PIL import Image
 from sklearn.metrics import balanced_accuracy_score, f1_score, jaccard_score
-from tiny_datasets import CORPUS
+from webdataset_sets import (
+    CLASSES,
+    SUBGROUPS,
+    TEMPLATES,
+    drawings,
+    write_captioned,
+    write_classes,
+    write_tars,
+)
 
 from pretrain.evaluation.datacomp.names import SETS
 from pretrain.evaluation.options import DataCompOptions, EvaluateOptions, SweepOptions
@@ -25,43 +31,7 @@ from pretrain.export.native import load
 from pretrain.report.command import write_report
 from pretrain.report.options import ReportOptions
 
-CLASSES = ["a drink", "a fruit", "a sweet dish", "a meal", "a dish from Asia", "cutlery"]
-SUBGROUPS = ["drink", "food fruit", "food sweet", "food prepared", "food asian", "dishware"]
-TEMPLATES = ["a drawing of {c}.", "{c}"]
 CUES = ["apple", "Cup", "oven", "tea"] * 10
-
-
-def drawings() -> polars.DataFrame:
-    """70 drawings of six kinds of food, each kind with another number of them."""
-    corpus = polars.read_parquet(CORPUS).filter(
-        polars.col("subgroup").str.replace_all("-| ", " ").is_in(SUBGROUPS)
-        & (polars.col("artist") == "twemoji")
-    )
-    return corpus.with_columns(polars.col("subgroup").str.replace_all("-| ", " "))[:70]
-
-
-def write_tars(folder: Path, samples: list[dict[str, bytes]]) -> None:
-    """Samples of members by extension, in two tars."""
-    (folder / "test").mkdir(parents=True)
-    for number, part in enumerate((samples[:25], samples[25:])):
-        with tarfile.open(folder / f"test/{number}.tar", "w") as tar:
-            for place, sample in enumerate(part):
-                for extension, content in sample.items():
-                    member = tarfile.TarInfo(f"s{number}{place:06d}.{extension}")
-                    member.size = len(content)
-                    tar.addfile(member, io.BytesIO(content))
-    (folder / "test/nshards.txt").write_text("2\n")
-
-
-def write_classes(folder: Path, files: list[bytes], places: list[int], groups: list[int]) -> None:
-    samples = []
-    for file, place, group in zip(files, places, groups, strict=True):
-        metadata = io.BytesIO()
-        np.save(metadata, np.array([group, 7, place]))
-        samples.append({"png": file, "cls": str(place).encode(), "npy": metadata.getvalue()})
-    write_tars(folder, samples)
-    (folder / "classnames.txt").write_text("\n".join(CLASSES) + "\n")
-    (folder / "zeroshot_classification_templates.txt").write_text("\n".join(TEMPLATES) + "\n")
 
 
 class Judge:
@@ -142,14 +112,7 @@ def test_the_figures_are_clip_benchmarks_and_datacomps(tiny_run, tmp_path, capsy
              "vtab/pets": "wds_vtab-pets"}  # fmt: skip
     for name in names.values():
         write_classes(root / name, files, places, groups)
-    captions = [[one, f"{one}, a drawing"] for one in table["caption"]]
-    captions[3].append("beside a cup of tea")
-    samples = [
-        {"png": file, "txt": "\n".join(own).encode()}
-        for file, own in zip(files, captions, strict=True)
-    ]
-    write_tars(root / "wds_flickr30k", samples)
-    (root / "wds_flickr30k/dataset_type.txt").write_text("retrieval\n")
+    captions = write_captioned(root / "wds_flickr30k", table)
     asked = save_winogavil(root / "winogavil", files)
 
     export(run_dir=tiny_run, out=tmp_path / "ours", format="native")
@@ -240,7 +203,7 @@ def test_the_list_is_datacomps():
 
 
 def test_fewer_than_five_classes_have_no_acc5(tiny_run, tmp_path, monkeypatch):
-    monkeypatch.setattr("test_datacomp.CLASSES", CLASSES[:2])
+    monkeypatch.setattr("webdataset_sets.CLASSES", CLASSES[:2])
     files = drawings()["image"].to_list()[:30]
     write_classes(
         tmp_path / "wds_renderedsst2_test", files, [row % 2 for row in range(30)], [0] * 30
