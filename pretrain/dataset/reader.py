@@ -197,12 +197,18 @@ class Dataset:
             classes=np.frombuffer(classes, np.uint8),
         )
 
-    def read_ids(self, row: int) -> NDArray[np.integer]:
-        """Ids of all captions of a row. SampleError where they are not of this vocabulary."""
-        ids, vocab_size = self.read(row).ids, self.manifest.tokenizer.vocab_size
+    def read_text(self, row: int) -> tuple[NDArray[np.integer], NDArray[np.uint8]]:
+        """(ids, word classes) of all captions of a row. SampleError where the ids are not of this
+        vocabulary."""
+        sample, vocab_size = self.read(row), self.manifest.tokenizer.vocab_size
+        ids = sample.ids
         if len(ids) != self.index["tokens"][row].sum() or ids.max(initial=0) >= vocab_size:
             raise SampleError("ids_invalid", self.key(row), f"vocabulary of {vocab_size}")
-        return ids
+        return ids, sample.classes
+
+    def read_ids(self, row: int) -> NDArray[np.integer]:
+        """Ids of all captions of a row, as `read_text`."""
+        return self.read_text(row)[0]
 
     def check_ids(self, rows: int = 256) -> None:
         """ValueError, with the shard's name, where ids of some evenly spaced rows are not of the

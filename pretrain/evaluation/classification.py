@@ -39,7 +39,8 @@ class Classification:
         self.class_of_image = torch.tensor([place[label] for label in self.set.labels])
         self.templates = ["a photo of a {}."]
         if options.templates is not None:
-            self.templates = _texts("classification.templates", options.templates)
+            given = _texts("classification.templates", options.templates)
+            self.templates = [text.replace("{c}", "{}") for text in given]  # clip-benchmark's
         check_prompts("classification.templates", self.templates)
 
     @classmethod
@@ -48,12 +49,16 @@ class Classification:
 
     def evaluate(self, subject: Subject) -> list[Figure]:
         """The figures of `zero_shot`. Collective."""
+        found = zero_shot(*self.compare(subject))
+        return accuracy_figures(self.name, self.options.images.name, "", found, {})
+
+    def compare(self, subject: Subject) -> tuple[Tensor, Tensor, Tensor]:
+        """(pictures (n, E), their classes (n,), classifier (C, E)). Collective."""
         images = picture_features(
             subject, self.set, self.options.resize, self.options.batch_samples
         )
         classifier = self.classifier(subject.model, subject.tokenizer)
-        found = zero_shot(images, self.class_of_image.to(images.device), classifier)
-        return accuracy_figures(self.name, self.options.images.name, "", found, {})
+        return images, self.class_of_image.to(images.device), classifier
 
     def classifier(self, model: CLIP, tokenizer: Tokenizer) -> Tensor:
         """(C, E): the normalised mean over the templates. Collective."""

@@ -6,6 +6,7 @@ from typing import Any
 from pretrain.batches.options import Normalisation
 from pretrain.evaluation.abilities.task import Abilities
 from pretrain.evaluation.classification import Classification
+from pretrain.evaluation.datacomp.task import DataComp
 from pretrain.evaluation.features import KeptTokens, Subject
 from pretrain.evaluation.gallery import gallery
 from pretrain.evaluation.long_texts import LongTexts
@@ -26,6 +27,7 @@ TASKS: tuple[type[Task], ...] = (
     Probe,
     Abilities,
     LongTexts,
+    DataComp,
 )
 
 

@@ -1,4 +1,4 @@
-"""Retrieval by texts longer than the context: whole, in pieces, beside the same texts cut."""
+"""Retrieval by texts longer than the context: cut, their first sentence, or whole in pieces."""
 
 from collections.abc import Sequence
 
@@ -8,9 +8,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pretrain.evaluation.features import Subject, text_features
-from pretrain.evaluation.options import EvaluationOptions, LongTextsOptions
+from pretrain.evaluation.options import EvaluationOptions, LongReading, LongTextsOptions
 from pretrain.evaluation.retrieval import recall_figures, retrieval
-from pretrain.evaluation.sets import Sets
+from pretrain.evaluation.sets import EvaluationSet, Sets
 from pretrain.evaluation.task import Figure
 from pretrain.evaluation.zero_shot import class_embeddings
 from pretrain.models.clip import CLIP
@@ -18,13 +18,13 @@ from pretrain.tokens.context import special_count
 
 
 class LongTexts:
-    """Sets whose texts are compared with pictures as a whole and up to the context."""
+    """Sets whose texts are compared with pictures as each reading takes them."""
 
     name = "long-texts"
     is_quick = False
 
     def __init__(self, options: LongTextsOptions, sets: Sets) -> None:
-        self._sets, self._batch = sets, options.batch_samples
+        self._sets, self._batch, self._readings = sets, options.batch_samples, options.readings
         captions = None if options.caption is None else [options.caption]
         self._named = sets.open_all("long_texts.sets", options.sets, captions, "long_texts.caption")
 
@@ -33,17 +33,17 @@ class LongTexts:
         return None if options.long_texts is None else cls(options.long_texts, sets)
 
     def evaluate(self, subject: Subject) -> list[Figure]:
-        """R@k both ways by whole and by cut texts; `longer`: the share of the texts that the
-        context cuts. Collective."""
+        """R@k both ways by each reading; `longer`: the share of the texts that the context cuts.
+        Collective."""
         figures = []
         for name, opened in self._named.items():
             one = self._sets.sized(f"long_texts.sets.{name}", opened, subject.model.image.image_px)
             images, cut = subject.embed_set(one, self._batch)
-            whole = whole_features(subject.model, one.caption_ids, self._batch)
             room = content_tokens(subject.model)
             longer = float(np.mean([len(ids) > room for ids in one.caption_ids]))
             facts: dict[str, float | str] = {"tier": one.dataset.tier, "longer": longer}
-            for how, texts in (("whole", whole), ("cut", cut)):
+            for how in self._readings:
+                texts = cut if how == "cut" else read_features(subject.model, one, how, self._batch)
                 found = retrieval(images, texts, one.matches.to(images.device))
                 for way, rates in found.items():
                     figures += recall_figures(self.name, name, f"{how}_{way}", rates, facts)
@@ -55,14 +55,29 @@ def content_tokens(model: CLIP) -> int:
     return model.text.text_tokens - special_count(model.options.text.specials)
 
 
-def whole_features(model: CLIP, texts: Sequence[NDArray[np.integer]], batch: int) -> Tensor:
-    """(m, E) fp32: the normalised mean of the unit vectors of a text's pieces, which follow one
-    another, each as long as the context but the last. Collective."""
-    room = content_tokens(model)
+def piece_ends(tokens: int, sentences: Sequence[int] | NDArray[np.integer], room: int) -> list[int]:
+    """Where the pieces of a text end: as late as `room` tokens allow before one of the tokens that
+    begin `sentences`; inside a sentence only where it is longer than `room`. A text has a piece."""
+    ends, start = [], 0
+    while tokens - start > room:
+        borders = [int(place) for place in sentences if start < place <= start + room]
+        start = max(borders, default=start + room)
+        ends.append(start)
+    return [*ends, tokens]
+
+
+def read_features(model: CLIP, one: EvaluationSet, how: LongReading, batch: int) -> Tensor:
+    """(m, E) fp32 of a set's texts: the first sentence's unit vector, or the normalised mean of
+    those of all pieces. Collective."""
     pieces, owners = [], []
-    for place, ids in enumerate(texts):
-        for start in range(0, max(len(ids), 1), room):
-            pieces.append(ids[start : start + room])
-            owners.append(place)
+    for place, (ids, sentences) in enumerate(zip(one.caption_ids, one.sentences, strict=True)):
+        if how == "first_sentence":
+            later = sentences[sentences > 0]
+            ends = [int(later[0]) if len(later) else len(ids)]
+        else:
+            ends = piece_ends(len(ids), sentences, content_tokens(model))
+        pieces += [ids[start:end] for start, end in zip([0, *ends], ends, strict=False)]
+        owners += [place] * len(ends)
     features = text_features(model, pieces, batch)
-    return class_embeddings(features, torch.tensor(owners, device=features.device), len(texts))
+    owner = torch.tensor(owners, device=features.device)
+    return class_embeddings(features, owner, len(one.caption_ids))

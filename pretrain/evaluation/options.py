@@ -10,6 +10,7 @@ from pretrain.engine.options import WeightsKind
 from pretrain.evaluation.prompts import check_prompts
 
 Axis = Literal["image_px", "keep_tokens", "text_tokens"]
+LongReading = Literal["cut", "first_sentence", "pieces"]
 PLOT_FORMATS = (".svg", ".png", ".pdf")
 
 
@@ -46,7 +47,7 @@ class ClassificationOptions:
     numbers in .cls). YAML: a list, the same, or a mapping from label to name. By default the
     labels themselves, `_` as a space."""
     templates: Path | None = None
-    """Prompt templates, one a line or a YAML list, each with one {} for the class name, or
+    """Prompt templates, one a line or a YAML list, each with one {} (or {c}) for the class name, or
     `openai_imagenet` for the 80 that come with this package. By default `a photo of a {}.`."""
     resize: Resize = "shortest_side_crop"
     """shortest_side_crop: centre square, bicubic. squash: the whole picture stretched to a square,
@@ -103,12 +104,15 @@ class AbilitiesOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class LongTextsOptions:
-    """Retrieval by whole texts that are longer than the context, beside the same texts cut."""
+    """Retrieval by texts that are longer than the context, read in several ways."""
 
     sets: dict[str, Path]
     """Dataset directories with long captions, by the name they get in the results."""
     caption: str | None = None
     """Name of the caption that is the text; by default each set's first."""
+    readings: list[LongReading] = field(default_factory=lambda: [*get_args(LongReading)])
+    """How a text is read: cut at the context; its first_sentence alone; or whole, in pieces that
+    end with a sentence where one ends in the context, as the mean of their embeddings."""
     batch_samples: int = 256
     """Pictures, or pieces of texts, per forward on each rank."""
 
@@ -116,6 +120,24 @@ class LongTextsOptions:
         check_positive({"long_texts.batch_samples": self.batch_samples})
         if not self.sets:
             raise ValueError("long_texts.sets={}: give --long_texts.sets.NAME DIR")
+        if not self.readings:
+            raise ValueError("long_texts.readings=[]: name at least one, or leave it out")
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataCompOptions:
+    """DataComp's 38 evaluation sets, as many as there are."""
+
+    folder: Path
+    """Folder that holds their folders, wds_NAME_test or wds_NAME, as DataComp's
+    download_evalsets.py and clip_benchmark_export_wds write them."""
+    results: Path | None = None
+    """JSON lines to write, a line a set, as DataComp's eval_results.jsonl."""
+    batch_samples: int = 256
+    """Samples per forward on each rank."""
+
+    def __post_init__(self) -> None:
+        check_positive({"datacomp.batch_samples": self.batch_samples})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -140,7 +162,9 @@ class TaskOptions:
     """Judge counting, digits, words, position, binding, size, rotation and texture, on pictures
     that are drawn for it; true, or a mapping of its options."""
     long_texts: LongTextsOptions | None = None
-    """Retrieval by texts longer than the context, whole and cut."""
+    """Retrieval by texts longer than the context: cut, their first sentence, in pieces."""
+    datacomp: DataCompOptions | None = None
+    """The sets of DataComp's evaluation that a folder holds, and the mean over them."""
 
     def __post_init__(self) -> None:
         if self.captions is not None and not self.captions:
@@ -230,6 +254,15 @@ class EvaluateOptions(TaskOptions):
             raise ValueError(
                 f"{asked}: give one of them, the folder of an exported model or of a run, or of a "
                 "run to watch"
+            )
+        if (
+            self.datacomp is not None
+            and self.datacomp.results is not None
+            and (self.tokens is not None or self.watch is not None)
+        ):
+            raise ValueError(
+                f"datacomp.results={self.datacomp.results} holds one model at one length: leave it "
+                "out with --tokens and --watch, whose --out has the same figures"
             )
         is_whole = self.stage is None and self.tokens is None and self.weights == "plain"
         if self.watch is not None and not is_whole:

@@ -14,6 +14,7 @@ from pretrain.dataset.manifest import read_manifest, tier_for
 from pretrain.dataset.reader import Dataset
 from pretrain.evaluation.options import EvaluationOptions
 from pretrain.tokens.tokenizer import Tokenizer
+from pretrain.tokens.word_classes import SENTENCE_START
 
 
 def metadata_columns(option: str, directory: Path) -> set[str]:
@@ -31,6 +32,7 @@ class EvaluationSet:
     dataset: Dataset  # of the tier whose pictures are read
     captions: list[str]  # distinct captions
     caption_ids: list[NDArray[np.integer]]
+    sentences: list[NDArray[np.integer]]  # of each caption, places of tokens that begin a sentence
     matches: Tensor  # (P, 2) pairs of a picture and a caption of its own, by picture
     meta: list[dict[str, Any]]  # (n,)
 
@@ -53,6 +55,7 @@ class EvaluationSet:
             )
         place: dict[str, int] = {}
         ids: list[NDArray[np.integer]] = []
+        sentences: list[NDArray[np.integer]] = []
         matches: list[tuple[int, int]] = []
         meta = []
         for row in range(len(dataset)):
@@ -71,7 +74,9 @@ class EvaluationSet:
                     start, end = np.cumsum([0, *dataset.index[row]["tokens"]])[
                         known.index(name) : known.index(name) + 2
                     ]
-                    ids.append(dataset.read_ids(row)[start:end])
+                    all_ids, classes = dataset.read_text(row)
+                    ids.append(all_ids[start:end])
+                    sentences.append(np.flatnonzero(classes[start:end] & SENTENCE_START))
                 pairs.append((row, place[text]))
             matches += dict.fromkeys(pairs)  # two captions may be the same text
             meta.append(record["meta"])
@@ -79,6 +84,7 @@ class EvaluationSet:
             dataset=dataset,
             captions=list(place),
             caption_ids=ids,
+            sentences=sentences,
             matches=torch.tensor(matches),
             meta=meta,
         )

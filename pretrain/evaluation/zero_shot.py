@@ -119,6 +119,13 @@ def class_embeddings(text_features: Tensor, class_of_text: Tensor, classes: int)
     return F.normalize(sums.index_add(0, class_of_text, text_features), dim=1)
 
 
+def nearest_classes(image_features: Tensor, classifier: Tensor) -> Tensor:
+    """(n, 5), or (n, C) of fewer classes: the classes of each picture, the nearest first."""
+    count = min(5, len(classifier))
+    rows = image_features.split(_CHUNK)
+    return torch.cat([(some @ classifier.T).topk(count, dim=1).indices for some in rows])
+
+
 def zero_shot(image_features: Tensor, class_of_image: Tensor, classifier: Tensor) -> dict[str, Any]:
     """Accuracy of image_features (n, E) against a classifier (C, E).
 
@@ -127,14 +134,7 @@ def zero_shot(image_features: Tensor, class_of_image: Tensor, classifier: Tensor
     gets.
     """
     classes = len(classifier)
-    hits = torch.cat(
-        [
-            (rows @ classifier.T).topk(min(5, classes), dim=1).indices == own[:, None]
-            for rows, own in zip(
-                image_features.split(_CHUNK), class_of_image.split(_CHUNK), strict=True
-            )
-        ]
-    )
+    hits = nearest_classes(image_features, classifier) == class_of_image[:, None]
     counts = torch.bincount(class_of_image, minlength=classes)
     right = torch.bincount(class_of_image[hits[:, 0]], minlength=classes)
     present = counts > 0

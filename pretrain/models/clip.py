@@ -16,7 +16,11 @@ from torch import Tensor, nn
 from pretrain.base import compat
 from pretrain.models.image_tower import ImageTower
 from pretrain.models.options import ImageTowerOptions, ModelOptions, TextTowerOptions
-from pretrain.models.positions import resize_image_positions, resize_text_positions
+from pretrain.models.positions import (
+    resize_image_positions,
+    resize_text_positions,
+    stretch_tail_positions,
+)
 from pretrain.models.text_tower import TextTower
 from pretrain.tokens.vocabulary import Vocabulary
 
@@ -149,6 +153,8 @@ def resize_weights(weights: dict[str, Tensor], model: CLIP) -> dict[str, Tensor]
         elif name.endswith(_TEXT_POSITIONS_SUFFIX):
             if model.options.text.positions_resize == "interpolate":
                 fitted[name] = resize_text_positions(tensor, model.text.text_tokens)
+            elif model.options.text.positions_resize == "stretch_tail":
+                fitted[name] = stretch_tail_positions(tensor, model.text.text_tokens)
             else:
                 fitted[name] = torch.cat([tensor, target[name][len(tensor) :].to(tensor)])[
                     : model.text.text_tokens

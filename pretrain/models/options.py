@@ -9,6 +9,8 @@ from pretrain.tokens.context import Specials
 
 # Ten times what the largest published towers have.
 _MOST_WIDE, _MOST_DEEP, _MOST_PATCH_PX = 1 << 16, 1000, 1 << 10
+# Long-CLIP (arXiv 2403.15378, section 3.1): so many places are well trained by short captions.
+KEPT_TEXT_POSITIONS = 20
 PresetName = Literal["S/16", "B/16", "L/16", "L/14", "H/14", "g/14", "bigG/14"]
 Gelu = Literal["exact", "tanh", "quick"]
 
@@ -122,8 +124,9 @@ class TextTowerOptions:
     the vocabulary of OpenAI's CLIP), or the mean of the tokens."""
     specials: Specials = "bos"
     """Special tokens around a caption: CLIPA JAX has a leading one only, CLIP both."""
-    positions_resize: Literal["interpolate", "extend"] = "interpolate"
-    """A longer context stretches the position table (clipa_torch), or continues it."""
+    positions_resize: Literal["interpolate", "extend", "stretch_tail"] = "interpolate"
+    """A longer context stretches the position table (clipa_torch), continues it, or keeps its first
+    20 rows and stretches the others (stretch_tail: Long-CLIP)."""
     gelu: Gelu = "tanh"
     """tanh (JAX, all released v2 weights), exact (clipa_torch), or quick (OpenAI's CLIP)."""
     norm_eps: float = 1e-5

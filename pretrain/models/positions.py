@@ -4,6 +4,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from pretrain.models.options import KEPT_TEXT_POSITIONS
+
 # As in clipa_torch (after MAE, arXiv 2111.06377) and CLIPA JAX (after big_vision): integer grid
 # coordinates, T = 10000, order [sin x, cos x, sin y, cos y]. Frequency exponents are k / (D/4) in
 # clipa_torch, k / (D/4 - 1) in JAX.
@@ -54,3 +56,28 @@ def resize_text_positions(table: Tensor, tokens: int) -> Tensor:
     return F.interpolate(table.float().T[None], size=tokens, mode="linear", align_corners=False)[
         0
     ].T
+
+
+def stretch_tail_positions(table: Tensor, tokens: int) -> Tensor:
+    """Learned table (T, D) → (tokens, D), fp32: the first 20 rows kept, the others stretched.
+
+    A new row j behind them lies at 20 + (j - 20)(T - 20) / (tokens - 20) of the table, linear
+    between two rows, and past the last one along the last two. 77 → 248 is a factor of 4, as in
+    Long-CLIP (arXiv 2403.15378, load_from_clip); 248 → 77 gives the rows back. ValueError where
+    the table is too short to stretch.
+    """
+    kept, rows = KEPT_TEXT_POSITIONS, len(table)
+    if tokens == rows or tokens <= min(kept, rows):
+        return table[:tokens]
+    if rows < kept + 2:
+        raise ValueError(
+            f"model.text.positions_resize=stretch_tail from {rows} text tokens to {tokens}: it "
+            f"keeps the first {kept} places and needs two more to stretch; choose interpolate, or "
+            f"text_tokens of {kept + 2} or more before"
+        )
+    steps = torch.arange(tokens - kept, dtype=torch.float64, device=table.device)
+    place = kept + steps * (rows - kept) / (tokens - kept)
+    low = place.long().clamp(max=rows - 2)
+    share = (place - low).float()[:, None]
+    tail = torch.lerp(table[low].float(), table[low + 1].float(), share)
+    return torch.cat([table[:kept].float(), tail])

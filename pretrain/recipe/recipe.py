@@ -2,6 +2,7 @@
 
 import re
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 
 from pretrain.base.checks import check_local
@@ -11,7 +12,7 @@ from pretrain.dataset.shards import ShardOptions
 from pretrain.engine.options import EngineOptions, OptimizerOptions
 from pretrain.evaluation.options import EvaluationOptions
 from pretrain.losses.options import LossOptions
-from pretrain.models.options import ModelOptions, StartOptions
+from pretrain.models.options import KEPT_TEXT_POSITIONS, ModelOptions, StartOptions
 from pretrain.recipe.run_options import CheckpointOptions, LogOptions, WatchdogOptions
 from pretrain.recipe.stages import StageOptions
 from pretrain.tokens.context import special_count
@@ -145,6 +146,22 @@ class Recipe:
                     f"stages.{name}.tokens.text_tokens={tokens.text_tokens} leaves no room beside "
                     f"the special tokens ({self.model.text.specials}): choose a larger one"
                 )
+        _check_text_positions(self)
+
+
+def _check_text_positions(recipe: Recipe) -> None:
+    """ValueError where a stage's table of text positions cannot be stretched to the next one's."""
+    if recipe.model.text.positions_resize != "stretch_tail":
+        return
+    lengths = [(name, stage.tokens.text_tokens) for name, stage in recipe.stages.items()]
+    for (before, short), (name, long) in pairwise(lengths):
+        if short < min(long, KEPT_TEXT_POSITIONS + 2):
+            raise ValueError(
+                f"stages.{name}.tokens.text_tokens={long} after {short} of stages.{before}, with "
+                "model.text.positions_resize=stretch_tail, which stretches what lies behind the "
+                f"first {KEPT_TEXT_POSITIONS} places: give {before} {KEPT_TEXT_POSITIONS + 2} or "
+                "more, or choose interpolate"
+            )
 
 
 def image_tokens(recipe: Recipe, stage: StageOptions) -> tuple[int, int]:

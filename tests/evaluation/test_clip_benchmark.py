@@ -1,10 +1,11 @@
 """clip-benchmark gives an exported model the figures of our evaluator.
 
-It is optional: `pip install --target DIR --no-deps clip-benchmark==1.6.2 numpy==2.3.5`, then
-PYTHONPATH=DIR; the test environment has the rest.
+It is optional: `pip install --target DIR --no-deps clip-benchmark==1.6.2 numpy==2.3.5 webdataset
+braceexpand`, then PYTHONPATH=DIR; the test environment has the rest.
 """
 
 import importlib
+import json
 from collections.abc import Iterator
 from typing import Any
 
@@ -16,10 +17,11 @@ from commands import evaluate, export
 from judged import last_figures, looked_up
 from PIL import Image
 from torch import Tensor
+from webdataset_sets import SUBGROUPS, drawings, write_captioned, write_classes
 
 from pretrain.dataset.pictures import decode
 from pretrain.dataset.reader import Dataset
-from pretrain.evaluation.options import ClassificationOptions
+from pretrain.evaluation.options import ClassificationOptions, DataCompOptions
 from pretrain.export.native import load
 
 CAPTIONS = ["label", "phrase"]
@@ -40,17 +42,17 @@ class Pictures:
             yield self.pixels[at : at + 16], batch
 
 
-def metrics(name: str) -> Any:
+def peer(name: str) -> Any:
     if np.lib.NumpyVersion(np.__version__) >= "2.4.0":
         pytest.skip("clip-benchmark 1.6.2 needs numpy before 2.4: it makes floats of arrays of one")
     try:
-        return importlib.import_module(f"clip_benchmark.metrics.{name}")
+        return importlib.import_module(f"clip_benchmark.{name}")
     except ModuleNotFoundError as error:
         pytest.skip(f"{error.name} is not installed; clip-benchmark is optional")
 
 
 def test_clip_benchmark_gives_our_figures(tiny_run, tiny_evaluation_set, tmp_path):
-    judges = metrics("zeroshot_classification"), metrics("zeroshot_retrieval")
+    judges = peer("metrics.zeroshot_classification"), peer("metrics.zeroshot_retrieval")
     export(run_dir=tiny_run, out=tmp_path / "ours", format="native")
     export(run_dir=tiny_run, out=tmp_path / "theirs", format="open_clip")
     dataset = Dataset(tiny_evaluation_set, "full")
@@ -104,3 +106,41 @@ def test_clip_benchmark_gives_our_figures(tiny_run, tiny_evaluation_set, tmp_pat
     assert found == pytest.approx(wanted, abs=1e-6), (found, wanted)
     assert found["image_retrieval_recall@5"] > 0
     print(theirs, found)
+
+
+def test_clip_benchmark_reads_the_same_folders(tiny_run, tmp_path):
+    """Its own reader of the layout, its own metrics, the model in open_clip."""
+    judges = peer("metrics.zeroshot_classification"), peer("metrics.zeroshot_retrieval")
+    read = peer("datasets.builder").build_wds_dataset
+    table, root = drawings(), tmp_path / "sets"
+    places = [SUBGROUPS.index(one) for one in table["subgroup"]]
+    write_classes(root / "wds_cifar10_test", list(table["image"]), places, places)
+    write_captioned(root / "wds_flickr30k_test", table)
+    export(run_dir=tiny_run, out=tmp_path / "ours", format="native")
+    export(run_dir=tiny_run, out=tmp_path / "theirs", format="open_clip")
+    options = DataCompOptions(folder=root, results=tmp_path / "results.jsonl")
+    evaluate(model=tmp_path / "ours", datacomp=options, out=tmp_path / "out.json")
+    lines = map(json.loads, (tmp_path / "results.jsonl").read_text().splitlines())
+    told = {line["dataset"]: line["metrics"] for line in lines}
+
+    model, _, _ = open_clip.create_model_and_transforms(f"local-dir:{tmp_path / 'theirs'}")
+    model.eval()
+    tokenize = open_clip.get_tokenizer(f"local-dir:{tmp_path / 'theirs'}")
+    ours = load(tmp_path / "ours")
+    found = {}
+    for name, folder in (("CIFAR-10", "wds_cifar10_test"), ("Flickr", "wds_flickr30k_test")):
+        dataset = read(folder, lambda one: ours.pixels([one])[0], data_dir=str(root / folder))
+        pixels, targets = zip(*dataset, strict=True)
+        loader = Pictures(torch.stack(pixels), list(targets), dataset.classes)
+        if name == "Flickr":
+            found[name] = judges[1].evaluate(
+                model, loader, tokenize, "cpu", amp=False, recall_k_list=[1, 5, 10]
+            )
+        else:
+            found[name] = judges[0].evaluate(
+                model, loader, tokenize, dataset.classes, dataset.templates, "cpu", amp=False
+            )
+    for name, theirs in found.items():
+        off = {metric: abs(told[name][metric] - value) for metric, value in theirs.items()}
+        assert len(off) in (3, 6) and max(off.values()) < 1e-6, f"{name}: differences {off}"
+        print(name, off)

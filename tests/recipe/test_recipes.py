@@ -10,7 +10,7 @@ from pretrain.recipe.recipe import Recipe, check_ranks, image_tokens
 from pretrain.recipe.stages import Stage, StageOptions, plan_stages
 
 RECIPES = Path(__file__).resolve().parents[2] / "pretrain/recipes"
-OURS = {"b16_cabs", "demo", "own", "tiny"}
+OURS = {"b16_cabs", "b16_long", "demo", "own", "tiny"}
 
 # Typed from the sources, a line each; none of it is computed from a recipe.
 # Samples in millions as printed (6 epochs of LAION-400M, 195,490 steps of 65,536, 131.07 M, ...),
