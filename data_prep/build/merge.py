@@ -6,16 +6,15 @@ records and index rows stay until the manifest is written.
 
 import sys
 from collections import Counter
-from collections.abc import Iterator
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
-from functools import partial
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
 from data_prep.build.duplicates import find_repeated_rows
 from data_prep.build.far import bring_records, remove_work_there, send_part, send_record
+from data_prep.build.places import ShardPlace, place_shards, write_token_counts
 from data_prep.build.tasks import (
     CAPTIONS_LEFT_OUT,
     WORK_FOLDER,
@@ -29,10 +28,7 @@ from data_prep.build.tasks import (
     write_part,
 )
 from data_prep.build.writer import (
-    COUNTS,
     PartWriter,
-    array_file,
-    write_index,
     write_manifest,
 )
 from data_prep.pool import PoolOptions, Report, run_in_pool
@@ -40,21 +36,14 @@ from data_prep.rejection import REASONS
 from data_prep.sources.far import at_once
 from data_prep.store import Store
 from pretrain.base.arrays import read_array
-from pretrain.base.files import file_sha256, sync, write_durably
+from pretrain.base.files import write_durably
 from pretrain.base.lock import locked
-from pretrain.base.progress import Bar
 from pretrain.dataset.manifest import (
     INDEX_FILE,
     MANIFEST_FILE,
     MEMBERS,
     PICTURES_ROOT_FILE,
-    SHARD_FILE,
-    TOKEN_COUNTS_FILE,
     Manifest,
-    ShardInfo,
-    TierInfo,
-    TokenCountsInfo,
-    index_dtype,
     read_manifest,
 )
 
@@ -62,23 +51,6 @@ _KEPT = "kept"  # a part once more, without the samples that earlier parts have
 
 # A dataset's manifest, and the tokens of each caption (samples, captions), read when asked for.
 Built = tuple[Manifest, np.ndarray]
-
-
-@dataclass(frozen=True, kw_only=True)
-class _ShardPlace:
-    """A part on the disk: FOLDER/STEM.json and its other files."""
-
-    folder: Path
-    stem: str
-    part: Part
-
-    def path(self, tier: str, kind: str) -> Path:
-        """One of its files."""
-        return self.folder / f"{self.stem}.{tier}.{kind}"
-
-    def rows(self, tier: str) -> np.ndarray:
-        """Its index rows in a tier."""
-        return np.array(read_array(self.path(tier, "npy")))
 
 
 def merge(out: Path, pool: PoolOptions) -> Built:
@@ -116,7 +88,7 @@ def join(out: Path, pool: PoolOptions) -> Built:
         kept, repeated = _drop_repeated(out, plan, places, pool)
         rejected["duplicate_key"] += repeated
         _check_result(out, plan, kept, rejected)
-        tiers = _place_shards(out, plan, kept, store)
+        tiers = place_shards(out, plan, kept, store)
         samples = sum(place.part.samples for place in kept)
         rows = sum(place.part.rows for place in places)
         manifest = Manifest(
@@ -128,7 +100,7 @@ def join(out: Path, pool: PoolOptions) -> Built:
             tagger=plan.tagger,
             rejected=dict(rejected),
             text_tier=plan.tiers[0].name,
-            token_counts=_write_token_counts(out, plan, kept),
+            token_counts=write_token_counts(out, plan, kept),
             provenance={**plan.request, "rows_selected": rows, **left_out(places)},
         )
         if plan.pictures_root is not None:
@@ -153,9 +125,9 @@ def _send_dataset(store: Store, manifest: Manifest) -> None:
         store.send(name)
 
 
-def _find_parts(out: Path, plan: Plan) -> list[_ShardPlace]:
+def _find_parts(out: Path, plan: Plan) -> list[ShardPlace]:
     """The parts of all tasks in order. ValueError if a task is not done."""
-    places: list[_ShardPlace] = []
+    places: list[ShardPlace] = []
     missing: list[int] = []
     folders = [task_folder(out, number) for number in range(len(plan.tasks))]
     for number, (folder, parts) in enumerate(
@@ -164,7 +136,7 @@ def _find_parts(out: Path, plan: Plan) -> list[_ShardPlace]:
         if not (parts and parts[-1].last):
             missing.append(number)
         places += [
-            _ShardPlace(folder=folder, stem=str(i), part=part) for i, part in enumerate(parts)
+            ShardPlace(folder=folder, stem=str(i), part=part) for i, part in enumerate(parts)
         ]
     if missing:
         shown = ", ".join(map(str, missing[:8])) + (" …" if len(missing) > 8 else "")
@@ -176,13 +148,13 @@ def _find_parts(out: Path, plan: Plan) -> list[_ShardPlace]:
     return places
 
 
-def left_out(places: list[_ShardPlace]) -> dict[str, int]:
+def left_out(places: list[ShardPlace]) -> dict[str, int]:
     """How many entries of lists of captions were too many, where some were."""
     count = sum(place.part.captions_left_out for place in places)
     return {CAPTIONS_LEFT_OUT: count} if count else {}
 
 
-def _count_rejections(places: list[_ShardPlace]) -> Counter[str]:
+def _count_rejections(places: list[ShardPlace]) -> Counter[str]:
     """All reasons, those that never occurred too."""
     rejected: Counter[str] = Counter({reason: 0 for reason in REASONS})
     for place in places:
@@ -191,8 +163,8 @@ def _count_rejections(places: list[_ShardPlace]) -> Counter[str]:
 
 
 def _drop_repeated(
-    out: Path, plan: Plan, places: list[_ShardPlace], pool: PoolOptions
-) -> tuple[list[_ShardPlace], int]:
+    out: Path, plan: Plan, places: list[ShardPlace], pool: PoolOptions
+) -> tuple[list[ShardPlace], int]:
     """The parts that hold samples, none of which an earlier part has; and how many that cost."""
     filled = [place for place in places if place.part.samples]
     sizes = [place.part.samples for place in filled]
@@ -201,8 +173,8 @@ def _drop_repeated(
     repeated = find_repeated_rows(keys, sum(sizes), out / WORK_FOLDER)
     starts = np.cumsum([0, *sizes])
     cuts = np.searchsorted(repeated, starts)
-    kept: list[_ShardPlace] = []
-    todo: list[tuple[_ShardPlace, np.ndarray]] = []
+    kept: list[ShardPlace] = []
+    todo: list[tuple[ShardPlace, np.ndarray]] = []
     for i, place in enumerate(filled):
         dropped = (repeated[cuts[i] : cuts[i + 1]] - starts[i]).astype(np.int64)
         if len(dropped):
@@ -220,7 +192,7 @@ def _drop_repeated(
     return [place for place in read if place.part.samples], len(repeated)
 
 
-def _rewrite_part(plan: Plan, item: tuple[_ShardPlace, np.ndarray], report: Report) -> None:
+def _rewrite_part(plan: Plan, item: tuple[ShardPlace, np.ndarray], report: Report) -> None:
     """Write a part again without some of its samples, and give up the shards that had them."""
     del report
     place, dropped = item
@@ -269,7 +241,7 @@ def _rewrite_part(plan: Plan, item: tuple[_ShardPlace, np.ndarray], report: Repo
             store.remove([path.relative_to(store.folder).as_posix()])
 
 
-def _check_result(out: Path, plan: Plan, kept: list[_ShardPlace], rejected: Counter[str]) -> None:
+def _check_result(out: Path, plan: Plan, kept: list[ShardPlace], rejected: Counter[str]) -> None:
     """ValueError if no sample is left, with why each was left out; the build is given up."""
     if kept:
         return
@@ -279,86 +251,3 @@ def _check_result(out: Path, plan: Plan, kept: list[_ShardPlace], rejected: Coun
         f"all {plan.rows} rows were rejected: {reasons}; check --image-column, --image-root, "
         "--caption and the limits"
     )
-
-
-def _place_shards(
-    out: Path, plan: Plan, kept: list[_ShardPlace], store: Store | None
-) -> dict[str, TierInfo]:
-    """Give the shards their numbers and write the indices."""
-    tiers: dict[str, TierInfo] = {}
-    for tier in plan.tiers:
-        folder = out / tier.name
-        folder.mkdir(exist_ok=True)
-        move = partial(_move_shard, out, tier.name, store)
-        infos = list(
-            Bar(
-                at_once(move, enumerate(kept)),
-                total=len(kept),
-                unit="shards",
-                what=f"place {tier.name}",
-            )
-        )
-        if store is not None:
-            _check_sent(store, tier.name, infos)
-        sync(folder)
-        digest = write_index(
-            folder / INDEX_FILE,
-            index_dtype(len(plan.captions)),
-            sum(place.part.samples for place in kept),
-            _number_rows(tier.name, kept),
-        )
-        tiers[tier.name] = TierInfo(
-            shortest_px=tier.shortest_px,
-            jpeg_quality=tier.jpeg_quality,
-            shards=infos,
-            index_sha256=digest,
-        )
-    return tiers
-
-
-def _write_token_counts(out: Path, plan: Plan, kept: list[_ShardPlace]) -> TokenCountsInfo:
-    """How often each id occurs in what is kept: the sum of the parts' counts."""
-    total = np.zeros(plan.tokenizer.vocab_size, "<u8")
-    for counts in at_once(lambda place: place.rows(COUNTS), kept):
-        total[counts[0]] += counts[1]
-    path = out / TOKEN_COUNTS_FILE
-    write_durably(path, array_file(total))
-    return TokenCountsInfo(file=path.name, sha256=file_sha256(path))
-
-
-def _move_shard(
-    out: Path, tier: str, store: Store | None, numbered: tuple[int, _ShardPlace]
-) -> ShardInfo:
-    """Rename a shard, unless that was done before a kill. OSError if it is nowhere."""
-    number, place = numbered
-    name, path = f"{tier}/{SHARD_FILE.format(shard=number)}", place.path(tier, "tar")
-    info = replace(place.part.shards[tier], file=name)
-    if store is not None:
-        store.move(path.relative_to(out).as_posix(), name)
-        return info
-    if path.exists():
-        path.replace(out / name)
-    if not (out / name).is_file() or (out / name).stat().st_size != info.bytes:
-        raise OSError(
-            f"{path} is missing or not of {info.bytes} bytes; remove {out / WORK_FOLDER} and give "
-            "the build's command again"
-        )
-    return info
-
-
-def _check_sent(store: Store, tier: str, infos: list[ShardInfo]) -> None:
-    """OSError where a shard is not in its place there."""
-    there = store.sizes(tier)
-    for info in infos:
-        if there.get(info.file) != info.bytes:
-            raise OSError(
-                f"{store.address}/{info.file} has {there.get(info.file)} bytes, needed "
-                f"{info.bytes}: give the build's command again with --overwrite"
-            )
-
-
-def _number_rows(tier: str, kept: list[_ShardPlace]) -> Iterator[np.ndarray]:
-    """The index rows of each part with its shard's number."""
-    for number, rows in enumerate(at_once(lambda place: place.rows(tier), kept)):
-        rows["shard"] = number
-        yield rows
