@@ -1,4 +1,4 @@
-"""Shards of finished parts to their places in the dataset, by renaming, and the indices over them."""
+"""Shards of finished parts to their places in the dataset, by renaming; the indices over them."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
