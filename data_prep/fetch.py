@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
+from data_prep.publish import ADDED
 from data_prep.sources.far import at_once
 from data_prep.store import Store
 from pretrain.base.files import aside, file_sha256, write_durably
@@ -76,15 +77,16 @@ def _bring_added(store: Store, asked: list[str]) -> int:
     there."""
     names: list[str] = []
     for one in asked:
-        found = [one]
-        if not PurePosixPath(one).suffix:
-            found = [name for name in store.sizes(one) if not is_hidden(name)]
-        for name in found:
-            path_inside(store.folder, name, "--also")
-        if not found:
-            raise FileNotFoundError(f"--also {one}: {store.address} has no such folder; change it")
-        names += found
+        path_inside(store.folder, one, "--also")
+        if one.partition("/")[0] not in ADDED:
+            raise ValueError(f"--also {one}: what is added to a dataset lies in {', '.join(ADDED)}")
+        found = [name for name in store.sizes(one) if not is_hidden(name)]
+        if found == [one]:
+            found = []  # a file
+        names += found or [one]
+        if not found and one.endswith(".npy"):
+            names.append(str(PurePosixPath(one).with_suffix(".json")))  # its digest
     for name, there in zip(names, at_once(store.bring, names), strict=True):
         if not there:
-            raise FileNotFoundError(f"--also {name}: {store.address} has no such file; change it")
+            raise FileNotFoundError(f"--also: {store.address}/{name} is not there; change it")
     return sum((store.folder / name).stat().st_size for name in names)

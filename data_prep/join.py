@@ -13,7 +13,7 @@ import numpy as np
 
 from data_prep.build.tasks import DOWNLOADS
 from data_prep.build.writer import array_file, write_index, write_manifest
-from data_prep.publish import PublishOptions, publish
+from data_prep.publish import PublishOptions, begin, publish
 from data_prep.sources.far import at_once
 from data_prep.sources.links import LinkCounts
 from data_prep.store import Store
@@ -127,7 +127,7 @@ def _write(out: Path, options: JoinOptions, manifests: list[Manifest]) -> None:
         if options.url is None:
             shards = _link_shards(out, name, options.source, manifests)
         else:
-            shards = _copy_there(out, name, options, manifests)
+            shards = _number_shards(name, manifests)
         index_sha256 = _join_index(out, name, options.source, manifests)
         tiers[name] = replace(first.tiers[name], shards=shards, index_sha256=index_sha256)
     name = first.tokenizer.file
@@ -148,41 +148,45 @@ def _write(out: Path, options: JoinOptions, manifests: list[Manifest]) -> None:
     )
     if options.share:
         _write_mix(out, options, manifests, joined)
+    if options.url is not None:
+        _copy_there(out, options, manifests, joined)
     write_manifest(out, joined)
     if options.url is not None:
         publish(out, PublishOptions(url=options.url))
 
 
+def _number_shards(tier: str, manifests: list[Manifest]) -> list[ShardInfo]:
+    """All shards of a tier under numbers of their own."""
+    shards = [shard for manifest in manifests for shard in manifest.tiers[tier].shards]
+    return [
+        replace(shard, file=f"{tier}/{SHARD_FILE.format(shard=number)}")
+        for number, shard in enumerate(shards)
+    ]
+
+
 def _copy_there(
-    out: Path, tier: str, options: JoinOptions, manifests: list[Manifest]
-) -> list[ShardInfo]:
-    """All shards of a tier on the store, under numbers of their own, those that are not there."""
+    out: Path, options: JoinOptions, manifests: list[Manifest], joined: Manifest
+) -> None:
+    """Copy the shards within the store, those that are not there."""
     assert options.url is not None
     store = Store(address=options.url.rstrip("/"), folder=out)
-    (out / tier).mkdir(parents=True, exist_ok=True)
-    there = store.sizes(tier)
-    pairs = [
-        (f"{address.rstrip('/')}/{shard.file}", shard)
+    there, _ = begin(store, joined, overwrite=False)
+    addresses = [
+        f"{address.rstrip('/')}/{shard.file}"
+        for tier in joined.tiers
         for address, manifest in zip(options.source_url, manifests, strict=True)
         for shard in manifest.tiers[tier].shards
     ]
-    found = [
-        replace(shard, file=f"{tier}/{SHARD_FILE.format(shard=number)}")
-        for number, (_, shard) in enumerate(pairs)
-    ]
-    todo = [
-        (address, shard.file)
-        for (address, _), shard in zip(pairs, found, strict=True)
-        if there.get(shard.file) != shard.bytes
-    ]
+    shards = [shard for tier in joined.tiers.values() for shard in tier.shards]
+    pairs = list(zip(addresses, shards, strict=True))
+    todo = [(address, one.file) for address, one in pairs if there.get(one.file) != one.bytes]
     copied = at_once(lambda pair: store.take(*pair), todo)
-    for _ in Bar(copied, total=len(todo), unit="shards", what=f"copy {tier}"):
+    for _ in Bar(copied, total=len(todo), unit="shards", what="copy"):
         pass
-    there = store.sizes(tier)
-    for (address, _), shard in zip(pairs, found, strict=True):
+    there = {k: v for tier in joined.tiers for k, v in store.sizes(tier).items()}
+    for address, shard in pairs:
         if there.get(shard.file) != shard.bytes:
             raise ValueError(f"{address} is missing or has another size: {COPY_AGAIN}")
-    return found
 
 
 def _summary(out: Path, options: JoinOptions, manifests: list[Manifest]) -> str:

@@ -56,7 +56,8 @@ class ShareOptions:
 
     task_index: int | None = None
     """Do the share of this number, from 0, of `task_count`. The command without both does what is
-    missing and joins them; of a build, `data_prep merge` joins them too."""
+    missing and joins them; of a build, `data_prep merge` joins them too. Those of a download are
+    read together by `build`."""
     task_count: int | None = None
     """How many shares there are, e.g. the tasks of a Slurm array."""
 

@@ -1,18 +1,16 @@
 """A dataset directory, or what was added to one, sent to an object store."""
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 
 from data_prep.sources.far import at_once
 from data_prep.store import Store
-from pretrain.base.lock import LOCK_FILE
 from pretrain.base.progress import Bar
-from pretrain.dataset.far_files import read_all
-from pretrain.dataset.manifest import MANIFEST_FILE, Manifest, read_manifest
-from pretrain.dataset.tars import is_hidden
+from pretrain.dataset.manifest import INDEX_FILE, MANIFEST_FILE, Manifest, read_manifest
 
-_LEFT = ("hashes", LOCK_FILE)  # of pictures: made anew where they are needed
-_SHARD_SUFFIX = ".tar"
+ADDED = ("weights", "concepts", "captions", "embeddings")  # folders beside the tiers
+_MARK_FILE = ".publishing.json"  # there, until the manifest is: which dataset is under way
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,48 +35,74 @@ def publish(directory: Path, options: PublishOptions) -> str:
             "not sent; copy them and this folder by hand"
         )
     store = Store(address=options.url.rstrip("/"), folder=directory)
-    there = store.sizes()
-    if MANIFEST_FILE in there and not options.overwrite:
-        _refuse_other(store, manifest)
-    names = [
-        path.relative_to(directory).as_posix()
+    sizes = {
+        path.relative_to(directory).as_posix(): path.stat().st_size
         for path in sorted(directory.rglob("*"))
         if path.is_file() and not path.is_symlink()
-    ]
-    small = [
-        name
-        for name in names
-        if not is_hidden(name)
-        and name.partition("/")[0] not in _LEFT
-        and not name.endswith(_SHARD_SUFFIX)
-        and name != MANIFEST_FILE
-    ]
+    }
     shards = {one.file: one.bytes for tier in manifest.tiers.values() for one in tier.shards}
-    here = [name for name in shards if name in names]
-    missing = [name for name in shards if name not in names and there.get(name) != shards[name]]
+    there, is_whole = begin(store, manifest, overwrite=options.overwrite)
+    missing = [name for name in shards if name not in sizes and there.get(name) != shards[name]]
     if missing:
         raise FileNotFoundError(
             f"{directory / missing[0]}, one of {len(missing):,} shards, is neither here nor there: "
             "copy it here, and give the same command again"
         )
-    todo = [name for name in here if there.get(name) != shards[name]]
-    if MANIFEST_FILE in there and todo:
-        store.remove([MANIFEST_FILE])  # until all is there
-    sent = at_once(store.send, [*todo, *small])
-    for _ in Bar(sent, total=len(todo) + len(small), unit="files", what="publish"):
+    own = {*shards, manifest.tokenizer.file, manifest.token_counts.file}
+    own |= {f"{tier}/{INDEX_FILE}" for tier in manifest.tiers}  # whose digests the manifest has
+    todo = [name for name in own if name in sizes and there.get(name) != sizes[name]]
+    todo += [name for name in _added(sizes, own) if not _is_there(store, name, sizes, there)]
+    for _ in Bar(at_once(store.send, todo), total=len(todo), unit="files", what="publish"):
         pass
-    store.send(MANIFEST_FILE)
+    if not is_whole:
+        store.send(MANIFEST_FILE)
+        store.remove([_MARK_FILE])
+    sent = sum(name in shards for name in todo)
     return (
-        f"{options.url}: {manifest.samples:,} samples; sent {len(todo):,} of {len(shards):,} "
-        f"shards and {len(small) + 1:,} small files"
+        f"{options.url}: {manifest.samples:,} samples; sent {sent:,} of {len(shards):,} shards "
+        f"and {len(todo) - sent:,} other files"
     )
 
 
-def _refuse_other(store: Store, manifest: Manifest) -> None:
-    """FileExistsError where another dataset lies there."""
-    found = Manifest.from_json(read_all(f"{store.address}/{MANIFEST_FILE}"))
-    if found.fingerprint != manifest.fingerprint:
-        raise FileExistsError(
-            f"--url {store.address} holds another dataset ({found.samples:,} samples): choose "
-            "another address, or add --overwrite"
-        )
+def begin(store: Store, manifest: Manifest, *, overwrite: bool) -> tuple[dict[str, int], bool]:
+    """Files there that belong to this very dataset, with their bytes; and whether all of it is
+    there. What else lies there is no dataset any more, as this one is under way.
+
+    FileExistsError where another dataset lies there and is not to be replaced.
+    """
+    text, mark = store.read(MANIFEST_FILE), store.read(_MARK_FILE)
+    if text is not None:
+        found = Manifest.from_json(text)
+        if found.fingerprint == manifest.fingerprint:
+            return store.sizes(), True
+        if not overwrite:
+            raise FileExistsError(
+                f"--url {store.address} holds another dataset ({found.samples:,} samples): choose "
+                "another address, or add --overwrite"
+            )
+        store.remove([MANIFEST_FILE])  # until all is there
+    told = json.dumps({"dataset": manifest.fingerprint}).encode()
+    if mark == told and text is None:
+        return store.sizes(), False
+    store.write(_MARK_FILE, told)
+    return {}, False
+
+
+def _added(sizes: dict[str, int], own: set[str]) -> list[str]:
+    """What was added to the dataset: weights, concepts, captions, embeddings."""
+    return [name for name in sizes if name not in own and name.partition("/")[0] in ADDED]
+
+
+def _is_there(store: Store, name: str, sizes: dict[str, int], there: dict[str, int]) -> bool:
+    """Whether a file that was added is there as it is here: by its size, and by the JSON beside it,
+    which has its digest."""
+    if there.get(name) != sizes[name]:
+        return False
+    if name.endswith(".json"):
+        return store.read(name) == (store.folder / name).read_bytes()
+    folder, stem = name.rpartition("/")[0], name.rpartition(".")[0]
+    beside = [f"{stem}.json"] if f"{stem}.json" in sizes else []
+    beside = beside or [
+        one for one in sizes if one.startswith(f"{folder}/") and one.endswith(".json")
+    ]
+    return bool(beside) and all(_is_there(store, one, sizes, there) for one in beside)

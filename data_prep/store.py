@@ -49,6 +49,28 @@ class Store:
             return False
         return True
 
+    def read(self, name: str) -> bytes | None:
+        """A small file there; None where there is none."""
+
+        def ask() -> bytes:
+            system, root = self._open()
+            content: bytes = system.cat_file(f"{root}/{name}")
+            return content
+
+        try:
+            return self._try(name, ask)
+        except FileNotFoundError:
+            return None
+
+    def write(self, name: str, content: bytes) -> None:
+        """A small file there."""
+
+        def put() -> None:
+            system, root = self._open()
+            system.pipe_file(f"{root}/{name}", content)
+
+        self._try(name, put)
+
     def send(self, name: str, *, stays: bool = True) -> None:
         """Copy a file there; whole before it can be seen. stays: whether it is kept here."""
         path = self.folder / name

@@ -106,7 +106,11 @@ def survey(
     tasks = DatasetTasks(
         directory=directory,
         name="stats",
-        asked={"dataset": manifest.fingerprint, "samples": looked_at, "recaptions": told},
+        asked={
+            "dataset": manifest.fingerprint,
+            "samples": looked_at,
+            "recaptions": {one.name: one.sha256 for one in recaptions},
+        },
         function=_count,
         state=_Counting(directory=directory, manifest=manifest, shards=shards, samples=samples),
         items=row_blocks(looked_at),

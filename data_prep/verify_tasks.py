@@ -105,11 +105,13 @@ def _shard_faults(state: VerifyState, check: ShardCheck) -> list[str]:
     """What is wrong with one shard. Its members are compared with the index where that is there."""
     info = state.manifest.tiers[check.tier].shards[check.number]
     faults: list[str] = []
+    place = None
+    if (copies := state.copies.get(check.tier)) is not None:
+        place = copies.paths[check.tier][check.number]
+        copies.use(place)
+        copies.bring(place)  # raises: what an outage causes is no fault of the dataset's
     try:
-        if (copies := state.copies.get(check.tier)) is not None:
-            place = copies.paths[check.tier][check.number]
-            copies.use(place)
-            copies.bring(place)
+        if place is not None:
             path = Path(place)
         else:
             path = path_inside(state.directory, info.file, f"tiers.{check.tier}.shards")

@@ -1,6 +1,8 @@
 """What is read of a corpus before its tasks are known: captions for the tokenizer, the rows that
 pass --where. Blocks of rows, spread as the tasks will be."""
 
+import hashlib
+import json
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -28,19 +30,23 @@ def train_on_corpus(
 ) -> bytes:
     """A tokenizer trained on the captions of a first pass, which reads no pictures.
 
-    Of a large corpus it reads blocks at equal distances. ValueError where no row gives a caption.
+    Of a large corpus it reads blocks at equal distances, or all where these give too few.
+    ValueError where no row gives a caption.
     """
     most = options.vocabulary.tokenizer_captions
     rejected: Counter[str] = Counter()  # for the manifest in the pass that writes
 
-    def all_texts() -> Iterator[str]:
-        blocks = spaced_blocks(corpus.rows, _SAMPLED_FROM * most)
+    def all_texts(rows: int) -> Iterator[str]:
+        rejected.clear()
+        blocks = spaced_blocks(corpus.rows, rows)
         state = corpus, templates, options.captions.caption_max_chars
         for record in _each(_captions_of, state, blocks, corpus, options, "read captions"):
             rejected.update(record["rejected"])
             yield from record["texts"]
 
-    texts = sample_texts(all_texts(), most)
+    texts = sample_texts(all_texts(_SAMPLED_FROM * most), most)
+    if len(texts) < most:  # few rows pass --where, or have a caption
+        texts = sample_texts(all_texts(corpus.rows), most)
     if not texts:
         folder = Path(options.source.source)
         asked = [f"{one.name}={one.template}" for one in templates if not one.entry]
@@ -87,15 +93,19 @@ def _each(
         for block in blocks:
             yield function(state, block)
         return
+    asked = {
+        "state": corpus.source.state(),
+        "where": options.source.where,
+        "image_column": options.source.image_column,
+        "captions": repr(options.captions),
+        "rows": corpus.rows,
+        "blocks": len(blocks),
+    }
+    told = json.dumps(asked, sort_keys=True).encode()
     records = Records(
-        folder=first_pass_folder(options.writer.folder, what),
-        request={
-            "state": corpus.source.state(),
-            "source": repr(options.source),
-            "captions": repr(options.captions),
-            "rows": corpus.rows,
-            "blocks": len(blocks),
-        },
+        folder=first_pass_folder(options.writer.folder, what)
+        / hashlib.sha256(told).hexdigest()[:12],  # others may ask otherwise
+        request=asked,
         function=function,
         state=state,
         items=blocks,

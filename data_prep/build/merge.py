@@ -181,6 +181,8 @@ def _drop_repeated(
             todo.append((place, dropped))
             place = replace(place, stem=f"{place.stem}.{_KEPT}")
         kept.append(place)
+    if plan.store is not None:
+        pool = PoolOptions(workers=pool.workers)  # the records are on this machine
     for _ in run_in_pool(_rewrite_part, plan, todo, pool, lambda _: None):
         pass
     read = [
@@ -204,7 +206,9 @@ def _rewrite_part(plan: Plan, item: tuple[ShardPlace, np.ndarray], report: Repor
         indices = {tier: place.rows(tier) for tier in tiers}
         if store is not None:
             for tier in tiers:
-                store.bring(place.path(tier, "tar").relative_to(store.folder).as_posix())
+                name = place.path(tier, "tar").relative_to(store.folder).as_posix()
+                if not store.bring(name):
+                    raise OSError(f"{store.address}/{name} is gone: build again with --overwrite")
         ids = np.dtype(plan.token_dtype)
         with (
             PartWriter(place.folder, stem, tiers, len(plan.captions), ids, told.pictures) as writer,

@@ -74,7 +74,11 @@ def _say_cost(job: BuildJob) -> None:
     if any(task_folder(out, number).exists() for number in range(len(job.plan.tasks))):
         return
     tokenizer = open_tokenizer(out / job.plan.tokenizer.file)
-    found = estimate(options, job.corpus, tokenizer, EstimateOptions(), job.plan.rows)
+    try:
+        found = estimate(options, job.corpus, tokenizer, EstimateOptions(), job.plan.rows)
+    except (ValueError, OSError) as error:  # the build itself may do without
+        print(f"note: no estimate of what this takes ({error})", file=sys.stderr)
+        return
     print(*lines_of(found, options), sep="\n", file=sys.stderr)
 
 

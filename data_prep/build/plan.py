@@ -12,7 +12,15 @@ from typing import Any
 import numpy as np
 
 from data_prep.build import in_place
-from data_prep.build.far import bring_plan, clear_store, send_plan
+from data_prep.build.far import (
+    bring_plan,
+    check_apart_there,
+    check_work,
+    claim,
+    clear_store,
+    remove_work_there,
+    send_plan,
+)
 from data_prep.build.first_pass import selected_rows, train_on_corpus
 from data_prep.build.options import BuildOptions
 from data_prep.build.request import begun_at, describe_request, differing
@@ -61,10 +69,15 @@ def prepare(options: BuildOptions) -> BuildJob | None:
     if options.in_place is not None:
         in_place.check_here(options)
     store = options.writer.store
-    if store is not None and not options.writer.overwrite:
-        bring_plan(store)
+    check_work(store, out)
+    if store is not None:
+        with locked_aloud(out / WORK_FOLDER, "the plan"):
+            bring_plan(store)
         _refuse_unplanned(options)
     corpus = open_corpus(options)
+    if store is not None:
+        check_apart_there(store, options.source.source, corpus.addresses)
+        claim(store)
     if options.in_place is not None:
         in_place.check_apart(corpus, options)
     templates = templates_of(options, corpus)
@@ -90,6 +103,8 @@ def prepare(options: BuildOptions) -> BuildJob | None:
             or any(_what_differs(options, request, plan.request, plan.tokenizer))
         ):
             _say_what_was_chosen(corpus, options)
+            if store is not None:
+                _refuse_to_plan(options)
             plan = _plan_anew(options, corpus, templates, request, state)
         if store is not None:
             send_plan(store)
@@ -100,11 +115,20 @@ def _refuse_unplanned(options: BuildOptions) -> None:
     """FileNotFoundError where a share cannot know whether another one plans: it sees no lock of
     another machine's."""
     out = options.writer.folder
-    planned = has_plan(out) or (out / MANIFEST_FILE).exists()
+    planned = has_plan(out) or ((out / MANIFEST_FILE).exists() and not options.writer.overwrite)
     if not planned and options.run.task_index is not None and not options.run.plan_only:
         raise FileNotFoundError(
             f"--out={options.writer.out} is not planned yet, and shares on several machines cannot "
             "wait for each other there: give the same command once with --plan-only first"
+        )
+
+
+def _refuse_to_plan(options: BuildOptions) -> None:
+    """FileExistsError where a share would clear what others have made there."""
+    if options.run.task_index is not None and not options.run.plan_only:
+        raise FileExistsError(
+            f"--out={options.writer.out} is planned otherwise than this share asks for: give the "
+            "options of the command that planned it"
         )
 
 
@@ -131,6 +155,8 @@ def _is_finished(options: BuildOptions, request: dict[str, Any]) -> bool:
     found = {**manifest.provenance, "rows_selected": None, CAPTIONS_LEFT_OUT: None}
     _refuse_other(options, request, found, manifest.tokenizer, "already holds a dataset")
     remove_work(out)  # a kill may have left it
+    if options.writer.store is not None:
+        remove_work_there(options.writer.store)
     print(f"note: {out} is finished; --overwrite builds it again", file=sys.stderr)
     return True
 
@@ -162,8 +188,8 @@ def _plan_anew(
     tiers = tiers_of(options)
     with writing(out):
         clear(out, [tier.name for tier in tiers])
-        if options.writer.store is not None:
-            clear_store(options.writer.store)
+        if (store := options.writer.store) is not None:
+            clear_store(store)
         file = _TOKENIZER_FILES[is_json(model)]
         write_durably(out / file, model)
         (out / _TOKENIZER_FILES[not is_json(model)]).unlink(missing_ok=True)  # of what was replaced

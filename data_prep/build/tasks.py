@@ -2,7 +2,7 @@
 
     .build/plan.json            what is built of what, and the tasks: ranges of the source's rows
     .build/look.npz             what was found in the tars, where the corpus is of them
-    .build/look/000003.npz      before there is a plan: what was found in file 3
+    .build/look/MARK/000003.npz before there is a plan: what was found in file 3
     .build/read_captions, select_rows: the same of blocks of rows, for tokenizer and --where
     .build/000012/0.json        a part of task 12 that is done: counts, checksums
     .build/000012/0.160.tar     its shard of a tier
@@ -208,10 +208,8 @@ def clear(out: Path, tiers: list[str]) -> None:
 def remove_work(out: Path) -> None:
     """The work folder goes, its plan last, so that a kill in between leaves one to go on with."""
     work = out / WORK_FOLDER
-    if not work.exists():
-        return
-    for path in work.iterdir():
-        if path.is_dir():
-            shutil.rmtree(path)
     with suppress(FileNotFoundError):  # another process may do the same
-        shutil.rmtree(work)
+        for path in work.iterdir():
+            if path.is_dir():
+                shutil.rmtree(path, ignore_errors=True)
+    shutil.rmtree(work, ignore_errors=True)

@@ -8,10 +8,11 @@ from pathlib import Path
 
 import numpy as np
 
-from data_prep.build.far import bring_plan, bring_records, send_left, send_part, send_record
+from data_prep.build.far import bring_plan, bring_records, check_work, send_part, send_record
 from data_prep.build.options import BuildOptions
 from data_prep.build.samples import SampleMaker
 from data_prep.build.tasks import (
+    WORK_FOLDER,
     Part,
     Plan,
     Task,
@@ -66,7 +67,9 @@ def run_task(job: BuildJob, number: int, report: Report) -> None:
     folder = task_folder(out, number)
     task = job.plan.tasks[number]
     if store is not None and not has_plan(out):
-        bring_plan(store)  # on a machine of a cluster, which has not planned
+        with locked(out / WORK_FOLDER):  # on a machine of a cluster, which has not planned
+            check_work(store, out)
+            bring_plan(store)
     with writing(out):
         folder.mkdir(parents=True, exist_ok=True)
     with locked(folder):
@@ -75,7 +78,6 @@ def run_task(job: BuildJob, number: int, report: Report) -> None:
             return
         if store is not None:
             bring_records(store, [folder], arrays=False)
-            send_left(store, folder)
         parts = read_parts(folder)
         if parts and parts[-1].last:
             return

@@ -124,6 +124,8 @@ class Corpus:
             self.format, self.source, self.look = open_source(
                 options.source, options.format, *given, look, looking
             )
+        # Of files that lie far away.
+        self.addresses = [] if files is None else [far.address for far in files.found.values()]
         self.rows = self.source.rows
         self.columns: list[str] = self.source.schema.names
         self.caption_column = choose_caption_column(self.source.schema)

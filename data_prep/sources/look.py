@@ -1,5 +1,7 @@
 """A look through all files of a corpus: done once, by all who work on it, and kept."""
 
+import hashlib
+import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -62,8 +64,13 @@ def look_through(
         for number in Bar(numbers, unit=unit, what=what):
             yield function(state, number)
         return
+    told = json.dumps(asked, sort_keys=True).encode()
     records = Records(
-        folder=looking.folder, request=asked, function=function, state=state, items=numbers
+        folder=looking.folder / hashlib.sha256(told).hexdigest()[:12],  # others may ask otherwise
+        request=asked,
+        function=function,
+        state=state,
+        items=numbers,
     )
     records.do(looking.options, what=what, unit=unit, others=True)
     yield from records

@@ -117,6 +117,11 @@ def write_progress(path: Path | None) -> None:
     what, unit, done, total, per_s, elapsed_s, to_go_s, more, ended, time (UTC). None: no file.
     """
     global _file
+    if path is not None and path != _file:
+        try:
+            write_durably(path, json.dumps({"what": "starting", "ended": False}) + "\n")
+        except OSError as error:
+            raise OSError(f"--progress-file={path} cannot be written: {error}") from error
     _file = path
 
 
@@ -140,7 +145,7 @@ class Bar(tqdm):  # type: ignore[type-arg]
         stays: whether a terminal keeps the bar when the work is done."""
         self._in_lines = not sys.stderr.isatty()
         self._said = time.monotonic()
-        self._written = -_FILE_EVERY_S
+        self._written, self._told = -_FILE_EVERY_S, False
         super().__init__(
             items,
             desc=what,
@@ -192,7 +197,12 @@ class Bar(tqdm):  # type: ignore[type-arg]
             "ended": ended,
             "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         }
-        write_durably(_file, json.dumps(state, indent=2, ensure_ascii=False) + "\n")
+        try:
+            write_durably(_file, json.dumps(state, indent=2, ensure_ascii=False) + "\n")
+        except OSError as error:  # days of work do not end by it
+            if not self._told:
+                print(f"note: --progress-file={_file}: {error}", file=sys.stderr)
+            self._told = True
 
     def close(self) -> None:
         self._write(ended=True)

@@ -181,7 +181,13 @@ def test_what_is_published_is_fetched_with_what_was_added(
     small = {name: found for name, found in tree(here).items() if not name.endswith(".tar")}
     assert {k: v for k, v in small.items() if not k.startswith("concepts/")} == tree(there)
     capsys.readouterr()
-    for wrong in ("weights/none.npy", "embeddings", "../weights/w.npy"):
+    assert main(["fetch", str(tmp_path / "one"), "--url", url, "--also", "weights/w.npy"]) == 0
+    assert (tmp_path / "one/weights/w.json").exists(), "with its digest"
+    before = len(store.requests)
+    assert main(["publish", str(here), "--url", url]) == 0
+    assert not [path for method, path in store.requests[before:] if method in ("PUT", "POST")]
+    capsys.readouterr()
+    for wrong in ("weights/none.npy", "embeddings", "../weights/w.npy", "48"):
         assert main(["fetch", str(there), "--url", url, "--also", wrong]) == 2
         error = capsys.readouterr().err
         assert "--also" in error and len(error.splitlines()) == 1, error
@@ -189,6 +195,61 @@ def test_what_is_published_is_fetched_with_what_was_added(
     assert build(str(corpora(tmp_path / "more")["webdataset"]), str(other)) == 0
     assert main(["publish", str(other), "--url", url]) == 2
     assert "holds another dataset" in capsys.readouterr().err
+    again = tmp_path / "again"  # shards of the same sizes, other word classes
+    assert build(source, str(again), "--tagger", "none") == 0
+    assert main(["publish", str(again), "--url", url, "--overwrite"]) == 0
+    found = store.files("bucket")
+    for name, content in tree(again).items():
+        assert found[f"set/{name}"] == content, name
+
+
+def test_nothing_but_the_dataset_itself_is_cleared(
+    store: ObjectStore, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Neither the source, nor a neighbour, nor what a work folder held before."""
+    source = corpora(tmp_path / "corpus")["webdataset"]
+    put(source, "tars")
+    put(source, "other/tars")
+    before = store.files("bucket")
+    for out in ("s3://bucket", "s3://bucket/tars", "s3://bucket/tars/inside"):
+        assert build("s3://bucket/tars", out, "--work", str(tmp_path / "w0")) == 2, out
+        assert "lie in one another" in capsys.readouterr().err
+    work = ["--work", str(tmp_path / "w1")]
+    assert build("s3://bucket/tars", "s3://bucket/other", *work) == 0
+    found = store.files("bucket")
+    assert {name: found[name] for name in before} == before
+    here = tmp_path / "here"
+    assert build(f"{source}/*.tar", str(here)) == 0
+    held = tree(here)
+    for folder, said in ((here, "of its own"), (tmp_path / "w1", "is the work folder of")):
+        asked = ["s3://bucket/tars", "s3://bucket/third", "--work", str(folder), "--plan-only"]
+        assert build(*asked) == 2
+        assert said in capsys.readouterr().err
+    assert tree(here) == held
+    assert build(f"{source}/*.tar", str(tmp_path / "w1")) == 2
+    assert "is the work folder of" in capsys.readouterr().err
+
+
+def test_a_share_never_plans_there(
+    store: ObjectStore, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source, out = str(corpora(tmp_path / "corpus")["parquet"]), "s3://bucket/set"
+    assert build(source, out, "--work", str(tmp_path / "w0")) == 0
+    again = ["--overwrite", "--tagger", "none"]
+    share = ["--task-count", "2", "--task-index"]
+    wa, wb, wc = (["--work", str(tmp_path / name)] for name in ("a", "b", "c"))
+    assert build(source, out, *wa, *share, "0", *again) == 2
+    assert "--plan-only" in capsys.readouterr().err
+    assert build(source, out, *wa, "--plan-only", *again) == 0
+    assert build(source, out, *wa, *share, "0", *again) == 0
+    made = {name for name in store.files("bucket") if name.endswith(".tar")}
+    assert build(source, out, *wb, *share, "1", *again) == 0
+    assert made < {name for name in store.files("bucket") if name.endswith(".tar")}
+    assert build(source, out, *wb, *share, "1") == 2, "of other options"
+    assert build(source, out, *wc, *again) == 0
+    assert build(source, str(tmp_path / "here"), "--tagger", "none") == 0
+    expected = {f"set/{name}": content for name, content in tree(tmp_path / "here").items()}
+    assert store.files("bucket") == expected
 
 
 def test_datasets_there_are_joined_there(store: ObjectStore, tmp_path: Path) -> None:
