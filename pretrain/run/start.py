@@ -17,7 +17,7 @@ from pretrain.run import checkpoint, metrics
 from pretrain.run.checkpoint import Checkpoint
 from pretrain.run.continuation import list_changes
 from pretrain.run.expectation import Expectation
-from pretrain.run.inputs import open_inputs
+from pretrain.run.inputs import enlarged_pictures, open_inputs
 from pretrain.run.job import Job
 from pretrain.run.metrics import RunLog
 from pretrain.run.profile import Profile
@@ -75,7 +75,7 @@ def start_run(
         run_together(lambda: _check_weights(recipe, stages, found) if runtime.is_main else None)
     state = asked
     log = run_together(lambda: _open_log(recipe, resolved, stages, state, runtime))
-    for line in repeats:
+    for line in [*enlarged_pictures(recipe, inputs.datasets), *repeats]:
         log.say(line)
     job = Job(
         recipe=recipe,
