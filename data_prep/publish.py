@@ -56,8 +56,8 @@ def publish(directory: Path, options: PublishOptions) -> str:
     missing = [name for name in shards if name not in names and there.get(name) != shards[name]]
     if missing:
         raise FileNotFoundError(
-            f"{directory / missing[0]}, one of {len(missing):,} shards, is neither here nor there: "
-            "copy it here, and give the same command again"
+            f"{directory / missing[0]}, one of {len(missing):,} shards, is neither here nor at "
+            "--url: copy it here, and give the same command again"
         )
     todo = [name for name in here if there.get(name) != shards[name]]
     if MANIFEST_FILE in there and todo:

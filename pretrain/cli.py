@@ -212,4 +212,4 @@ def _check_required(kinds: Sequence[Any], spelled: list[str]) -> None:
         for field in dataclasses.fields(kind):
             has = (field.default, field.default_factory) != (dataclasses.MISSING,) * 2
             if not has and field.name not in given and "config" not in given:
-                raise ValueError(f"--{field.name} is needed: --help says what it is")
+                raise ValueError(f"--{field.name} is required; --help explains it")

@@ -88,7 +88,7 @@ def merge(out: Path, pool: PoolOptions) -> Built:
         return read_built(out)
     if read_plan(out) is None:
         raise FileNotFoundError(
-            f"{out} holds no build to join; name the --out of `python -m data_prep build`"
+            f"{out} has no build to join; name the --out of `python -m data_prep build`"
         )
     return join(out, pool)
 
@@ -352,7 +352,7 @@ def _check_sent(store: Store, tier: str, infos: list[ShardInfo]) -> None:
         if there.get(info.file) != info.bytes:
             raise OSError(
                 f"{store.address}/{info.file} has {there.get(info.file)} bytes, needed "
-                f"{info.bytes}: give the build's command again with --overwrite"
+                f"{info.bytes}: run the build's command again with --overwrite"
             )
 
 

@@ -136,7 +136,7 @@ def download(table: str, out: Path, options: DownloadOptions) -> str:
     if found.links != rows:
         raise OSError(
             f"{out}: img2dataset ended after {found.links:,} of {rows:,} links; give the same "
-            f"command again to go on ({state / 'log.txt'} tells what it said)"
+            f"command again to go on ({state / 'log.txt'} has its output)"
         )
     lines = [("pictures", str(out)), *describe_counts(found.plain())]
     table_text = "\n".join(f"{label:<24}{value}" for label, value in lines)

@@ -192,7 +192,7 @@ def _option(option: str, kind: Any, given: Any) -> tuple[str, Any]:
                 here = ".".join(path[:place])
                 raise ValueError(f"--{option}: there is no {here}.{name}, {here} has {known}")
         else:
-            raise ValueError(f"--{option}: {'.'.join(path[:place])} has nothing inside")
+            raise ValueError(f"--{option}: {'.'.join(path[:place])} has no options inside")
         given = given.get(name) if isinstance(given, dict) else None
     return ".".join(path), kind
 

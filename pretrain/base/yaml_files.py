@@ -19,7 +19,7 @@ class _UniqueKeys(yaml.SafeLoader):
                 continue  # no name of an option: refused by what reads it
             name, line = key.value, key.start_mark.line + 1
             if name in lines and name != "<<":
-                raise ValueError(f"the key {name!r} stands in line {lines[name]} and in {line}")
+                raise ValueError(f"the key {name!r} is in line {lines[name]} and again in {line}")
             lines[name] = line
         return super().construct_mapping(node, deep)
 
@@ -31,11 +31,11 @@ def read_yaml(path: Path) -> dict[str, Any]:
             f"--config {path}: there is no such file; pretrain/recipes/ holds those that come along"
         )
     if (size := path.stat().st_size) > _MOST_BYTES:
-        raise ValueError(f"{path} has {size:,} bytes, over {_MOST_BYTES:,}: it is no recipe")
+        raise ValueError(f"{path} has {size:,} bytes, over {_MOST_BYTES:,}: it is not a recipe")
     try:
         content = yaml.load(path.read_text(encoding="utf-8"), _UniqueKeys)
     except UnicodeDecodeError as error:
-        raise ValueError(f"{path} is not YAML: it is no UTF-8 text") from error
+        raise ValueError(f"{path} is not YAML: it is not UTF-8 text") from error
     except (yaml.YAMLError, RecursionError) as error:
         raise ValueError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
     except ValueError as error:

@@ -163,8 +163,8 @@ def _own(run_dir: Path) -> Lock:
         ) from error
     except OSError as error:
         raise OSError(
-            f"run_dir={run_dir} cannot be owned ({error.strerror}): it must lie where this user "
-            "can write, and its file `lock` is none of another place; choose another run_dir"
+            f"run_dir={run_dir} cannot be locked ({error.strerror}): it must lie where this user "
+            "can write, and its file `lock` must not be a link; choose another run_dir"
         ) from error
 
 
@@ -185,8 +185,8 @@ def _check_same_run(
     if changed := list_changes(found.fixed, recipe, stages, precision):
         raise ValueError(
             f"run_dir={run_dir} holds a run with other options: {'; '.join(changed)}. Put these "
-            "back to resume it, or choose another run_dir; only execution and the stages that have "
-            "not begun can change"
+            "back to resume it, or choose another run_dir; only execution options and stages that "
+            "have not begun can change"
         )
     if state.dataset_fingerprint != asked.dataset_fingerprint:
         raise ValueError(

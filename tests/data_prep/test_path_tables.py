@@ -163,7 +163,7 @@ def test_braces_name_files_as_a_shell_does(tmp_path):
     assert read_manifest(tmp_path / "braces").samples == 2
     with pytest.raises(FileNotFoundError, match=r"006\.csv"):
         find_files(str(tmp_path / "{004..006}.csv"), (".csv",))
-    with pytest.raises(ValueError, match=r"^--table=.*\{3\.\.1\} is no range"):
+    with pytest.raises(ValueError, match=r"^--table=.*\{3\.\.1\} is not an ascending range"):
         find_files(str(tmp_path / "{3..1}.csv"), (".csv",), "--table")
 
 

@@ -155,7 +155,7 @@ def test_weights_of_another_state_of_the_dataset_are_none(copy, tmp_path, capsys
     change_manifest(copy, lambda m: m["provenance"].update(source="another"))
     other = read_manifest(copy)
     assert other.samples == manifest.samples
-    with pytest.raises(ValueError, match=r"data\.weights='own'.* of another state of .* again"):
+    with pytest.raises(ValueError, match=r"data\.weights='own'.* from another version of .* again"):
         open_weights(copy, "own", other)
     for command in (
         ["dedup", str(copy), "--weights", "own", "--out", "w"],

@@ -91,7 +91,7 @@ def test_options_are_read_as_they_are_written(words, wanted):
         (["-s", "1"], "-s: options begin with two dashes"),
         (["word"], "'word' is one word too many"),
         (["--fast", "maybe"], "'maybe' is one word too many"),
-        (["--steps.more", "1"], "--steps.more: steps has nothing inside"),
+        (["--steps.more", "1"], "--steps.more: steps has no options inside"),
     ],
 )
 def test_a_mistake_is_one_line_that_says_what_is_possible(words, named, capsys):
@@ -125,7 +125,7 @@ def test_an_option_that_stands_deeper_is_named_whole(command, words, wanted, cap
 def test_a_key_that_stands_twice_is_named_with_both_lines(tmp_path):
     twice = tmp_path / "twice.yaml"
     twice.write_text("seed: 1\nstages:\n  full: {steps: 2}\n  full: {steps: 3}\n")
-    with pytest.raises(ValueError, match=r"twice.yaml: the key 'full' stands in line 3 and in 4"):
+    with pytest.raises(ValueError, match=r"twice.yaml: the key 'full' is in line 3 and again in 4"):
         parse(["--config", TINY, "--config", str(twice)])
 
 
