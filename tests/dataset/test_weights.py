@@ -164,7 +164,7 @@ def test_weights_of_another_state_of_the_dataset_are_none(copy, tmp_path, capsys
         capsys.readouterr()
         assert data_prep(command) == (1 if command[0] == "verify" else 2)
         told = capsys.readouterr()
-        assert "weights/own.npy was made of another state" in told.out + told.err
+        assert "weights/own.npy was made from another version" in told.out + told.err
     assert data_prep(weigh_own) == 0
     open_weights(copy, "own", other)
     np.save(copy / "weights/own.npy", own + 1)
