@@ -208,7 +208,7 @@ def main() -> None:
     except subprocess.CalledProcessError as error:
         sys.exit(
             f"error: `{' '.join(error.cmd)}` failed with exit code {error.returncode} (its own "
-            "message is above): mend the cause; the same command goes on from here"
+            "message is above): fix the cause; the same command goes on from here"
         )
 
 

@@ -192,7 +192,7 @@ def main(words: list[str] | None = None) -> None:
         except subprocess.CalledProcessError as error:
             sys.exit(
                 f"error: `{' '.join(error.cmd)}` failed with exit code {error.returncode} (its own "
-                "message is above): mend the cause; the same command goes on from here"
+                "message is above): fix the cause; the same command goes on from here"
             )
         if asked.cell is None:  # the tasks of an array would all write one picture
             _draw(sweep, asked.out)

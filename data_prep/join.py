@@ -69,7 +69,9 @@ class JoinOptions:
                 "weighted; give one for each source, or leave --target out"
             )
         if len({source.resolve() for source in self.source}) < len(self.source):
-            raise ValueError(f"--source {list(map(str, self.source))}: one of them comes twice")
+            raise ValueError(
+                f"--source {list(map(str, self.source))}: the same source is given twice"
+            )
         if len(self.source) < 2:
             raise ValueError(f"--source {list(map(str, self.source))}: give at least two")
         if len(self.source_url) != (len(self.source) if self.url is not None else 0):

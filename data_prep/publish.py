@@ -45,8 +45,8 @@ def publish(directory: Path, options: PublishOptions) -> str:
     missing = [name for name in shards if name not in sizes and there.get(name) != shards[name]]
     if missing:
         raise FileNotFoundError(
-            f"{directory / missing[0]}, one of {len(missing):,} shards, is neither here nor there: "
-            "copy it here, and give the same command again"
+            f"{directory / missing[0]}, one of {len(missing):,} shards, is neither here nor at "
+            "--url: copy it here, and give the same command again"
         )
     own = {*shards, manifest.tokenizer.file, manifest.token_counts.file}
     own |= {f"{tier}/{INDEX_FILE}" for tier in manifest.tiers}  # whose digests the manifest has

@@ -107,7 +107,7 @@ def _tasks(
             largest = max(shard.bytes for shard in info.shards)
             if found.limit_bytes < (workers := usable_workers(pool.workers) + 1) * largest:
                 raise ValueError(
-                    f"{shards.option('cache_gib')}={shards.cache_gib:g} has no room for {workers} "
+                    f"{shards.option('cache_gib')}={shards.cache_gib:g} is too small for {workers} "
                     f"shards of {largest / 2**30:.3g} GiB: raise it, or give fewer --workers"
                 )
     items: list[Check] = [IndexCheck(tier=tier) for tier in manifest.tiers]

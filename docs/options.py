@@ -3,7 +3,6 @@
 import argparse
 import importlib
 import sys
-import typing
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from data_prep.__main__ import COMMANDS  # noqa: E402
-from pretrain.cli import Command, parser  # noqa: E402
+from pretrain.cli import Command, held_by, parser  # noqa: E402
 
 PAGE = ROOT / "docs/options.md"
 _HEAD = """# Options
@@ -41,28 +40,26 @@ def commands() -> list[Command]:
 
 def rows(command: Command) -> Iterator[tuple[str, str, str]]:
     """(option, default, what it is) of a command, in the order of the code."""
-    inner: argparse.Action | None = None  # says what the option behind it may hold
+    inside: tuple[str, Any] | None = None  # what the option behind it may hold
     for action in parser(command)._actions:
-        if type(action).__name__ == "_ActionHelpClassPath":
-            inner = action
+        if (found := held_by(action)) is not None:
+            inside = found
         elif action.help is not argparse.SUPPRESS and type(action).__name__ not in _NO_OPTIONS:
             is_option = bool(action.option_strings)
             needed = getattr(action, "required", False) or not is_option
             name = f"--{action.dest}" if is_option else action.dest.upper()
             told = " ".join((action.help or "").replace("(default: %(default)s)", "").split())
             yield name, "needed" if needed else _text(action.default), told
-            if inner is not None:
-                yield from _held(inner, f"{name}.")
-                inner = None
+            if inside is not None:
+                yield from _held(*inside)
+                inside = None
 
 
-def _held(action: Any, prefix: str) -> Iterator[tuple[str, str, str]]:
+def _held(prefix: str, kind: Any) -> Iterator[tuple[str, str, str]]:
     """The options of the dataclass that an option holds, or holds several of by name."""
-    (kind,) = action._help_types
-    prefix += "NAME." * (typing.get_origin(action._typehint) is dict)
     options = (f"{kind.__module__}:{kind.__qualname__}",)
     for name, default, told in rows(Command(program="", description="", run="", options=options)):
-        yield name.replace("--", prefix, 1), default, told
+        yield name.replace("--", f"--{prefix}.", 1), default, told
 
 
 def _text(value: Any) -> str:

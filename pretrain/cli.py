@@ -13,7 +13,7 @@ import re
 import sys
 import textwrap
 import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
@@ -158,7 +158,7 @@ def help_of(command: Command, *, whole: bool) -> str:
     """What a command takes; not `whole`: the options that people use first."""
     options = parser(command)
     if whole:
-        return options.format_help()
+        return "\n".join([options.format_help(), *_help_inside(options)])
     chosen = {action.dest: action for action in options._actions}
     lines = [f"usage: {command.program} [options]", "", command.description, ""]
     for name in command.first:
@@ -167,6 +167,27 @@ def help_of(command: Command, *, whole: bool) -> str:
         told = " ".join(f"{action.help or ''}{default}".split())
         lines += [f"  --{name}", textwrap.indent(textwrap.fill(told, 90), "      ")]
     return "\n".join([*lines, "", f"{command.program} --help-all shows all options."])
+
+
+def held_by(action: Any) -> tuple[str, Any] | None:
+    """(dotted name, dataclass) of the options that a parser's option holds, or holds several of by
+    NAME; None of one that holds none."""
+    if type(action).__name__ != "_ActionHelpClassPath":
+        return None
+    (kind,) = action._help_types
+    several = typing.get_origin(action._typehint) is dict
+    return action.dest.removesuffix(".help") + ".NAME" * several, kind
+
+
+def _help_inside(options: "ArgumentParser") -> Iterator[str]:
+    """The help of the options that options hold, by their whole names."""
+    from jsonargparse import ArgumentParser
+
+    for name, kind in filter(None, map(held_by, options._actions)):
+        inside = ArgumentParser(usage=argparse.SUPPRESS, add_help=False)
+        inside.add_class_arguments(kind, name)
+        yield inside.format_help()
+        yield from _help_inside(inside)
 
 
 def _load(name: str) -> Any:
@@ -191,4 +212,4 @@ def _check_required(kinds: Sequence[Any], spelled: list[str]) -> None:
         for field in dataclasses.fields(kind):
             has = (field.default, field.default_factory) != (dataclasses.MISSING,) * 2
             if not has and field.name not in given and "config" not in given:
-                raise ValueError(f"--{field.name} is needed: --help says what it is")
+                raise ValueError(f"--{field.name} is required; --help explains it")

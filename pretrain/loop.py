@@ -16,9 +16,9 @@ from pretrain.batches.collate import Collator
 from pretrain.batches.feed import DeviceBatch, feed
 from pretrain.batches.loader import batches
 from pretrain.engine.result import StepResult, TrainingEngine
-from pretrain.export.open_clip import inexpressible
 from pretrain.losses.build import add_classifier, build_objective
 from pretrain.models.build import build_model
+from pretrain.models.in_open_clip import inexpressible
 from pretrain.recipe.recipe import Recipe
 from pretrain.recipe.stages import Stage
 from pretrain.run import checkpoint

@@ -33,6 +33,20 @@ while (($# > 0)) && [[ $1 != -- ]]; do
 done
 (($# == 0)) || shift # now "$@" is for the preparation
 
+# Before anything is submitted: evaluation would fail days later.
+eval "$(grep -m 1 '^VENV=' slurm/cpu_task.sbatch)" # as it is edited there, or exported
+[[ -x $VENV/bin/python ]] ||
+    die "no Python environment at VENV=$VENV: edit VENV in slurm/cpu_task.sbatch, or export it"
+"$VENV/bin/python" -c '
+import sys
+from pretrain.base.faults import one_line_faults
+from pretrain.recipe.parsing import parse
+with one_line_faults():
+    if not parse(sys.argv[1:])[0].evaluation.asks:
+        raise ValueError(f"{sys.argv[2]} names nothing to evaluate: add --evaluation.sets.NAME DIR, "
+                         "or another task of docs/evaluation.md")
+' --config "$RECIPE" --data.train "$DATASET" --run_dir "$RUN_DIR" "${TRAIN[@]}" || exit 2
+
 JOBS=() AFTER=()
 trap '((${#JOBS[@]} == 0)) || scancel "${JOBS[@]}"' ERR # no half chain stays behind
 

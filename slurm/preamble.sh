@@ -123,7 +123,7 @@ count_restarts() {
 
 end_for_no_progress() {
     echo "$SLURM_JOB_NAME: $RESTARTS restarts without a new checkpoint in $RUN_DIR (newest:" \
-        "$CHECKPOINT): the job ends; mend the cause above, or save more often" \
+        "$CHECKPOINT): the job ends; fix the cause above, or save more often" \
         "(--checkpoint.every_steps)" >&2
     exit 1
 }

@@ -61,7 +61,7 @@ def merge(out: Path, pool: PoolOptions) -> Built:
         return read_built(out)
     if read_plan(out) is None:
         raise FileNotFoundError(
-            f"{out} holds no build to join; name the --out of `python -m data_prep build`"
+            f"{out} has no build to join; name the --out of `python -m data_prep build`"
         )
     return join(out, pool)
 

@@ -1,6 +1,7 @@
 """The options of a build, composed of its parts'."""
 
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from data_prep.build.writer import WriterOptions
 from data_prep.pictures.limits import PictureLimits, PictureOptions, Tier, parse_tiers
@@ -56,6 +57,14 @@ class BuildOptions:
     run: BuildRunOptions = field(default_factory=BuildRunOptions)
     in_place: InPlaceOptions | None = None
     """Given where pictures stay in their tars."""
+
+    def __post_init__(self) -> None:
+        out, source = self.writer.folder, Path(self.source.source)
+        if source.is_dir() and out.resolve().is_relative_to(source.resolve()):
+            raise ValueError(
+                f"out={out} lies in the folder source={source}, so that the next build would read "
+                "the dataset as a part of its source; choose an --out beside it"
+            )
 
     @property
     def stored_tiers(self) -> list[Tier]:

@@ -114,7 +114,7 @@ def _check_sent(store: Store, tier: str, infos: list[ShardInfo]) -> None:
         if there.get(info.file) != info.bytes:
             raise OSError(
                 f"{store.address}/{info.file} has {there.get(info.file)} bytes, needed "
-                f"{info.bytes}: give the build's command again with --overwrite"
+                f"{info.bytes}: run the build's command again with --overwrite"
             )
 
 

@@ -297,7 +297,7 @@ def refuse_changed(options: BuildOptions, state: str, plan: Plan) -> None:
     would be mixed."""
     if state != plan.source_state:
         raise FileExistsError(
-            f"source={options.source.source}: sizes or times of its files are others than when "
+            f"source={options.source.source}: the sizes or times of its files have changed since "
             f"out={options.writer.out} was begun; add --overwrite to begin anew, or put the files "
             "back (copies keep their times by cp -p or rsync -t)"
         )

@@ -182,6 +182,6 @@ def writing(out: Path) -> Iterator[None]:
     except OSError as error:
         folder = next(path for path in (out, *out.absolute().parents) if path.is_dir())
         raise OSError(
-            f"out={out}: {why_not_written(error, folder)}; finished shards are kept: mend this, "
+            f"out={out}: {why_not_written(error, folder)}; finished shards are kept: fix this, "
             "or make room, and give the same command again"
         ) from error

@@ -143,7 +143,7 @@ def _check_sets(directory: Path, against: Sequence[Path]) -> Sequence[Path]:
     for one in against:
         if one.resolve() == directory.resolve():
             raise ValueError(
-                f"--against={one} is the dataset itself, of which nothing would be left: name an "
+                f"--against={one} is the dataset itself, so that nothing would be left: name an "
                 "evaluation set"
             )
     return against

@@ -194,7 +194,7 @@ def _fetch(
     if found.links != rows:
         raise OSError(
             f"{folder}: img2dataset ended after {found.links:,} of {rows:,} links; give the same "
-            f"command again to go on ({state / 'log.txt'} tells what it said)"
+            f"command again to go on ({state / 'log.txt'} has its output)"
         )
 
 

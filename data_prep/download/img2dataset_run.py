@@ -48,7 +48,7 @@ def run_logged(
     if process.returncode != 0:
         raise OSError(
             f"img2dataset failed with exit status {process.returncode}: {_last_line(log_file)} "
-            f"(all it said is in {log_file}); give the same command again to go on"
+            f"(its whole output is in {log_file}); give the same command again to go on"
         )
 
 

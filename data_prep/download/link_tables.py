@@ -129,7 +129,7 @@ def _guess_names(file: Path, cells: list[str]) -> list[str]:
     if len(cells) == 2 and is_link(cells[0]) != is_link(cells[1]):
         return ["url", "caption"] if is_link(cells[0]) else ["caption", "url"]
     raise ValueError(
-        f"table={file} has no names of columns in its first line, which is {len(cells)} cells with "
+        f"table={file} has no column names in its first line, which is {len(cells)} cells with "
         "a link; name them in order with --columns, e.g. --columns url,caption,score"
     )
 
@@ -149,7 +149,9 @@ def choose_columns(
     }
     for option, name in chosen.items():
         if (name is None and option != "--sha256-column") or (name and name not in schema.names):
-            raise ValueError(f"{option}={name}: {source} has the columns {found}; choose one of it")
+            raise ValueError(
+                f"{option}={name}: {source} has the columns {found}; choose one of them"
+            )
     url, caption = chosen["--url-column"], chosen["--caption-column"]
     assert url is not None and caption is not None
     for option, name in (("--url-column", url), ("--caption-column", caption)):
@@ -158,7 +160,7 @@ def choose_columns(
             raise ValueError(
                 f"{option}={name}: {source} has lists or objects there, in some row at least, and "
                 "img2dataset takes one text a row; name a column of texts, or write the one that "
-                "is meant into a column of its own"
+                "you want into a column of its own"
             )
     others = [f for f in schema if f.name not in (url, caption, used)]
     kept = [f.name for f in others if f.name not in _RESERVED and _is_plain(f.type)]

@@ -199,8 +199,8 @@ def _tagger(manifest: Manifest) -> TaggerName:
     known: tuple[TaggerName, ...] = get_args(TaggerName)
     if manifest.tagger not in known:
         raise ValueError(
-            f"the manifest's tagger {manifest.tagger!r} is none of {list(known)}: the new captions "
-            "could not get the same word classes; build the dataset again"
+            f"the manifest's tagger {manifest.tagger!r} is not one of {list(known)}: the new "
+            "captions could not get the same word classes; build the dataset again"
         )
     return next(name for name in known if name == manifest.tagger)
 
@@ -226,7 +226,7 @@ def _working(directory: Path) -> Iterator[Path]:
         raise
     except OSError as error:
         raise OSError(
-            f"{root}: {why_not_written(error, directory)}; mend this, or make room, and give the "
+            f"{root}: {why_not_written(error, directory)}; fix this, or make room, and give the "
             "same command again"
         ) from error
 

@@ -42,8 +42,8 @@ def choose_image_column(
     if asked is not None:
         if asked not in usable:
             raise ValueError(
-                f"image_column={asked!r} is no column of encoded pictures in {source}, which has "
-                f"{found}; choose one of {usable} with --image-column"
+                f"image_column={asked!r} is not a column of encoded pictures in {source}, which "
+                f"has {found}; choose one of {usable} with --image-column"
             )
         return asked
     chosen = only_known(usable, DEFAULT_IMAGE_COLUMN, _IMAGE_NAMES)

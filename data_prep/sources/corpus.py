@@ -216,7 +216,7 @@ def _compile_where(where: str, source: str, schema: pa.Schema) -> pl.Expr:
         raise ValueError(f"where={where!r} is not understood: {error}; change --where") from error
     if kind != pl.Boolean or not names:
         raise ValueError(
-            f"where={where!r} gives {kind} over columns {names}, needed true or false for each "
+            f"where={where!r} gives {kind} over columns {names}, not true or false for each "
             "row; change --where"
         )
     return expression
@@ -234,4 +234,6 @@ def _matching_rows(table: pa.Table, expression: pl.Expr) -> list[int]:
         return frame.select(expression).to_series().arg_true().to_list()
     except pl.exceptions.PolarsError as error:  # types fit, values do not
         told = str(error).split("\n")[0]
-        raise ValueError(f"--where cannot be judged by these values: {told}; change it") from error
+        raise ValueError(
+            f"--where cannot be evaluated on these values: {told}; change it"
+        ) from error

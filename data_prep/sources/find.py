@@ -94,7 +94,7 @@ def expand_braces(source: str, option: str) -> list[str]:
             continue
         first, last = int(ends[1]), int(ends[2])
         if not first <= last < first + _EXPANDED:
-            raise ValueError(f"{option}={source}: {found[0]} is no range upwards; mend it")
+            raise ValueError(f"{option}={source}: {found[0]} is not an ascending range; change it")
         parts += [f"{number:0{len(ends[1])}d}" for number in range(first, last + 1)]
     if parts == [inside]:
         return [source]

@@ -117,7 +117,7 @@ def _matching(at: HubAddress, there: dict[str, FarFile]) -> list[str]:
         folders = sorted({name.rpartition("/")[0] or "." for name in there})
         raise ValueError(
             f"source={at}: no such file, folder or pattern among {len(there):,} files in "
-            f"{folders[:8]}; mend the path in --source"
+            f"{folders[:8]}; change the path in --source"
         )
     return found
 

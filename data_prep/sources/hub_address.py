@@ -46,13 +46,13 @@ def parse_address(source: str) -> HubAddress:
     if found is None or found["dataset"].partition("/")[0] in (*_OTHER_KINDS, "datasets"):
         raise ValueError(
             f"source={source}: a dataset on the hub is hf://datasets/OWNER/NAME, or some of its "
-            "files hf://datasets/OWNER/NAME@REVISION/PATH; mend --source"
+            "files hf://datasets/OWNER/NAME@REVISION/PATH; change --source"
         )
     revision = unquote(found["revision"] or _DEFAULT_REVISION)
     path = (found["path"] or "").strip("/")
     names = unquote(f"{found['dataset']}/{revision}/{path}").split("/")
     if {".", ".."} & set(names):
-        raise ValueError(f"source={source}: . and .. name nothing on the hub; mend --source")
+        raise ValueError(f"source={source}: . and .. are not names on the hub; change --source")
     return HubAddress(dataset=found["dataset"], revision=revision, path=path)
 
 
@@ -112,15 +112,15 @@ def _describe(error: Exception) -> str:
     if isinstance(reason, hub.RepositoryNotFoundError) or status in (401, 403):
         # A private dataset looks like none to who may not see it.
         token = "no token was found" if get_token() is None else "a token was sent"
-        return f"no such dataset, or a private one ({token}; {said}): mend --source, or {_LOGIN}"
+        return f"no such dataset, or a private one ({token}; {said}): change --source, or {_LOGIN}"
     if status is not None:
         return (
             f"{constants.ENDPOINT} refused ({status}: {said}); give the same command again to go on"
         )
     if isinstance(reason, hub.HFValidationError):
-        return f"{reason}; mend --source"
+        return f"{reason}; change --source"
     if _is_no_file(reason):
-        return f"no such file on {constants.ENDPOINT} ({reason}); mend --source"
+        return f"no such file on {constants.ENDPOINT} ({reason}); change --source"
     if getattr(reason, "errno", None) is not None and not isinstance(reason, ConnectionError):
         return f"{reason}; make room, or name another folder with --cache"
     return (

@@ -51,7 +51,7 @@ def open_source(
                 "leave out --image-root"
             )
         if not Path(image_root).is_dir():
-            raise FileNotFoundError(f"image_root={image_root}: no such folder; mend --image-root")
+            raise FileNotFoundError(f"image_root={image_root}: no such folder; change --image-root")
     if kind == "webdataset":
         files = LocalFiles(find_files(source, (".tar",)))
         asked = {"state": files.state(), "image_column": image_column}
@@ -94,8 +94,8 @@ def open_far(
     """
     if image_root is not None:
         raise ValueError(
-            f"image_root={image_root}: {source} lies far away, and its files hold their "
-            "pictures; leave out --image-root"
+            f"image_root={image_root}: {source} is not on this machine, and its files contain "
+            "their pictures; leave out --image-root"
         )
     opened: Source
     if kind == "webdataset":

@@ -67,8 +67,8 @@ def read_counts(path: Path) -> LinkCounts:
                 failed[reason_of(message)] += int(count)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(
-            f"source: {path} is no statistics of img2dataset ({error!r}); remove it and give "
-            "`python -m data_prep download` again, which makes its shard anew"
+            f"source: {path} is not img2dataset's statistics ({error!r}); remove it and give "
+            "`python -m data_prep download` again, which makes its shard again"
         ) from error
     # Messages beyond 100,000 different ones, and samples that img2dataset itself stumbled over.
     if uncounted := links - downloaded - failed.total():

@@ -206,7 +206,7 @@ def read_cells(
                 if len(cells) != len(names):
                     raise ValueError(
                         f"source: {path} line {line} has {len(cells)} cells, {len(names)} "
-                        f"columns have names, {names}; mend the line (cells with {delimiter!r}, "
+                        f"columns have names, {names}; fix the line (cells with {delimiter!r}, "
                         "quotes or line ends stand in double quotes)"
                     )
                 yield line, dict(zip(names, map(cell_value, cells), strict=True)), tell
@@ -214,7 +214,7 @@ def read_cells(
             line = skipped + reader.line_num
             long = "field limit" in str(error)
             said = f"a cell has over {LINE_CHARS_CAP:,} characters" if long else error
-            shorten = "shorten the cell, or close its quote" if long else "mend the line"
+            shorten = "shorten the cell, or close its quote" if long else "fix the line"
             raise ValueError(
                 f"source: {path} line {line}: {said}; {shorten} (a cell that "
                 "begins with a quote ends with one, quotes inside are doubled)"
@@ -274,7 +274,7 @@ def read_lines(
                 continue
             record = parse_object(line.removeprefix(b"\xef\xbb\xbf") if number == 1 else line)
             if record is None:
-                remedy = "mend or remove the line"
+                remedy = "fix or remove the line"
                 if len(line) == LINE_CHARS_CAP:
                     remedy = f"a line may have {LINE_CHARS_CAP:,} bytes, shorten it"
                 elif number == 1 and line.lstrip().startswith(b"["):

@@ -70,7 +70,7 @@ def read_range(path: Path, file: BinaryIO, offset: int, size: int) -> bytes:
     data = _read_some(file, size)
     if len(data) < size:
         end = offset + len(data)
-        raise OSError(f"{path} ends at byte {end}, needed {offset + size}: it changed")
+        raise OSError(f"{path} ends at byte {end}, before {offset + size}: it has changed")
     return data
 
 

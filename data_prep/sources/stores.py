@@ -114,14 +114,14 @@ def _list(source: str) -> dict[str, FarFile]:
             continue
         if entry.get("size") is None:
             raise ValueError(
-                f"source={name}: its server does not say how large it is, and it cannot be seen "
-                "whether all has come; copy it to this machine"
+                f"source={name}: its server does not give its size, so it is not known "
+                "whether all of it has arrived; copy it to this machine"
             )
         version = next((str(entry[key]) for key in _VERSIONS if entry.get(key)), None)
         address = system.unstrip_protocol(name)
         found[name] = FarFile(address=address, bytes=entry["size"], sha256=None, version=version)
     if not found:
-        raise ValueError(f"source={source}: nothing is there; change --source")
+        raise ValueError(f"source={source}: there is no such file; change --source")
     return found
 
 

@@ -100,7 +100,7 @@ def refuse_bare_paths(source: TableSource) -> None:
             example = paths[0].as_py() if len(paths) else None
     if example is not None:
         raise ValueError(
-            f"image_column={source.image_column!r} of {source.name} holds paths alone, e.g. "
+            f"image_column={source.image_column!r} of {source.name} holds only paths, e.g. "
             f"{example!r}; name the folder of these pictures with --image-root (none outside it "
             "is read), or put the bytes in, as Dataset.save_to_disk of Hugging Face datasets does"
         )

@@ -215,7 +215,7 @@ def _look_at_tar(state: tuple[Files, str | None], number: int) -> dict[str, Any]
             marks.append((found.groups, group.begin, 0))
         if group.key in seen:
             raise ValueError(
-                f"source: {path} holds the members of {group.key!r} apart from one another, or "
+                f"source: {path} holds the members of {group.key!r} in several places, or "
                 "twice; make it again with names in order (tar --sort=name -cf …)"
             )
         seen.add(group.key)

@@ -94,9 +94,9 @@ def parse_templates(
         if nested := [column for column in used if column in objects]:
             plain = [column for column in columns if column not in objects]
             raise ValueError(
-                f"caption={text!r}: {nested} hold objects, or lists of lists, in some row, no "
-                f"texts; use columns of {plain} with --caption NAME=TEMPLATE, or give the part "
-                "that is meant a column of its own"
+                f"caption={text!r}: {nested} hold objects, or lists of lists, in some row, not "
+                f"texts; use columns of {plain} with --caption NAME=TEMPLATE, or put the part "
+                "that you want into a column of its own"
             )
         made = [CaptionTemplate(name=name, template=template, columns=used, drop=drop)]
         if options.captions_per_list is not None and _is_list(template, used, lists):

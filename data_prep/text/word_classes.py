@@ -105,7 +105,7 @@ def load_spacy() -> Any:
         return spacy.load(_SPACY_MODEL, exclude=["parser", "ner", "lemmatizer"])
     except (ImportError, OSError) as error:
         raise ValueError(
-            f"tagger=spacy needs spaCy and its model {_SPACY_MODEL}, found neither or one "
+            f"tagger=spacy needs spaCy and its model {_SPACY_MODEL}, not both are installed "
             f"({' '.join(str(error).split())[:80]}): pip install spacy && python -m spacy download "
             f"{_SPACY_MODEL}, or choose --tagger textblob"
         ) from error

@@ -79,9 +79,10 @@ def start(timeout_s: float = 3600.0) -> Runtime:
             dist.init_process_group(backend, timeout=timedelta(seconds=timeout_s))
         except dist.DistNetworkError as error:
             raise OSError(
-                f"the ranks do not meet at MASTER_ADDR={os.environ['MASTER_ADDR']}, MASTER_PORT="
-                f"{os.environ['MASTER_PORT']} ({str(error).splitlines()[0]}): if another job has "
-                "that port, give another (torchrun --master_port N, or --standalone)"
+                f"the ranks do not find each other at MASTER_ADDR={os.environ['MASTER_ADDR']}, "
+                f"MASTER_PORT={os.environ['MASTER_PORT']} ({str(error).splitlines()[0]}): if "
+                "another job has that port, give another (torchrun --master_port N, or "
+                "--standalone)"
             ) from error
     return Runtime(
         rank=dist.get_rank(),

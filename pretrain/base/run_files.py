@@ -41,7 +41,7 @@ def read_json(text: str) -> Any:
     try:
         return json.loads(text, parse_int=_number, parse_float=_number, parse_constant=_number)
     except RecursionError as error:
-        raise ValueError("objects within objects without end") from error
+        raise ValueError("too deeply nested") from error
 
 
 def _number(word: str) -> int | float | None:

@@ -16,10 +16,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin
 
-import yaml
+from pretrain.base.yaml_files import read_yaml
 
-# Of a recipe; the largest that come along have 2 KB. PyYAML reads some 100 KB a second.
-_MOST_BYTES, _MOST_VALUES = 1 << 17, 1 << 16
+_MOST_MEANT = 3  # options of one name in several places
 _TRUE_OR_FALSE = ("true", "false", "yes", "no")
 
 
@@ -94,58 +93,6 @@ def config_files(words: Sequence[str]) -> Iterator[Path]:
             yield Path(value if equals else following)
 
 
-class _UniqueKeys(yaml.SafeLoader):
-    """YAML whose mappings have each key once."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        lines: dict[Any, int] = {}
-        for key, _ in node.value:
-            if not isinstance(key, yaml.ScalarNode):
-                continue  # no name of an option: refused by what reads it
-            name, line = key.value, key.start_mark.line + 1
-            if name in lines and name != "<<":
-                raise ValueError(f"the key {name!r} stands in line {lines[name]} and in {line}")
-            lines[name] = line
-        return super().construct_mapping(node, deep)
-
-
-def read_yaml(path: Path) -> dict[str, Any]:
-    """The options of a YAML file; ValueError or FileNotFoundError where there are none."""
-    if not path.is_file():
-        raise FileNotFoundError(
-            f"--config {path}: there is no such file; pretrain/recipes/ holds those that come along"
-        )
-    if (size := path.stat().st_size) > _MOST_BYTES:
-        raise ValueError(f"{path} has {size:,} bytes, over {_MOST_BYTES:,}: it is no recipe")
-    try:
-        content = yaml.load(path.read_text(encoding="utf-8"), _UniqueKeys)
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path} is not YAML: it is no UTF-8 text") from error
-    except (yaml.YAMLError, RecursionError) as error:
-        raise ValueError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
-    except ValueError as error:
-        raise ValueError(f"{path}: {error}: keep one of them") from error
-    if not isinstance(content, dict):
-        raise ValueError(f"{path} holds no options: see pretrain/recipes/demo.yaml")
-    _check_unfolded(content, path)
-    return content
-
-
-def _check_unfolded(content: Any, path: Path) -> None:
-    """ValueError where aliases (*name) stand for a value in itself, or for too many values: each
-    reader of the options walks through all."""
-    waiting, values = [content], 0
-    while waiting:
-        value, values = waiting.pop(), values + 1
-        if values > _MOST_VALUES:
-            raise ValueError(
-                f"{path}: its aliases (*name) unfold to over {_MOST_VALUES:,} values: write the "
-                "values out"
-            )
-        if isinstance(value, dict | list):
-            waiting += value.values() if isinstance(value, dict) else value
-
-
 def _value_behind(name: str, kind: Any, waiting: list[str]) -> str:
     """The value of an option that is written without `=`; a switch may stand alone."""
     following = waiting[0] if waiting else "--"
@@ -213,10 +160,11 @@ def _check(value: Any, kind: Any, where: str, source: str) -> None:
     """Every key and value of a YAML file against the option's type."""
     hints, mapped = _hints(kind), _value_type(kind)
     if hints is not None and isinstance(value, dict):
+        place = where.count(".")
         for name, inner in value.items():
             option = f"{where}{name}"
             if name not in hints:
-                raise ValueError(f"{source}: {_unknown(option, str(name), hints)}")
+                raise ValueError(f"{source}: {_unknown(option, place, hints)}")
             _check(inner, hints[name], option + ".", source)
     elif mapped is not None and isinstance(value, dict):
         for name, inner in value.items():
@@ -235,7 +183,7 @@ def _option(option: str, kind: Any, given: Any) -> tuple[str, Any]:
         if (hints := _hints(kind)) is not None:
             name = path[place] = word.replace("-", "_")
             if name not in hints:
-                raise ValueError(_unknown(f"--{option}", name, hints, ".".join(path[:place])))
+                raise ValueError(_unknown(f"--{option}", place, hints))
             kind = hints[name]
         elif (mapped := _value_type(kind)) is not None:
             kind = mapped
@@ -244,14 +192,40 @@ def _option(option: str, kind: Any, given: Any) -> tuple[str, Any]:
                 here = ".".join(path[:place])
                 raise ValueError(f"--{option}: there is no {here}.{name}, {here} has {known}")
         else:
-            raise ValueError(f"--{option}: {'.'.join(path[:place])} has nothing inside")
+            raise ValueError(f"--{option}: {'.'.join(path[:place])} has no options inside")
         given = given.get(name) if isinstance(given, dict) else None
     return ".".join(path), kind
 
 
-def _unknown(option: str, name: str, hints: Mapping[str, Any], where: str = "") -> str:
+def _unknown(option: str, place: int, hints: Mapping[str, Any]) -> str:
+    """What to say of an option whose word at `place` is none of `hints`: where it stands deeper, or
+    else what is nearest in name."""
+    path = option.removeprefix("--").split(".")
+    name, where = path[place].replace("-", "_"), ".".join(path[:place])
+    asked = ".".join(path[place:]).replace("-", "_")
+    deeper = list(_leaves(hints, f"{where}." if where else ""))
+    found = [leaf for leaf in deeper if leaf.endswith(f".{asked}")]
+    if not found and not difflib.get_close_matches(name, hints, n=1):
+        ends = {leaf.rpartition(".")[2] for leaf in deeper}
+        near = difflib.get_close_matches(asked.rpartition(".")[2], ends, n=1, cutoff=0.75)
+        found = [leaf for leaf in deeper if near and leaf.endswith(f".{near[0]}")]
     inside = f" in {where}" if where else ""
-    return f"{option}: there is no option {name!r}{inside}; {meant(name, hints)}"
+    told = f"{option}: there is no option {name!r}{inside}; "
+    if 0 < len(found) <= _MOST_MEANT:
+        return f"{told}did you mean {' or '.join(map(repr, found))}?"
+    return told + meant(name, hints)
+
+
+def _leaves(hints: Mapping[str, Any], prefix: str) -> Iterator[str]:
+    """The whole names of all options that hold no others; NAME stands for one that users choose."""
+    for name, kind in hints.items():
+        own, held = _hints(kind), _hints(_value_type(kind))
+        if own is not None:
+            yield from _leaves(own, f"{prefix}{name}.")
+        elif held is not None:
+            yield from _leaves(held, f"{prefix}{name}.NAME.")
+        else:
+            yield f"{prefix}{name}"
 
 
 def meant(name: str, known: Mapping[str, Any]) -> str:

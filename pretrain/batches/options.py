@@ -149,5 +149,6 @@ class LoaderOptions:
             raise ValueError(f"data.loader.workers={self.workers}: it must be 0 or more")
         if self.kind == "processes" and sys.platform != "linux":
             raise ValueError(
-                "data.loader.kind=processes shares memory as Linux alone does: set it to threads"
+                "data.loader.kind=processes needs shared memory, which only Linux has: set it to "
+                "threads"
             )

@@ -98,8 +98,8 @@ class Workers:
         except (EOFError, OSError) as error:
             self._free.put(connection)  # who takes it next fails too, and waits for nobody
             raise RuntimeError(
-                "a loader process is gone (its end is told above; out of memory, it was killed): "
-                "lower data.loader.workers, or set data.loader.kind to threads"
+                "a loader process has ended (see above; the system may have killed it for lack of "
+                "memory): lower data.loader.workers, or set data.loader.kind to threads"
             ) from error
         self._free.put(connection)
         if isinstance(answer, BaseException):

@@ -51,7 +51,7 @@ def check_rows(path: Path, manifest: Manifest, option: str, make: str) -> str:
         ) from error
     if info.dataset_fingerprint != manifest.fingerprint:
         raise ValueError(
-            f"{option}: {path} was made of another state of {path.parents[1]} (fingerprint "
+            f"{option}: {path} was made from another version of {path.parents[1]} (fingerprint "
             f"{info.dataset_fingerprint[:12]}, now {manifest.fingerprint[:12]}): make it again"
         )
     sha256 = file_sha256(path)

@@ -99,8 +99,8 @@ class Recaption:
         self.index = self._read_array(INDEX_FILE)
         if self.index.dtype != INDEX_DTYPE or self.index.shape != (manifest.samples,):
             raise ValueError(
-                f"{self.folder / INDEX_FILE} holds {self.index.dtype} {self.index.shape}, needed "
-                f"is one row for each of {manifest.samples} samples: remove its folder and {AGAIN}"
+                f"{self.folder / INDEX_FILE} holds {self.index.dtype} {self.index.shape}, not "
+                f"one row for each of {manifest.samples} samples: remove its folder and {AGAIN}"
             )
 
     def _check_state(self, dataset_dir: Path, manifest: Manifest, option: str) -> None:
@@ -110,12 +110,12 @@ class Recaption:
         ):
             if made != now:
                 raise ValueError(
-                    f"{option}: {self.folder} was made of another state of {dataset_dir} ({what} "
-                    f"{made[:12]}, now {now[:12]}): remove it and {AGAIN}"
+                    f"{option}: {self.folder} was made from another version of {dataset_dir} "
+                    f"({what} {made[:12]}, now {now[:12]}): remove it and {AGAIN}"
                 )
         if set(self.info.files) != set(FILES):
             raise ValueError(
-                f"{self.folder / INFO_FILE} names files {sorted(self.info.files)}, needed are "
+                f"{self.folder / INFO_FILE} names files {sorted(self.info.files)}, expected "
                 f"{sorted(FILES)}: remove its folder and {AGAIN}"
             )
 

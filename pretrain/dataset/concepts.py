@@ -35,7 +35,7 @@ def read_concepts(
     make = f"python -m data_prep weigh {dataset_dir} --by COLUMN --out {name}"
     if numbers.dtype != np.dtype("<i4") or numbers.shape != (manifest.samples,):
         raise ValueError(
-            f"{asked}: {path} holds {numbers.dtype} of shape {numbers.shape}, needed is int32 of "
+            f"{asked}: {path} holds {numbers.dtype} of shape {numbers.shape}, expected int32 of "
             f"({manifest.samples},): make it again with `{make}`"
         )
     if (least := int(numbers.min())) < 0:

@@ -80,7 +80,7 @@ class Embeddings:
             ) from error
         if vectors.dtype != np.dtype("<f2") or vectors.shape != wanted:
             raise ValueError(
-                f"{path} holds {vectors.dtype} {vectors.shape}, needed is float16 {wanted}: remove "
+                f"{path} holds {vectors.dtype} {vectors.shape}, expected float16 {wanted}: remove "
                 f"its folder and {AGAIN}"
             )
         return vectors
@@ -103,7 +103,7 @@ def open_embeddings(directory: Path, manifest: Manifest, name: str) -> Embedding
     info = read_info(folder / EMBEDDINGS_FILE)
     if info.dataset_fingerprint != manifest.fingerprint:
         raise ValueError(
-            f"--embeddings={name!r}: {folder} was made of another state of {directory} "
+            f"--embeddings={name!r}: {folder} was made from another version of {directory} "
             f"(fingerprint {info.dataset_fingerprint[:12]}, now {manifest.fingerprint[:12]}): "
             f"remove it and {AGAIN}"
         )

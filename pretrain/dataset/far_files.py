@@ -132,7 +132,7 @@ class FarFiles:
                     break
                 except HeldError as error:
                     if given_up.is_set():
-                        raise FarFileError(f"{file.address}: nobody wants it any more") from error
+                        raise FarFileError(f"{file.address}: no longer needed") from error
             yield
 
     def is_whole(self, file: FarFile) -> bool:
@@ -164,7 +164,7 @@ class FarFiles:
             over.set()
             why = f"nothing came for {self._timeout_option}={self._timeout_s:g}"
             if given_up.is_set():
-                why = "nobody wants it any more"
+                why = "no longer needed"
             raise FarFileError(f"{file.address} could not be copied to {part.parent}: {why}")
         if ends[0] is not None:
             raise FarFileError(

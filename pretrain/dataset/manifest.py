@@ -221,7 +221,7 @@ class Manifest:
                 f"{self.tokenizer.vocab_size} ids"
             )
         if self.text_tier not in self.tiers:
-            return f"text_tier={self.text_tier!r} is none of the tiers {sorted(self.tiers)}"
+            return f"text_tier={self.text_tier!r} is not one of the tiers {sorted(self.tiers)}"
         text_counts = [shard.samples for shard in self.tiers[self.text_tier].shards]
         for name, tier in self.tiers.items():
             if tier.in_place and name != self.text_tier:

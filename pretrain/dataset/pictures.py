@@ -167,7 +167,7 @@ def to_rgb(picture: Image.Image) -> Image.Image:
     if picture.mode.startswith("I"):
         return to_srgb(scale_16_bit(picture), profile)
     if picture.mode == "F":
-        raise ValueError("a picture of floats has no defined range: convert it to 8 or 16 bits")
+        raise ValueError("a picture of floats has no fixed range: convert it to 8 or 16 bits")
     if picture.has_transparency_data:
         layer = picture.convert("RGBA")
         colours = layer.convert("L" if picture.mode in ("1", "L", "LA") else "RGB")

@@ -113,7 +113,7 @@ def open_values(
 def _fault(values: NDArray[np.float32], samples: int) -> str | None:
     """What is wrong with weights of a dataset of so many samples; None if nothing."""
     if values.dtype != np.dtype("<f4") or values.shape != (samples,):
-        return f"holds {values.dtype} of shape {values.shape}, needed is float32 of ({samples},)"
+        return f"holds {values.dtype} of shape {values.shape}, expected float32 of ({samples},)"
     total = 0.0
     for first in range(0, samples, _BLOCK_ROWS):
         block = values[first : first + _BLOCK_ROWS]

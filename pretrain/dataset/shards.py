@@ -208,8 +208,8 @@ class ShardReader:
                 time.sleep(wait)
         raise OSError(
             f"shard {path} could not be read at byte {offset}, {len(_RETRY_AFTER_S)} retries in "
-            f"{sum(_RETRY_AFTER_S):g} s: {failure}; mend the storage or copy the shard again, then "
-            "start the same command to go on"
+            f"{sum(_RETRY_AFTER_S):g} s: {failure}; repair the storage or copy the shard again, "
+            "then start the same command to go on"
         ) from failure
 
     def _read(self, path: str, offset: int, size: int, bring: Callable[[], None] | None) -> bytes:

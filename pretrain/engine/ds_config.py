@@ -83,7 +83,7 @@ _NOT_HERE = {
         "checkpoints and weights are written here, whole and in fp32",
     ),
     **dict.fromkeys(
-        ("zero_allow_untested_optimizer", "zero_force_ds_cpu_optimizer"), "it is set by itself"
+        ("zero_allow_untested_optimizer", "zero_force_ds_cpu_optimizer"), "it is set automatically"
     ),
     "flops_profiler": "log.profile_steps traces steps, `python -m pretrain.plan` counts FLOPs",
     **dict.fromkeys(
@@ -139,7 +139,7 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) < len(pairs):
         names = [name for name, _ in pairs]
-        raise ValueError(f"the key {next(n for n in names if names.count(n) > 1)!r} stands twice")
+        raise ValueError(f"the key {next(n for n in names if names.count(n) > 1)!r} is given twice")
     return found
 
 
@@ -169,7 +169,7 @@ def _check(found: Any, known: dict[str, Any], path: Path, where: str) -> None:
         else:
             close = difflib.get_close_matches(key, known, n=1)
             remedy = f"did you mean {close[0]!r}?" if close else f"there are {sorted(known)}"
-            raise ValueError(f"{path} sets {name!r}, which is no key here; {remedy}")
+            raise ValueError(f"{path} sets {name!r}, which is not a known key; {remedy}")
 
 
 def _is_of(value: Any, kind: type) -> bool:

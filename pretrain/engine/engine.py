@@ -64,7 +64,7 @@ def check_engine(options: EngineOptions, optimizer: OptimizerOptions) -> None:
         where = ".".join(["zero_optimization", *map(str, first["loc"])])
         raise ValueError(
             f"engine.ds_config={options.ds_config}: {where} is not understood by DeepSpeed "
-            f"{deepspeed.__version__} ({first['msg']}): mend it, or choose one of ds_configs/*.json"
+            f"{deepspeed.__version__} ({first['msg']}): fix it, or choose one of ds_configs/*.json"
         ) from error
     if optimizer.kind == "muon" and offloads_optimizer(config):
         raise ValueError(

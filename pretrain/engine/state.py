@@ -257,7 +257,7 @@ def _step(engine: Any) -> int:
     states = engine.optimizer.optimizer.state.values()
     found = {int(state["step"]) for state in states if "step" in state}
     if len(found) > 1:
-        raise RuntimeError(f"groups of parameters stand at different steps: {sorted(found)}")
+        raise RuntimeError(f"groups of parameters are at different steps: {sorted(found)}")
     return found.pop() if found else 0
 
 

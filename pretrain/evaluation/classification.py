@@ -152,19 +152,19 @@ def _read(option: str, file: Path) -> Any:
     except (ValueError, RecursionError, yaml.YAMLError) as error:
         raise ValueError(f"{option}={file}: {' '.join(str(error).split())}") from error
     if not isinstance(found, list | dict):
-        raise ValueError(f"{option}={file}: it holds neither a list nor a mapping of names")
+        raise ValueError(f"{option}={file}: it is neither a list nor a mapping of names")
     wrong = [
         one
         for one in (found.values() if isinstance(found, dict) else found)
         if not isinstance(one, str | int | float) or isinstance(one, bool)
     ]
     if wrong:
-        raise ValueError(f"{option}={file}: {wrong[0]!r} is no text: write it in quotation marks")
+        raise ValueError(f"{option}={file}: {wrong[0]!r} is not text: put it in quotation marks")
     return found
 
 
 def _texts(option: str, file: Path) -> list[str]:
     found = _read(option, file)
     if not isinstance(found, list) or not found:
-        raise ValueError(f"{option}={file}: it holds no list of texts; give one a line")
+        raise ValueError(f"{option}={file}: it is not a list of texts; give one per line")
     return [str(text) for text in found]

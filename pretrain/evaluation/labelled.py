@@ -66,14 +66,14 @@ def _class_folders(option: str, directory: Path) -> LabelledSet:
         )
         if not found:
             raise ValueError(
-                f"{option}: the class folder {folder} holds no picture ({', '.join(SUFFIXES)}): "
+                f"{option}: the class folder {folder} has no picture ({', '.join(SUFFIXES)}): "
                 "remove it, or put its pictures back"
             )
         files += found
         labels += [folder.name] * len(found)
     if not files:
         raise ValueError(
-            f"{option}={directory}: it holds no sub-folder a class, no tar and no saved "
+            f"{option}={directory}: it has no sub-folder per class, no tar and no saved "
             "`datasets` set; name a folder that does"
         )
     return LabelledSet(
@@ -148,7 +148,7 @@ def _members(
             ):
                 raise ValueError(
                     f"{tar}: {member.name} is the second of key {key!r}: each has one picture and "
-                    f"one {label}; name the others otherwise"
+                    f"one {label}; rename the others"
                 )
             if extension in SUFFIXES:
                 pictures[key] = (tar, member.offset, member.size, member.name)
@@ -160,7 +160,7 @@ def _members(
                 try:
                     classes[key] = file.read(member.size).decode("utf-8-sig").strip()
                 except UnicodeDecodeError as error:
-                    raise ValueError(f"{tar}: {member.name} is no UTF-8 text") from error
+                    raise ValueError(f"{tar}: {member.name} is not UTF-8 text") from error
     return pictures, classes, metadata
 
 
@@ -189,12 +189,12 @@ def _open_saved(option: str, directory: Path) -> LabelledSet:
     values = saved[column][:]
     if None in values:
         raise ValueError(
-            f"{option}={directory}: {values.count(None)} pictures have no class: drop them"
+            f"{option}={directory}: {values.count(None)} pictures have no class: remove them"
         )
     saved = saved.cast_column(picture, datasets.Image(decode=False))
     if isinstance(kind, datasets.ClassLabel):
         if min(values) < 0:
-            raise ValueError(f"{option}={directory}: some pictures have no class (-1): drop them")
+            raise ValueError(f"{option}={directory}: some pictures have no class (-1): remove them")
         labels, order = [kind.names[value] for value in values], list(kind.names)
     else:
         labels = [str(value) for value in values]

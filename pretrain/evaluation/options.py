@@ -170,6 +170,12 @@ class TaskOptions:
         if self.captions is not None and not self.captions:
             raise ValueError("evaluation.captions=[]: name at least one caption, or give null")
 
+    @property
+    def asks(self) -> bool:
+        """Whether there is anything to evaluate."""
+        others = (self.classification, self.probe, self.long_texts)
+        return bool(self.sets or self.abilities) or any(one is not None for one in others)
+
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluationOptions(TaskOptions):

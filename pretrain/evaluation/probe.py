@@ -43,7 +43,7 @@ class Probe:
         if options.inverse_penalty is None and counts[counts > 0].min() < 2:
             raise ValueError(
                 f"probe.train={options.train} has one picture of "
-                f"{self.classes[int(np.argmax(counts == 1))]!r}, a fifth is to be held out: give "
+                f"{self.classes[int(np.argmax(counts == 1))]!r}, and a fifth is held out: give "
                 "two or more of each class, or --probe.inverse_penalty 100"
             )
         if (counts > 0).sum() < 2:

@@ -7,7 +7,7 @@ from string import Formatter
 def check_prompts(option: str, prompts: Sequence[str]) -> None:
     """ValueError, naming the option, where there is no template or one is none."""
     if not prompts:
-        raise ValueError(f"{option}: no template; give at least one text with one {{}}")
+        raise ValueError(f"{option}: there is no template; give at least one text with one {{}}")
     for prompt in prompts:
         try:
             fields = [name for _, name, _, _ in Formatter().parse(prompt) if name is not None]

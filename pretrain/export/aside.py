@@ -20,7 +20,7 @@ def folder_aside(out: Path, last: str, stale: Iterable[str] = ()) -> Iterator[Pa
     """
     final = out.resolve()
     if final.exists() and not final.is_dir():
-        raise ValueError(f"{out} is no folder: give another --out")
+        raise ValueError(f"{out} is not a folder: give another --out")
     if (final / CHECKPOINTS).is_dir():
         raise ValueError(f"{out} is a run folder, whose {RECIPE_FILE} would be lost: give another "
                          "--out")  # fmt: skip

@@ -46,7 +46,7 @@ def average_models(models: list[Path], options: AverageOptions) -> str:
     if len(models) < 2:
         raise ValueError(f"{len(models)} model given: name two or more to average")
     if options.alpha is not None and len(models) != 2:
-        raise ValueError(f"--alpha {options.alpha} with {len(models)} models: it is for two")
+        raise ValueError(f"--alpha {options.alpha} with {len(models)} models: it needs two models")
     shares = [1 / len(models)] * len(models)
     if options.alpha is not None:
         shares = [1 - options.alpha, options.alpha]
@@ -115,7 +115,7 @@ def _read(path: Path) -> _Member:
     run = path.resolve().parent.parent if is_checkpoint else path
     if not (run / RECIPE_FILE).is_file():
         raise FileNotFoundError(
-            f"{path} is no exported model, run folder or checkpoint of one: give a folder of "
+            f"{path} is not an exported model, a run folder or a checkpoint: give a folder of "
             "`python -m pretrain.export`, RUN, or RUN/checkpoints/STEP"
         )
     recipe = read_recipe(run)

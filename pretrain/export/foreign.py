@@ -107,6 +107,6 @@ def _check_sizes(content: Any, path: Path) -> None:
             sides = value if isinstance(value, list) and value else [value]
             if not all(type(side) is int and 1 <= side <= _MOST[name] for side in sides):
                 raise ValueError(
-                    f"{path}: {at}={value!r:.80} is no whole number from 1 to {_MOST[name]}; "
+                    f"{path}: {at}={value!r:.80} is not a whole number from 1 to {_MOST[name]}; "
                     f"{_REMEDY}"
                 )

@@ -10,7 +10,7 @@ from PIL import Image
 from torch import Tensor
 
 from pretrain.export.foreign import read_config
-from pretrain.export.open_clip import CONFIG_FILE, TEXT_POOL, WEIGHTS_FILE, weight_names
+from pretrain.export.open_clip import CONFIG_FILE, WEIGHTS_FILE, weight_names
 from pretrain.export.siglip_tokenizer import siglip_tokenizer
 from pretrain.export.source import (
     OUR_RESIZE,
@@ -25,6 +25,7 @@ from pretrain.export.source import (
 )
 from pretrain.export.timm_tower import timm_options, timm_weights
 from pretrain.models.clip import IMAGE_POSITIONS
+from pretrain.models.in_open_clip import TEXT_POOL
 from pretrain.models.options import Gelu, ImageTowerOptions, ModelOptions, TextTowerOptions
 from pretrain.models.starting import read_tensors
 from pretrain.tokens.given import CLIP, read_given

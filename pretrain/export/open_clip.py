@@ -14,6 +14,7 @@ from pretrain.export.judge import Embeddings, embeddings
 from pretrain.export.native import ExportedModel
 from pretrain.export.tokenizer import tokenizer_files
 from pretrain.models.clip import CLIP
+from pretrain.models.in_open_clip import TEXT_POOL, inexpressible
 from pretrain.models.options import ModelOptions
 from pretrain.models.starting import OPEN_CLIP_CONFIG
 
@@ -26,7 +27,6 @@ BLOCK_NAMES = {  # open_clip's name -> timm's, transformers'
     "mlp.c_proj": ("mlp.fc2", "mlp.fc2"),
 }
 _WEIGHT_AND_BIAS = ("weight", "bias")
-TEXT_POOL = {"last": "last", "eos": "eos", "highest_id": "argmax"}  # our name -> open_clip's
 
 
 def weight_names(options: ModelOptions) -> dict[str, tuple[str, ...]]:
@@ -50,24 +50,6 @@ def weight_names(options: ModelOptions) -> dict[str, tuple[str, ...]]:
                     found[f"{theirs}.{name}.{kind}"] = (f"{ours}.{names[side]}.{kind}",)
                 found[f"{theirs}.attn.in_proj_{kind}"] = tuple(f"{ours}.{p}.{kind}" for p in parts)
     return found
-
-
-def inexpressible(shared: ModelOptions) -> list[str]:
-    """The options, with their values, that open_clip has no exact counterpart of."""
-    image, text = shared.image, shared.text
-    hides = text.padding_mask and not (text.causal and text.pool == "eos")
-    quick = [tower.gelu == "quick" for tower in (image, text)]
-    reasons = {
-        f"model.image.pool={image.pool}": image.pool not in ("gap", "cls"),
-        f"model.image.cls_token={image.cls_token}": not image.cls_token,
-        f"model.image_projection={shared.image_projection}": not shared.image_projection,
-        f"model.text_projection_bias={shared.text_projection_bias}": shared.text_projection_bias,
-        f"model.text.pool={text.pool}": text.pool not in TEXT_POOL,
-        f"model.text.gelu={text.gelu} with model.image.gelu={image.gelu}": any(quick) != all(quick),
-        # A causal tower never sees what stands behind its eos, so hiding it changes nothing.
-        f"model.text.padding_mask={text.padding_mask}": hides,
-    }
-    return [option for option, refused in reasons.items() if refused]
 
 
 def check_expressible(model: CLIP) -> None:

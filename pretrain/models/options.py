@@ -85,8 +85,8 @@ class ImageTowerOptions:
             )
         if not self.cls_token and self.cls_position:
             raise ValueError(
-                "model.image.cls_position=True is a row for CLS, and cls_token=False has none: set "
-                "one of them otherwise"
+                "model.image.cls_position=True needs a CLS token, and cls_token=False has none: "
+                "change one of them"
             )
         if self.cls_position and self.positions.startswith("sincos"):
             raise ValueError(
@@ -169,8 +169,8 @@ class ModelOptions:
     def __post_init__(self) -> None:
         if self.preset is not None:
             raise ValueError(
-                f"model.preset={self.preset} was not read as one: give it as --model.preset, or "
-                "as `model: {preset: ...}` in a --config file"
+                f"model.preset={self.preset} was not read as a preset: give it as --model.preset, "
+                "or as `model: {preset: ...}` in a --config file"
             )
         check_positive({"model.embed_dim": self.embed_dim})
         check_at_most({"model.embed_dim": self.embed_dim}, _MOST_WIDE)

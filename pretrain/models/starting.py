@@ -177,7 +177,7 @@ def read_tensors(path: Path, option: str) -> dict[str, Tensor]:
     if isinstance(content, dict) and isinstance(content.get("state_dict"), dict):
         content = content["state_dict"]
     if not isinstance(content, dict) or not all(torch.is_tensor(w) for w in content.values()):
-        raise ValueError(f"{option}={path} is no state_dict: save the model's state_dict alone")
+        raise ValueError(f"{option}={path} is not a state_dict: save the model's state_dict alone")
     return content
 
 
@@ -226,7 +226,7 @@ def _export_config(folder: Path) -> dict[str, Any]:
     if {"model", "tokenizer_sha256"} - config.keys():
         name = " --open-clip-name NAME" if folder.is_file() else ""
         raise ValueError(
-            f"start.export={folder} is no export of this package: convert it first: python -m "
+            f"start.export={folder} is not an export of this package: convert it first: python -m "
             f"pretrain.convert {folder} OUT{name}"
         )
     return config

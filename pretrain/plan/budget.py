@@ -12,7 +12,8 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from pretrain.plan.estimate import stage_estimate
+from pretrain.models.in_open_clip import inexpressible
+from pretrain.plan.estimate import disk_bytes, stage_estimate
 from pretrain.plan.hardware import Machine
 from pretrain.recipe.parsing import parse
 from pretrain.recipe.stages import StageOptions, plan_stages
@@ -29,12 +30,14 @@ PLACES = ["--data.train", "DATASET", "--run_dir", "RUN"]
 
 @dataclass(frozen=True, kw_only=True)
 class Candidate:
-    """A recipe with its published figure and its time on a machine."""
+    """A recipe with its published figure, and what it takes on a machine."""
 
     name: str
     head: "Head"
-    hours: float | None  # None where it cannot be told
-    remark: str | None  # why not
+    opens_in_open_clip: bool
+    hours: float | None = None  # None where it cannot be told
+    disk_bytes: int | None = None  # the same
+    remark: str | None = None  # why not
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,14 +110,21 @@ def _candidate(
     path: Path, machine: Machine, dataset_samples: int | None, vocab_size: int
 ) -> Candidate:
     head = read_head(path.read_text(encoding="utf-8"))
-    hours, remark = None, None
+    # The recipe's own data.train and run_dir, where it has them, come later and win.
+    recipe, _ = parse([*PLACES, "--config", str(path)])
+    opens = not inexpressible(recipe.model)
     try:
-        # The recipe's own data.train and run_dir, where it has them, come later and win.
-        recipe, _ = parse([*PLACES, "--config", str(path)])
         stages = plan_stages(recipe.stages, known_samples(recipe.stages, dataset_samples))
-        hours = sum(
-            stage_estimate(recipe, stage, machine, vocab_size=vocab_size).hours for stage in stages
-        )
+        estimates = [
+            stage_estimate(recipe, stage, machine, vocab_size=vocab_size) for stage in stages
+        ]
     except ValueError as error:
-        remark = str(error)
-    return Candidate(name=path.stem, head=head, hours=hours, remark=remark)
+        return Candidate(name=path.stem, head=head, opens_in_open_clip=opens, remark=str(error))
+    samples = dataset_samples or head.samples or max(e.samples for e in estimates)
+    return Candidate(
+        name=path.stem,
+        head=head,
+        opens_in_open_clip=opens,
+        hours=sum(e.hours for e in estimates),
+        disk_bytes=sum(disk_bytes(estimates, samples).values()),
+    )

@@ -109,6 +109,11 @@ def tier_bytes(tier: str) -> int:
     return round(min(picture, _ORIGINAL_BYTES)) + _SAMPLE_OVERHEAD_BYTES
 
 
+def disk_bytes(estimates: list[StageEstimate], samples: int) -> dict[str, int]:
+    """By each tier that the stages read."""
+    return {e.tier: samples * tier_bytes(e.tier) for e in estimates}
+
+
 def stage_estimate(
     recipe: Recipe, stage: Stage, machine: Machine, *, vocab_size: int
 ) -> StageEstimate:

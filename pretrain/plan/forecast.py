@@ -75,7 +75,7 @@ def shortfalls(
         workers = recipe.data.loader.workers
         found["data wait"] = (
             f"{name}: {wait_share:.0%} of the time is spent waiting for data: raise "
-            f"data.loader.workers (now {'chosen by itself' if workers is None else workers} a rank)"
+            f"data.loader.workers (now {'automatic' if workers is None else workers} a rank)"
         )
     elif images_per_s is not None and images_per_s < (1 - _SLOWER) * estimate.images_per_s:
         share = images_per_s / estimate.images_per_s

@@ -76,6 +76,19 @@ HARDWARE = {
 }  # fmt: skip
 
 
+# What people call them too.
+_ALIASES = {"a100": "a100-80g", "h100-80g": "h100", "h200-141g": "h200", "4090": "rtx4090"}
+
+
+def hardware_name(asked: str) -> str:
+    """The name in HARDWARE of a kind of GPU, in any case. ValueError lists those that are known."""
+    name = asked.lower()
+    name = _ALIASES.get(name, name)
+    if name not in HARDWARE:
+        raise ValueError(f"--gpu {asked}: choose one of {', '.join(HARDWARE)}")
+    return name
+
+
 def hardware_of_device(device_name: str) -> str | None:
     """Which accelerator torch.cuda.get_device_name() names; None for one that is not listed."""
     for name, hardware in HARDWARE.items():

@@ -2,10 +2,9 @@
 
 import dataclasses
 from dataclasses import dataclass, replace
-from typing import Literal
 
 from pretrain.base.checks import check_positive
-from pretrain.plan.hardware import HARDWARE, Links, Machine
+from pretrain.plan.hardware import HARDWARE, Links, Machine, hardware_name
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -16,8 +15,8 @@ class PlanOptions:
     """GPUs of a node (of cpu: cores)."""
     nodes: int = 1
     """Nodes."""
-    gpu: Literal["h100", "h200", "a100-80g", "a100-40g", "l40s", "rtx4090", "cpu"] = "h100"
-    """Kind of GPU."""
+    gpu: str = "h100"
+    """Kind of GPU, in any case: h100, h200, a100-80g (or a100), a100-40g, l40s, rtx4090, cpu."""
     gpu_memory_gib: float | None = None
     """Memory of a GPU, where it is not the usual one."""
     hfu: float | None = None
@@ -45,19 +44,21 @@ class PlanOptions:
             {f"--{f.name}": getattr(self, f.name) for f in dataclasses.fields(self)
              if f.name not in ("gpu", "hfu")}
         )  # fmt: skip
+        hardware_name(self.gpu)
         if self.hfu is not None and not 0 < self.hfu <= 1:
             raise ValueError(f"--hfu {self.hfu}: a share of the peak, above 0 and at most 1")
 
     @property
     def price(self) -> float | None:
-        known = HARDWARE[self.gpu].price_per_hour
+        known = HARDWARE[hardware_name(self.gpu)].price_per_hour
         return known if self.price_per_gpu_hour is None else self.price_per_gpu_hour
 
     def machine(self) -> Machine:
-        hardware = HARDWARE[self.gpu]
+        name = hardware_name(self.gpu)
+        hardware = HARDWARE[name]
         if self.gpu_memory_gib is not None:
             hardware = replace(hardware, memory_gib=self.gpu_memory_gib)
-        if self.gpu == "cpu":  # the cores of a machine share its memory: one rank
+        if name == "cpu":  # the cores of a machine share its memory: one rank
             hardware = replace(
                 hardware,
                 peak_tflops=hardware.peak_tflops * self.gpus,
@@ -67,9 +68,9 @@ class PlanOptions:
         nvlink = hardware.link_gb_per_s >= 300
         adapters = self.node_adapters or (self.gpus if nvlink else 1)
         return Machine(
-            name=self.gpu,
+            name=name,
             hardware=hardware,
-            ranks=self.nodes if self.gpu == "cpu" else self.gpus * self.nodes,
+            ranks=self.nodes if name == "cpu" else self.gpus * self.nodes,
             nodes=self.nodes,
             hfu=hardware.hfu if self.hfu is None else self.hfu,
             links=Links(

@@ -1,7 +1,7 @@
 """The plan as text: one column a stage, then what all stages take together, then a verdict."""
 
 from pretrain.plan.budget import Candidate, Head
-from pretrain.plan.estimate import USABLE, StageEstimate, say_hours, tier_bytes
+from pretrain.plan.estimate import USABLE, StageEstimate, disk_bytes, say_hours
 from pretrain.plan.forecast import rates
 from pretrain.plan.hardware import GIB, Machine
 
@@ -51,10 +51,13 @@ def verdict(estimates: list[StageEstimate], machine: Machine) -> str:
 
 
 def budget_table(found: list[Candidate], machine: Machine, hours: float, budget: str) -> str:
-    """Recipes that fit a budget, then those that do not."""
+    """Recipes that fit a budget, then those that do not. open_clip: whether it opens the export."""
     fitting = [c for c in found if c.hours is not None and c.hours <= hours]
     rest = [c for c in found if c not in fitting]
-    lines = [f"within {budget} on {machine.ranks} x {machine.name}:"]
+    lines = [
+        f"{'':<26}{'time':>12}{'disk':>10}  {'open_clip':<9}  published",
+        f"within {budget} on {machine.ranks} x {machine.name}:",
+    ]
     lines += [_candidate(c) for c in fitting] or ["  no recipe"]
     lines += ["not within it:", *(_candidate(c) for c in rest)] if rest else []
     if fitting and fitting[0].head.accuracy is not None:
@@ -65,8 +68,10 @@ def budget_table(found: list[Candidate], machine: Machine, hours: float, budget:
 
 def _candidate(c: Candidate) -> str:
     time = "-" if c.hours is None else say_hours(c.hours)
+    disk = "-" if c.disk_bytes is None else f"{_number(c.disk_bytes / 1e12)} TB"
+    opens = "yes" if c.opens_in_open_clip else "no"
     remark = f" ({c.remark})" if c.remark else ""
-    return f"  {c.name:<24}{time:>12}  {c.head}{remark}"
+    return f"  {c.name:<24}{time:>12}{disk:>10}  {opens:<9}  {c.head}{remark}"
 
 
 def _work(estimates: list[StageEstimate]) -> Rows:
@@ -136,8 +141,8 @@ def _totals(
     what = "at most, every sample another picture"
     if dataset_samples or head.samples:
         what = "the dataset" if dataset_samples else f"{head.data}; --dataset_samples N for another"
-    disk = {e.tier: distinct * tier_bytes(e.tier) / 1e12 for e in estimates}
-    tiers = ", ".join(f"tier {tier} {_number(size)} TB" for tier, size in disk.items())
+    disk = disk_bytes(estimates, distinct)
+    tiers = ", ".join(f"tier {tier} {_number(size / 1e12)} TB" for tier, size in disk.items())
     cost = "give --price_per_gpu_hour"
     if price_per_hour is not None:
         cost = f"USD {used * price_per_hour:,.0f} at {price_per_hour:g} a GPU-hour"

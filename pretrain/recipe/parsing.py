@@ -10,7 +10,8 @@ from typing import Any
 from jsonargparse import ArgumentParser, Namespace
 
 from pretrain.base.run_files import RECIPE_FILE
-from pretrain.base.spelling import merge, read_yaml, spell
+from pretrain.base.spelling import merge, spell
+from pretrain.base.yaml_files import read_yaml
 from pretrain.cli import Command, parser
 from pretrain.models.presets import PRESETS
 from pretrain.recipe.habits import refuse_habits

@@ -106,7 +106,7 @@ class Recipe:
         for name, stage in self.stages.items():
             if not re.fullmatch(r"[A-Za-z0-9_-]+", name):  # it names a file
                 raise ValueError(
-                    f"stages: the name {name!r} is not possible: letters, digits, _ and - only"
+                    f"stages: the name {name!r} is not allowed: use letters, digits, _ and -"
                 )
             stage.check(f"stages.{name}")
             if (batch := stage.global_batch_samples) * 16 > window:

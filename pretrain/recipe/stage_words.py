@@ -6,7 +6,8 @@ from typing import Any
 
 import yaml
 
-from pretrain.base.spelling import config_files, read_yaml
+from pretrain.base.spelling import config_files
+from pretrain.base.yaml_files import read_yaml
 
 # Of each group a stage has one.
 _ONE_OF = (("steps", "samples", "epochs"), ("warmup_steps", "warmup_share"))

@@ -10,6 +10,7 @@ from pretrain.batches.collate import caption_shares, text_counts, text_edges
 from pretrain.batches.order import SampleOrder
 from pretrain.dataset.captions import Recaption, count_ids, open_recaptions
 from pretrain.dataset.concepts import read_concepts
+from pretrain.dataset.manifest import side_of, tier_for
 from pretrain.dataset.reader import Dataset
 from pretrain.dataset.sample_weights import SampleWeights, open_weights
 from pretrain.evaluation.evaluator import Evaluator
@@ -76,6 +77,26 @@ def open_inputs(recipe: Recipe, runtime: Runtime) -> Inputs:
         evaluator=evaluator,
         stages=stages,
     )
+
+
+def enlarged_pictures(recipe: Recipe, datasets: dict[str, Dataset]) -> list[str]:
+    """A line for each stage that is shown larger pictures than its tier holds."""
+    said = []
+    for name, stage in recipe.stages.items():
+        tier = stage.tier or recipe.data.tier
+        manifest = datasets[tier].manifest
+        held, image_px = manifest.tiers[tier].shortest_px, stage.tokens.image_px
+        if held is None or image_px <= held:
+            continue
+        better = tier_for(manifest, image_px)
+        remedy = f"build the dataset with a tier of {image_px} px or more (--tiers)"
+        if side_of(manifest.tiers[better].shortest_px) >= image_px:
+            remedy = f"set stages.{name}.tier={better}"
+        said.append(
+            f"warning: stages.{name}.tokens.image_px={image_px} enlarges the pictures of tier "
+            f"{tier}, whose shorter side is {held} px at most: {remedy}"
+        )
+    return said
 
 
 def _open_datasets(recipe: Recipe, runtime: Runtime) -> dict[str, Dataset]:

@@ -116,7 +116,7 @@ def read_record(path: Path) -> CheckpointRecord:
         plain = json.loads(text)
         told, own = plain.pop(_DIGEST), _digest(plain)
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
-        raise ValueError(f"{STATE_FILE} is no whole record") from error
+        raise ValueError(f"{STATE_FILE} is not a complete record") from error
     if told != own:
         raise ValueError(f"{STATE_FILE} differs from its own sha256")
     if (version := plain.get("format_version")) != FORMAT_VERSION:

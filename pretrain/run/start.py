@@ -17,7 +17,7 @@ from pretrain.run import checkpoint, metrics
 from pretrain.run.checkpoint import Checkpoint
 from pretrain.run.continuation import list_changes
 from pretrain.run.expectation import Expectation
-from pretrain.run.inputs import open_inputs
+from pretrain.run.inputs import enlarged_pictures, open_inputs
 from pretrain.run.job import Job
 from pretrain.run.metrics import RunLog
 from pretrain.run.profile import Profile
@@ -75,7 +75,7 @@ def start_run(
         run_together(lambda: _check_weights(recipe, stages, found) if runtime.is_main else None)
     state = asked
     log = run_together(lambda: _open_log(recipe, resolved, stages, state, runtime))
-    for line in repeats:
+    for line in [*enlarged_pictures(recipe, inputs.datasets), *repeats]:
         log.say(line)
     job = Job(
         recipe=recipe,
@@ -163,8 +163,8 @@ def _own(run_dir: Path) -> Lock:
         ) from error
     except OSError as error:
         raise OSError(
-            f"run_dir={run_dir} cannot be owned ({error.strerror}): it must lie where this user "
-            "can write, and its file `lock` is none of another place; choose another run_dir"
+            f"run_dir={run_dir} cannot be locked ({error.strerror}): it must lie where this user "
+            "can write, and its file `lock` must not be a link; choose another run_dir"
         ) from error
 
 
@@ -185,8 +185,8 @@ def _check_same_run(
     if changed := list_changes(found.fixed, recipe, stages, precision):
         raise ValueError(
             f"run_dir={run_dir} holds a run with other options: {'; '.join(changed)}. Put these "
-            "back to resume it, or choose another run_dir; only execution and the stages that have "
-            "not begun can change"
+            "back to resume it, or choose another run_dir; only execution options and stages that "
+            "have not begun can change"
         )
     if state.dataset_fingerprint != asked.dataset_fingerprint:
         raise ValueError(

@@ -104,7 +104,7 @@ class SearchPage:
 
     def _row(self, text: str) -> int:
         if not text.isdecimal() or len(text) > 18 or int(text) >= len(self._collection):
-            raise ValueError("like= is the number of no picture; search by words or a file")
+            raise ValueError("like= is not the number of a picture; search by words or a file")
         return int(text)
 
     def _read_upload(self, request: SearchRequest) -> tuple[str, Image.Image]:

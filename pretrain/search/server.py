@@ -67,7 +67,7 @@ def serve(model: Path, directory: Path, options: SearchOptions) -> int:
         server = BoundedServer(options.host, options.port, page)
     except SystemExit as error:  # its way of saying that the address cannot be had
         raise ValueError(
-            f"--host={options.host} --port={options.port} cannot be had: choose another --port"
+            f"--host={options.host} --port={options.port} is not available: choose another --port"
         ) from error
     shown = f"[{options.host}]" if ":" in options.host else options.host
     print(f"{len(collection):,} pictures of {directory}, {collection.source}")

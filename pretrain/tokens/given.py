@@ -92,7 +92,7 @@ def clip_bpe(path: Path, merges: list[str]) -> Any:
 
     split = [line.split() for line in merges[:_CLIP_MERGES] if line]
     if not split or any(len(pair) != 2 for pair in split):
-        raise ValueError(f"tokenizer={path}: its lines are no pairs of merges; fetch it again")
+        raise ValueError(f"tokenizer={path}: its lines are not pairs of merges; fetch it again")
     pairs = [(left, right) for left, right in split]
     letters = _byte_letters()
     names = [*letters, *(letter + "</w>" for letter in letters)]

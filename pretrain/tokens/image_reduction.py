@@ -50,8 +50,8 @@ def block_shape(grid: int, keep_tokens: int) -> tuple[int, int]:
     ]
     if not shapes:
         raise ValueError(
-            f"image_keep_tokens={keep_tokens} is no rectangle inside {grid}x{grid} patches: "
-            "choose a product of two numbers that are each at most the grid side"
+            f"image_keep_tokens={keep_tokens} does not fit a rectangle inside {grid}x{grid} "
+            "patches: choose a product of two numbers that are each at most the grid side"
         )
     return min(shapes, key=lambda shape: abs(shape[0] - shape[1]))
 

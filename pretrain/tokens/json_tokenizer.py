@@ -66,7 +66,7 @@ class JsonTokenizer:
             if type(error).__name__ != "PanicException":  # not to be imported
                 raise
             raise ValueError(
-                f"{self.file}: the `tokenizers` package gives up on the text {text[:20]!r} of "
+                f"{self.file}: the `tokenizers` package cannot encode the text {text[:20]!r} of "
                 f"{len(text)} characters ({error}): a pattern in the file backtracks without end; "
                 "name another with --tokenizer"
             ) from None
@@ -100,7 +100,7 @@ def read_json_tokenizer(file: Path, content: bytes) -> Any:
         fast = Tokenizer.from_str(content.decode("utf-8"))
     except Exception as error:  # the package raises bare Exception
         raise ValueError(
-            f"{file} is no tokenizer.json that the `tokenizers` package reads ({error}): name "
+            f"{file} is not a tokenizer.json that the `tokenizers` package reads ({error}): name "
             "another with --tokenizer"
         ) from error
     check_ids(fast, file)

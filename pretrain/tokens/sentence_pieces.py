@@ -25,7 +25,7 @@ class SentencePieceTokenizer:
         found = (self.processor.pad_id(), self.processor.bos_id(), self.processor.eos_id())
         if min(found) < 0:
             raise ValueError(
-                f"{file} has special ids pad/bos/eos {found}, where -1 is none; all three are "
+                f"{file} has special ids pad/bos/eos {found}, where -1 means none; all three are "
                 "needed: train the model with `data_prep build`"
             )
         self.vocabulary = Vocabulary(

@@ -152,7 +152,7 @@ def test_a_source_that_changes_while_it_is_read_is_said_at_the_end(tmp_path, mon
 
     monkeypatch.setattr(pipeline, "run_in_pool", with_a_change)
     assert build(source) == 2
-    assert "others than when" in capsys.readouterr().err
+    assert "have changed since" in capsys.readouterr().err
     assert not (tmp_path / "out/manifest.json").exists()
     assert not list((tmp_path / "out/.build").glob("*/*.json"))  # what was read counts for nothing
 

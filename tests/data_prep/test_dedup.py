@@ -147,7 +147,7 @@ def test_only_so_many_of_a_caption_are_kept_against_a_counter():
         (["--against", "nowhere"], "no manifest.json in nowhere"),
         (["--weights", "no"], "--weights='no': there is no"),
         (["--weights", "text"], "--weights='text'"),
-        (["--weights", "short"], "float32 of shape (9,), needed is float32 of (37,)"),
+        (["--weights", "short"], "float32 of shape (9,), expected float32 of (37,)"),
         (["--weights", "minus"], "--weights='minus'"),
         (["--weights", "zeros"], "has only zeros"),
         (["--weights", "../x"], "--weights='../x'"),

@@ -421,7 +421,7 @@ def test_a_wrong_request_to_filter_is_one_line(embedded, copy, capsys):
     for broken, named in (
         (whole[:-100], "is missing or damaged"),
         (b"", "is missing or damaged"),
-        (whole.replace(b"<f2", b"<i2"), "holds int16 (60, 32), needed is float16 (60, 32)"),
+        (whole.replace(b"<f2", b"<i2"), "holds int16 (60, 32), expected float16 (60, 32)"),
     ):
         (folder / "00002.text.npy").write_bytes(broken)
         told = one_error(capsys, filtering(copy, "own", "0.5"))
@@ -435,7 +435,7 @@ def test_a_wrong_request_to_filter_is_one_line(embedded, copy, capsys):
     assert "is unfinished" in one_error(capsys, filtering(copy, "own", "0.5"))
     (folder / "embeddings.json").write_text(record)
     change_manifest(copy, lambda manifest: manifest["provenance"].update(rows_found=1))
-    assert "another state of" in one_error(capsys, filtering(copy, "own", "0.5"))
+    assert "another version of" in one_error(capsys, filtering(copy, "own", "0.5"))
 
 
 def test_open_embeddings_gives_rows_in_the_index_order(embedded):

@@ -52,3 +52,15 @@ def test_a_large_rejected_share_is_a_warning_with_its_option(tmp_path, capsys):
         "warning: 35% of the rows are rejected, 7 as image_too_small: look at --min-image-px"
     )
     assert not last_line(4).startswith("warning")  # 20 %
+
+
+@pytest.mark.parametrize("out", ["pictures", "pictures/a/set", "link/set"])
+def test_a_dataset_in_its_own_source_is_refused(out, tmp_path, capsys):
+    (tmp_path / "pictures").mkdir()
+    (tmp_path / "link").symlink_to("pictures")
+    (tmp_path / "pictures/0.png").write_bytes(encoded(picture(0)))
+    (tmp_path / "pictures/0.txt").write_text(caption(0))
+    assert build(tmp_path / "pictures", tmp_path / out) == 2
+    assert "choose an --out beside it" in capsys.readouterr().err
+    assert len(list((tmp_path / "pictures").iterdir())) == 2  # nothing was written
+    assert build(tmp_path / "pictures", tmp_path / "pictures_set") == 0

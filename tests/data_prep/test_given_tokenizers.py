@@ -156,13 +156,13 @@ def test_any_tokenizer_json_and_its_special_tokens(tmp_path: Path) -> None:
 def test_what_is_no_tokenizer_is_refused(tmp_path: Path) -> None:
     packed = gzip.compress(b"#version: 0.2\n" + b"i n\nth e\n" * 9)
     for name, content, told in [
-        ("a.json", b'{"no": 1}', "no tokenizer.json"),
+        ("a.json", b'{"no": 1}', "not a tokenizer.json"),
         ("b.model", b"\x00\x01\xff", "neither a SentencePiece model nor"),
         ("c.gz", b"\x1f\x8b\x00", "damaged"),
         ("blocks.gz", packed[:11] + b"\xff" * 20 + packed[31:], "damaged"),
         ("large.gz", gzip.compress(bytes(1 << 29), 1), "unpacks to more than"),
         ("apart.txt", b"#version: 0.2\nx\xc2\xa0 y\nth e\n", "not of one list"),
-        ("d.txt", b"#version: 0.2\na b c\n", "no pairs"),
+        ("d.txt", b"#version: 0.2\na b c\n", "not pairs"),
     ]:
         (tmp_path / name).write_bytes(content)
         with pytest.raises(ValueError, match=told):

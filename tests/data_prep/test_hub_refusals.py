@@ -64,7 +64,7 @@ def test_what_a_file_system_of_the_hub_does_not_find_is_not_asked_for_again():
         asked.append(1)
         raise FileNotFoundError("datasets/lab/drawings/x.parquet")  # as HfFileSystem does
 
-    said = r"no such file on .*x\.parquet.* mend --source"
+    said = r"no such file on .*x\.parquet.* change --source"
     with pytest.raises(ValueError, match=said), HUB.asking("hf://lab/drawings"):
         HUB.persistently(missing)
     assert len(asked) == 1
@@ -153,7 +153,7 @@ def test_index_says_that_tars_must_be_here(tmp_path, server):
      "o/n/./x", "o/n@refs/pr/..", "datasets/o/n@main/..", "o/n/%2e%2e/x"],
 )  # fmt: skip
 def test_an_address_leads_out_of_nothing(rest):
-    with pytest.raises(ValueError, match="mend --source") as told:
+    with pytest.raises(ValueError, match="change --source") as told:
         parse_address(f"hf://{rest}")
     assert "\n" not in str(told.value)
     assert parse_address("hf://o.x/n..y@v1..2/a..b/..c").path == "a..b/..c"

@@ -93,7 +93,7 @@ def test_a_download_that_was_not_finished_is_named(tmp_path, capsys):
     assert build(fetched / "00000.tar", tmp_path / "data") == 0
     (fetched / "00001_stats.json").write_text('{"count": 12')
     assert build(fetched, tmp_path / "data_b") == 2
-    assert "no statistics" in capsys.readouterr().err
+    assert "not img2dataset's statistics" in capsys.readouterr().err
     for path in fetched.glob("*_stats.json"):  # tars that are published without them
         path.unlink()
     assert build(fetched, tmp_path / "data_c") == 0

@@ -98,7 +98,7 @@ def test_a_changed_object_ends_the_build(
     fsspec.filesystem("s3").pipe_file("bucket/corpus/00002.tar", content)
     assert build("s3://bucket/corpus", out, *share[:3], "1") == 2
     error = capsys.readouterr().err
-    assert "others than when" in error and "--overwrite" in error
+    assert "have changed since" in error and "--overwrite" in error
 
 
 def test_a_dataset_made_there_is_the_one_made_here(

@@ -167,4 +167,4 @@ def test_a_condition_that_the_values_cannot_answer_is_one_line(tmp_path, capsys)
     words = ["build", "--source", str(file), "--out", str(tmp_path / "out"), "--vocab-size", "300"]
     assert main([*words, "--workers", "1", "--where", "number < 3"]) == 2
     (line,) = [one for one in capsys.readouterr().err.splitlines() if one.startswith("error:")]
-    assert "--where cannot be judged" in line and "change it" in line
+    assert "--where cannot be evaluated" in line and "change it" in line

@@ -56,7 +56,7 @@ def test_every_kind_of_table_gives_its_rows(tmp_path, name):
 REFUSED = {
     "links": ("url,caption\nhttp://h/a.jpg,a\n", ["table of links", "data_prep download"]),
     "links without names": ("http://h/a.jpg,a\nhttp://h/b.jpg,b\n", ["table of links"]),
-    "ragged": ("path,text\npics/0.png,a\npics/1.png,b,c\n", ["line 3 has 3 cells", "mend"]),
+    "ragged": ("path,text\npics/0.png,a\npics/1.png,b,c\n", ["line 3 has 3 cells", "fix"]),
     "open quote": ('path,text\npics/0.png,"a\npics/1.png,b\n', ["line 3", "quote"]),
     "nothing there": ("path,text\nno/0.png,a\n", ["'no/0.png'", "--image-root"]),
     "unknown names": ("a,b\npics/0.png,x\n", ["['a', 'b']", "--image-column"]),
@@ -163,7 +163,7 @@ def test_braces_name_files_as_a_shell_does(tmp_path):
     assert read_manifest(tmp_path / "braces").samples == 2
     with pytest.raises(FileNotFoundError, match=r"006\.csv"):
         find_files(str(tmp_path / "{004..006}.csv"), (".csv",))
-    with pytest.raises(ValueError, match=r"^--table=.*\{3\.\.1\} is no range"):
+    with pytest.raises(ValueError, match=r"^--table=.*\{3\.\.1\} is not an ascending range"):
         find_files(str(tmp_path / "{3..1}.csv"), (".csv",), "--table")
 
 

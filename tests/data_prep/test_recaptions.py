@@ -276,7 +276,7 @@ def test_stale_and_damaged_folders_are_refused_and_verify_names_them(beside, cap
         told = json.loads(whole)
         told[key] = "f" * 64
         (folder / "recaption.json").write_text(json.dumps(told))
-        with pytest.raises(ValueError, match=r"another state of .* remove it and make them again"):
+        with pytest.raises(ValueError, match=r"another version of .* remove it and make"):
             open_recaptions(beside, data.manifest, ["later"])
         assert data_prep(["stats", str(beside)]) == 0
         assert "recaption later" in (shown := capfd.readouterr().out) and "refused" in shown

@@ -205,7 +205,7 @@ def test_another_request_is_refused_with_the_remedy(copy, tmp_path, capsys):
         assert named in one_error(capsys, command(copy, out, *more))
     change_manifest(copy, lambda manifest: manifest["provenance"].update(rows_found=1))
     assert "another dataset_fingerprint: choose" in one_error(capsys, command(copy, out))
-    assert "made of another state" in one_error(capsys, command(copy, out, "--weights", "w"))
+    assert "made from another version" in one_error(capsys, command(copy, out, "--weights", "w"))
     assert content(out) == before
     assert "holds shards of something else" in one_error(capsys, command(copy, copy))
     assert "holds shards of something else" in one_error(capsys, command(copy, copy / "full"))

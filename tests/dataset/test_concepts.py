@@ -94,7 +94,7 @@ def test_concepts_that_are_not_this_datasets_are_named_in_one_line(copy):
 
     assert "has concepts ['artist']" in fault("other")
     for wrong, named in (
-        (concepts[1:], r"needed is int32 of (230,)"),
+        (concepts[1:], r"expected int32 of (230,)"),
         (concepts.astype(np.int64), "holds int64"),
         (concepts - 1, "has the concept -1"),
         (concepts + 1, "is not that of artist.json"),
@@ -105,7 +105,7 @@ def test_concepts_that_are_not_this_datasets_are_named_in_one_line(copy):
     np.save(copy / "concepts/artist.npy", concepts)
     assert len(read_concepts(copy, "artist", manifest, OPTION)[0]) == 230
     change_manifest(copy, lambda m: m["provenance"].update(source="another"))
-    assert "was made of another state of" in fault()
+    assert "was made from another version of" in fault()
 
 
 @pytest.mark.soak

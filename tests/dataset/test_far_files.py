@@ -121,7 +121,7 @@ def test_who_gives_up_does_not_wait_for_another_that_fetches(tmp_path: Path):
     given_up.set()
     with locked(tmp_path / "locks" / str(number)):
         begin = time.monotonic()
-        with pytest.raises(FarFileError, match="nobody wants it"):
+        with pytest.raises(FarFileError, match="no longer needed"):
             cache.bring(file, given_up)
         assert time.monotonic() - begin < 5
     cache.bring(file)

@@ -155,7 +155,7 @@ def test_weights_of_another_state_of_the_dataset_are_none(copy, tmp_path, capsys
     change_manifest(copy, lambda m: m["provenance"].update(source="another"))
     other = read_manifest(copy)
     assert other.samples == manifest.samples
-    with pytest.raises(ValueError, match=r"data\.weights='own'.* of another state of .* again"):
+    with pytest.raises(ValueError, match=r"data\.weights='own'.* from another version of .* again"):
         open_weights(copy, "own", other)
     for command in (
         ["dedup", str(copy), "--weights", "own", "--out", "w"],
@@ -164,7 +164,7 @@ def test_weights_of_another_state_of_the_dataset_are_none(copy, tmp_path, capsys
         capsys.readouterr()
         assert data_prep(command) == (1 if command[0] == "verify" else 2)
         told = capsys.readouterr()
-        assert "weights/own.npy was made of another state" in told.out + told.err
+        assert "weights/own.npy was made from another version" in told.out + told.err
     assert data_prep(weigh_own) == 0
     open_weights(copy, "own", other)
     np.save(copy / "weights/own.npy", own + 1)

@@ -48,7 +48,7 @@ def test_a_ds_config_that_repeats_the_recipe_is_refused(tmp_path):
         ({**ZERO, "tensor_parallel": {}}, ["'tensor_parallel'", "batch alone"]),
         ({**ZERO, "prescale_gradients": True}, ["plain mean"]),
         ({**ZERO, "flops_profiler": {}}, ["log.profile_steps"]),
-        ({**ZERO, "zero_allow_untested_optimizer": True}, ["set by itself"]),
+        ({**ZERO, "zero_allow_untested_optimizer": True}, ["set automatically"]),
         (
             {"zero_optimization": {"stage": 2, "round_robin_gradients": True}},
             ["round_robin_gradients", "would be wrong"],

@@ -180,7 +180,7 @@ def test_what_is_wrong_is_said_on_one_line(sets, tmp_path):
     folders = {"images": sets["folders"]}
     for options, told in (
         ({"images": tmp_path / "none"}, "no such folder"),
-        ({"images": tmp_path / "empty"}, "no sub-folder a class"),
+        ({"images": tmp_path / "empty"}, "no sub-folder per class"),
         ({"images": tmp_path / "torn.tar"}, r"torn\.tar"),
         ({"images": sets["tar"]}, "labels are numbers"),
         ({**folders, "classes": tmp_path / "empty.txt"}, "is empty"),

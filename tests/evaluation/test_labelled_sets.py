@@ -134,7 +134,7 @@ def test_a_byte_order_mark_moves_no_class(text, tmp_path):
 def test_a_name_that_is_no_text_is_refused(text, tmp_path):
     (tmp_path / "names.yaml").write_text(text)
     found = open_labelled("images", classes_of(tmp_path, "cat", "dog"))
-    with pytest.raises(ValueError, match="is no text"):
+    with pytest.raises(ValueError, match="is not text"):
         class_names(found, tmp_path / "names.yaml")
 
 

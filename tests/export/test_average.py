@@ -83,6 +83,6 @@ def test_what_cannot_be_averaged_is_one_line(two, tmp_path, capsys):
     (other / "config.json").write_text(config.replace('"imagenet"', '"openai"'))
     assert "has normalisation openai" in refused(two[0], other)
     assert "two or more" in refused(two[0])
-    assert "no exported model" in refused(two[0], tmp_path)
+    assert "not an exported model" in refused(two[0], tmp_path)
     assert "--alpha 0.5 with 3 models" in refused(*two, two[0], "--alpha", "0.5")
     assert "from 0 to 1" in refused(*two, "--alpha", "1.5")

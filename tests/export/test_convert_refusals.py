@@ -140,7 +140,7 @@ def test_an_export_of_this_package_is_told_apart(tmp_path):
     convert(a_clip_model_folder(tmp_path / "source", 513), tmp_path / "ours")
     refused(tmp_path / "ours", tmp_path / "out", "an export of this package already")
     (tmp_path / "file").touch()
-    with pytest.raises(ValueError, match="file is no folder"):
+    with pytest.raises(ValueError, match="file is not a folder"):
         convert(tmp_path / "source", tmp_path / "file")
 
 

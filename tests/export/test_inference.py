@@ -204,3 +204,12 @@ def test_bad_input_is_answered_on_one_line(exported, tmp_path):
         with pytest.raises(ValueError, match=told) as raised:
             call()
         assert "\n" not in str(raised.value)
+
+
+def test_a_run_without_an_export_is_told_the_command_that_makes_one(tiny_run, tmp_path):
+    run = Path(shutil.copytree(tiny_run, tmp_path / "run"))
+    shutil.rmtree(run / "export", ignore_errors=True)
+    with pytest.raises(FileNotFoundError, match=f"python -m pretrain.export --run_dir {run}`"):
+        pretrain.load(run)
+    export(run_dir=run)
+    assert pretrain.load(run).embed_dim == read_recipe(run).model.embed_dim

@@ -91,7 +91,7 @@ def test_options_are_read_as_they_are_written(words, wanted):
         (["-s", "1"], "-s: options begin with two dashes"),
         (["word"], "'word' is one word too many"),
         (["--fast", "maybe"], "'maybe' is one word too many"),
-        (["--steps.more", "1"], "--steps.more: steps has nothing inside"),
+        (["--steps.more", "1"], "--steps.more: steps has no options inside"),
     ],
 )
 def test_a_mistake_is_one_line_that_says_what_is_possible(words, named, capsys):
@@ -100,10 +100,32 @@ def test_a_mistake_is_one_line_that_says_what_is_possible(words, named, capsys):
     assert told.out == "" and told.err.count("\n") == 1 and named in told.err, told.err
 
 
+@pytest.mark.parametrize(
+    ("command", "words", "wanted"),
+    [
+        (TRAIN, "--image-px 64", ["stages.NAME.tokens.image_px"]),
+        (TRAIN, "--imagepx 64", ["stages.NAME.tokens.image_px"]),
+        (TRAIN, "--tokens.image_px=64", ["stages.NAME.tokens.image_px"]),
+        (TRAIN, "--stages.full.image_px 64", ["stages.full.tokens.image_px"]),
+        (TRAIN, "--tier 160", ["data.tier", "stages.NAME.tier", "evaluation.tier"]),
+        (EVALUATE, "--templates x", ["classification.templates"]),
+    ],
+)
+def test_an_option_that_stands_deeper_is_named_whole(command, words, wanted, capsys):
+    config = ["--config", TINY] if command is TRAIN else []
+    assert run(command, [*config, *words.split()]) == 2
+    told = capsys.readouterr().err
+    assert told.endswith(f"did you mean {' or '.join(map(repr, wanted))}?\n"), told
+    for name in wanted:  # and help knows it
+        run(command, ["--help-all"])
+        shown = capsys.readouterr().out
+        assert f"--{name.replace('.full.', '.NAME.')} " in shown, name
+
+
 def test_a_key_that_stands_twice_is_named_with_both_lines(tmp_path):
     twice = tmp_path / "twice.yaml"
     twice.write_text("seed: 1\nstages:\n  full: {steps: 2}\n  full: {steps: 3}\n")
-    with pytest.raises(ValueError, match=r"twice.yaml: the key 'full' stands in line 3 and in 4"):
+    with pytest.raises(ValueError, match=r"twice.yaml: the key 'full' is in line 3 and again in 4"):
         parse(["--config", TINY, "--config", str(twice)])
 
 

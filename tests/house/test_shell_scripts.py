@@ -54,6 +54,39 @@ def test_a_container_reaches_every_srun(tmp_path):
 
 
 @pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ((), "tiny.yaml names nothing to evaluate"),
+        (("--evaluation.setz.a", "b"), "did you mean 'sets'?"),
+        (("--evaluation.sets.held_out", "data/held_out"), None),
+        (("--evaluation.abilities", "true", "--", "--vocab-size", "400"), None),
+    ],
+)
+def test_the_pipeline_submits_nothing_where_nothing_is_evaluated(options, told, tmp_path):
+    """Without a cluster: what is shown is whether sbatch is called."""
+    (tmp_path / "bin").mkdir()
+    fake = tmp_path / "bin/sbatch"
+    fake.write_text('#!/bin/bash\necho "$*" >>"$CALLS"\necho 7\n')
+    fake.chmod(0o755)
+    environment = {**os.environ, "VENV": sys.prefix, "CALLS": str(tmp_path / "calls")}
+    environment["PATH"] = f"{tmp_path / 'bin'}:{os.environ['PATH']}"
+    words = ("corpus.parquet", tmp_path / "set", "pretrain/recipes/tiny.yaml", tmp_path / "run")
+    done = subprocess.run(
+        ["slurm/pipeline.sh", *words, *options],
+        cwd=ROOT, env=environment, capture_output=True, text=True, timeout=60,
+    )  # fmt: skip
+    assert done.returncode == (2 if told else 0), done.stderr
+    if told:
+        assert told in done.stderr and done.stderr.count("\n") == 1, done.stderr
+        assert not (tmp_path / "calls").exists()
+    else:
+        jobs = (tmp_path / "calls").read_text().splitlines()
+        assert [line.split("--job-name=")[1].split()[0] for line in jobs] == [
+            "prep", "pretrain", "evaluate", "export",
+        ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
     ("line", "more", "wanted"),
     [
         ("run_dir: runs/x", (), "runs/x"),

@@ -69,7 +69,7 @@ def test_a_tower_without_cls_sees_the_kept_patches_alone(pool):
     ("options", "named"),
     [({"pool": "cls"}, "pool=cls reads CLS"),
      ({"pool": "gap_cls"}, "pool=gap_cls reads CLS"),
-     ({"positions": "learned", "cls_position": True}, "cls_position=True is a row for CLS")],
+     ({"positions": "learned", "cls_position": True}, "cls_position=True needs a CLS token")],
 )  # fmt: skip
 def test_what_reads_cls_is_refused_without_it(options, named):
     with pytest.raises(ValueError, match=named):

@@ -1,5 +1,6 @@
 """The plan of a recipe: stages, budgets, forecasts, and what a mistake says."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -8,8 +9,9 @@ from torch.utils.flop_counter import FlopCounterMode
 from vocabularies import of_size
 
 from pretrain.models.build import build_model
+from pretrain.models.in_open_clip import inexpressible
 from pretrain.plan.__main__ import PLAN, main
-from pretrain.plan.budget import Candidate, Head, candidates, read_head
+from pretrain.plan.budget import PLACES, Candidate, Head, candidates, read_head
 from pretrain.plan.command import plan
 from pretrain.plan.estimate import StageEstimate, stage_estimate
 from pretrain.plan.forecast import forecast, rates, shortfalls
@@ -108,9 +110,26 @@ def test_recipes_within_a_budget_are_ranked_by_accuracy(tmp_path):
     shown = budget_table(found, options.machine(), 72, "3 days")
     assert shown.splitlines()[-1].startswith("verdict: best (71 % x)")
     assert "not published" in shown
-    slow = Candidate(name="slow", head=Head(published="80 %", accuracy=80.0), hours=73, remark=None)
+    head = Head(published="80 %", accuracy=80.0)
+    slow = Candidate(name="slow", head=head, opens_in_open_clip=True, hours=73)
     late = budget_table([slow], options.machine(), 72, "3 days")
-    assert "no recipe" in late.splitlines()[1] and "slow" in late.split("not within it:")[1]
+    assert "no recipe" in late.splitlines()[2] and "slow" in late.split("not within it:")[1]
+
+
+def test_the_ranking_shows_disk_and_what_open_clip_opens():
+    lines = plan(read(PLAN, ["--gpu", "A100", "--days", "30"])[0], []).splitlines()
+    assert lines[1] == "within 30 days on 8 x a100-80g:"
+    shown = {line.split()[0]: line for line in lines if line.startswith("  ") and "TB" in line}
+    for name in ("b16_i50t16", "b16_siglip"):
+        recipe = ROOT / f"pretrain/recipes/{name}.yaml"
+        table = plan(*read(PLAN, ["--config", str(recipe)]))
+        (disk,) = (line for line in table.splitlines() if line.startswith("disk"))
+        tiers = sum(float(size) for size in re.findall(r"tier \S+ (\S+) TB", disk))
+        told = float(re.search(r"(\S+) TB", shown[name])[1])
+        assert told == pytest.approx(tiers, rel=0.02), (shown[name], disk)
+    for name, line in shown.items():
+        model = parse([*PLACES, "--config", str(ROOT / f"pretrain/recipes/{name}.yaml")])[0].model
+        assert (" yes " in line) == (not inexpressible(model)), line
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ import pytest
 from commands import evaluate, export
 from forked_runs import trained
 from judged import last_figures, looked_up, points_of
+from tiny_datasets import build_food
 from tiny_runs import evaluation_options
 
 from pretrain.base.run_files import METRICS_FILE
@@ -164,3 +165,19 @@ def test_the_deepspeed_launcher_computes_the_same(tiny_run, tiny_dataset, tmp_pa
         [s["loss"] for s in events(run, "step")] for run in (tmp_path / "run", tiny_run)
     )
     assert ours == theirs
+
+
+def test_a_stage_that_enlarges_its_tiers_pictures_is_told_which_tier_to_take(
+    tiny_dataset, tmp_path
+):
+    food = build_food(
+        tmp_path / "set", "split = 'train'", "--tiers", "32:90,full:95",
+        *("--tokenizer", str(tiny_dataset / "tokenizer.model")),
+    )  # fmt: skip
+    short = ("--stages.reduced.steps", "2", "--stages.full.steps", "1")
+    said = trained(tmp_path / "run", food, "--data.tier", "32", *short)
+    (line,) = [line for line in said.splitlines() if line.startswith("warning")]
+    assert line == (
+        "warning: stages.full.tokens.image_px=48 enlarges the pictures of tier 32, whose shorter "
+        "side is 32 px at most: set stages.full.tier=full"
+    )

@@ -186,7 +186,7 @@ def test_a_linked_lock_is_refused_and_its_file_is_kept(tiny_dataset, tmp_path):
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / LOCK_FILE).symlink_to(tmp_path / "mine")
     ended = train(tmp_path / "run", tiny_dataset)
-    assert ended.code == 2 and "cannot be owned (a link is not followed)" in ended.output
+    assert ended.code == 2 and "cannot be locked (a link is not followed)" in ended.output
     assert (tmp_path / "mine").read_text() == "kept"
 
 

@@ -298,6 +298,6 @@ def test_positions_that_are_no_table_cannot_be_fixed_by_a_stage():
 def test_a_stage_s_name_is_no_path(tmp_path, name):
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text(TINY.read_text().replace("  full:\n", f"  {json.dumps(name)}:\n"))
-    with pytest.raises(ValueError, match="letters, digits, _ and - only") as refusal:
+    with pytest.raises(ValueError, match="use letters, digits, _ and -") as refusal:
         parse(["--config", str(recipe), "--run_dir", str(tmp_path), "--data.train", "x"])
     assert repr(name) in str(refusal.value) and "\n" not in str(refusal.value)

@@ -54,6 +54,7 @@ def test_a_chain_ends_in_an_exported_model_although_training_was_interrupted(
 def test_a_chain_with_a_failing_link_leaves_nothing_pending(cluster: Cluster, tmp_path: Path):
     printed = cluster.run(
         *("slurm/pipeline.sh", "nowhere.parquet", tmp_path / "dataset", RECIPE, tmp_path / "run"),
+        *("--evaluation.abilities", "true"),
         env=CHAIN,
     )
     jobs = jobs_of(printed)

@@ -102,7 +102,7 @@ def assert_whole(directory: Path, *, samples: int) -> None:
         (("data_prep.sbatch", "--out", "out"), "submit as an array"),
         (("embed.sbatch", "run", "data"), "submit as an array"),
         (("data_prep_merge.sbatch",), "afterok"),
-        (("data_prep_merge.sbatch", "nowhere"), "nowhere holds no build to join"),
+        (("data_prep_merge.sbatch", "nowhere"), "nowhere has no build to join"),
     ],
 )
 def test_an_impossible_request_ends_the_job_with_the_reason(
