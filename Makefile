@@ -17,7 +17,9 @@ LAW ?= benchmarks/results/law_demo
 SLICE ?=
 DOOR ?= all
 MINUTES ?= 15
-PARALLEL := --numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
+# One more than the cores, as some tests wait: for Slurm, for locks, for processes that end.
+WORKERS := $(shell n=$$(getconf _NPROCESSORS_ONLN); echo $$(( n < 4 ? n + 1 : 4 )))
+PARALLEL := --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder
 export OMP_NUM_THREADS ?= 1
 
 .PHONY: help setup demo data test lint soak fuzz compare law cuda-check clean
