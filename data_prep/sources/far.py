@@ -67,8 +67,10 @@ class Place:
         """ValueError says on one line what the store, or the way there, has against a request."""
         try:
             yield
-        except ValueError:
-            raise
+        except ValueError as error:
+            if str(error).startswith("source="):
+                raise
+            raise ValueError(f"source={address}: {error}; change --source") from error
         except Exception as error:  # every file system has its own
             raise ValueError(f"source={address}: {self.describe(error)}") from error
 

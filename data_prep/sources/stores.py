@@ -1,6 +1,7 @@
 """Sources on object stores and web servers: which files an address stands for."""
 
 import hashlib
+import re
 from collections import Counter
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
@@ -17,13 +18,14 @@ from pretrain.dataset.tars import is_hidden
 
 FarFormat = Literal["parquet", "webdataset"]
 FAR_SUFFIXES: dict[str, FarFormat] = {".tar": "webdataset", ".parquet": "parquet"}
+_ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 _ASKED_AT_ONCE = 32  # of a server that lists nothing
 _VERSIONS = ("ETag", "etag", "md5Hash", "generation", "LastModified", "mtime", "updated")
 
 
 def is_far(source: str) -> bool:
     """Whether a source has an address, and no path on this machine."""
-    return "://" in source
+    return _ADDRESS.match(source) is not None
 
 
 def find_in_store(

@@ -292,6 +292,25 @@ def test_links_of_a_table_there(store: ObjectStore, tmp_path: Path) -> None:
     assert (folder / "0.tsv").read_bytes().endswith(b"a\n")
 
 
+@pytest.mark.parametrize(
+    ("source", "said"),
+    [
+        ("pipe:cat s3://bucket/x.tar", "no program is run"),
+        ("nonsense://a/b", "source=nonsense://a/b: Protocol not known"),
+        ("s3://bucket/none", "there is no such file"),
+        ("s3://bucket/{3..1}.tar", "is not an ascending range"),
+    ],
+)
+def test_an_address_that_is_none_is_one_line(
+    source: str, said: str, store: ObjectStore, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    del store
+    assert build(source, str(tmp_path / "out")) == 2
+    error = capsys.readouterr().err.strip()
+    assert said in error and "\n" not in error, error
+    assert not (tmp_path / "out").exists()
+
+
 def test_ten_thousand_objects_are_listed_by_pages(store: ObjectStore) -> None:
     system = fsspec.filesystem("s3")
     from moto.backends import get_backend
