@@ -11,14 +11,16 @@ else the machine does falls on all alike. What is compared:
   bare        our towers, F.cross_entropy and torch's fused AdamW, nothing else
   open_clip   open_clip's CLIP of that shape, its ClipLoss, fused AdamW, autocast (its amp_bf16)
 
-Images/s, the share of a measured matmul ceiling (mfu), and on a GPU the peak memory. A batch that
-does not fit is halved, for all. Rows go to results/train_step.json as they are measured, in place
-of those of the same device, shape, precision and batch.
+Images/s, by the wall and by CPU time beside ours, the share of a measured matmul ceiling (mfu), and
+on a GPU the peak memory. A batch that does not fit is halved, for all. Rows go to
+results/train_step.json as they are measured, in place of those of the same device, shape,
+precision and batch.
 """
 
 import argparse
 import json
 import statistics
+import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from datetime import date
@@ -63,6 +65,7 @@ class Row:
     batch: int
     images_per_s: float  # of the median round
     to_ours: float  # median over rounds of its images/s over ours
+    cpu_to_ours: float  # the same per second of CPU time, in which other processes take nothing
     mfu: float  # of the matmul ceiling below
     peak_gib: float | None  # device memory; None on a CPU
 
@@ -173,6 +176,12 @@ def open_clips(
     return plain(model, loss_of, shape, device, precision)
 
 
+def spent(step: Step, count: int, device: torch.device) -> tuple[float, float]:
+    """Seconds and CPU seconds of one step."""
+    before = time.process_time()
+    return seconds(step, count, device), (time.process_time() - before) / count
+
+
 def measured(
     name: str, shape: Shape, runtime: Runtime, precision: TrainedIn, chosen: argparse.Namespace
 ) -> list[Row]:
@@ -197,7 +206,7 @@ def measured(
         if device.type == "cuda":
             peaks[way] = (torch.cuda.max_memory_allocated(device) - before) / 2**30
     rounds = [
-        {way: shape.batch / seconds(step, chosen.steps, device) for way, step in steps.items()}
+        {way: spent(step, chosen.steps, device) for way, step in steps.items()}
         for _ in range(chosen.rounds)
     ]
     flops = training_flops(shape)
@@ -211,8 +220,9 @@ def measured(
             way=way,
             precision=precision,
             batch=shape.batch,
-            images_per_s=(rate := statistics.median(one[way] for one in rounds)),
-            to_ours=statistics.median(one[way] / one["ours"] for one in rounds),
+            images_per_s=(rate := shape.batch / statistics.median(one[way][0] for one in rounds)),
+            to_ours=statistics.median(one["ours"][0] / one[way][0] for one in rounds),
+            cpu_to_ours=statistics.median(one["ours"][1] / one[way][1] for one in rounds),
             mfu=rate * flops / 1e12 / ceiling,
             peak_gib=peaks[way],
         )

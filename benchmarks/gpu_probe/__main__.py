@@ -1,4 +1,4 @@
-"""A GPU's step taken apart in eight minutes.
+"""A GPU's step taken apart in nine minutes.
 
     python -m benchmarks.gpu_probe                    # on one GPU; on a CPU all of it at toy size
     python -m benchmarks.gpu_probe --steps D F        # those again
@@ -12,11 +12,12 @@
   F  compiled cases of tests/cuda_check.py by three compilers
   G  open_clip with its fastest settings
   H  the kernels of the last variant, as text beside the rows
+  I  CUDA graphs at few samples; ZeRO 2's reduction beside the backward pass, on one GPU or several
 
 A row is on the disk before the next is measured, so a killed run keeps its rows; the newest of a
 name counts. A step that overruns its deadline ends with a row that says so, as soon as Python runs;
 where a CUDA call hangs, the process ends 20 s later and says where: call again for the rest. Steps
-that are asked for alone share all of the time. CUDA graphs are not tried.
+that are asked for alone share all of the time.
 """
 
 import argparse
@@ -28,7 +29,7 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.gpu_probe import kernels, steps
+from benchmarks.gpu_probe import kernels, steps, untried
 from benchmarks.gpu_probe.compiled_cases import compiled_cases
 from benchmarks.gpu_probe.plan import GPU, TOY, Plan
 from benchmarks.gpu_probe.rows import OverrunError, Rows, deadline
@@ -41,7 +42,7 @@ TOYS = Path(tempfile.gettempdir()) / "gpu_probe_toy.jsonl"
 Run = Callable[[], None]
 # Of the seconds that are left, a step may take its share among the steps that are left. Most of C,
 # D, G and H is the compiler's.
-SHARES = {"A": 20, "B": 40, "C": 90, "D": 120, "E": 40, "F": 90, "G": 45, "H": 15}
+SHARES = {"A": 20, "B": 40, "C": 90, "D": 120, "E": 40, "F": 90, "G": 45, "H": 15, "I": 60}
 
 
 def of_letters(plan: Plan, rows: Rows, runtime: Runtime) -> dict[str, tuple[Run, ...]]:
@@ -59,6 +60,11 @@ def of_letters(plan: Plan, rows: Rows, runtime: Runtime) -> dict[str, tuple[Run,
         "F": (partial(compiled_cases, plan, rows),),
         "G": (partial(steps.beside_open_clip, plan, rows, runtime),),
         "H": (partial(steps.kernel_table, plan, rows, runtime),),
+        # The last: a graph that fails may leave the device unusable.
+        "I": (
+            partial(untried.overlap, plan, rows, runtime),
+            partial(untried.graphs, plan, rows, runtime),
+        ),
     }
 
 
@@ -67,7 +73,7 @@ def main() -> None:
     options = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     options.add_argument("--steps", nargs="+", choices=SHARES, default=list(SHARES))
     options.add_argument("--toy", action="store_true", help="at toy size, as on a CPU")
-    options.add_argument("--total-s", type=float, default=465, help="seconds that the steps share")
+    options.add_argument("--total-s", type=float, default=525, help="seconds that the steps share")
     options.add_argument("--out", type=Path, help=f"default {RESULTS.name}; of a toy in {TOYS}")
     options.add_argument("--show", type=Path, metavar="FILE", help="only print a file's table")
     chosen = options.parse_args()
@@ -79,6 +85,7 @@ def main() -> None:
     on_gpu = runtime.device.type == "cuda"
     plan = GPU if on_gpu and not chosen.toy else TOY
     out = chosen.out or (RESULTS if plan is GPU else TOYS)
+    out = out if runtime.is_main else out.with_suffix(f".{runtime.rank}.jsonl")
     rows = Rows(out, torch.cuda.get_device_name(runtime.device) if on_gpu else "cpu")
     runs = of_letters(plan, rows, runtime)
     with steps.compiler(plan):

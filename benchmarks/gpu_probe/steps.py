@@ -32,6 +32,7 @@ KERNEL, COMPILED = "short kernel", "compiled"
 MEASURES = (TIMERS, TRIMMED, TF32, KERNEL, COMPILED)
 EAGER = MEASURES[:-1]
 PROFILED_STEPS = 3
+_OPTIONS = EngineOptions()
 _CUDA, _CPU = torch.autograd.DeviceType.CUDA, torch.autograd.DeviceType.CPU
 
 
@@ -42,7 +43,7 @@ def title(measures: tuple[str, ...]) -> str:
 
 @contextmanager
 def built(
-    shape: Shape, runtime: Runtime, measures: tuple[str, ...], budget: float | None = None
+    shape: Shape, runtime: Runtime, measures: tuple[str, ...], options: EngineOptions = _OPTIONS
 ) -> Iterator[Engine]:
     """An engine with these measures alone, as long as the body runs."""
     makes = Engine._config
@@ -63,8 +64,8 @@ def built(
         if KERNEL not in measures:
             torchs = mock.patch.object(attention_module, "_is_covered", lambda *_: False)
             changes.enter_context(torchs)
-        options = EngineOptions(compile=COMPILED in measures, activation_memory_budget=budget)
-        engine = build_engine(shape, runtime, "bf16", options)
+        chosen = replace(options, compile=COMPILED in measures)
+        engine = build_engine(shape, runtime, "bf16", chosen)
         engine.objective.tf32 = TF32 in measures
         try:
             yield engine
@@ -143,15 +144,20 @@ def variant(
     *,
     steps: int,
     warm: int,
-    budget: float | None = None,
+    options: EngineOptions = _OPTIONS,
 ) -> Row:
     """One engine's row."""
 
     def find(shape: Shape) -> Row:
-        with built(shape, runtime, measures, budget) as engine:
+        with built(shape, runtime, measures, options) as engine:
             return {"measures": measures, **Trained(engine, shape).timed(steps, warm)}
 
     return fitted(shape, find)
+
+
+def apart(losses: list[float], others: list[float] | None) -> float | None:
+    """Their largest difference; None without the others."""
+    return max(abs(a - b) for a, b in zip(losses, others, strict=True)) if others else None
 
 
 def measures_added(plan: Plan, rows: Rows, runtime: Runtime) -> None:
@@ -164,8 +170,7 @@ def measures_added(plan: Plan, rows: Rows, runtime: Runtime) -> None:
         def find(measures: tuple[str, ...] = measures) -> Row:
             row = variant(shape, runtime, measures, steps=plan.steps, warm=plan.warm)
             first[:] = first or row["losses"]
-            apart = max(abs(a - b) for a, b in zip(row["losses"], first, strict=True))
-            return {**row, "losses_apart": apart}
+            return {**row, "losses_apart": apart(row["losses"], first)}
 
         rows.measure(f"{plan.first} {title(measures)}", find)
 
@@ -173,16 +178,17 @@ def measures_added(plan: Plan, rows: Rows, runtime: Runtime) -> None:
 def other_shapes(plan: Plan, rows: Rows, runtime: Runtime) -> None:
     """D: without and with all measures; then once with half of the activations kept."""
     others = {name: shape for name, shape in plan.shapes.items() if name != plan.first}
-    few = {"steps": max(3, plan.steps // 2), "warm": max(1, plan.warm // 2)}
+    few: dict[str, Any] = {"steps": max(3, plan.steps // 2), "warm": max(1, plan.warm // 2)}
     for name, shape in others.items():
         for measures in ((), MEASURES):
             rows.measure(
                 f"{name} {title(measures)}", partial(variant, shape, runtime, measures, **few)
             )
     name, shape = next(iter(others.items()))
+    half = EngineOptions(compile=True, activation_memory_budget=0.5)
     rows.measure(
         f"{name} {title(MEASURES)}, activation_memory_budget 0.5",
-        partial(variant, shape, runtime, MEASURES, **few, budget=0.5),
+        partial(variant, shape, runtime, MEASURES, **few, options=half),
     )
 
 
@@ -195,15 +201,20 @@ def small_batches(plan: Plan, rows: Rows, runtime: Runtime) -> None:
             rows.measure(name, partial(host_row, shape, runtime, measures, plan))
 
 
-def host_row(shape: Shape, runtime: Runtime, measures: tuple[str, ...], plan: Plan) -> Row:
+def host_row(
+    shape: Shape,
+    runtime: Runtime,
+    measures: tuple[str, ...],
+    plan: Plan,
+    kind: type[Trained] = Trained,
+) -> Row:
     """Beside the step's time the share in which the device has nothing to do, and launches."""
     with built(shape, runtime, measures) as engine:
-        trained = Trained(engine, shape)
+        trained = kind(engine, shape)
         row = trained.timed(plan.steps, plan.warm)
         profile = profiled(trained)
     launches = sum(e.count for e in profile.key_averages() if "LaunchKernel" in e.key)
     busy_ms = sum(ms for ms, _, _ in kernels(profile, runtime.device))
-    del row["losses"]
     return {
         **row,
         "launches": launches / PROFILED_STEPS,

@@ -19,7 +19,7 @@ from pretrain.base.launch import end_with_launcher
 
 T = TypeVar("T")
 _OF_A_LAUNCHER = ("WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
-_set_here: dict[str, str] = {}  # of these, by a process without a launcher
+_set_here: set[str] = set()  # of these, by a process without a launcher
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -46,6 +46,7 @@ deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
 bf16_optimizer.see_memory_usage = lambda *_, **__: None
 
 _NO_GRADIENT = "the gradient is not finite"
+_LINEAR = torch.nn.functional.linear
 
 
 def check_engine(options: EngineOptions, optimizer: OptimizerOptions) -> None:
@@ -299,6 +300,8 @@ class Engine:
     def close(self) -> None:
         """Give back what the engine holds, before the next stage builds its own."""
         self.engine.destroy()
+        # ZeRO 3 replaces it for the whole process, by one that rounds a bf16 bias apart.
+        torch.nn.functional.linear = _LINEAR
         forget_compiled()
 
 

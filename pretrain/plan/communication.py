@@ -11,6 +11,7 @@ def step_bytes(
     weight_bytes: int,
     gradient_bytes: int,
     embed_dim: int,
+    agreed: int,
     global_batch: int,
     ranks: int,
     passes: int,
@@ -23,8 +24,7 @@ def step_bytes(
     once a step, ZeRO 2 and 3 after every backward pass; DeepSpeed 0.19.8 all-reduces at stage 2
     too. ZeRO 3 gathers the weights for every forward and every backward. locked: how many of the
     parameters are not trained; ZeRO 3 gathers these for the forwards alone, the others never send
-    them. The loss gathers texts, and agrees on three numbers a text
-    (sigmoid: one).
+    them. The loss gathers texts; agreed: on how many numbers a text its ranks agree.
     """
     share = (ranks - 1) / ranks
     trained = parameters - locked
@@ -43,7 +43,7 @@ def step_bytes(
     sent = {
         "texts' features gathered": features,
         "their gradients reduce-scattered": features,
-        "texts' sums agreed": 2 * global_batch * 3 * 4,
+        "texts' sums agreed": 2 * global_batch * agreed * 4,
         "gradients reduced": gradients,
         "weights gathered": gathers,
     }

@@ -23,6 +23,7 @@ from pretrain.plan.memory import (
     ZeroLayout,
     batch_bytes,
     moment_bytes,
+    packed_bytes,
     sample_bytes,
     states,
     temporary_bytes,
@@ -35,6 +36,9 @@ _CONTEXT_GIB, USABLE = 1.5, 0.92
 # On a CPU: what torch, oneDNN and DeepSpeed take at their first step (what a measured run of
 # a million parameters took beyond the other parts).
 _CPU_CONTEXT_GIB = 0.06
+# Numbers of a text that the ranks agree on: its highest logit; softmax also sums its exponentials
+# and tells its own logit.
+_AGREED = {"softmax": 3, "sigmoid": 1}
 # Pictures a second that one core reads, decodes, crops and collates, measured with this loader on
 # photographs on one AMD EPYC core (Zen 5 class), by the picture's side and the side of its tier.
 _LOADER_RATES = ((80, 4670.0), (128, 3672.0))
@@ -141,6 +145,7 @@ def stage_estimate(
         weight_bytes=weight_bytes,
         gradient_bytes=2 if precision == "bf16" and recipe.engine.reduce_dtype == "bf16" else 4,
         embed_dim=recipe.model.embed_dim,
+        agreed=_AGREED[recipe.loss.kind],
         global_batch=options.global_batch_samples,
         ranks=machine.ranks,
         passes=local // micro,
@@ -239,14 +244,20 @@ def _memory(
         weight_bytes=weight_bytes,
     )
     every = recipe.engine.checkpoint_every
+    recompute_image = every if recipe.engine.checkpoint_image else None
+    recompute_text = every if recipe.engine.checkpoint_text else None
+    if stage.locked != "text":
+        fixed["text's packed weights"] = packed_bytes(
+            recipe.model.text, weight_bytes=weight_bytes, recompute=recompute_text
+        )
     per_sample = sample_bytes(
         recipe.model,
-        image_seq_len=recipe.model.image.seq_len(kept),
+        kept=kept,
         text_tokens=stage.tokens.text_tokens,
         weight_bytes=weight_bytes,
         explicit_attention=machine.is_cpu,
-        recompute_image=every if recipe.engine.checkpoint_image else None,
-        recompute_text=every if recipe.engine.checkpoint_text else None,
+        recompute_image=recompute_image,
+        recompute_text=recompute_text,
         locked=stage.locked,
         classes=classes,
     )

@@ -172,10 +172,17 @@ def tower_activations(
     )
 
 
+def packed_bytes(text: TextTowerOptions, *, weight_bytes: int, recompute: int | None) -> int:
+    """Of the text tower's weights of q, k and v, which each block joins to one matrix and keeps for
+    its backward pass; of the blocks that are recomputed, one at a time."""
+    recomputed = -(-text.depth // recompute) if recompute else 0
+    return (text.depth - recomputed + bool(recomputed)) * 3 * text.width**2 * weight_bytes
+
+
 def sample_bytes(
     model: ModelOptions,
     *,
-    image_seq_len: int,
+    kept: int,
     text_tokens: int,
     weight_bytes: int,
     explicit_attention: bool,
@@ -184,13 +191,14 @@ def sample_bytes(
     locked: TowerName | None = None,
     classes: int = 0,
 ) -> int:
-    """Bytes of activations that each sample of a micro batch adds to the peak. A locked tower keeps
-    none; what one of its blocks passes on is taken as large as its gradients would be. classes: ids
-    of a caption classifier: its logits in fp32, and four times as much where it is differentiated.
+    """Bytes of activations that each sample of a micro batch adds to the peak, with the copy of its
+    `kept` patches. A locked tower keeps none; what one of its blocks passes on is taken as large as
+    its gradients would be. classes: ids of a caption classifier: its logits in fp32, and four times
+    as much where it is differentiated.
     """
     image = tower_activations(
         model.image,
-        seq_len=image_seq_len,
+        seq_len=model.image.seq_len(kept),
         weight_bytes=weight_bytes,
         explicit_attention=explicit_attention,
     )
@@ -200,9 +208,10 @@ def sample_bytes(
         weight_bytes=weight_bytes,
         explicit_attention=explicit_attention,
     )
-    kept = 0 if locked == "image" else image.kept(recompute_image)
-    kept += 0 if locked == "text" else text.kept(recompute_text)
-    return kept + max(image.passing, text.passing) + 5 * 4 * classes
+    patches = kept * 3 * model.image.patch_px**2 * weight_bytes
+    held = 0 if locked == "image" else patches + image.kept(recompute_image)
+    held += 0 if locked == "text" else text.kept(recompute_text)
+    return held + max(image.passing, text.passing) + 5 * 4 * classes
 
 
 def batch_bytes(

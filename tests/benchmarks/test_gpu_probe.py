@@ -9,7 +9,7 @@ import pytest
 from ranks import run_ranks
 from tiny_runs import ROOT
 
-STEPS = "ABCDEFGH"
+STEPS = "ABCDEFGHI"
 
 
 def probe(out, *options):
@@ -110,6 +110,25 @@ def test_every_step_runs_to_its_end(tmp_path):
     assert len(losses) == 6 and worst < 2e-2, f"losses are {worst} apart"
     assert rows["F", "compiled cases alone, eager"]["passed"]
     assert " ms " in (tmp_path / "rows.kernels.txt").read_text() and "goals" in table
+
+
+def overlap_of_a_rank(rank, folder):
+    from benchmarks.gpu_probe import untried
+    from benchmarks.gpu_probe.plan import TOY
+    from benchmarks.gpu_probe.rows import Rows, read
+    from pretrain.base.distributed import start
+
+    rows = Rows(folder / f"{rank}.jsonl", "cpu")
+    untried.overlap(TOY, rows, start())
+    return read(rows.path)
+
+
+@pytest.mark.soak
+def test_two_ranks_reduce_beside_the_backward_pass_and_the_losses_agree(tmp_path):
+    rows = run_ranks(overlap_of_a_rank, 2, tmp_path)[0]
+    assert len(rows) == 2 and not any("error" in row for row in rows), rows
+    assert all("2 ranks" in row["name"] and row["images_per_s"] > 0 for row in rows)
+    assert rows[1]["losses_apart"] < 1e-2, rows[1]["losses_apart"]
 
 
 @pytest.mark.soak

@@ -177,3 +177,19 @@ def kept_by_budget_on_a_rank(rank: int) -> list[tuple[list[float], int]]:
         engine.close()
         found.append((first.losses + rest.losses, kept["bytes"]))
     return found
+
+
+def before_and_after_zero_3(rank: int) -> list[Any]:
+    """Weights that the same bf16 steps of ZeRO 1 give, before and after a ZeRO 3 engine."""
+    found = []
+    for case in (BF16, Case(zero="3", precision="bf16", **CALM), BF16):
+        engine = build_engine(case)
+        found.append(training(engine, case, range(2)).weights)
+        engine.close()
+    return found
+
+
+def test_a_zero_3_engine_leaves_later_steps_bitwise_as_they_were():
+    before, _, after = run_ranks(before_and_after_zero_3, 1)[0]
+    apart = {name: float((after[name] - weight).abs().max()) for name, weight in before.items()}
+    assert max(apart.values()) == 0, max(apart.items(), key=lambda item: item[1])

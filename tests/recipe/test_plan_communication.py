@@ -67,6 +67,7 @@ def test_bytes_between_ranks_are_those_that_a_step_sends():
             weight_bytes=2,
             gradient_bytes=4 if case.reduce_dtype == "fp32" else 2,
             embed_dim=16,
+            agreed=3,
             global_batch=GLOBAL_BATCH,
             ranks=RANKS,
             passes=case.chunks,

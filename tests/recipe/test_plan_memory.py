@@ -7,15 +7,27 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
+from vocabularies import of_size
 
+from pretrain.models.build import build_model
+from pretrain.models.options import ImageTowerOptions, ModelOptions, TextTowerOptions
 from pretrain.plan.__main__ import PLAN
 from pretrain.plan.communication import seconds, step_bytes
 from pretrain.plan.estimate import stage_estimate
 from pretrain.plan.hardware import Links
-from pretrain.plan.memory import Memory, ZeroLayout, states
+from pretrain.plan.memory import (
+    Memory,
+    ZeroLayout,
+    packed_bytes,
+    sample_bytes,
+    states,
+    tower_activations,
+)
 from pretrain.plan.words import read
 from pretrain.recipe.parsing import parse
 from pretrain.recipe.stages import plan_stages
+from pretrain.tokens.options import TokenOptions
 
 ROOT = Path(__file__).resolve().parents[2]
 DEMO = str(ROOT / "pretrain/recipes/demo.yaml")
@@ -79,7 +91,8 @@ def test_a_locked_tower_has_no_gradient_no_state_and_no_activations():
     parts, host = states(ZeroLayout(stage=2), moments=8 * 300, locked=500, **common)
     assert (parts["weights"], host) == (2 * 800, 4 * 500)
     assert parts["gradients"] == (2 + 4) * 38 and parts["optimizer"] == 4 * 38 + 300
-    sent = dict(parameters=100, weight_bytes=2, gradient_bytes=2, embed_dim=4, global_batch=16)
+    sent = dict(parameters=100, weight_bytes=2, gradient_bytes=2, embed_dim=4, agreed=3)
+    sent |= dict(global_batch=16)
     sent |= dict(ranks=4, locked=40)
     assert step_bytes(ZeroLayout(stage=1), passes=1, **sent)["gradients reduced"] == 2 * 120 * 0.75
     assert step_bytes(ZeroLayout(stage=1), passes=1, **sent)["weights gathered"] == 120 * 0.75
@@ -87,9 +100,50 @@ def test_a_locked_tower_has_no_gradient_no_state_and_no_activations():
     assert gathered == (2 * 120 + 80) * 0.75
 
 
+def test_towers_keep_what_the_plan_counts_for_the_backward_pass():
+    kept, text_tokens, px = 16, 8, 64
+    options = ModelOptions(
+        embed_dim=32,
+        image=ImageTowerOptions(width=64, depth=3, heads=2, patch_px=8),
+        text=TextTowerOptions(width=96, depth=3, heads=2),
+    )
+    tokens = TokenOptions(image_px=px, text_tokens=text_tokens)
+    model = build_model(options, tokens=tokens, vocabulary=of_size(300), device=torch.device("cpu"))
+    parameters = {p.untyped_storage().data_ptr() for p in model.parameters()}
+
+    def kept_bytes(samples):
+        alive = {}
+
+        def pack(tensor):
+            storage = tensor.untyped_storage()
+            if storage.data_ptr() not in parameters:
+                alive[storage.data_ptr()] = storage
+            return tensor
+
+        index = torch.arange(0, 4 * kept, 4).expand(samples, -1)
+        ids = torch.full((samples, text_tokens), 5)
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+            graph = model(torch.zeros(samples, 3, px, px), ids, index)
+        del graph
+        return sum(storage.nbytes() for storage in alive.values())
+
+    common = dict(weight_bytes=4, explicit_attention=True)
+    lengths = dict(kept=kept, text_tokens=text_tokens, recompute_image=None, recompute_text=None)
+    seq_len = options.image.seq_len(kept)
+    passing = tower_activations(options.image, seq_len=seq_len, **common).passing
+    planned = sample_bytes(options, **lengths, **common) - passing
+    four, eight = kept_bytes(4), kept_bytes(8)
+    sample = (eight - four) / 4
+    assert planned == pytest.approx(sample, rel=0.005), (planned, sample)
+    once, packed = four - 4 * sample, packed_bytes(options.text, weight_bytes=4, recompute=None)
+    assert packed == pytest.approx(once, rel=0.02), (packed, once)
+    # Two of three blocks are recomputed: one at a time beside the third.
+    assert packed_bytes(options.text, weight_bytes=4, recompute=2) == packed * 2 / 3
+
+
 def test_communication_by_hand():
-    common = dict(parameters=100, weight_bytes=2, gradient_bytes=2, embed_dim=4, global_batch=16)
-    common |= dict(ranks=4)
+    common = dict(parameters=100, weight_bytes=2, gradient_bytes=2, embed_dim=4, agreed=3)
+    common |= dict(global_batch=16, ranks=4)
     sent = {z: step_bytes(ZeroLayout(stage=z), passes=2, **common) for z in (1, 2, 3)}
     assert sent[1]["texts' features gathered"] == 16 * 4 * 4 * 3 / 4
     assert sent[1]["texts' sums agreed"] == 2 * 16 * 3 * 4 * 3 / 4
@@ -116,4 +170,4 @@ def test_memory_on_a_cpu_is_near_a_measured_step(place):
     options, _ = read(PLAN, ["--gpus", "1", "--gpu", "cpu"])
     estimate = stage_estimate(recipe, stage, options.machine(), vocab_size=49408)
     predicted = estimate.memory.total(estimate.micro)
-    assert predicted == pytest.approx(measured, rel=0.15), (predicted, measured)
+    assert predicted == pytest.approx(measured, rel=0.1), (predicted, measured)
