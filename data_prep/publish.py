@@ -20,7 +20,7 @@ class PublishOptions:
     url: str
     """The dataset directory's address for fsspec: s3://BUCKET/FOLDER, gs://…"""
     overwrite: bool = False
-    """Send it over another dataset that lies there; otherwise that is refused."""
+    """Replace another dataset at that address; otherwise it is refused."""
 
 
 def publish(directory: Path, options: PublishOptions) -> str:

@@ -70,17 +70,15 @@ class SourceOptions(RowOptions, HubOptions, CacheOptions):
     """What is read"""
 
     source: str
-    """The corpus: a file, a folder (all below it) or a glob pattern of Parquet, of WebDataset
-    tars, or of CSV, TSV or JSON Lines tables of paths and captions; a folder of pictures with
-    their texts (NAME.jpg and NAME.txt or NAME.json, subfolders too); a folder that
-    `Dataset.save_to_disk` of Hugging Face `datasets` wrote; Parquet or tars on an object store or
-    web server, by an address of fsspec's (s3://BUCKET/FOLDER, gs://…, https://…/{000..099}.tar); or
-    on the hub, hf://datasets/OWNER/NAME, with @REVISION and /PATH (a file, a folder or a pattern)
-    if need be."""
+    """The corpus: a file, a folder or a glob pattern. It holds Parquet, WebDataset tars, tables of
+    paths and captions (CSV, TSV, JSON Lines), pictures with their texts (NAME.jpg and NAME.txt or
+    NAME.json), or what `Dataset.save_to_disk` wrote. Parquet and tars may lie on an object store or
+    a web server (s3://BUCKET/FOLDER, https://…/{000..099}.tar), or on the hub
+    (hf://datasets/OWNER/NAME@REVISION/PATH)."""
     format: Format | None = None
     """How the source is read: parquet, webdataset, folder, table (CSV, TSV, JSON Lines),
-    imagefolder (pictures with metadata.csv or metadata.jsonl) or saved (`save_to_disk`). Null: by
-    what stands there."""
+    imagefolder (pictures with metadata.csv or metadata.jsonl) or saved (`save_to_disk`). Null:
+    detected from what is there."""
     image_root: str | None = None
     """Folder below which paths of pictures lie; none outside it is read. Null: a table's own
     folder; paths in Parquet are not followed."""

@@ -88,7 +88,7 @@ class LogOptions:
     project: str = "pretrain"
     """The tracker's project."""
     spikes: SpikeOptions | None = field(default_factory=SpikeOptions)
-    """When a loss counts as a spike and is named; null looks for none."""
+    """When a loss counts as a spike and is reported with its samples. Null: never."""
     peak_tflops: float | None = None
     """Peak of one rank's device, which `mfu` and `hfu` are shares of; null takes the plan's table
     by the device's name, and logs neither for one that it does not list, as for a CPU."""
