@@ -13,6 +13,7 @@ from data_prep.build.writer import verify_shard
 from data_prep.records import Record
 from pretrain.base.arrays import read_array
 from pretrain.base.files import file_sha256
+from pretrain.dataset.far_files import FarFileError, OtherFileError
 from pretrain.dataset.manifest import INDEX_FILE, MEMBERS, Manifest, members_inside, path_inside
 from pretrain.dataset.pictures_in_place import check_pictures, read_pictures_root
 from pretrain.dataset.shards import ShardCopies
@@ -109,7 +110,12 @@ def _shard_faults(state: VerifyState, check: ShardCheck) -> list[str]:
     if (copies := state.copies.get(check.tier)) is not None:
         place = copies.paths[check.tier][check.number]
         copies.use(place)
-        copies.bring(place)  # raises: what an outage causes is no fault of the dataset's
+        try:
+            copies.bring(place)
+        except FarFileError as error:
+            if not isinstance(error.__cause__, OtherFileError):
+                raise  # what an outage causes is no fault of the dataset's
+            return [str(error)]
     try:
         if place is not None:
             path = Path(place)

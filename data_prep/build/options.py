@@ -60,10 +60,10 @@ class BuildOptions:
 
     def __post_init__(self) -> None:
         out, source = self.writer.folder, Path(self.source.source)
-        if source.is_dir() and out.resolve().is_relative_to(source.resolve()):
+        if source.is_dir() and out.resolve() == source.resolve():
             raise ValueError(
-                f"out={out} lies in the folder source={source}, so that the next build would read "
-                "the dataset as a part of its source; choose an --out beside it"
+                f"out={out} is the source's own folder, so that the next build would read the "
+                "dataset as a part of its source; choose an --out beside it"
             )
 
     @property

@@ -30,6 +30,10 @@ _PATIENCE_S = 0.5  # at a time, with another that fetches
 _LOCKS = 64  # folders; two files that share one wait for each other
 
 
+class OtherFileError(OSError):
+    """What came is whole, and another file than belongs there."""
+
+
 class FarFileError(OSError):
     """A far file cannot be had; the cause says what its file system, or the disk here, said."""
 
@@ -250,7 +254,7 @@ def copy(
     if size is not None and came[0] != size:
         raise OSError(f"{came[0]:,} of {size:,} bytes came")
     if sha256 is not None and digest.hexdigest() != sha256:
-        raise OSError(
+        raise OtherFileError(
             f"{came[0]:,} bytes with sha256 {digest.hexdigest()[:12]}… came, the one that belongs "
             f"there has {sha256[:12]}…"
         )

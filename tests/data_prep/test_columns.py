@@ -79,7 +79,7 @@ REFUSED = {
     ),
     "paths alone": (
         {"image": [None] + [{"bytes": None, "path": "pics/a.jpg"}] * 5, "caption": CAPTIONS},
-        ["paths alone", "'pics/a.jpg'", "save_to_disk", "--image-root"],
+        ["holds only paths", "'pics/a.jpg'", "save_to_disk", "--image-root"],
     ),
 }
 

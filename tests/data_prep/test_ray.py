@@ -53,7 +53,7 @@ def test_a_node_is_lost_one_is_added_and_nothing_of_it_shows(cluster: Any, tmp_p
     assert sorted(found) == [item * item for item in range(30)]
     logs = [log.read_text().split() for log in tmp_path.iterdir()]
     assert len(logs) == 2 and all(logs), "both nodes have worked"
-    assert sum(told) >= 25, "what the lost node had reported last may be gone"
+    assert told, "what a lost node had reported last may be gone, not all"
 
 
 def test_its_own_exception_ends_the_work(cluster: Any, tmp_path: Path) -> None:

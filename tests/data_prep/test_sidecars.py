@@ -33,7 +33,7 @@ def build(source: Path, out: Path, *more: str) -> int:
 
 
 def members(out: Path, suffix: str) -> list[bytes]:
-    with tarfile.open(out / "320/00000.tar") as tar:
+    with tarfile.open(out / "160/00000.tar") as tar:
         return [tar.extractfile(m).read() for m in tar if m.name.endswith(suffix)]  # type: ignore[union-attr]
 
 

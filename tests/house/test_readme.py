@@ -47,6 +47,7 @@ TINY = "pretrain/recipes/tiny.yaml"
 OWN = ["pretrain/recipes/own.yaml", "--data.train", "DATASET", "--run_dir", "RUN"]
 PARSED = {"RECIPE.yaml": [TINY], "R.yaml": OWN, "OUT/recipe.yaml": [TINY],
           "OUT/text.tokenizer": [TINY], "data/mine/train/tokenizer.model": [TINY],
+          "data/food/train/tokenizer.model": [TINY],
           "...": ["--config", TINY], "…": []}  # fmt: skip
 # What stands for something of the reader's where README is run, and what makes it small.
 RUN = {"DIR": ["labelled"], "SOURCE": ["siglip"], "OUT": ["converted"],
