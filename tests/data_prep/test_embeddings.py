@@ -130,6 +130,7 @@ def forked(words: list[str], folder: Path, kill_at: int | None = None) -> tuple[
     return process.exitcode, int(counted.read_text()) if counted.exists() else -1
 
 
+@pytest.mark.soak
 @pytest.mark.parametrize("kills", [1, pytest.param(6, marks=pytest.mark.soak)])
 def test_killed_at_any_call_the_same_command_ends_in_the_same_bytes(copy, embedded, model, kills):
     folder, wanted = copy / "embeddings/own", content(embedded / "embeddings/own")

@@ -311,6 +311,7 @@ def test_an_address_that_is_none_is_one_line(
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.soak
 def test_ten_thousand_objects_are_listed_by_pages(store: ObjectStore) -> None:
     system = fsspec.filesystem("s3")
     from moto.backends import get_backend

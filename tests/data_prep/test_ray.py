@@ -62,6 +62,7 @@ def test_its_own_exception_ends_the_work(cluster: Any, tmp_path: Path) -> None:
         list(run_in_pool(slowly, str(tmp_path), [1, -1, 2], options, lambda _: None))
 
 
+@pytest.mark.soak
 def test_a_build_there_gives_the_bytes_of_one_here(cluster: Any, tmp_path: Path) -> None:
     corpus = plain_corpus(tmp_path / "corpus.parquet", 40)
     common = ["build", "--source", str(corpus), "--tiers", "48:90", "--shard-samples", "8"]

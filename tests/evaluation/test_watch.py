@@ -97,6 +97,7 @@ def test_two_ranks_that_were_killed_go_on_without_judging_twice(run):
     assert {one["step"]: one["figures"] for one in found} == trained_figures(run)
 
 
+@pytest.mark.soak
 def test_it_follows_a_training_run_to_its_end(tiny_dataset, tiny_evaluation_set, tmp_path):
     """Training keeps one checkpoint only, so that it removes them under the watcher."""
     run = tmp_path / "run"

@@ -161,6 +161,7 @@ def test_a_weight_that_is_missing_is_named_and_nothing_is_written(make, missing,
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.soak
 def test_it_is_evaluated_tuned_and_exported_again(folders, tmp_path, capsys):
     """From the converted folder on."""
     _, out, _, _ = folders

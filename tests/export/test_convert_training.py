@@ -94,6 +94,7 @@ def start_refused(run_dir: Path, dataset: Path, words: str, capsys) -> str:
     return told
 
 
+@pytest.mark.soak
 def test_a_training_starts_from_it_by_its_recipe(tmp_path, capsys):
     """own.yaml's way: a recipe, the model's recipe.yaml behind it, and the start. What does not fit
     says where the fitting words are."""

@@ -86,6 +86,7 @@ def test_a_refusal_is_one_line_and_the_export_stays(tiny_run, tmp_path, token, a
     assert (tmp_path / "model" / "config.json").is_file()
 
 
+@pytest.mark.soak
 def test_a_hub_that_is_not_there_is_one_line(tiny_run, tmp_path):
     with hub() as server:
         gone = server.address  # closed again: nobody listens

@@ -31,7 +31,7 @@ def names(folder) -> set[str]:
         return set(weights.keys())
 
 
-@pytest.mark.parametrize("kind", ["softmax", "sigmoid"])
+@pytest.mark.parametrize("kind", ["softmax", pytest.param("sigmoid", marks=pytest.mark.soak)])
 def test_its_layer_is_carried_over_resumed_and_not_exported(
     kind, tiny_dataset, tiny_evaluation_set, tmp_path
 ):

@@ -87,6 +87,7 @@ def long_run(tiny_dataset, tmp_path_factory) -> Path:
     return run_dir
 
 
+@pytest.mark.soak
 def test_the_next_stage_begins_with_the_stretched_table_and_resumes(
     long_run, tiny_dataset, tmp_path
 ):

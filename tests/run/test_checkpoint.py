@@ -131,6 +131,7 @@ def test_the_screen_shows_stages_figures_and_nothing_of_deepspeed(
     assert other == []
 
 
+@pytest.mark.soak
 def test_tensorboard_shows_a_resumed_run_once(stopped, tiny_dataset, tmp_path):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 

@@ -167,6 +167,7 @@ def test_the_deepspeed_launcher_computes_the_same(tiny_run, tiny_dataset, tmp_pa
     assert ours == theirs
 
 
+@pytest.mark.soak
 def test_a_stage_that_enlarges_its_tiers_pictures_is_told_which_tier_to_take(
     tiny_dataset, tmp_path
 ):
