@@ -34,12 +34,13 @@ def check_here(options: BuildOptions) -> None:
 
 
 def check_apart(corpus: Corpus, options: BuildOptions) -> None:
-    """ValueError where the dataset could overwrite a tar."""
-    out = options.writer.folder.resolve()
+    """ValueError where the dataset and the tars could overwrite, or be taken for, one another."""
+    out, source = options.writer.folder.resolve(), Path(options.source.source)
     inside = next((path for _, path in _tars(corpus) if path.resolve().is_relative_to(out)), None)
-    if inside is not None:
+    if inside is not None or (source.is_dir() and out.is_relative_to(source.resolve())):
         raise ValueError(
-            f"out={options.writer.out}: the tar {inside} lies in it; choose an --out beside it"
+            f"out={options.writer.out}: the dataset's folder and that of the tars "
+            f"({inside or source}) lie in one another; choose an --out beside it"
         )
 
 

@@ -1,5 +1,6 @@
 """Parameter groups, Muon's rule against torch's own, resuming with Muon, and exact masters."""
 
+import hashlib
 import itertools
 
 import pytest
@@ -106,7 +107,10 @@ def resume_on_a_rank(rank: int, cases: list[Case], folder):
 
     found = {}
     for case in cases:
-        of_case, state = folder / f"{case}", RunState(step=2)
+        of_case, state = (
+            folder / hashlib.sha256(f"{case}".encode()).hexdigest()[:16],
+            RunState(step=2),
+        )
         undisturbed = build_engine(case)
         training(undisturbed, case, range(2))
         save_whole(undisturbed, of_case, state)

@@ -48,6 +48,7 @@ OWN = ["pretrain/recipes/own.yaml", "--data.train", "DATASET", "--run_dir", "RUN
 PARSED = {"RECIPE.yaml": [TINY], "R.yaml": OWN, "OUT/recipe.yaml": [TINY],
           "OUT/text.tokenizer": [TINY], "data/mine/train/tokenizer.model": [TINY],
           "data/food/train/tokenizer.model": [TINY],
+    "runs/demo/export/text.tokenizer": [TINY],
           "...": ["--config", TINY], "…": []}  # fmt: skip
 # What stands for something of the reader's where README is run, and what makes it small.
 RUN = {"DIR": ["labelled"], "SOURCE": ["siglip"], "OUT": ["converted"],
