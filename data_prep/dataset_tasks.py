@@ -1,8 +1,6 @@
 """Work on a finished dataset as tasks: results kept in DIR/.work until all are there, so that any
 number of starts share it, and a killed one goes on."""
 
-import hashlib
-import json
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -12,7 +10,7 @@ from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from data_prep.pool import PoolOptions, is_share
-from data_prep.records import Record, Records
+from data_prep.records import Record, Records, digest_of
 from pretrain.dataset.manifest import Manifest
 from pretrain.dataset.reader import Dataset
 from pretrain.dataset.rows import text_tier
@@ -97,8 +95,7 @@ class DatasetTasks(Generic[S, T]):
     @cached_property
     def records(self) -> Records[S, T]:
         """In a folder of this request alone: others may be at work at the same time."""
-        told = json.dumps(self.asked, sort_keys=True, ensure_ascii=False).encode()
-        digest = hashlib.sha256(told).hexdigest()[:12]
+        digest = digest_of(self.asked)
         return Records(
             folder=self.directory / _WORK_FOLDER / f"{self.name.replace(' ', '_')}-{digest}",
             request=self.asked,

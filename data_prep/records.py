@@ -6,6 +6,7 @@ the same command goes on, and the results are the same.
 """
 
 import errno
+import hashlib
 import io
 import json
 import shutil
@@ -33,6 +34,12 @@ Record = dict[str, Any]  # of what JSON has, and arrays
 _REQUEST_FILE = "request.json"
 _PLAIN = "plain"  # the member of a file that is JSON
 _NOT_WRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS)
+
+
+def digest_of(request: Record) -> str:
+    """A name for the folder of a request's results, where others may ask otherwise."""
+    told = json.dumps(request, sort_keys=True, ensure_ascii=False).encode()
+    return hashlib.sha256(told).hexdigest()[:12]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,8 +1,6 @@
 """What is read of a corpus before its tasks are known: captions for the tokenizer, the rows that
 pass --where. Blocks of rows, spread as the tasks will be."""
 
-import hashlib
-import json
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -12,7 +10,7 @@ import numpy as np
 
 from data_prep.build.options import BuildOptions
 from data_prep.build.tasks import first_pass_folder
-from data_prep.records import Record, Records
+from data_prep.records import Record, Records, digest_of
 from data_prep.rejection import RejectedError
 from data_prep.sources import Corpus
 from data_prep.sources.folder import list_folder, table_in
@@ -36,17 +34,19 @@ def train_on_corpus(
     most = options.vocabulary.tokenizer_captions
     rejected: Counter[str] = Counter()  # for the manifest in the pass that writes
 
-    def all_texts(rows: int) -> Iterator[str]:
+    some = spaced_blocks(corpus.rows, _SAMPLED_FROM * most)
+    whole = spaced_blocks(corpus.rows, corpus.rows)
+
+    def all_texts(blocks: list[tuple[int, int]]) -> Iterator[str]:
         rejected.clear()
-        blocks = spaced_blocks(corpus.rows, rows)
         state = corpus, templates, options.captions.caption_max_chars
         for record in _each(_captions_of, state, blocks, corpus, options, "read captions"):
             rejected.update(record["rejected"])
             yield from record["texts"]
 
-    texts = sample_texts(all_texts(_SAMPLED_FROM * most), most)
-    if len(texts) < most:  # few rows pass --where, or have a caption
-        texts = sample_texts(all_texts(corpus.rows), most)
+    texts = sample_texts(all_texts(some), most)
+    if len(texts) < most and some != whole:  # few rows pass --where, or have a caption
+        texts = sample_texts(all_texts(whole), most)
     if not texts:
         folder = Path(options.source.source)
         asked = [f"{one.name}={one.template}" for one in templates if not one.entry]
@@ -101,10 +101,9 @@ def _each(
         "rows": corpus.rows,
         "blocks": len(blocks),
     }
-    told = json.dumps(asked, sort_keys=True).encode()
     records = Records(
         folder=first_pass_folder(options.writer.folder, what)
-        / hashlib.sha256(told).hexdigest()[:12],  # others may ask otherwise
+        / digest_of(asked),  # others may ask otherwise
         request=asked,
         function=function,
         state=state,

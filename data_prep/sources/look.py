@@ -1,7 +1,5 @@
 """A look through all files of a corpus: done once, by all who work on it, and kept."""
 
-import hashlib
-import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 
 from data_prep.pool import PoolOptions
-from data_prep.records import Record, Records
+from data_prep.records import Record, Records, digest_of
 from data_prep.sources.columns import TYPES
 from pretrain.base.progress import Bar
 
@@ -64,9 +62,8 @@ def look_through(
         for number in Bar(numbers, unit=unit, what=what):
             yield function(state, number)
         return
-    told = json.dumps(asked, sort_keys=True).encode()
     records = Records(
-        folder=looking.folder / hashlib.sha256(told).hexdigest()[:12],  # others may ask otherwise
+        folder=looking.folder / digest_of(asked),  # others may ask otherwise
         request=asked,
         function=function,
         state=state,
